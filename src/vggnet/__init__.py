@@ -1,0 +1,68 @@
+"""VGG, the network family of Simonyan & Zisserman (arXiv:1409.1556): built, trained, tested and used.
+
+Names are imported when they are first used, so `import vggnet` is immediate and has no side effects.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vggnet.data.preprocess import Preprocess
+    from vggnet.errors import (
+        ConfigError,
+        DataError,
+        ImageError,
+        InputError,
+        NonFiniteError,
+        RunError,
+        StorageError,
+        VGGError,
+        WeightsError,
+    )
+    from vggnet.evaluation.predicting import Prediction, predict
+    from vggnet.evaluation.testing import TestResult, test
+    from vggnet.training.run import Run
+    from vggnet.training.train import resume, train
+    from vggnet.vgg import VGG, Architecture, build, fold_repeated_pool, from_dense, to_dense
+    from vggnet.weights.files import load, save
+
+_MODULES = {
+    "vggnet.data.preprocess": ("Preprocess",),
+    "vggnet.errors": (
+        "ConfigError",
+        "DataError",
+        "ImageError",
+        "InputError",
+        "NonFiniteError",
+        "RunError",
+        "StorageError",
+        "VGGError",
+        "WeightsError",
+    ),
+    "vggnet.evaluation.predicting": ("Prediction", "predict"),
+    "vggnet.evaluation.testing": ("TestResult", "test"),
+    "vggnet.training.run": ("Run",),
+    "vggnet.training.train": ("resume", "train"),
+    "vggnet.vgg": ("VGG", "Architecture", "build", "fold_repeated_pool", "from_dense", "to_dense"),
+    "vggnet.weights.files": ("load", "save"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 (by topic)
+    "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
+    "train", "resume", "Run",
+    "test", "TestResult", "predict", "Prediction",
+    "load", "save", "Preprocess",
+    "VGGError", "ConfigError", "InputError", "DataError", "ImageError", "WeightsError", "RunError", "NonFiniteError",
+    "StorageError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,37 @@
+"""`vgg data`."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Count, measure and verify a data set: classes, sizes, mean and deviation, and every unreadable image.
+
+    Example: vgg data photos/
+    Exits with 2 if an image cannot be read.
+    """
+
+    data: Annotated[str, tyro.conf.Positional]  # digits, cifar10, cifar100, a folder, or a Hugging Face id
+    json: bool = False  # print one JSON object instead of a table
+
+
+def main(arguments: list[str]) -> int:
+    """Inspect; returns the exit code."""
+    args = tyro.cli(Data, args=arguments, prog="vgg data")
+    from tqdm import tqdm
+
+    from vggnet.data.inspecting import inspect
+
+    with tqdm(desc="reading", unit="image", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        inspection = inspect(args.data, progress=show)
+    print(json.dumps(inspection.as_dict()) if args.json else inspection.as_table())
+    return 2 if any(split.unreadable for split in inspection.splits) else 0

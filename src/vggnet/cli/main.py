@@ -1,0 +1,55 @@
+"""`vgg COMMAND ...`: find the command's module, run it, and turn the user's mistakes into one line."""
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+from vggnet.errors import VGGError
+
+COMMANDS = {
+    "train": "train a VGG on CIFAR-10, on digits, or on your own images",
+    "test": "measure a trained network on the test images, and draw what it gets wrong",
+    "predict": "name what is on a picture, or on each picture of a folder",
+    "data": "count, measure and verify a data set",
+}
+USAGE = f"""usage: vgg COMMAND ...
+
+VGG, the network family of Simonyan & Zisserman: trained, tested and used.
+
+commands:
+{chr(10).join(f"  {name:<9}{what}" for name, what in COMMANDS.items())}
+
+Each has --help with an example; `vgg train --data digits` is a good start.
+exit codes: 0 done, 2 a mistake of the caller's (one line says which), 1 a mistake of ours (a traceback),
+130 stopped by Ctrl-C."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit."""
+    arguments = sys.argv[1:] if argv is None else argv
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    if command == "--version":
+        print(f"vggnet {version('vggnet')}")
+        return
+    if command not in COMMANDS:
+        sys.exit(_complain(f"unknown command {command!r}. The commands are {', '.join(COMMANDS)}."))
+    try:
+        code: int | None = import_module(f"vggnet.cli.{command}").main(arguments[1:])
+        sys.stdout.flush()
+    except VGGError as error:
+        code = _complain(str(error))
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _complain(message: str) -> int:
+    print(f"vgg: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,35 @@
+"""`vgg predict`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Name what is on pictures. A picture that cannot be read is reported; the others are still answered.
+
+    Example: vgg predict runs/mine photo.jpg holidays/ --top 3
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]  # a run folder or a .safetensors file
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
+    top: int = 5  # classes to show
+    device: str | None = None  # by default a GPU if there is one
+    json: bool = False  # print a JSON list instead of a table
+
+
+def main(arguments: list[str]) -> int:
+    """Predict; returns the exit code."""
+    args = tyro.cli(Predict, args=arguments, prog="vgg predict")
+    from vggnet.evaluation.predicting import predict, predictions_json, predictions_table
+
+    predictions = predict(args.model, args.images, top=args.top, device=args.device)
+    print(predictions_json(predictions) if args.json else predictions_table(predictions))
+    errors = [prediction.error for prediction in predictions if prediction.error]
+    for error in errors:
+        print(f"vgg: {error}", file=sys.stderr)
+    return 2 if errors else 0

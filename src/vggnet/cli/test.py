@@ -1,0 +1,42 @@
+"""`vgg test`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """Measure a trained network: accuracy, loss, each class, confusion, calibration; draws the mistakes.
+
+    Example: vgg test runs/mine --data cifar10 --split test
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]  # a run folder or a .safetensors file
+    data: str | None = None  # by default what the run was trained on
+    split: str = "test"
+    batch_size: int = 500
+    device: str | None = None  # by default a GPU if there is one
+    out: Path | None = None  # where test.json and the pictures go; by default the run folder
+    json: bool = False  # print one JSON object instead of a table
+
+
+def main(arguments: list[str]) -> int:
+    """Test; returns the exit code."""
+    args = tyro.cli(Test, args=arguments, prog="vgg test")
+    from vggnet.errors import ConfigError
+    from vggnet.evaluation.testing import test
+    from vggnet.training.run import Run
+
+    is_run = args.model.is_dir()
+    if args.data is None and not is_run:
+        raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
+    data = args.data or Run.open(args.model).data
+    out = args.out or (args.model if is_run else None)
+    result = test(
+        args.model, data=data, split=args.split, batch_size=args.batch_size, device=args.device, out=out
+    )
+    print(result.as_json() if args.json else result.as_table())
+    return 0

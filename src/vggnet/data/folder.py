@@ -1,0 +1,100 @@
+"""Images in a folder a class: `path/<split>/<class>/*.jpg`, or `path/<class>/*.jpg` divided here."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.model_selection import train_test_split
+from torchvision.datasets.folder import find_classes, make_dataset
+
+from vggnet.data.decode import IMAGE_SUFFIXES, decode_image
+from vggnet.data.source import Source
+from vggnet.errors import DataError
+
+_SPLIT_FOLDERS = ("train", "val", "validation", "test")
+_DIVIDED = ("train", "test")  # the splits of a folder that has class folders only
+_LAYOUT = "expected <split>/<class>/<images>, or <class>/<images>"
+
+
+def folder_splits(path: Path) -> tuple[str, ...]:
+    """The split folders in `path`; ("train", "test") if it has class folders only.
+
+    Raises: DataError if `path` is missing or has no folders.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; {_LAYOUT}.")
+    folders = _visible_folders(path)
+    if not folders:
+        raise DataError(f"{path}: no folders in it; {_LAYOUT}.")
+    return tuple(split for split in _SPLIT_FOLDERS if split in folders) or _DIVIDED
+
+
+def open_folder(path: Path, split: str) -> Source:
+    """One split of a folder of class folders. Without split folders, each class is divided 80/20 by a fixed seed.
+
+    Raises: DataError if the folder is missing or empty, has fewer than two classes, a class has no images, there is no
+    such split, or the classes are too small to divide.
+    """
+    splits = folder_splits(path)
+    if split not in splits:
+        raise DataError(f"{path}: no split {split!r}; expected one of {', '.join(splits)}.")
+    root = path / split if (path / split).is_dir() else path
+    classes = _visible_folders(root)
+    if len(classes) < 2:
+        raise DataError(f"{root}: {len(classes)} class folder(s); expected at least two. {_LAYOUT.capitalize()}.")
+    samples = make_dataset(
+        str(root), {name: i for i, name in enumerate(classes)}, extensions=IMAGE_SUFFIXES, allow_empty=True
+    )
+    present = {label for _, label in samples}
+    for label, name in enumerate(classes):
+        if label not in present:
+            raise DataError(
+                f"{root / name}: no images of this class; expected files named *{', *'.join(IMAGE_SUFFIXES)}."
+            )
+    if root == path:
+        samples = _divide(samples, path)[_DIVIDED.index(split)]
+    return _Folder(path, split, classes, samples)
+
+
+class _Folder(Source):
+    def __init__(self, path: Path, split: str, classes: Sequence[str], samples: Sequence[tuple[str, int]]) -> None:
+        labels = np.array([label for _, label in samples], dtype=np.int64)
+        super().__init__(name=str(path), split=split, classes=classes, labels=labels)
+        self._path = path
+        self._files = [file for file, _ in samples]
+
+    def read(self, index: int) -> Image.Image:
+        return decode_image(Path(self._files[index]))
+
+    def describe(self, index: int) -> str:
+        return self._files[index]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = blake2b(digest_size=8)
+        for file in map(Path, self._files):
+            status = file.stat()
+            digest.update(f"{file.relative_to(self._path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+def _visible_folders(path: Path) -> list[str]:
+    try:
+        return [name for name in find_classes(str(path))[0] if not name.startswith(".")]
+    except FileNotFoundError:  # no folders
+        return []
+
+
+def _divide(samples: list[tuple[str, int]], path: Path) -> list[list[tuple[str, int]]]:
+    labels = [label for _, label in samples]
+    try:
+        parts = train_test_split(range(len(samples)), test_size=0.2, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: too few images to divide into train and test ({error}); "
+            "expected at least five a class. Add images, or make the folders train and test."
+        ) from error
+    return [[samples[i] for i in sorted(part)] for part in parts]

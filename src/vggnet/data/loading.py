@@ -1,0 +1,151 @@
+"""Batches of uint8 pixels, for training (shuffled, reproducible from seed and epoch) and for testing (in order)."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import to_pil_image
+
+from vggnet.data.arrays import SMALL, decoded
+from vggnet.data.draws import derive_seed
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.source import Source
+
+# Turns a decoded image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
+View = Callable[[Image.Image, int, int], Tensor]
+
+
+class Batch(NamedTuple):
+    """Images with their labels and their places in the source."""
+
+    images: Tensor  # uint8 (N, C, H, W)
+    labels: Tensor  # int64 (N,)
+    indices: Tensor  # int64 (N,)
+
+
+class EvalBatches:
+    """Every image once, in order, as the preprocessing sees it. `indices` limits it to a part of the source."""
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        batch_size: int,
+        workers: int = 0,
+        indices: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.batches = _batches(source, preprocess, None, workers)
+        indices = np.arange(len(source)) if indices is None else indices
+        self.chunks = _chunks(torch.from_numpy(indices), batch_size)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches(self.chunks, 0)
+
+
+class TrainBatches:
+    """Shuffled batches of the images at `indices`.
+
+    The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. A last batch of a single
+    image is left out, since batch norm cannot work with it.
+    `view` sees each decoded image, by default as the preprocessing; small images are then kept decoded.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        batch_size: int,
+        *,
+        indices: NDArray[np.int64],
+        seed: int,
+        view: View | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.batches = _batches(source, preprocess, view, workers)
+        self.indices = torch.from_numpy(indices)
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        full, rest = divmod(len(self.indices), self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from batch `start` on."""
+        return self.batches(self._epoch_chunks(epoch)[start:], epoch)
+
+    def _epoch_chunks(self, epoch: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        order = torch.randperm(len(self.indices), generator=generator)
+        return _chunks(self.indices[order], self.batch_size)[: len(self)]
+
+
+def default_workers(preprocess: Preprocess) -> int:
+    """Loader processes: none for small images, which are kept decoded; for photos one a core, eight at most."""
+    return 0 if preprocess.crop <= SMALL else min(8, os.cpu_count() or 1)
+
+
+def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
+    return list(indices.split(batch_size)) if len(indices) else []
+
+
+def _batches(
+    source: Source, preprocess: Preprocess, view: View | None, workers: int
+) -> Callable[[list[Tensor], int], Iterator[Batch]]:
+    labels = torch.from_numpy(source.labels)
+    if view is None and preprocess.crop <= SMALL:
+        pixels = decoded(source, preprocess)
+
+        def from_array(chunks: list[Tensor], epoch: int) -> Iterator[Batch]:
+            return (Batch(pixels[chunk], labels[chunk], chunk) for chunk in chunks)
+
+        return from_array
+
+    def from_workers(chunks: list[Tensor], epoch: int) -> Iterator[Batch]:
+        images = _Images(source, preprocess, view, epoch)
+        loader = DataLoader(
+            images,
+            batch_sampler=[chunk.tolist() for chunk in chunks],
+            collate_fn=torch.stack,
+            num_workers=workers,
+            worker_init_fn=_ignore_interrupts,
+        )
+        return (Batch(pixels, labels[chunk], chunk) for pixels, chunk in zip(loader, chunks, strict=True))
+
+    return from_workers
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one finishes its step and then stops the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Images(Dataset[Tensor]):
+    """The images of a source by index, through a view, for loader workers."""
+
+    def __init__(self, source: Source, preprocess: Preprocess, view: View | None, epoch: int) -> None:
+        self.source = source
+        self.preprocess = preprocess
+        self.view = view
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.view is None:
+            return self.preprocess.pixels(self.source.read(index))
+        return self.view(self._image(index), self.epoch, index)
+
+    def _image(self, index: int) -> Image.Image:
+        if self.preprocess.crop > SMALL:
+            return self.source.read(index)
+        return to_pil_image(decoded(self.source, self.preprocess)[index])

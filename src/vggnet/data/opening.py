@@ -1,0 +1,57 @@
+"""From what a user writes after `--data` to a source."""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from vggnet.data.digits import DIGITS_SPLITS, open_digits
+from vggnet.data.folder import folder_splits, open_folder
+from vggnet.data.source import Source
+from vggnet.errors import DataError
+
+_HUB_ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def open_source(spec: str | Path, split: str) -> Source:
+    """One split of the data set that `spec` names.
+
+    "digits"; "cifar10" or "cifar100" (parquet files in $VGGNET_DATA/<name>, default ~/.cache/vggnet/data/<name>, else
+    the hub); a folder with parquet files, or of class folders; a Hugging Face id with one slash.
+    Raises: DataError if it is none of these, or the split is missing, empty or malformed.
+    """
+    return _resolve(spec)[0](split)
+
+
+def source_splits(spec: str | Path) -> tuple[str, ...]:
+    """The splits of the data set that `spec` names, as in open_source.  Raises: DataError, as there."""
+    return _resolve(spec)[1]()
+
+
+def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
+    """How to open a split, and how to list the splits."""
+    if spec == "digits":
+        return open_digits, lambda: DIGITS_SPLITS
+
+    from vggnet.data.parquet import hub_splits, open_hub, open_parquet, parquet_files  # heavy
+
+    if isinstance(spec, str) and spec in _HUB_ALIASES:
+        folder = Path(os.environ.get("VGGNET_DATA", "~/.cache/vggnet/data")).expanduser() / spec
+        if not parquet_files(folder):
+            dataset_id = _HUB_ALIASES[spec]
+            return partial(open_hub, dataset_id, folder=folder), partial(hub_splits, dataset_id, folder=folder)
+    else:
+        folder = Path(spec).expanduser()
+    if parquet_files(folder):
+        return partial(open_parquet, folder), lambda: tuple(parquet_files(folder))
+    if folder.is_dir():
+        return partial(open_folder, folder), partial(folder_splits, folder)
+    if isinstance(spec, str) and not folder.exists() and _HUB_ID.fullmatch(spec):
+        return partial(open_hub, spec), partial(hub_splits, spec)
+    found = "not a folder" if folder.exists() else "no such folder"
+    raise DataError(
+        f"{spec}: {found}; expected digits, cifar10, cifar100, a folder of parquet files or of class folders, "
+        "or a Hugging Face id such as uoft-cs/cifar10."
+    )

@@ -1,0 +1,73 @@
+"""From a decoded image to the tensor that a network was trained on; saved inside every weights file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from vggnet.errors import ConfigError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """Shorter side to `resize` pixels (bilinear, antialiased), centre crop of `crop` pixels, scale to [0, 1], normalise.
+
+    `mean` and `std` are in units of [0, 1], one value a channel: three for RGB, one for gray.
+    Raises: ConfigError if the sizes or statistics cannot work.
+    """
+
+    resize: int = 256  # pixels, shorter side
+    crop: int = 224  # pixels, both sides
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ConfigError(
+                f"preprocessing: the crop is {self.crop} pixels and the shorter side {self.resize}; "
+                "the crop must lie between 1 and the shorter side."
+            )
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+            raise ConfigError(
+                f"preprocessing: mean {self.mean} and std {self.std} must have one (gray) or three (RGB) values each, "
+                "and every std must be positive."
+            )
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the images: "RGB" or "L"."""
+        return "RGB" if len(self.mean) == 3 else "L"
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Resize and crop. PIL image of any size -> uint8 (C, crop, crop)."""
+        image = image if image.mode == self.mode else image.convert(self.mode)
+        if min(image.size) != self.resize:
+            image = tv.resize(image, [self.resize])
+        return tv.pil_to_tensor(tv.center_crop(image, [self.crop]))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 (..., C, H, W) in 0..255, or float in [0, 1] -> float32 with the training set's mean and deviation."""
+        scaled = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
+        return (scaled - mean) / std
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """PIL image of any size -> float32 (C, crop, crop)."""
+        return self.normalize(self.pixels(image))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The inverse of `as_dict`."""
+        return cls(resize=values["resize"], crop=values["crop"], mean=tuple(values["mean"]), std=tuple(values["std"]))

@@ -1,0 +1,38 @@
+"""One split of a labelled image data set, wherever it lies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+class Source(ABC):
+    """Images by index, with labels and class names. Decoding happens on `read`, never before.
+
+    A source can be sent to another process (loader workers).
+    """
+
+    def __init__(self, *, name: str, split: str, classes: Sequence[str], labels: NDArray[np.int64]) -> None:
+        self.name = name
+        self.split = split
+        self.classes = tuple(classes)
+        self.labels = labels  # (N,), index into classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index: int) -> Image.Image:
+        """The decoded image, mode RGB.  Raises: ImageError, naming the image."""
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """Where image `index` lies, for messages: a path, or a path and a row."""
+
+    @cached_property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change when the images, the labels or the class names change."""

@@ -1,0 +1,51 @@
+"""The errors that a user can cause, as one tree.
+
+    VGGError
+    ├── ConfigError      an option or argument that cannot work
+    ├── InputError       a tensor of the wrong shape or type for a model
+    ├── DataError        a data set that is missing, empty or malformed
+    │   └── ImageError   one image that cannot be read
+    ├── WeightsError     a weights file that is damaged or belongs to another network
+    ├── RunError         a run folder or checkpoint that cannot be used
+    ├── NonFiniteError   training met a NaN or an infinity
+    └── StorageError     the disk refused a write
+
+Every message says what was found, what was expected and what to do next. The command line prints it as one
+line and exits with code 2.
+"""
+
+
+class VGGError(Exception):
+    """Base of every error that a user can cause."""
+
+
+class ConfigError(VGGError, ValueError):
+    """An option or argument that cannot work."""
+
+
+class InputError(VGGError, ValueError):
+    """A tensor of the wrong shape or type for a model."""
+
+
+class DataError(VGGError, ValueError):
+    """A data set that is missing, empty or malformed."""
+
+
+class ImageError(DataError):
+    """One image that cannot be read."""
+
+
+class WeightsError(VGGError, ValueError):
+    """A weights file that is damaged or belongs to another network."""
+
+
+class RunError(VGGError, ValueError):
+    """A run folder or checkpoint that cannot be used."""
+
+
+class NonFiniteError(VGGError, ArithmeticError):
+    """Training met a NaN or an infinity."""
+
+
+class StorageError(VGGError, OSError):
+    """The disk refused a write."""

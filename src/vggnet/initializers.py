@@ -1,0 +1,50 @@
+"""How the weights start: each rule with its source."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+
+def init_he(layer: nn.Conv2d | nn.Linear) -> None:
+    """He et al. (2015), normal, fan out, for convolutions; N(0, sd 0.01) for linear layers, as in torchvision."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.normal_(layer.weight, std=0.01)
+
+
+def init_glorot(layer: nn.Conv2d | nn.Linear) -> None:
+    """Glorot & Bengio (2010), uniform: the paper's footnote to section 3.1."""
+    nn.init.xavier_uniform_(layer.weight)
+
+
+def init_gaussian(layer: nn.Conv2d | nn.Linear) -> None:
+    """The paper, section 3.1: normal, zero mean, variance 1e-2."""
+    nn.init.normal_(layer.weight, std=0.1)
+
+
+def init_dirac(layer: nn.Conv2d | nn.Linear) -> None:
+    """The first filters pass their input channel on unchanged (Zagoruyko & Komodakis 2017), the others are He's."""
+    init_he(layer)
+    if isinstance(layer, nn.Conv2d):
+        nn.init.dirac_(layer.weight[: layer.in_channels].detach())
+
+
+INITIALIZERS: dict[str, Callable[[nn.Conv2d | nn.Linear], None]] = {
+    "he": init_he,
+    "glorot": init_glorot,
+    "gaussian": init_gaussian,
+    "dirac": init_dirac,
+}
+
+
+def initialize(model: nn.Module, init: str) -> None:
+    """Set every parameter and buffer in place: weights by `init`, biases 0, batch norm 1 and 0."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            INITIALIZERS[init](layer)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()

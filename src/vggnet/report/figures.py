@@ -1,0 +1,173 @@
+"""Pictures of a run, drawn from saved rows and counts alone: curves, predictions, confusion."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from vggnet.atomic import replacing
+
+BLUE, ORANGE, GRAY = "#1f6fb4", "#d9730d", "#5f6b76"
+RIGHT, WRONG = "#1b7f4b", "#b3261e"
+MAX_PREDICTIONS = 16
+# Scripts that the default font lacks, by whichever of these fonts the machine has.
+MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Hiragino Sans", "Noto Sans")
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """Loss and accuracy against epoch, two panels, the epoch of best validation accuracy marked.
+
+    Each row has `epoch` (from 1), `train_loss` (nats), `train_accuracy` (0..1), and possibly `val_loss` and
+    `val_accuracy`, absent or None where nothing was validated.  Raises: StorageError if `path` cannot be written.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    _draw_lines(loss, rows, "loss", scale=1)
+    _draw_lines(accuracy, rows, "accuracy", scale=100)
+    loss.set_ylabel("loss (nats)")
+    accuracy.set_ylabel("accuracy (%)")
+    validated = [row for row in rows if row.get("val_accuracy") is not None]
+    if validated:
+        best = max(validated, key=lambda row: row["val_accuracy"])
+        for axes, value in ((loss, best["val_loss"]), (accuracy, 100 * best["val_accuracy"])):
+            axes.axvline(best["epoch"], color=GRAY, linewidth=1, linestyle=":", zorder=1)
+            label = f"best: epoch {best['epoch']}, {value:.4g}{' %' if axes is accuracy else ''}"
+            axes.plot(best["epoch"], value, "*", color=ORANGE, markersize=13, markeredgecolor="white", label=label)
+    for axes in (loss, accuracy):
+        axes.legend(frameon=False)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def draw_predictions(
+    images: Sequence[Image.Image],
+    true: Sequence[str],
+    predicted: Sequence[str],
+    confidence: Sequence[float],
+    path: Path,
+    *,
+    title: str = "",
+) -> None:
+    """One to sixteen images, four a row, each under its predicted class and confidence (0..1).
+
+    A mistake is framed in another colour and names the true class.  Raises: StorageError if `path` cannot be written.
+    """
+    assert 1 <= len(images) <= MAX_PREDICTIONS
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    spacing = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.09)  # inches
+    figure = Figure(figsize=(2.7 * columns + 0.4, 3.0 * rows + 0.5), layout=spacing)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    for axes, image, truth, guess, sure in zip(grid, images, true, predicted, confidence, strict=False):
+        colour = RIGHT if guess == truth else WRONG
+        verdict = "correct" if guess == truth else f"wrong, it is {_short(truth, 18)}"
+        axes.imshow(_thumbnail(image), interpolation="nearest")
+        axes.set_title(f"{_short(guess, 20)}, {100 * sure:.0f} %", color=colour, weight="bold", parse_math=False)
+        axes.set_xlabel(verdict, color=colour, parse_math=False)
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(edgecolor=colour, linewidth=3)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: Path, *, title: str) -> None:
+    """Heat map of counts (C, C), rows true, columns predicted, each row as percent of its true class.
+
+    Up to 20 classes have the percents written in the cells, up to 60 every class is named, beyond that a few are.
+    Raises: StorageError if `path` cannot be written.
+    """
+    counts = np.asarray(confusion)
+    num_images = counts.sum(axis=1, keepdims=True)
+    percents = 100 * counts / np.maximum(num_images, 1)
+    num_classes = len(classes)
+    side = min(max(0.62 * num_classes + 2.2, 5), 12)  # inches
+    figure = Figure(figsize=(side + 1.2, side), layout="compressed")
+    axes = figure.subplots()
+    # A square root scale, else the mistakes of a good network are all white.
+    picture = axes.imshow(percents, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.8, label="images of the true class (%)", ticks=[0, 1, 5, 20, 50, 100])
+    _name_classes(axes, classes, num_images[:, 0])
+    if num_classes <= 20:
+        _write_cells(axes, counts, percents)
+    _title(figure, title)
+    _save(figure, path)
+
+
+def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], quantity: str, *, scale: float) -> None:
+    marker = "o" if len(rows) <= 30 else ""
+    for split, label, colour in (("train", "training", BLUE), ("val", "validation", ORANGE)):
+        key = f"{split}_{quantity}"
+        points = [(row["epoch"], scale * row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=label)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+    axes.grid(color="#e4e7ea")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name_classes(axes: Axes, classes: Sequence[str], num_images: Sequence[int]) -> None:
+    if len(classes) <= 60:
+        ticks, size = range(len(classes)), 10 if len(classes) <= 20 else 7
+        down = [f"{_short(name, 24)} ({n:,})" for name, n in zip(classes, num_images, strict=True)]
+        across = [_short(name, 24) for name in classes]
+    else:
+        ticks, size = range(0, len(classes), -(-len(classes) // 10)), 9
+        down = across = [f"{_short(classes[tick], 20)} [{tick}]" for tick in ticks]
+    axes.set_yticks(ticks, down, fontsize=size, parse_math=False)
+    axes.set_xticks(ticks, across, fontsize=size, parse_math=False, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("true class (images)" if len(classes) <= 60 else "true class [index]")
+    axes.set_xlabel("predicted class")
+
+
+def _write_cells(axes: Axes, counts: np.ndarray, percents: np.ndarray) -> None:
+    decimals = 1 if len(counts) <= 10 else 0
+    for row, column in zip(*counts.nonzero(), strict=True):
+        percent = percents[row, column]
+        colour = "white" if percent > 30 else "#12324f"
+        axes.text(column, row, f"{percent:.{decimals}f}", ha="center", va="center", color=colour, fontsize=9)
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    small = image.convert("RGB")  # a copy
+    small.thumbnail((400, 400))
+    return small
+
+
+def _short(name: str, length: int) -> str:
+    """Cut out the middle, since names often differ at either end."""
+    tail = length // 3
+    return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
+
+
+def _title(figure: Figure, title: str) -> None:
+    if title:
+        figure.suptitle(title, parse_math=False)
+
+
+@cache
+def _fonts() -> list[str]:
+    return ["DejaVu Sans", *(name for name in MORE_FONTS if name in font_manager.get_font_names())]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    for text in figure.findobj(Text):
+        text.set_fontfamily(_fonts())
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as an empty box
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "vggnet"})

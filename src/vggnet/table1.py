@@ -1,0 +1,87 @@
+"""Table 1 of the VGG paper as data, and the names of its networks. No PyTorch here.
+
+Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015,
+arXiv:1409.1556v6).
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from vggnet.errors import ConfigError
+
+LRN: Literal["LRN"] = "LRN"
+
+# Each entry: the layers of one block, in order; a number is a convolution's kernel size. A ReLU follows every
+# convolution (before LRN), a 2x2 max-pool of stride 2 ends every block.
+TABLE_1: dict[str, tuple[tuple[int | Literal["LRN"], ...], ...]] = {
+    "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "A-LRN": ((3, LRN), (3,), (3, 3), (3, 3), (3, 3)),
+    "B": ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+}
+WIDTHS = (64, 128, 256, 512, 512)  # output channels of blocks 1..5, the same in every column
+FC_WIDTH = 4096  # outputs of fc6 and fc7
+POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
+TOTAL_STRIDE = 32  # five pools of stride 2
+
+COLUMN_OF_NAME = {
+    "vgg11": "A",
+    "vgg11_lrn": "A-LRN",
+    "vgg13": "B",
+    "vgg16_1x1": "C",
+    "vgg16": "D",
+    "vgg19": "E",
+}
+# "Batch norm after each convolution" is younger than the paper; column A-LRN has its own normalisation.
+MODEL_NAMES = (*COLUMN_OF_NAME, *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column != "A-LRN"))
+
+
+class Network(NamedTuple):
+    """What a model name stands for."""
+
+    name: str
+    column: str
+    batch_norm: bool
+
+
+def resolve(name: str) -> Network:
+    """A model name (`vgg16_bn`) or a column letter (`D`, `D_bn`) -> its network.
+
+    Raises: ConfigError for any other name, listing those that exist.
+    """
+    base, batch_norm = (name[:-3], True) if name.lower().endswith("_bn") else (name, False)
+    for known, column in COLUMN_OF_NAME.items():
+        if base.lower() == known or base.upper() == column:
+            full_name = f"{known}_bn" if batch_norm else known
+            if full_name in MODEL_NAMES:
+                return Network(full_name, column, batch_norm)
+    raise ConfigError(
+        f"unknown model {name!r}. The models are {', '.join(MODEL_NAMES)}; "
+        f"the paper's column letters {', '.join(TABLE_1)} are accepted too (with _bn for batch norm)."
+    )
+
+
+class Layer(NamedTuple):
+    """One layer of Table 1: `kind` is "conv", "lrn" or "pool"; `kernel` is 0 for LRN."""
+
+    kind: Literal["conv", "lrn", "pool"]
+    block: int
+    index: int  # of the convolution within its block, from 1; for a pool, 0
+    kernel: int
+    channels: int  # outputs
+
+
+def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
+    """The layers of a column in order. `width` multiplies the channels of the convolutions."""
+    for block, (channels, kernels) in enumerate(zip(WIDTHS, TABLE_1[column], strict=True), start=1):
+        channels = max(1, round(channels * width))
+        index = 0
+        for kernel in kernels:
+            if kernel == LRN:
+                yield Layer("lrn", block, index, 0, channels)
+            else:
+                index += 1
+                yield Layer("conv", block, index, int(kernel), channels)
+        yield Layer("pool", block, 0, 2, channels)

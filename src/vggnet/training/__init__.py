@@ -1,0 +1,1 @@
+"""Training: configuration and presets, the loop, checkpoints, the run folder."""

@@ -1,0 +1,125 @@
+"""Checkpoints that survive a kill: the new one is whole on the disk before the old one goes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vggnet.atomic import remove_leftovers, replacing, write_text
+from vggnet.errors import RunError
+from vggnet.training.fit import Learner, Position, check_finite
+
+INDEX = "checkpoints.json"  # names and checksums, newest first
+KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints in a folder: safetensors files and an index with their SHA-256, the newest two of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.saved_at = monotonic()  # or opened at
+
+    def is_due(self, minutes: float) -> bool:
+        """Whether the last save lies `minutes` or more back."""
+        return monotonic() - self.saved_at >= 60 * minutes
+
+    def save(self, learner: Learner, position: Position) -> None:
+        """Write everything that a resumed run needs.  Raises: NonFiniteError, StorageError; older ones then remain."""
+        check_finite(learner.model)
+        name = f"epoch-{position.epoch:04d}-step-{position.step:06d}.safetensors"
+        older = self._index()
+        if any(entry["file"] == name for entry in older):
+            return  # the same position has the same state
+        with replacing(self.folder / name) as temporary:
+            save_file(_tensors(learner), temporary, {"position": json.dumps(asdict(position))})
+            checksum = _sha256(temporary)
+        kept = [{"file": name, "sha256": checksum}, *older][:KEPT]
+        self._write_index(kept)
+        for file in self.folder.glob("*.safetensors"):
+            if file.name not in {entry["file"] for entry in kept}:
+                file.unlink(missing_ok=True)
+        self.saved_at = monotonic()
+
+    def restore(self, learner: Learner) -> tuple[Position, list[str]]:
+        """Load the newest sound checkpoint into `learner`. Returns its position, and a note for each damaged one.
+
+        Without any checkpoint the run starts at the beginning.  Raises: RunError if all of them are damaged.
+        """
+        remove_leftovers(self.folder)
+        damaged: list[str] = []
+        entries = self._index()
+        for number, entry in enumerate(entries):
+            try:
+                position = _load(self.folder / entry["file"], entry["sha256"], learner)
+            except RunError as error:
+                damaged.append(str(error))
+            else:
+                if damaged:
+                    self._write_index(entries[number:])
+                return position, damaged
+        if entries:
+            raise RunError(f"no checkpoint is sound: {' '.join(damaged)} Train again from the start.")
+        return Position(), damaged
+
+    def _write_index(self, entries: list[dict[str, str]]) -> None:
+        write_text(self.folder / INDEX, json.dumps(entries, indent=1))
+
+    def _index(self) -> list[dict[str, str]]:
+        path = self.folder / INDEX
+        if not path.is_file():
+            return []
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            return [{"file": Path(entry["file"]).name, "sha256": entry["sha256"]} for entry in entries]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path}: damaged ({error}). Remove it to start this run from the beginning.") from error
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    """Every tensor of the learner under one flat set of names."""
+    tensors = {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
+    if learner.average:
+        tensors |= {f"average.{name}": tensor for name, tensor in learner.average.state_dict().items()}
+    for index, state in learner.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _load(path: Path, checksum: str, learner: Learner) -> Position:
+    if not path.is_file():
+        raise RunError(f"{path} is missing.")
+    if _sha256(path) != checksum:
+        raise RunError(f"{path} is damaged (its SHA-256 is not the recorded one).")
+    try:
+        with safe_open(path, framework="pt") as file:
+            position = Position(**json.loads(file.metadata()["position"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}).") from error
+    learner.model.load_state_dict(_under("model", tensors))
+    if learner.average:
+        learner.average.load_state_dict(_under("average", tensors))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer", tensors).items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return position
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""Everything that a training run can be told, and the presets."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from vggnet.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. The defaults are the preset `fast`.
+
+    Raises: ConfigError, naming the field, if a value cannot work.
+    """
+
+    # network
+    model: str = "vgg16_bn"  # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter
+    head: Literal["paper", "cifar", "gap", "dense", "folded"] = "cifar"
+    width: float = 1.0  # multiplies the channels of the convolutions
+    in_channels: Literal[1, 3] = 3  # 1 trains on gray images
+    dropout: float = 0.5  # of the three-layer heads
+    init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"
+
+    # images
+    resize: int = 32  # pixels, shorter side
+    crop: int = 32  # pixels, both sides of what the network sees
+    mean: tuple[float, ...] | None = None  # in [0, 1]; by default measured on the training images (photos: ImageNet's)
+    std: tuple[float, ...] | None = None
+    val_fraction: float = 0.1  # of the training images, to choose the best epoch; 0 trains on all, keeps the last epoch
+    workers: int | None = None  # loader processes; by default none for small images, else one a core
+
+    # augmentation
+    augment: Literal["batch", "article"] = "batch"  # article: torchvision's transforms, image by image
+    shift: int = 4  # pixels, largest shift on each axis
+    flip: Literal["none", "random", "alternating"] = "alternating"
+    rotation: float = 0.0  # degrees, largest to either side
+    jitter: float = 0.0  # brightness, contrast, saturation: factors within 1 +- jitter
+    cutout: int = 0  # pixels, side of the square
+    padding: Literal["zero", "reflect"] = "reflect"  # what a shift or rotation brings into view
+    min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
+
+    # optimisation: SGD
+    epochs: int = 20
+    batch_size: int = 128  # images per optimiser step
+    accumulate: int = 1  # parts that a batch is worked through in, to save memory
+    lr: float = 0.1  # the highest
+    schedule: Literal["onecycle", "step"] = "onecycle"
+    warmup: float = 0.2  # onecycle: share of the run in which the rate rises to its highest
+    step_epochs: int = 30  # step: the rate is divided by 10 every so many epochs
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4  # L2
+    decay_norms: bool = False  # weight decay also on batch norm and biases
+    label_smoothing: float = 0.1
+    ema: float = 0.0  # decay per step of an average of the weights, which is then validated and kept; 0 is off
+    patience: int = 0  # epochs without a better validation accuracy after which to stop; 0 is off
+
+    # the machine
+    seed: int = 0  # fixes split, order, augmentation, initialisation and dropout
+    device: str | None = None  # by default a GPU if there is one
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs that have it
+    compile: bool | None = None  # torch.compile; by default on GPUs only
+    checkpoint_minutes: float = 5.0  # between checkpoints within an epoch; 0 saves after every step
+
+    def __post_init__(self) -> None:
+        for field in ("resize", "crop", "epochs", "batch_size", "accumulate", "lr", "step_epochs"):
+            self._require(field, getattr(self, field) > 0, "above 0")
+        for field in ("weight_decay", "patience", "checkpoint_minutes"):
+            self._require(field, getattr(self, field) >= 0, "at least 0")
+        for field in ("val_fraction", "momentum", "label_smoothing", "ema", "warmup", "dropout"):
+            self._require(field, 0 <= getattr(self, field) < 1, "in [0, 1)")
+        self._require("min_area", 0 < self.min_area <= 1, "in (0, 1]")
+        self._require("workers", self.workers is None or self.workers >= 0, "at least 0")
+        self._require("accumulate", self.accumulate <= self.batch_size, f"at most batch_size ({self.batch_size})")
+        self._require("patience", not self.patience or self.val_fraction > 0, "0 without a validation split")
+        self._require("std", (self.mean is None) == (self.std is None), "given together with mean, or not at all")
+
+    def _require(self, field: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{field} is {getattr(self, field)}; it must be {expected}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `as_dict`.  Raises: ConfigError for a field that does not exist."""
+        tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        try:
+            return cls(**{**values, **tuples})
+        except TypeError as error:
+            raise ConfigError(f"unknown training option ({error}).") from error
+
+
+FAST = TrainConfig()
+
+# The tutorial's script: VGG-16-BN with the paper's head on 32x32 images. It drops the learning rate by steps, decays
+# every parameter, and normalises by a deviation that is not the data's per-pixel one.
+ARTICLE = TrainConfig(
+    head="paper",
+    init="he",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+    augment="article",
+    epochs=50,
+    lr=0.01,
+    schedule="step",
+    nesterov=False,
+    decay_norms=True,
+    label_smoothing=0.0,
+)
+
+# Folders of photos at 224 pixels.
+PHOTOS = TrainConfig(
+    head="gap",
+    init="he",
+    resize=256,
+    crop=224,
+    shift=0,
+    flip="random",
+    jitter=0.2,
+    min_area=0.25,
+    epochs=30,
+    batch_size=32,
+    lr=0.05,
+)
+
+# scikit-learn's 8x8 digits at 32x32: a minute on two cores.
+DIGITS = replace(FAST, model="vgg11_bn", width=0.25, flip="none", shift=3, rotation=10, epochs=20, batch_size=64)
+
+PRESETS = {"fast": FAST, "article": ARTICLE, "photos": PHOTOS, "digits": DIGITS}

@@ -1,0 +1,158 @@
+"""The training loop: mathematics only. It prints, saves and draws nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel
+
+from vggnet.data.draws import derive_seed
+from vggnet.data.loading import TrainBatches
+from vggnet.errors import NonFiniteError
+
+Row = dict[str, Any]  # of history.jsonl
+
+
+@dataclass
+class Position:
+    """How far a run has come; with the tensors, all that a resumed run needs."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps done in the current epoch
+    loss_sum: float = 0.0  # nats, over the images of the current epoch so far
+    correct: int = 0
+    images: int = 0
+    seconds: float = 0.0  # spent on the current epoch
+    rows: list[Row] = field(default_factory=list)  # one for each finished epoch
+
+    def count(self, loss_sum: float, correct: int, images: int, seconds: float) -> None:
+        """Add one step."""
+        self.step += 1
+        self.loss_sum += loss_sum
+        self.correct += correct
+        self.images += images
+        self.seconds += seconds
+
+    def finish_epoch(self, validation: Row, seconds: float) -> Row:
+        """Close the epoch: its row is kept and the sums start again."""
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": self.loss_sum / self.images,
+            "train_accuracy": self.correct / self.images,
+            **validation,
+            "seconds": self.seconds + seconds,
+        }
+        self.rows.append(row)
+        self.epoch, self.step, self.loss_sum, self.correct, self.images, self.seconds = self.epoch + 1, 0, 0.0, 0, 0, 0.0
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What a step changes, and how."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer  # each group carries its "base_lr"
+    average: AveragedModel | None  # exponential average of the weights
+    forward: Callable[[Tensor], Tensor]  # the model, compiled or not, in its precision
+    device: torch.device
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+
+    @property
+    def kept(self) -> nn.Module:
+        """The weights to validate and keep."""
+        return self.average.module if self.average else self.model
+
+    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Update on one batch, images float (N, C, H, W).
+
+        Returns the summed cross-entropy (nats, without label smoothing) and the number correct.
+
+        Raises: NonFiniteError if loss or gradient is not finite, before anything is updated.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, correct = 0.0, 0
+        for part, part_labels in zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True):
+            logits = self.forward(part)
+            loss = F.cross_entropy(logits, part_labels, label_smoothing=self.label_smoothing, reduction="sum")
+            (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
+            logits = logits.detach()
+            loss_sum += F.cross_entropy(logits, part_labels, reduction="sum").item()
+            correct += int((logits.argmax(1) == part_labels).sum())
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        _require_finite(loss_sum, "the loss")
+        _require_finite(get_total_norm(gradients).item(), "the norm of the gradient")
+        self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        return loss_sum, correct
+
+
+def fit(
+    learner: Learner,
+    batches: TrainBatches,
+    *,
+    prepare: Callable[[Tensor, Tensor, int], Tensor],
+    validate: Callable[[nn.Module], Row],
+    lr_factor: Callable[[int], float],
+    epochs: int,
+    seed: int,
+    position: Position,
+    after_step: Callable[[Position], None] = lambda position: None,
+) -> Iterator[Row]:
+    """Train from `position` on; yields the row of each epoch when it is finished.
+
+    prepare: uint8 pixels (N, C, H, W) on the device, their indices, the epoch -> augmented, normalised float images.
+    validate: called with the weights to keep after each epoch -> columns to add to its row.
+    lr_factor: step of the whole run -> factor on each group's base_lr.
+    after_step: called with the position after every step; the place for checkpoints and progress.
+    Every random draw is a function of `seed` and the position (torch's global generator is seeded at each step), so
+    a run that goes on from a saved position repeats the uninterrupted one exactly.
+    Raises: NonFiniteError, naming epoch and step, before anything non-finite is kept.
+    """
+    steps_per_epoch = len(batches)
+    for epoch in range(position.epoch, epochs):
+        learner.model.train()
+        started = perf_counter()
+        for batch in batches.epoch(epoch, start=position.step):
+            torch.manual_seed(derive_seed(seed, epoch, position.step))
+            for group in learner.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * lr_factor(epoch * steps_per_epoch + position.step)
+            images = prepare(batch.images.to(learner.device, non_blocking=True), batch.indices, epoch)
+            labels = batch.labels.to(learner.device, non_blocking=True)
+            try:
+                loss_sum, correct = learner.train_step(images, labels)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    f"{error} at step {position.step + 1} of epoch {epoch + 1} (images {_shown(batch.indices)}). "
+                    "The last checkpoint is sound. Start again with a lower lr, or with batch norm (a _bn model)."
+                ) from error
+            now = perf_counter()
+            position.count(loss_sum, correct, len(labels), now - started)
+            started = now
+            after_step(position)
+        check_finite(learner.kept)
+        validation = validate(learner.kept)
+        yield position.finish_epoch(validation, perf_counter() - started)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises: NonFiniteError naming the first parameter or batch-norm buffer that holds a NaN or an infinity."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{name} holds a NaN or an infinity; nothing was saved. Start again with a lower lr.")
+
+
+def _require_finite(value: float, name: str) -> None:
+    if not -float("inf") < value < float("inf"):
+        raise NonFiniteError(f"{name} became {value}")
+
+
+def _shown(indices: Tensor) -> str:
+    return ", ".join(map(str, indices[:5].tolist())) + (", ..." if len(indices) > 5 else "")

@@ -1,0 +1,76 @@
+"""What a person sees while a network trains: a bar for each epoch, a line after it, an estimate at the start."""
+
+import sys
+from time import perf_counter
+
+from tqdm import tqdm
+
+from vggnet.training.fit import Position, Row
+
+ESTIMATE_AFTER = 10  # steps
+
+
+class Progress:
+    """Writes to stderr; the bar appears on terminals only, the lines everywhere."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.bar: tqdm[None] | None = None
+        self.steps = 0  # seen by this process
+        self.started = 0.0
+
+    def step(self, position: Position) -> None:
+        """Show one more step."""
+        if self.bar is None:
+            self.bar = tqdm(
+                desc=f"epoch {position.epoch + 1}/{self.epochs}",
+                total=self.steps_per_epoch,
+                initial=position.step - 1,
+                unit="step",
+                leave=False,
+                disable=None,
+            )
+        self.bar.update()
+        self.bar.set_postfix_str(
+            f"loss {position.loss_sum / position.images:.4f}, accuracy {100 * position.correct / position.images:.2f} %"
+        )
+        self.steps += 1
+        if self.steps == 1:
+            self.started = perf_counter()  # the first step also warms up
+        elif self.steps == 1 + ESTIMATE_AFTER:
+            self._estimate(position, (perf_counter() - self.started) / ESTIMATE_AFTER)
+
+    def epoch(self, row: Row, best: Row) -> None:
+        """Show the row of a finished epoch beside the best so far."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        parts = [
+            f"epoch {row['epoch']}/{self.epochs}",
+            f"{row['seconds']:.1f} s",
+            f"train loss {row['train_loss']:.4f}, accuracy {100 * row['train_accuracy']:.2f} %",
+        ]
+        if "val_accuracy" in row:
+            parts.append(f"val loss {row['val_loss']:.4f}, accuracy {100 * row['val_accuracy']:.2f} %")
+            parts.append(f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})")
+        self.note(" | ".join(parts))
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        tqdm.write(text, file=sys.stderr)
+
+    def _estimate(self, position: Position, seconds_per_step: float) -> None:
+        left = (self.epochs - position.epoch) * self.steps_per_epoch - position.step
+        self.note(
+            f"about {_duration(left * seconds_per_step)} to go: {left:,} steps of {seconds_per_step:.3g} s, "
+            "without validation. Ctrl-C saves and stops."
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,146 @@
+"""The run folder: everything of one training, in files that any program can read."""
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vggnet.atomic import write_text
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import RunError
+from vggnet.training.config import TrainConfig
+from vggnet.training.fit import Row
+from vggnet.weights.files import FILE_NAME
+
+CONFIG, HISTORY, CURVES, STATE, EVENTS = "config.json", "history.jsonl", "results.png", "state", "tensorboard"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: config.json, weights.safetensors, history.jsonl, results.png, state/, tensorboard/."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, description: dict[str, Any]) -> "Run":
+        """Make the folder and write config.json.  Raises: RunError if it exists and is not empty; StorageError."""
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunError(f"{folder} is not empty. Choose another --out, or continue it with --resume {folder}.")
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file; a run needs a folder. Choose another --out.")
+        write_text(folder / CONFIG, json.dumps(description, indent=1))
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run folder.  Raises: RunError if it is not one."""
+        if not (folder / CONFIG).is_file():
+            found = "has no config.json" if folder.is_dir() else "does not exist"
+            raise RunError(f"{folder} is not a run folder: it {found}. Give a folder that `vgg train` made.")
+        return cls(folder)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """config.json: config, data, classes, preprocess, fingerprint, versions and hardware."""
+        path = self.folder / CONFIG
+        try:
+            description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            description["config"], description["data"], description["preprocess"]  # noqa: B018 (KeyError if missing)
+        except (ValueError, KeyError) as error:
+            raise RunError(f"{path} is damaged ({error!r}). Restore it, or train again into another folder.") from error
+        return description
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration that the run was started with."""
+        return TrainConfig.from_dict(self.description["config"])
+
+    @property
+    def data(self) -> str:
+        """What the run was trained on, as given to --data."""
+        return str(self.description["data"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing of its images."""
+        return Preprocess.from_dict(self.description["preprocess"])
+
+    @property
+    def weights(self) -> Path:
+        """The weights to use: of the best epoch on the validation split, or of the last without one."""
+        return self.folder / FILE_NAME
+
+    @property
+    def history(self) -> list[Row]:
+        """One row for each finished epoch."""
+        path = self.folder / HISTORY
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end, or stopped early as it was told to."""
+        return has_ended(self.config, self.history)
+
+    def write_history(self, rows: list[Row]) -> None:
+        """Replace history.jsonl."""
+        write_text(self.folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def best_row(rows: list[Row]) -> Row:
+    """The first row of the highest validation accuracy; the last row if nothing was validated."""
+    return max(rows, key=lambda row: row["val_accuracy"]) if "val_accuracy" in rows[-1] else rows[-1]
+
+
+def has_ended(config: TrainConfig, rows: list[Row]) -> bool:
+    """Whether all epochs are done, or `config.patience` of them brought nothing better."""
+    if not rows:
+        return False
+    waited = rows[-1]["epoch"] - best_row(rows)["epoch"]
+    return rows[-1]["epoch"] >= config.epochs or bool(config.patience and waited >= config.patience)
+
+
+def default_folder(data: str, model: str) -> Path:
+    """runs/DATA-MODEL-DATE-TIME."""
+    return Path("runs") / f"{Path(data).name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, for every number that is stored."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "vggnet": version("vggnet"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "date": f"{datetime.now():%Y-%m-%d}",
+    }
+
+
+def require_room(folder: Path, num_bytes: int) -> None:
+    """Raises: RunError if the disk of `folder` has less room than `num_bytes`, before any work is done."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise RunError(
+            f"{folder}: the disk has {free / 1e6:.0f} MB free, but this run needs about {num_bytes / 1e6:.0f} MB. "
+            "Make room or choose another --out."
+        )
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

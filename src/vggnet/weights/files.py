@@ -1,0 +1,135 @@
+"""Weights as data: safetensors files that carry architecture, class names and preprocessing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vggnet.atomic import replacing
+from vggnet.data.preprocess import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vggnet.errors import ConfigError, VGGError, WeightsError
+from vggnet.vgg import VGG, Architecture, empty
+
+FILE_NAME = "weights.safetensors"  # within a run folder
+FORMAT = "vggnet 1"
+
+
+def default_preprocess(architecture: Architecture) -> Preprocess | None:
+    """CIFAR-10's 32 pixels for the heads of a 1x1 map, else ImageNet's 256 and 224; None for neither gray nor RGB."""
+    small = architecture.head in ("cifar", "folded")
+    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+    if architecture.in_channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    elif architecture.in_channels != 3:
+        return None
+    return Preprocess(resize=32, crop=32, mean=mean, std=std) if small else Preprocess(mean=mean, std=std)
+
+
+def save(
+    model: VGG,
+    path: Path | str,
+    *,
+    classes: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model's weights with all that its users need to know.
+
+    classes, preprocess: by default the model's own; preprocessing is else chosen by the head (`default_preprocess`).
+    notes: more facts to keep (JSON values).
+    Raises: ConfigError if the number of classes is not the model's; StorageError if the disk refuses.
+    """
+    classes = classes or model.classes
+    if classes is not None and len(classes) != model.num_classes:
+        raise ConfigError(f"{len(classes)} class names were given, but the model has {model.num_classes} outputs.")
+    preprocess = preprocess or model.preprocess or default_preprocess(model.architecture)
+    metadata = {
+        "format": FORMAT,
+        "architecture": json.dumps(model.architecture.as_dict()),
+        "classes": json.dumps(classes),
+        "preprocess": json.dumps(preprocess.as_dict() if preprocess else None),
+        "notes": json.dumps(dict(notes or {})),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load(source: Path | str) -> VGG:
+    """The model of a run folder or a `.safetensors` file, in eval mode, with its `.classes` and `.preprocess`.
+
+    Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description.
+    """
+    path = locate(source)
+    architecture, metadata = _describe(path)
+    model = empty(architecture)
+    tensors = _read(path)
+    _check(path, tensors, model.state_dict())
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    classes = json.loads(metadata["classes"])
+    preprocess = json.loads(metadata["preprocess"])
+    model.classes = tuple(classes) if classes else None
+    model.preprocess = Preprocess.from_dict(preprocess) if preprocess else None
+    return model.eval()
+
+
+def locate(source: Path | str) -> Path:
+    """A run folder or a file -> the weights file.  Raises: WeightsError if there is none."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise WeightsError(
+                f"{path} is not a finished run folder: it has no {FILE_NAME}. Give a folder that `vgg train` made, "
+                "or a .safetensors file."
+            )
+        return path / FILE_NAME
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such run folder or .safetensors file.")
+    return path
+
+
+def _describe(path: Path) -> tuple[Architecture, dict[str, str]]:
+    """What the file says of itself."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a sound safetensors file ({error}). It may be cut short; fetch or train it again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(
+            f'{path}: a safetensors file, but not one of vggnet\'s (its "format" is {metadata.get("format")!r}, '
+            f"expected {FORMAT!r})."
+        )
+    try:
+        return Architecture(**json.loads(metadata["architecture"])), metadata
+    except (KeyError, TypeError, ValueError, VGGError) as error:
+        raise WeightsError(f"{path}: its description of the network cannot be read ({error}).") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises: WeightsError with the list of differences."""
+    differences = [f"{name} is missing" for name in expected if name not in found]
+    differences += [f"{name} does not belong" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        if found[name].shape != expected[name].shape:
+            differences.append(f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+        elif found[name].is_floating_point() != expected[name].is_floating_point():
+            differences.append(f"{name} has type {found[name].dtype}, expected {expected[name].dtype}")
+        elif found[name].is_floating_point() and not torch.isfinite(found[name]).all():
+            differences.append(f"{name} holds NaN or infinity")
+    if differences:
+        shown = "; ".join(sorted(differences)[:8])
+        more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
+        raise WeightsError(f"{path}: the tensors do not fit the network that the file describes: {shown}{more}.")

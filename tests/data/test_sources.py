@@ -1,0 +1,389 @@
+"""Digits, folders of images and folders of parquet files: the right images with the right labels, or one clear line."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import pairwise_distances_argmin
+
+from vggnet.data.digits import open_digits
+from vggnet.data.folder import open_folder
+from vggnet.data.opening import open_source, source_splits
+from vggnet.data.parquet import open_parquet, parquet_files
+from vggnet.errors import DataError, ImageError
+
+CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+needs_cifar10 = pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"needs CIFAR-10 as parquet files in {CIFAR10}")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def encoded(value):
+    """A flat PNG whose colour tells which image it is."""
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 3), (value, 0, 255 - value)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def colour(image):
+    assert image.mode == "RGB"
+    return image.getpixel((0, 0))[0]
+
+
+def make_folder(root, counts):
+    """One class folder a key, with so many images."""
+    value = 0
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            (root / name / f"{i}.png").write_bytes(encoded(value))
+            value += 1
+
+
+def make_parquet(file, values, labels, *, image="image", label="label", features=None):
+    """The columns of the Hugging Face image layout; with `features` the metadata as well."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": encoded(value), "path": None} for value in values]
+    image_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({image: pyarrow.array(images, type=image_type), label: pyarrow.array(labels)})
+    if features:
+        table = table.cast(features.arrow_schema)
+    pyarrow.parquet.write_table(table, file)
+
+
+NAMED = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+
+
+# digits
+
+
+def test_digits_are_those_of_scikit_learn():
+    """Oracle: load_digits, enlarged by torch's bilinear interpolation; the two splits are every digit once."""
+    digits, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(digits).view(-1, 1, 8, 8) * 255 / 16
+    expected = torch.nn.functional.interpolate(small, size=32, mode="bilinear", align_corners=False).numpy()
+    expected = expected.repeat(3, axis=1).transpose(0, 2, 3, 1)
+    sources = [open_digits("train"), open_digits("test")]
+    assert [len(source) for source in sources] == [1437, 360]
+    pixels = np.stack([source.read(i) for source in sources for i in range(len(source))])
+    which = pairwise_distances_argmin(pixels.reshape(1797, -1), expected.reshape(1797, -1))
+    assert sorted(which) == list(range(1797))
+    assert abs(pixels - expected[which]).max() <= 1.5
+    np.testing.assert_array_equal(np.concatenate([source.labels for source in sources]), labels[which])
+
+
+def test_digits_are_stratified_and_fixed():
+    """Oracle: a fifth of each class, up to one image; the same again."""
+    _, labels = load_digits(return_X_y=True)
+    source = open_digits("test")
+    assert abs(np.bincount(source.labels) - np.bincount(labels) / 5).max() <= 1
+    assert open_digits("test").fingerprint == source.fingerprint != open_digits("train").fingerprint
+    assert source.classes == tuple("0123456789")
+    assert source.describe(7) == "digits, split test, row 7"
+
+
+def test_digits_have_no_validation_split():
+    """Oracle: the contract."""
+    with pytest.raises(DataError, match=r"^digits: no split 'val'; expected one of train, test\.$"):
+        open_digits("val")
+
+
+# folders
+
+
+def test_folder_with_splits(tmp_path):
+    """Oracle: the files, numbered by their colour in the order of the classes."""
+    make_folder(tmp_path / "train", {"cat": 3, "dog": 2})
+    make_folder(tmp_path / "test", {"cat": 1, "dog": 1})
+    source = open_folder(tmp_path, "train")
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [0, 0, 0, 1, 1]
+    assert source.labels.dtype == np.int64
+    assert [colour(source.read(i)) for i in range(len(source))] == [0, 1, 2, 3, 4]
+    assert source.describe(3) == str(tmp_path / "train" / "dog" / "0.png")
+    assert source_splits(tmp_path) == ("train", "test")
+
+
+def test_folder_without_splits_is_divided(tmp_path):
+    """Oracle: a fifth of each class to test, nothing twice, nothing lost, the same again."""
+    make_folder(tmp_path, {"cat": 10, "dog": 20})
+    train, test = open_folder(tmp_path, "train"), open_folder(tmp_path, "test")
+    assert (np.bincount(train.labels).tolist(), np.bincount(test.labels).tolist()) == ([8, 16], [2, 4])
+    colours = [colour(source.read(i)) for source in (train, test) for i in range(len(source))]
+    assert sorted(colours) == list(range(30))
+    again = open_folder(tmp_path, "test")
+    assert [again.describe(i) for i in range(len(again))] == [test.describe(i) for i in range(len(test))]
+
+
+def test_hidden_folders_and_other_files_are_no_data(tmp_path):
+    """Oracle: what was put in besides them."""
+    make_folder(tmp_path / "train", {"cat": 1, "dog": 1, ".ipynb_checkpoints": 0})
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("none")
+    assert len(open_folder(tmp_path, "train")) == 2
+
+
+def test_folder_fingerprint(tmp_path):
+    """Oracle: it changes with a file's time, size or name, and not otherwise."""
+    make_folder(tmp_path / "train", {"cat": 2, "dog": 2})
+    file = tmp_path / "train" / "cat" / "0.png"
+    seen = [open_folder(tmp_path, "train").fingerprint]
+    assert open_folder(tmp_path, "train").fingerprint == seen[0]
+    assert len(seen[0]) == 16
+    os.utime(file, ns=(0, 1))
+    seen.append(open_folder(tmp_path, "train").fingerprint)
+    file.write_bytes(file.read_bytes() + b"\0")
+    os.utime(file, ns=(0, 1))
+    seen.append(open_folder(tmp_path, "train").fingerprint)
+    file.rename(file.with_name("zero.png"))
+    seen.append(open_folder(tmp_path, "train").fingerprint)
+    assert len(set(seen)) == 4
+
+
+def test_broken_image_in_a_folder_is_named(tmp_path):
+    """Oracle: the contract."""
+    make_folder(tmp_path / "train", {"cat": 1, "dog": 1})
+    (tmp_path / "train" / "dog" / "0.png").write_bytes(encoded(0)[:50])
+    with pytest.raises(ImageError, match=r"dog/0\.png: "):
+        open_folder(tmp_path, "train").read(1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "split", "message"),
+    [
+        ({}, "train", "no folders in it"),
+        ({"train/cat": 2}, "train", "train: 1 class folder"),
+        ({"train/cat": 2, "train/dog": 0}, "train", r"dog: no images of this class"),
+        ({"train/cat": 2, "train/dog": 2, "val/cat": 1}, "test", r"no split 'test'; expected one of train, val\."),
+        ({"cat": 9, "dog": 9}, "val", r"no split 'val'; expected one of train, test\."),
+        ({"cat": 9, "dog": 1}, "test", "too few images to divide"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path, counts, split, message):
+    """Oracle: the contract."""
+    make_folder(tmp_path, counts)
+    with pytest.raises(DataError, match=message) as caught:
+        open_folder(tmp_path, split)
+    assert "\n" not in str(caught.value)
+
+
+# parquet files
+
+
+def test_parquet_shards_in_order(tmp_path):
+    """Oracle: the rows that were written; the other split's files are not needed, `data/` is looked into."""
+    make_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", [1, 2], [0, 1], features=NAMED)
+    make_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", [3], [1], features=NAMED)
+    source = open_parquet(tmp_path, "train")
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [0, 1, 1]
+    assert [colour(source.read(i)) for i in range(3)] == [1, 2, 3]
+    assert source.describe(2) == f"{tmp_path}, split train, row 2"
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [([7, 3, 7], ("3", "7"), [1, 0, 1]), (["owl", "cat", "owl"], ("cat", "owl"), [1, 0, 1])],
+)
+def test_parquet_without_class_names(tmp_path, labels, classes, indices):
+    """Oracle: the sorted values, by hand. No metadata: a plain struct of bytes and path."""
+    make_parquet(tmp_path / "test.parquet", [1, 2, 3], labels, image="picture")
+    source = open_parquet(tmp_path, "test")
+    assert source.classes == classes
+    assert source.labels.tolist() == indices
+    assert colour(source.read(2)) == 3
+
+
+def test_fine_labels_are_preferred(tmp_path):
+    """Oracle: CIFAR-100's layout, where the twenty coarse labels stand beside the hundred."""
+    make_parquet(tmp_path / "test.parquet", [1, 2], [5, 6], label="fine_label")
+    table = pyarrow.parquet.read_table(tmp_path / "test.parquet").append_column("coarse_label", [[0, 1]])
+    pyarrow.parquet.write_table(table, tmp_path / "test.parquet")
+    assert open_parquet(tmp_path, "test").classes == ("5", "6")
+
+
+def test_parquet_fingerprint_is_of_the_contents(tmp_path):
+    """Oracle: it changes with an image, a label or a class name, and not with the files' names or their number."""
+    cases = {"a": ([1, 2], [0, 1]), "b": ([1, 3], [0, 1]), "c": ([1, 2], [1, 0])}
+    for name, (values, labels) in cases.items():
+        make_parquet(tmp_path / name / "test.parquet", values, labels, features=NAMED)
+    make_parquet(tmp_path / "d" / "test.parquet", [1, 2], [0, 1])
+    make_parquet(tmp_path / "same" / "test-00000-of-00002.parquet", [1], [0], features=NAMED)
+    make_parquet(tmp_path / "same" / "test-00001-of-00002.parquet", [2], [1], features=NAMED)
+    prints = {name: open_parquet(tmp_path / name, "test").fingerprint for name in (*cases, "d", "same")}
+    assert len({prints[name] for name in "abcd"}) == 4
+    assert prints["same"] == prints["a"]
+    assert len(prints["a"]) == 16
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    """Oracle: the new rows, although the cache holds the old ones."""
+    for values in ([1, 2], [8, 9, 10]):
+        make_parquet(tmp_path / "test.parquet", values, [i % 2 for i in range(len(values))], features=NAMED)
+        source = open_parquet(tmp_path, "test")
+        assert [colour(source.read(i)) for i in range(len(source))] == values
+
+
+def test_names_with_wildcards_are_names(tmp_path):
+    """Oracle: the rows that were written."""
+    make_parquet(tmp_path / "a[b]*c" / "test.parquet", [1, 2], [0, 1], features=NAMED)
+    assert len(open_parquet(tmp_path / "a[b]*c", "test")) == 2
+
+
+def test_no_place_for_a_cache(tmp_path, monkeypatch):
+    """Oracle: the rows that were written. A file where the cache's folder should be."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    make_parquet(tmp_path / "test.parquet", [1, 2], [0, 1], features=NAMED)
+    assert colour(open_parquet(tmp_path, "test").read(1)) == 2
+
+
+def test_loading_prints_nothing_and_leaves_the_library_as_it_was(tmp_path, capfd):
+    """Oracle: the settings before."""
+    before = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    make_parquet(tmp_path / "test.parquet", [1, 2], [0, 1], features=NAMED)
+    open_parquet(tmp_path, "test")
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError):
+        open_parquet(tmp_path, "test")
+    assert capfd.readouterr() == ("", "")
+    assert (datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()) == before
+
+
+def test_damaged_parquet_file_is_named(tmp_path):
+    """Oracle: the contract: cut short, and with its first pages overwritten."""
+    first, second = (tmp_path / f"test-0000{i}-of-00002.parquet" for i in range(2))
+    make_parquet(first, [1, 2], [0, 1], features=NAMED)
+    make_parquet(second, [1, 2], [0, 1], features=NAMED)
+    whole = second.read_bytes()
+    for damaged in (whole[:-20], b"PAR1" + b"\xff" * 60 + whole[64:], b""):
+        second.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"test-00001-of-00002\.parquet: not a whole parquet file") as caught:
+            open_parquet(tmp_path, "test")
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_splits_and_files(tmp_path):
+    """Oracle: the contract."""
+    with pytest.raises(DataError, match="no parquet files"):
+        open_parquet(tmp_path, "train")
+    for name in ("validation", "train-00000-of-00003", "train-00002-of-00003"):
+        make_parquet(tmp_path / f"{name}.parquet", [1, 2], [0, 1], features=NAMED)
+    assert list(parquet_files(tmp_path)) == ["train", "validation"]
+    with pytest.raises(DataError, match=r"no split 'test'; expected one of train, validation\."):
+        open_parquet(tmp_path, "test")
+    with pytest.raises(DataError, match=r"1 of 3 files missing; expected train-00001-of-00003\.parquet"):
+        open_parquet(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [0, 1]}, "no image column among label"),
+        ({"image": [{"bytes": b""}] * 2, "name": ["a", "b"]}, "no label column among image, name"),
+        ({"image": [{"bytes": b""}] * 2, "label": [1, 1]}, "1 class in column 'label'; expected at least two"),
+        ({"image": [{"bytes": b""}] * 2, "label": [1, None]}, "column 'label' has empty rows"),
+        ({"image": [{"bytes": b""}][:0], "label": [1][:0]}, "no rows"),
+    ],
+)
+def test_tables_that_are_no_data_set(tmp_path, columns, message):
+    """Oracle: the contract."""
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=message) as caught:
+        open_parquet(tmp_path, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_unlabelled_split_is_refused(tmp_path):
+    """Oracle: the hub's convention for hidden labels, -1."""
+    make_parquet(tmp_path / "test.parquet", [1, 2], [-1, -1], features=NAMED)
+    with pytest.raises(DataError, match="labels outside its classes; expected 0 to 1 everywhere"):
+        open_parquet(tmp_path, "test")
+
+
+def test_a_row_never_reads_another_file(tmp_path):
+    """Oracle: the contract. A row with a path and no bytes is refused, though the file it points to exists."""
+    (tmp_path / "secret.png").write_bytes(encoded(1))
+    rows = [{"bytes": None, "path": str(tmp_path / "secret.png")}, None]
+    image_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"image": pyarrow.array(rows, type=image_type), "label": [0, 1]})
+    pyarrow.parquet.write_table(table, tmp_path / "test.parquet")
+    source = open_parquet(tmp_path, "test")
+    for index in range(2):
+        with pytest.raises(ImageError, match=f"row {index}: no image bytes in this row"):
+            source.read(index)
+    assert len(source.fingerprint) == 16
+
+
+# any source
+
+
+def test_sources_travel_to_other_processes(tmp_path):
+    """Oracle: the source itself. Only what a worker needs is sent."""
+    make_folder(tmp_path / "folder" / "train", {"cat": 1, "dog": 1})
+    make_parquet(tmp_path / "parquet" / "train.parquet", [1, 2], [0, 1], features=NAMED)
+    for spec in ("digits", tmp_path / "folder", tmp_path / "parquet"):
+        source = open_source(spec, "train")
+        sent = pickle.dumps(source)
+        received = pickle.loads(sent)
+        assert received.read(1).tobytes() == source.read(1).tobytes()
+        assert received.fingerprint == source.fingerprint
+        assert len(sent) < 200_000
+
+
+def test_what_can_be_opened(tmp_path, monkeypatch):
+    """Oracle: the contract, one case a kind."""
+    make_folder(tmp_path / "folder" / "train", {"cat": 1, "dog": 1})
+    make_parquet(tmp_path / "cifar10" / "train.parquet", [1, 2], [0, 1], features=NAMED)
+    make_parquet(tmp_path / "inner" / "data" / "test.parquet", [1, 2], [0, 1], features=NAMED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VGGNET_DATA", "~")
+    for spec, splits in {
+        "digits": ("train", "test"),
+        "folder": ("train",),
+        "./folder": ("train",),
+        "~/folder": ("train",),
+        "inner": ("test",),
+        "cifar10": ("train",),
+        str(tmp_path / "cifar10"): ("train",),
+    }.items():
+        assert source_splits(spec) == splits, spec
+        assert len(open_source(spec, splits[0])) >= 2
+
+
+@pytest.mark.parametrize("spec", ["nope", "./no/pe", "~/nope", "/no/pe", "a/b/c", "../nope", Path("no/pe"), "a b/c"])
+def test_what_cannot_be_opened_is_not_looked_up(spec, monkeypatch):
+    """Oracle: the contract; asking the hub would fail the test."""
+    monkeypatch.setattr("vggnet.data.parquet.HfApi", lambda: pytest.fail("the hub was asked"))
+    with pytest.raises(DataError, match="no such folder; expected digits, cifar10, ") as caught:
+        open_source(spec, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_no_data_set(tmp_path):
+    """Oracle: the contract."""
+    (tmp_path / "data.zip").touch()
+    with pytest.raises(DataError, match=r"data\.zip: not a folder; expected digits"):
+        open_source(tmp_path / "data.zip", "train")
+
+
+@needs_cifar10
+def test_cifar10_test_split():
+    """Oracle: the published classes, 32 x 32 pixels, and equally many images of each class."""
+    source = open_source(CIFAR10, "test")
+    assert source.classes == CIFAR10_CLASSES
+    assert len(set(np.bincount(source.labels).tolist())) == 1
+    assert {source.read(i).size for i in range(0, len(source), 101)} == {(32, 32)}

@@ -1,0 +1,139 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
+
+from vggnet.errors import DataError, InputError, NonFiniteError
+from vggnet.metrics import Metrics
+
+
+def draw(images, classes, scale=2.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(images, classes, generator=generator)
+    return logits, torch.randint(classes, (images,), generator=generator)
+
+
+def score(logits, labels, batch_size=64):
+    metrics = Metrics(logits.shape[1])
+    for chunk, truth in zip(logits.split(batch_size), labels.split(batch_size), strict=True):
+        metrics.update(chunk, truth)
+    return metrics.compute()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_scores_match_scikit_learn(classes):
+    """Oracle: scikit-learn on softmax computed by NumPy."""
+    logits, labels = draw(1003, classes)
+    exponentials = np.exp(logits.double().numpy())
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    predicted, names = probabilities.argmax(1), list(range(classes))
+    scores = score(logits, labels)
+    assert scores.images == 1003
+    assert scores.top1 == accuracy_score(labels, predicted)
+    assert scores.loss == pytest.approx(log_loss(labels, probabilities, labels=names), rel=1e-9)
+    assert np.array_equal(scores.confusion, confusion_matrix(labels, predicted, labels=names))
+    assert scores.per_class == pytest.approx(recall_score(labels, predicted, average=None, labels=names))
+    if classes > 5:
+        assert scores.top5 == top_k_accuracy_score(labels, probabilities, k=5, labels=names)
+    else:
+        assert scores.top5 == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_batch_size_changes_nothing(batch_size):
+    """Oracle: all images in one batch."""
+    logits, labels = draw(1003, 10)
+    whole, parts = score(logits, labels, 1003), score(logits, labels, batch_size)
+    assert (parts.images, parts.top1, parts.top5, parts.confusion) == (1003, whole.top1, whole.top5, whole.confusion)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert parts.calibration_error == pytest.approx(whole.calibration_error, rel=1e-12)
+
+
+@pytest.mark.parametrize("logits", [draw(500, 4)[0], torch.rand(500, 4), 200 * draw(500, 4)[0]])
+def test_calibration_error_matches_its_definition(logits):
+    """Oracle: the sum of arXiv:1706.04599, eq. 3, in Python loops; the last bin holds a confidence of 1.
+
+    The second case has logits in 0..1, which could be taken for probabilities; in the third most confidences are 1.
+    """
+    labels = draw(500, 4, seed=1)[1]
+    bins = [[] for _ in range(15)]
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        confidence = 1 / sum(np.exp(value - max(row)) for value in row)
+        bins[min(int(confidence * 15), 14)].append((confidence, row.index(max(row)) == label))
+    gaps = [abs(sum(c for c, _ in members) - sum(hit for _, hit in members)) for members in bins]
+    assert score(logits, labels).calibration_error == pytest.approx(sum(gaps) / 500, abs=1e-9)
+
+
+def test_ties_are_ranked_by_class_index():
+    """Oracle: by hand. A network that always says zero is right for class 0 (top-1) and classes 0 to 4 (top-5)."""
+    scores = score(torch.zeros(20, 10), torch.arange(20) % 10)
+    assert (scores.top1, scores.top5) == (2 / 20, 10 / 20)
+
+
+def test_top1_is_the_trace_of_the_confusion_matrix():
+    """Oracle: an invariant, on logits with many ties."""
+    logits, labels = draw(1003, 5)
+    scores = score(logits.round(), labels)
+    assert scores.top1 * scores.images == pytest.approx(np.trace(scores.confusion))
+    assert scores.top1 <= scores.top5 == 1
+    assert np.sum(scores.confusion) == 1003
+
+
+def test_update_returns_the_predictions():
+    """Oracle: by hand, softmax of (0, ln 3)."""
+    predicted, confidence = Metrics(2).update(torch.tensor([[0.0, np.log(3)], [np.log(3), 0.0]]), torch.tensor([1, 1]))
+    assert predicted.tolist() == [1, 0]
+    assert confidence.tolist() == pytest.approx([0.75, 0.75])
+
+
+def test_class_without_images_has_no_accuracy():
+    """Oracle: by hand."""
+    assert score(torch.eye(3)[:2], torch.tensor([0, 0])).per_class == (0.5, None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_extreme_logits_stay_finite(dtype):
+    """Oracle: by hand. The loss of a certain and wrong answer is the difference of the logits."""
+    scores = score(torch.tensor([[0.0, 30000.0]], dtype=dtype), torch.tensor([0]))
+    assert scores.loss == pytest.approx(30000, rel=1e-2)
+    assert scores.calibration_error == pytest.approx(1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_non_finite_logits_are_refused(value):
+    """Oracle: the promise that nothing non-finite is kept."""
+    logits = torch.zeros(8, 3)
+    logits[5, 1] = value
+    with pytest.raises(NonFiniteError, match=r"1 of 8 images.*learning rate"):
+        Metrics(3).update(logits, torch.zeros(8, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 0]])
+def test_labels_outside_the_classes_are_refused(labels):
+    """Oracle: the contract."""
+    with pytest.raises(InputError, match="labels run from"):
+        Metrics(3).update(torch.zeros(2, 3), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(("logits", "labels"), [((2, 4), (2,)), ((2, 3), (3,)), ((2, 3, 1), (2,)), ((2, 3), (2, 1))])
+def test_shapes_that_do_not_fit_are_refused(logits, labels):
+    """Oracle: the contract."""
+    with pytest.raises(InputError, match="do not fit"):
+        Metrics(3).update(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
+
+
+def test_no_image_is_an_error():
+    """Oracle: the contract; a quotient of nothing has no value."""
+    metrics = Metrics(3)
+    metrics.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(DataError, match="no image"):
+        metrics.compute()
+
+
+def test_importing_leaves_torchmetrics_alone():
+    """Oracle: the interpreter's list of modules."""
+    code = "import sys, vggnet.metrics; sys.exit('torchmetrics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
