@@ -67,10 +67,16 @@ def test_calibration_error_matches_its_definition(logits):
     assert score(logits, labels).calibration_error == pytest.approx(sum(gaps) / 500, abs=1e-9)
 
 
+def test_certainty_shares_the_last_bin():
+    """Oracle: by hand. Certain (1) and wrong, 0.95 and right, in one bin: (1.95 - 1) / 2."""
+    logits = torch.tensor([[0.0, 100.0], [0.0, np.log(19)]])
+    assert score(logits, torch.tensor([0, 1])).calibration_error == pytest.approx(0.475)
+
+
 def test_ties_are_ranked_by_class_index():
     """Oracle: by hand. A network that always says zero is right for class 0 (top-1) and classes 0 to 4 (top-5)."""
-    scores = score(torch.zeros(20, 10), torch.arange(20) % 10)
-    assert (scores.top1, scores.top5) == (2 / 20, 10 / 20)
+    scores = score(torch.zeros(20, 10), torch.arange(20) % 7)
+    assert (scores.top1, scores.top5) == (3 / 20, 15 / 20)
 
 
 def test_top1_is_the_trace_of_the_confusion_matrix():

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from torch import nn
 
 
-
 def init_he(layer: nn.Conv2d | nn.Linear) -> None:
     """He et al. (2015), normal, fan out, for convolutions; N(0, sd 0.01) for linear layers, as in torchvision."""
     if isinstance(layer, nn.Conv2d):

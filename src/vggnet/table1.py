@@ -68,7 +68,7 @@ class Layer(NamedTuple):
 
     kind: Literal["conv", "lrn", "pool"]
     block: int
-    index: int  # of the convolution within its block, from 1; for a pool, 0
+    number: int  # of the convolution within its block, from 1; for a pool, 0
     kernel: int
     channels: int  # outputs
 
@@ -77,11 +77,11 @@ def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
     """The layers of a column in order. `width` multiplies the channels of the convolutions."""
     for block, (channels, kernels) in enumerate(zip(WIDTHS, TABLE_1[column], strict=True), start=1):
         channels = max(1, round(channels * width))
-        index = 0
+        number = 0
         for kernel in kernels:
             if kernel == LRN:
-                yield Layer("lrn", block, index, 0, channels)
+                yield Layer("lrn", block, number, 0, channels)
             else:
-                index += 1
-                yield Layer("conv", block, index, int(kernel), channels)
+                number += 1
+                yield Layer("conv", block, number, int(kernel), channels)
         yield Layer("pool", block, 0, 2, channels)

@@ -66,7 +66,7 @@ class VGG(nn.Module):
         self.features = nn.Sequential()
         channels = architecture.in_channels
         for layer in layers(network.column, architecture.width):
-            place = f"{layer.block}_{layer.index}"
+            place = f"{layer.block}_{layer.number}"
             if layer.kind == "conv":
                 conv = nn.Conv2d(channels, layer.channels, layer.kernel, padding=layer.kernel // 2)
                 self.features.add_module(f"conv{place}", conv)
@@ -102,8 +102,8 @@ class VGG(nn.Module):
             )
         if min(images.shape[2:]) < TOTAL_STRIDE:
             raise InputError(
-                f"{self.architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x{TOTAL_STRIDE} "
-                f"pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
+                f"{self.architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x"
+                f"{TOTAL_STRIDE} pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
             )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

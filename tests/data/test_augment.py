@@ -201,11 +201,14 @@ def test_an_image_does_not_depend_on_its_batch(augment, shape, epoch, data):
         torch.testing.assert_close(result([place]), images[[place]], rtol=0, atol=1e-6)
 
 
-def test_one_pixel_images():
-    """Hand-worked: reflection of a single pixel is that pixel, whatever the angle."""
-    pixels = random_pixels(3, 3, 1, 1)
-    images, _ = run(BatchAugment(rotation=45, flip="random"), pixels)
-    assert torch.equal(images, pixels / 255)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (5, 1)])
+def test_images_of_one_row_or_column(height, width):
+    """Hand-worked: the reflection of a single row is that row, so a flip is all that happens."""
+    pixels = random_pixels(20, 3, height, width)
+    images, draws = run(BatchAugment(flip="random"), pixels)
+    assert torch.equal(images, torch.where(draws.flipped.view(-1, 1, 1, 1), pixels.flip(3), pixels) / 255)
+    turned, _ = run(BatchAugment(rotation=180), pixels)
+    assert torch.isin(turned, pixels / 255).all()
 
 
 def test_non_contiguous_batch():

@@ -210,6 +210,8 @@ def test_the_limit_holds_when_pillow_has_none(monkeypatch):
         decode_image(png(30_000, 30_000, 8, 0, [b"\0"]))
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 ENCODED = {
     "JPEG": encode(PHOTO, "JPEG"),
     "PNG": encode(PHOTO, "PNG"),
@@ -217,6 +219,8 @@ ENCODED = {
     "BMP": encode(PHOTO, "BMP"),
     "GIF": encode(PHOTO, "GIF"),
     "CMYK": encode(PHOTO, "JPEG", mode="CMYK"),
+    "TURNED JPEG": encode(PHOTO, "JPEG", exif=TURNED),
+    "TURNED PNG": encode(PHOTO, "PNG", exif=TURNED),
     "ANIMATION": encode(Image.fromarray(PHOTO), "WEBP", save_all=True, append_images=[Image.new("RGB", (40, 24))]),
 }
 

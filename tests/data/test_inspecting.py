@@ -21,7 +21,7 @@ def pictures(tmp_path):
     for split, name, height, width in [
         ("train", "cat", 4, 6),
         ("train", "cat", 8, 3),
-        ("train", "dog", 5, 9),
+        ("train", "dog", 5, 12),
         ("test", "cat", 2, 2),
         ("test", "dog", 2, 2),
     ]:
@@ -31,7 +31,7 @@ def pictures(tmp_path):
         Image.fromarray(pixels).save(folder / f"{height}x{width}.png")
         if split == "train":
             readable.append(pixels.reshape(-1, 3))
-    (tmp_path / "train" / "dog" / "cut.png").write_bytes((tmp_path / "train" / "dog" / "5x9.png").read_bytes()[:60])
+    (tmp_path / "train" / "dog" / "cut.png").write_bytes((tmp_path / "train" / "dog" / "5x12.png").read_bytes()[:60])
     return tmp_path, np.concatenate(readable) / 255
 
 
@@ -42,7 +42,7 @@ def test_report(pictures):
     report = inspect(folder, progress=lambda done, total: calls.append((done, total)))
     train, test = report.splits
     assert (train.split, train.num_images, train.images_per_class) == ("train", 4, {"cat": 2, "dog": 2})
-    assert (train.min_size, train.median_size, train.max_size) == ((3, 4), (6, 5), (9, 8))
+    assert (train.min_size, train.median_size, train.max_size) == ((3, 4), (6, 5), (12, 8))
     np.testing.assert_allclose(train.mean, pixels.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(train.std, pixels.std(axis=0), rtol=1e-12)
     assert len(train.unreadable) == 1
@@ -60,9 +60,9 @@ def test_report_for_machines_and_for_people(pictures):
     values = json.loads(json.dumps(report.as_dict()))
     assert values["data"] == str(folder)
     assert values["splits"][0]["images_per_class"] == {"cat": 2, "dog": 2}
-    assert values["splits"][0]["max_size"] == [9, 8]
+    assert values["splits"][0]["max_size"] == [12, 8]
     lines = report.as_table().splitlines()
-    assert lines[3].split()[:6] == ["train", "4", "1", "3x4", "6x5", "9x8"]
+    assert lines[3].split()[:6] == ["train", "4", "1", "3x4", "6x5", "12x8"]
     assert lines[4].split()[:6] == ["test", "2", "0", "2x2", "2x2", "2x2"]
     assert [line.split() for line in lines[6:9]] == [["class", "train", "test"], ["cat", "2", "1"], ["dog", "2", "1"]]
     assert lines[-1] == report.splits[0].unreadable[0]

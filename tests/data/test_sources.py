@@ -1,6 +1,7 @@
 """Digits, folders of images and folders of parquet files: the right images with the right labels, or one clear line."""
 
 import io
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_folder_fingerprint(tmp_path):
     file.write_bytes(file.read_bytes() + b"\0")
     os.utime(file, ns=(0, 1))
     seen.append(open_folder(tmp_path, "train").fingerprint)
-    file.rename(file.with_name("zero.png"))
+    file.rename(file.with_name("00.png"))  # in the same place of the order
     seen.append(open_folder(tmp_path, "train").fingerprint)
     assert len(set(seen)) == 4
 
@@ -250,14 +251,22 @@ def test_no_place_for_a_cache(tmp_path, monkeypatch):
     assert colour(open_parquet(tmp_path, "test").read(1)) == 2
 
 
-def test_loading_prints_nothing_and_leaves_the_library_as_it_was(tmp_path, capfd):
-    """Oracle: the settings before."""
+def test_loading_is_silent_and_leaves_the_library_as_it_was(tmp_path, capfd, monkeypatch):
+    """Oracle: the settings before, and what the library's own logger and progress bars would write."""
+    logged = []
+    handler = logging.Handler()
+    handler.emit = logged.append
+    monkeypatch.setattr(logging.getLogger("datasets"), "handlers", [handler])
     before = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    assert before == (logging.WARNING, False)
     make_parquet(tmp_path / "test.parquet", [1, 2], [0, 1], features=NAMED)
     open_parquet(tmp_path, "test")
-    (tmp_path / "test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError):
-        open_parquet(tmp_path, "test")
+    whole = (tmp_path / "test.parquet").read_bytes()
+    for damaged in (b"PAR1", whole[:-20], b"PAR1" + b"\xff" * 60 + whole[64:]):
+        (tmp_path / "test.parquet").write_bytes(damaged)
+        with pytest.raises(DataError):
+            open_parquet(tmp_path, "test")
+    assert logged == []
     assert capfd.readouterr() == ("", "")
     assert (datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()) == before
 

@@ -167,7 +167,7 @@ def test_out_holds_the_result_and_its_pictures(colours, tmp_path):
 
 @pytest.mark.parametrize(
     ("images", "mistaken", "right", "wrong"),
-    [(100, 5, 4, 4), (100, 200, 8, 0), (100, 60, 7, 1), (8, 4, 6, 2), (3, 1, 0, 3)],
+    [(100, 5, 4, 4), (100, 200, 8, 0), (100, 60, 7, 1), (8, 4, 6, 2), (20, 1, 0, 8), (3, 1, 0, 3)],
 )
 def test_pictures_show_right_and_wrong(colours, monkeypatch, tmp_path, images, mistaken, right, wrong):
     """Oracle: by hand. Four of each if there are; each picture is the one that its labels belong to."""

@@ -118,13 +118,13 @@ def test_files_are_pngs_and_come_out_the_same(tmp_path):
 
     The names hold what Matplotlib takes for mathematics, and a script that its font lacks.
     """
-    names = ["$5 and $", "猫", "a_{very} long name that would not fit beside a heat map"]
+    names = ["$a_$", "猫", "a_{very} long name that would not fit beside a heat map"]
     images = [Image.new("RGB", (40, 30), "teal")] * 3
 
     def draw(folder):
-        figures.draw_curves(history(3), folder / "results.png", title="$a_ run")
-        figures.draw_predictions(images, names, names[::-1], [0.5] * 3, folder / "predictions.png", title="$ 猫")
-        figures.draw_confusion(np.eye(3, dtype=int), names, folder / "confusion.png", title="$")
+        figures.draw_curves(history(3), folder / "results.png", title="$a_$")
+        figures.draw_predictions(images, names, names[::-1], [0.5] * 3, folder / "predictions.png", title="$a_$ 猫")
+        figures.draw_confusion(np.eye(3, dtype=int), names, folder / "confusion.png", title="$a_$")
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     first = draw(tmp_path)

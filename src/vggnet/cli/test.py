@@ -35,8 +35,6 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or Run.open(args.model).data
     out = args.out or (args.model if is_run else None)
-    result = test(
-        args.model, data=data, split=args.split, batch_size=args.batch_size, device=args.device, out=out
-    )
+    result = test(args.model, data=data, split=args.split, batch_size=args.batch_size, device=args.device, out=out)
     print(result.as_json() if args.json else result.as_table())
     return 0

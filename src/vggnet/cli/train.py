@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -20,7 +20,7 @@ class Train:
     """
 
     data: str = "cifar10"  # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id
-    preset: Literal["fast", "article", "photos", "digits"] = "fast"  # where the values below come from
+    preset: str = "fast"  # fast, article, photos, digits: where the values below come from
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 

@@ -17,4 +17,6 @@ def random_resized_crop(image: Image.Image, *, size: int, min_area: float, seed:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, epoch, index))
         top, left, height, width = v2.RandomResizedCrop.get_params(image, [min_area, 1.0], [3 / 4, 4 / 3])
-    return v2.functional.pil_to_tensor(v2.functional.resized_crop(image, top, left, height, width, [size, size]))
+    crop = v2.functional.resized_crop(image, top, left, height, width, [size, size])
+    pixels: Tensor = v2.functional.pil_to_tensor(crop)
+    return pixels

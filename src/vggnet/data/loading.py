@@ -97,7 +97,7 @@ def default_workers(preprocess: Preprocess) -> int:
 
 
 def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
-    return list(indices.split(batch_size)) if len(indices) else []
+    return list(torch.split(indices, batch_size)) if len(indices) else []
 
 
 def _batches(
@@ -148,4 +148,5 @@ class _Images(Dataset[Tensor]):
     def _image(self, index: int) -> Image.Image:
         if self.preprocess.crop > SMALL:
             return self.source.read(index)
-        return to_pil_image(decoded(self.source, self.preprocess)[index])
+        image: Image.Image = to_pil_image(decoded(self.source, self.preprocess)[index])
+        return image

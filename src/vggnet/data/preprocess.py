@@ -12,12 +12,14 @@ from torchvision.transforms.v2 import functional as tv
 from vggnet.errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # of RGB averaged
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR10_GRAY_MEAN, CIFAR10_GRAY_STD = (0.481,), (0.239,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Shorter side to `resize` pixels (bilinear, antialiased), centre crop of `crop` pixels, scale to [0, 1], normalise.
+    """Shorter side to `resize` (bilinear, antialiased), centre crop of `crop`, scale to [0, 1], normalise.
 
     `mean` and `std` are in units of [0, 1], one value a channel: three for RGB, one for gray.
     Raises: ConfigError if the sizes or statistics cannot work.
@@ -50,7 +52,8 @@ class Preprocess:
         image = image if image.mode == self.mode else image.convert(self.mode)
         if min(image.size) != self.resize:
             image = tv.resize(image, [self.resize])
-        return tv.pil_to_tensor(tv.center_crop(image, [self.crop]))
+        pixels: Tensor = tv.pil_to_tensor(tv.center_crop(image, [self.crop]))
+        return pixels
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (..., C, H, W) in 0..255, or float in [0, 1] -> float32 with the training set's mean and deviation."""

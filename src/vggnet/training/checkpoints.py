@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vggnet.atomic import remove_leftovers, replacing, write_text
 from vggnet.errors import RunError
-from vggnet.training.fit import Learner, Position, check_finite
+from vggnet.training.fit import Position
+from vggnet.training.learner import Learner, check_finite
 
 INDEX = "checkpoints.json"  # names and checksums, newest first
 KEPT = 2

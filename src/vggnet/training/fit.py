@@ -6,14 +6,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from vggnet.data.draws import derive_seed
 from vggnet.data.loading import TrainBatches
 from vggnet.errors import NonFiniteError
+from vggnet.training.learner import Learner, check_finite
+from vggnet.vgg import VGG
 
 Row = dict[str, Any]  # of history.jsonl
 
@@ -48,50 +47,15 @@ class Position:
             "seconds": self.seconds + seconds,
         }
         self.rows.append(row)
-        self.epoch, self.step, self.loss_sum, self.correct, self.images, self.seconds = self.epoch + 1, 0, 0.0, 0, 0, 0.0
+        self.epoch, self.step, self.loss_sum, self.correct, self.images, self.seconds = (
+            self.epoch + 1,
+            0,
+            0.0,
+            0,
+            0,
+            0.0,
+        )
         return row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """What a step changes, and how."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer  # each group carries its "base_lr"
-    average: AveragedModel | None  # exponential average of the weights
-    forward: Callable[[Tensor], Tensor]  # the model, compiled or not, in its precision
-    device: torch.device
-    label_smoothing: float = 0.0
-    accumulate: int = 1
-
-    @property
-    def kept(self) -> nn.Module:
-        """The weights to validate and keep."""
-        return self.average.module if self.average else self.model
-
-    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """Update on one batch, images float (N, C, H, W).
-
-        Returns the summed cross-entropy (nats, without label smoothing) and the number correct.
-
-        Raises: NonFiniteError if loss or gradient is not finite, before anything is updated.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_sum, correct = 0.0, 0
-        for part, part_labels in zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True):
-            logits = self.forward(part)
-            loss = F.cross_entropy(logits, part_labels, label_smoothing=self.label_smoothing, reduction="sum")
-            (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
-            logits = logits.detach()
-            loss_sum += F.cross_entropy(logits, part_labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == part_labels).sum())
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        _require_finite(loss_sum, "the loss")
-        _require_finite(get_total_norm(gradients).item(), "the norm of the gradient")
-        self.optimizer.step()
-        if self.average:
-            self.average.update_parameters(self.model)
-        return loss_sum, correct
 
 
 def fit(
@@ -99,7 +63,7 @@ def fit(
     batches: TrainBatches,
     *,
     prepare: Callable[[Tensor, Tensor, int], Tensor],
-    validate: Callable[[nn.Module], Row],
+    validate: Callable[[VGG], Row],
     lr_factor: Callable[[int], float],
     epochs: int,
     seed: int,
@@ -140,18 +104,6 @@ def fit(
         check_finite(learner.kept)
         validation = validate(learner.kept)
         yield position.finish_epoch(validation, perf_counter() - started)
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raises: NonFiniteError naming the first parameter or batch-norm buffer that holds a NaN or an infinity."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"{name} holds a NaN or an infinity; nothing was saved. Start again with a lower lr.")
-
-
-def _require_finite(value: float, name: str) -> None:
-    if not -float("inf") < value < float("inf"):
-        raise NonFiniteError(f"{name} became {value}")
 
 
 def _shown(indices: Tensor) -> str:

@@ -11,9 +11,10 @@ ESTIMATE_AFTER = 10  # steps
 
 
 class Progress:
-    """Writes to stderr; the bar appears on terminals only, the lines everywhere."""
+    """Writes to stderr if `visible`; the bar appears on terminals only, the lines everywhere."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, *, visible: bool) -> None:
+        self.visible = visible
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.bar: tqdm[None] | None = None
@@ -29,7 +30,7 @@ class Progress:
                 initial=position.step - 1,
                 unit="step",
                 leave=False,
-                disable=None,
+                disable=None if self.visible else True,
             )
         self.bar.update()
         self.bar.set_postfix_str(
@@ -58,7 +59,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show one line."""
-        tqdm.write(text, file=sys.stderr)
+        if self.visible:
+            tqdm.write(text, file=sys.stderr)
 
     def _estimate(self, position: Position, seconds_per_step: float) -> None:
         left = (self.epochs - position.epoch) * self.steps_per_epoch - position.step

@@ -53,9 +53,11 @@ class Run:
         path = self.folder / CONFIG
         try:
             description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            description["config"], description["data"], description["preprocess"]  # noqa: B018 (KeyError if missing)
-        except (ValueError, KeyError) as error:
-            raise RunError(f"{path} is damaged ({error!r}). Restore it, or train again into another folder.") from error
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}). Restore it, or train again into another folder.") from error
+        missing = {"config", "data", "preprocess", "classes"} - description.keys()
+        if missing:
+            raise RunError(f"{path} lacks {', '.join(sorted(missing))}; it is not the config.json of a run.")
         return description
 
     @property

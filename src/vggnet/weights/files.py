@@ -11,23 +11,40 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vggnet.atomic import replacing
-from vggnet.data.preprocess import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vggnet.data.preprocess import (
+    CIFAR10_GRAY_MEAN,
+    CIFAR10_GRAY_STD,
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    IMAGENET_GRAY_MEAN,
+    IMAGENET_GRAY_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocess,
+)
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.vgg import VGG, Architecture, empty
 
 FILE_NAME = "weights.safetensors"  # within a run folder
 FORMAT = "vggnet 1"
 
+# (32-pixel images, input channels) -> mean and std
+_STATISTICS: dict[tuple[bool, int], tuple[tuple[float, ...], tuple[float, ...]]] = {
+    (True, 1): (CIFAR10_GRAY_MEAN, CIFAR10_GRAY_STD),
+    (True, 3): (CIFAR10_MEAN, CIFAR10_STD),
+    (False, 1): (IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD),
+    (False, 3): (IMAGENET_MEAN, IMAGENET_STD),
+}
+
 
 def default_preprocess(architecture: Architecture) -> Preprocess | None:
     """CIFAR-10's 32 pixels for the heads of a 1x1 map, else ImageNet's 256 and 224; None for neither gray nor RGB."""
     small = architecture.head in ("cifar", "folded")
-    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
-    if architecture.in_channels == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    elif architecture.in_channels != 3:
+    statistics = _STATISTICS.get((small, architecture.in_channels))
+    if statistics is None:
         return None
-    return Preprocess(resize=32, crop=32, mean=mean, std=std) if small else Preprocess(mean=mean, std=std)
+    resize, crop = (32, 32) if small else (256, 224)
+    return Preprocess(resize=resize, crop=crop, mean=statistics[0], std=statistics[1])
 
 
 def save(

@@ -1,0 +1,112 @@
+"""From a source to the tensors that a training step sees, as the configuration says."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vggnet.data.arrays import SMALL, decoded
+from vggnet.data.article import article_augment
+from vggnet.data.augment import BatchAugment
+from vggnet.data.cropping import random_resized_crop
+from vggnet.data.loading import EvalBatches, TrainBatches, View, default_workers
+from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vggnet.data.source import Source
+from vggnet.errors import ConfigError
+from vggnet.training.config import TrainConfig
+
+EVAL_BATCH = 4  # times the training batch: no memory is held for a backward pass
+
+
+def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
+    """The preprocessing of a run. Statistics not given are measured if the images are small, else ImageNet's."""
+    if config.mean is not None and config.std is not None:
+        if len(config.mean) != config.in_channels:
+            raise ConfigError(f"mean has {len(config.mean)} values, but in_channels is {config.in_channels}.")
+        return Preprocess(resize=config.resize, crop=config.crop, mean=config.mean, std=config.std)
+    mean, std = _imagenet_statistics(config.in_channels)
+    photos = Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
+    if config.crop > SMALL:
+        return photos
+    mean, std = pixel_statistics(decoded(source, photos))
+    return Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
+
+
+def _imagenet_statistics(in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (IMAGENET_MEAN, IMAGENET_STD) if in_channels == 3 else (IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD)
+
+
+def pixel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, in [0, 1], four digits. uint8 (N, C, H, W)."""
+    values = np.arange(256) / 255
+    counts = [torch.bincount(pixels[:, c].flatten(), minlength=256).numpy() for c in range(pixels.shape[1])]
+    means = [float(np.average(values, weights=count)) for count in counts]
+    variances = [np.average((values - mean) ** 2, weights=count) for mean, count in zip(means, counts, strict=True)]
+    least = 1e-4  # of the deviation: images of one colour must not divide by zero
+    return tuple(round(mean, 4) for mean in means), tuple(max(round(float(v**0.5), 4), least) for v in variances)
+
+
+def make_train_batches(
+    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64]
+) -> TrainBatches:
+    """The shuffled batches of the images at `indices`."""
+    return TrainBatches(
+        source,
+        preprocess,
+        config.batch_size,
+        indices=indices,
+        seed=config.seed,
+        view=_view(config),
+        workers=_workers(config, preprocess),
+    )
+
+
+def make_val_batches(
+    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64]
+) -> EvalBatches:
+    """The images at `indices`, each once."""
+    return EvalBatches(source, preprocess, EVAL_BATCH * config.batch_size, _workers(config, preprocess), indices)
+
+
+def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """A function of uint8 pixels on the device, their indices and the epoch: augmented and normalised float images."""
+    augment = BatchAugment(
+        shift=config.shift,
+        flip=config.flip,
+        rotation=config.rotation,
+        jitter=config.jitter,
+        cutout=config.cutout,
+        fill=preprocess.mean,
+        padding=config.padding,
+    )
+
+    def prepare(pixels: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        images = pixels if config.augment == "article" else augment(pixels, indices, seed=config.seed, epoch=epoch)
+        return preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
+
+    return prepare
+
+
+def _workers(config: TrainConfig, preprocess: Preprocess) -> int:
+    return default_workers(preprocess) if config.workers is None else config.workers
+
+
+def _view(config: TrainConfig) -> View | None:
+    """What loader workers make of a decoded image, where that is not the preprocessing itself."""
+    if config.augment == "article":
+        return partial(_article_view, seed=config.seed)
+    if config.min_area < 1:
+        return partial(_crop_view, seed=config.seed, size=config.crop, min_area=config.min_area)
+    return None
+
+
+def _article_view(image: Image.Image, epoch: int, index: int, *, seed: int) -> Tensor:
+    return article_augment(image, seed=seed, epoch=epoch, index=index)
+
+
+def _crop_view(image: Image.Image, epoch: int, index: int, *, seed: int, size: int, min_area: float) -> Tensor:
+    return random_resized_crop(image, size=size, min_area=min_area, seed=seed, epoch=epoch, index=index)

@@ -1,0 +1,138 @@
+"""What one step of training changes, and how: network, optimiser, average of the weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.training.config import TrainConfig
+from vggnet.vgg import VGG, build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A network that learns."""
+
+    model: VGG
+    optimizer: torch.optim.Optimizer  # each group carries its "base_lr", which the schedule multiplies
+    average: AveragedModel | None  # exponential average of the weights
+    forward: Callable[[Tensor], Tensor]  # the model, compiled or not, in its precision
+    device: torch.device
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+
+    @property
+    def kept(self) -> VGG:
+        """The weights to validate and to keep."""
+        return cast(VGG, self.average.module) if self.average else self.model
+
+    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Update on one batch: images float (N, C, H, W), labels int64 (N,).
+
+        Returns the summed cross-entropy (nats, without label smoothing) and the number correct.
+        Raises: NonFiniteError if loss or gradient is not finite, before anything is updated.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, correct = 0.0, 0
+        for part, part_labels in zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True):
+            logits = self.forward(part)
+            loss = F.cross_entropy(logits, part_labels, label_smoothing=self.label_smoothing, reduction="sum")
+            (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
+            logits = logits.detach()
+            loss_sum += F.cross_entropy(logits, part_labels, reduction="sum").item()
+            correct += int((logits.argmax(1) == part_labels).sum())
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        _require_finite("the loss", loss_sum)
+        _require_finite("the norm of the gradient", get_total_norm(gradients).item())
+        self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        return loss_sum, correct
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises: NonFiniteError naming the first parameter or batch-norm buffer that holds a NaN or an infinity."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{name} holds a NaN or an infinity; it was not saved. Start again with a lower lr.")
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device asked for, else a GPU if there is one.  Raises: ConfigError for a device that cannot be used."""
+    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # PyTorch's answers to an unknown device and to one not built in
+        raise ConfigError(f'device {name!r} cannot be used ({str(error).splitlines()[0]}); try "cpu".') from error
+
+
+def build_model(config: TrainConfig, num_classes: int) -> VGG:
+    """The network of a run, initialised from its seed."""
+    torch.manual_seed(config.seed)
+    return build(
+        config.model,
+        num_classes=num_classes,
+        head=config.head,
+        in_channels=config.in_channels,
+        width=config.width,
+        dropout=config.dropout,
+        init=config.init,
+    )
+
+
+def make_learner(config: TrainConfig, model: VGG) -> Learner:
+    """Move the model to its device and give it an optimiser."""
+    device = choose_device(config)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+    return Learner(
+        model=model,
+        optimizer=_optimizer(config, model),
+        average=AveragedModel(model, multi_avg_fn=ema, use_buffers=True) if config.ema else None,
+        forward=_forward(config, model, device),
+        device=device,
+        label_smoothing=config.label_smoothing,
+        accumulate=config.accumulate,
+    )
+
+
+def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The model as a function, compiled and in bfloat16 where the configuration says so."""
+    on_gpu = device.type == "cuda"
+    compiles = on_gpu if config.compile is None else config.compile
+    forward: Callable[[Tensor], Tensor] = torch.compile(model) if compiles else model
+    has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.precision == "float32" or (config.precision == "auto" and not has_bfloat16):
+        return forward
+
+    def in_bfloat16(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return forward(images).float()
+
+    return in_bfloat16
+
+
+def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
+    """SGD; norms and biases are decayed only if the configuration says so."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    norms_and_biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups = [
+        {"params": weights, "base_lr": config.lr, "weight_decay": config.weight_decay},
+        {
+            "params": norms_and_biases,
+            "base_lr": config.lr,
+            "weight_decay": config.weight_decay if config.decay_norms else 0.0,
+        },
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _require_finite(name: str, value: float) -> None:
+    if not -float("inf") < value < float("inf"):
+        raise NonFiniteError(f"{name} became {value}")

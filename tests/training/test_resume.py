@@ -1,0 +1,163 @@
+"""A kill loses nothing and a resumed run is the uninterrupted one, with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+# A training that can be killed: at the N-th file operation of saving (KILL_AT), or by its parent after a marker.
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+import vggnet
+from vggnet.training import fit as fitting
+
+torch.set_num_threads(1)
+kill_at, calls = int(os.environ["KILL_AT"]), 0
+
+def killing(function):
+    def wrapper(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return wrapper
+
+os.replace, os.fsync, Path.unlink = killing(os.replace), killing(os.fsync), killing(Path.unlink)
+count = fitting.Position.count
+
+def marking(self, *arguments):
+    count(self, *arguments)
+    print(f"step {self.epoch}:{self.step}", flush=True)
+
+fitting.Position.count = marking
+folder, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
+run = vggnet.resume(folder) if (folder / "config.json").exists() else vggnet.train("digits", out=folder, **fields)
+print("calls", calls, "finished", run.finished, flush=True)
+"""
+
+SMALL = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 2, "batch_size": 256}
+EVERY_STEP = {"checkpoint_minutes": 0.0}
+DROPOUT = {"head": "folded", "model": "vgg11_lrn", "ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8, "lr": 0.01}
+WORKERS = {"augment": "article", "workers": 2}
+
+
+def start(folder, fields, kill_at=0):
+    environment = {**os.environ, "KILL_AT": str(kill_at)}
+    command = [sys.executable, "-c", CHILD, str(folder), json.dumps({**SMALL, **fields})]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def result(folder):
+    """Everything that must be equal: weights, the last checkpoint's tensors, history without its clock."""
+    index = json.loads((folder / "state" / "checkpoints.json").read_text())
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return (
+        load_file(folder / "weights.safetensors"),
+        load_file(folder / "state" / index[0]["file"]),
+        [{name: value for name, value in row.items() if name != "seconds"} for row in rows],
+    )
+
+
+def assert_equal(folder, reference):
+    for found, expected in zip(result(folder)[:2], reference[:2], strict=True):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert found[name].numpy().tobytes() == expected[name].numpy().tobytes(), name
+    assert result(folder)[2] == reference[2]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The same training without any kill, and how many file operations its saving takes."""
+    results = {}
+
+    def run(fields):
+        key = json.dumps(fields)
+        if key not in results:
+            folder = tmp_path_factory.mktemp("reference") / "run"
+            code, output = finish(start(folder, fields))
+            assert code == 0
+            calls = int(output.split("calls ")[1].split()[0])
+            results[key] = result(folder), calls
+        return results[key]
+
+    return run
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_kill_inside_saving(tmp_path, uninterrupted, part):
+    """Oracle: the uninterrupted run. Killed at consecutive file operations of saving, it always goes on."""
+    reference, calls = uninterrupted(DROPOUT | EVERY_STEP)
+    assert calls > 60
+    kills = 0
+    # Three stretches of the run: its first checkpoint, the end of its first epoch, somewhere later.
+    for kill_at in ((3, 1, 2, 5), (36, 4, 6), (20, 7, 9))[part]:
+        code, _ = finish(start(tmp_path / "run", DROPOUT | EVERY_STEP, kill_at))
+        kills += code == -signal.SIGKILL
+    assert kills == (4, 3, 3)[part]
+    code, output = finish(start(tmp_path / "run", DROPOUT | EVERY_STEP))
+    assert code == 0
+    assert "finished True" in output
+    assert_equal(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize("fields", [DROPOUT, WORKERS | EVERY_STEP], ids=["in-memory", "two-workers"])
+def test_kill_at_any_step(tmp_path, uninterrupted, fields):
+    """Oracle: the uninterrupted run. Killed by another process as soon as a step is reported."""
+    reference, _ = uninterrupted(fields)
+    for marker in ("step 0:2", "step 1:3"):
+        process = start(tmp_path / "run", fields)
+        for line in process.stdout:
+            if line.startswith(marker):
+                process.kill()
+                break
+        assert finish(process)[0] == -signal.SIGKILL
+    assert finish(start(tmp_path / "run", fields))[0] == 0
+    assert_equal(tmp_path / "run", reference)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
+    """Oracle: the uninterrupted run; Ctrl-C ends with a checkpoint at the step, so nothing is repeated."""
+    reference, _ = uninterrupted(DROPOUT)
+    process = start(tmp_path / "run", DROPOUT)
+    for line in process.stdout:
+        if line.startswith("step 1:2"):
+            process.send_signal(signal.SIGINT)
+            break
+    code, output = finish(process)
+    assert code == 0
+    assert "finished False" in output
+    code, output = finish(start(tmp_path / "run", DROPOUT))
+    assert "step 1:2\n" not in output
+    assert_equal(tmp_path / "run", reference)
+
+
+def test_the_command_stops_with_130_and_resumes(tmp_path):
+    """Oracle: the documented exit codes and the line that names the next command."""
+    vgg = Path(sys.executable).with_name("vgg")
+    options = ["--data", "digits", "--width", "0.05", "--epochs", "3", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([vgg, "train", *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 1/3"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, notes = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert f"vgg train --resume {tmp_path / 'run'}" in notes
+    again = subprocess.run([vgg, "train", "--resume", tmp_path / "run"], capture_output=True, text=True, check=True)
+    assert "epoch 3/3" in again.stderr
+    assert "epoch 1/3" not in again.stderr
+    assert (tmp_path / "run" / "results.png").stat().st_size > 10_000
