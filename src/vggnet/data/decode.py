@@ -32,7 +32,7 @@ def decode_image(file: Path | bytes, *, name: str | None = None) -> Image.Image:
             )
         try:
             image.load()
-            return _to_rgb(_upright(image))
+            return as_viewed(image)
         except Exception as error:  # format readers raise whatever their parsing runs into
             raise ImageError(
                 f"{name}: the {image.format} data is damaged or truncated ({_one_line(error)}); "
@@ -73,6 +73,11 @@ def _open(file: Path | bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: has too many pixels; expected 1 to {MAX_PIXELS:,}. Scale it down first.") from error
     except Exception as error:  # format readers raise whatever their parsing runs into
         raise ImageError(f"{name}: cannot be opened ({_one_line(error)}); {_EXPECTED}.") from error
+
+
+def as_viewed(image: Image.Image) -> Image.Image:
+    """An image as a viewer shows it: upright by its EXIF orientation, mode RGB, alpha composited over white."""
+    return _to_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

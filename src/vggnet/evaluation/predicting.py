@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
-from vggnet.data.decode import decode_image, image_files
+from vggnet.data.decode import as_viewed, decode_image, image_files
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, WeightsError
 from vggnet.metrics import check_finite
@@ -144,7 +144,7 @@ def _pixels(name: str, image: Path | bytes | Image.Image, preprocess: Preprocess
     """uint8 (C, H, W), or why there is none."""
     try:
         if isinstance(image, Image.Image):
-            return preprocess.pixels(ImageOps.exif_transpose(image))
+            return preprocess.pixels(as_viewed(image))
         return preprocess.pixels(decode_image(image, name=name))
     except ImageError as error:
         return error

@@ -1,5 +1,4 @@
 """A model against a labelled split: every image once, exact counts, and the pictures that explain them."""
-# ruff: noqa: PT028 (`test` is no pytest function)
 
 import json
 import time

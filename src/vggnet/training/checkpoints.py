@@ -70,6 +70,13 @@ class Checkpoints:
             raise RunError(f"no checkpoint is sound: {' '.join(damaged)} Train again from the start.")
         return Position(), damaged
 
+    def newest_position(self) -> Position:
+        """How far the newest checkpoint is.  Raises: RunError if there is none or it cannot be read."""
+        entries = self._index()
+        if not entries:
+            raise RunError(f"{self.folder}: no checkpoint.")
+        return _read(self.folder / entries[0]["file"])[0]
+
     def _write_index(self, entries: list[dict[str, str]]) -> None:
         write_text(self.folder / INDEX, json.dumps(entries, indent=1))
 
@@ -99,12 +106,7 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
         raise RunError(f"{path} is missing.")
     if _sha256(path) != checksum:
         raise RunError(f"{path} is damaged (its SHA-256 is not the recorded one).")
-    try:
-        with safe_open(path, framework="pt") as file:
-            position = Position(**json.loads(file.metadata()["position"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} cannot be read ({error}).") from error
+    position, tensors = _read(path)
     learner.model.load_state_dict(_under("model", tensors))
     if learner.average:
         learner.average.load_state_dict(_under("average", tensors))
@@ -115,6 +117,15 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     return position
+
+
+def _read(path: Path) -> tuple[Position, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            position = Position(**json.loads(file.metadata()["position"]))
+            return position, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}).") from error
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def train(
         "data": str(data),
         "preset": preset,
         "classes": source.classes,
+        "images": len(source),
         "fingerprint": source.fingerprint,
         "preprocess": preprocess.as_dict(),
         "environment": environment(choose_device(config)),
