@@ -40,7 +40,7 @@ class TrainConfig:
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
     # optimisation: SGD
-    epochs: int = 20
+    epochs: int = 30
     batch_size: int = 128  # images per optimiser step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
     lr: float = 0.1  # the highest

@@ -1,0 +1,124 @@
+"""Write measured results into docs/, so that no number there is typed by hand.
+
+    python scripts/record.py run RUN NAME     a finished and tested run, or one stopped by Ctrl-C -> docs/results.md
+    python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
+
+A section that is there already is replaced.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vggnet.training.checkpoints import Checkpoints
+from vggnet.training.config import PRESETS
+from vggnet.training.run import CURVES, STATE, Run, environment
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    of_run = commands.add_parser("run")
+    of_run.add_argument("run", type=Path, help="a run folder")
+    of_run.add_argument("name", help="name of the section")
+    commands.add_parser("augment")
+    arguments = parser.parse_args()
+    if arguments.command == "augment":
+        insert(DOCS / "benchmarks.md", "augmentation", augment_section())
+    else:
+        run = Run.open(arguments.run)
+        section = finished_section(run, arguments.name) if run.finished else stopped_section(run)
+        insert(DOCS / "results.md", arguments.name, section)
+
+
+def finished_section(run: Run, name: str) -> str:
+    """Accuracy, time and curve of a finished and tested run."""
+    test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
+    shutil.copy(run.folder / CURVES, DOCS / f"results-{name}.png")
+    seconds = [row["seconds"] for row in run.history]
+    rows = {
+        "command": f"`{command(run)}`, then `vgg test RUN`",
+        f"{test['split']} accuracy": f"**{100 * test['top1']:.2f} %** of {test['images']:,} images, touched once",
+        "top-5 accuracy": f"{100 * test['top5']:.2f} %",
+        "loss": f"{test['loss']:.4f} nats",
+        "calibration error": f"{100 * test['calibration_error']:.2f} %",
+        "training time": f"{sum(seconds) / 60:.1f} min with validation, {sum(seconds) / len(seconds):.1f} s an epoch",
+        "data": f"CIFAR-10, fingerprint of train {run.description['fingerprint']}, of test {test['fingerprint']}",
+        "seed": str(run.config.seed),
+        **owners(run.description["environment"]),
+    }
+    classes = "\n".join(f"| {label} | {100 * accuracy:.1f} % |" for label, accuracy in test["per_class"].items())
+    curve = f"![Loss and accuracy against epoch](results-{name}.png)"
+    return f"{table(rows)}\n\n{curve}\n\n| class | accuracy |\n|---|---|\n{classes}"
+
+
+def stopped_section(run: Run) -> str:
+    """How far and how fast a run came that was stopped within its first epoch."""
+    position = Checkpoints(run.folder / STATE).newest_position()
+    batch_size, epochs = run.config.batch_size, run.config.epochs
+    per_step = position.seconds / position.step
+    steps = epochs * run.description["images"] * (1 - run.config.val_fraction) / batch_size
+    rows = {
+        "command": f"`{command(run)}`, stopped by Ctrl-C",
+        "time per step": f"{per_step:.2f} s with loading ({batch_size / per_step:.0f} images/s), {position.step} steps",
+        "mean over these steps": f"loss {position.loss_sum / position.images:.3f} nats, "
+        f"training accuracy {100 * position.correct / position.images:.1f} % (guessing: 2.303 nats, 10 %)",
+        "the whole run": f"{steps * per_step / 3600:.1f} h: an estimate, {epochs} epochs at this speed",
+        "data": f"CIFAR-10, fingerprint of train {run.description['fingerprint']}",
+        "seed": str(run.config.seed),
+        **owners(run.description["environment"]),
+    }
+    return table(rows)
+
+
+def augment_section() -> str:
+    """The benchmark of whole-batch augmentation, run now."""
+    benchmark = [sys.executable, "benchmarks/augment.py", "--json"]
+    result = json.loads(subprocess.run(benchmark, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    header = "| threads | batch | article (images/s) | whole batches (images/s) | ratio |\n|---|---|---|---|---|"
+    lines = [f"| {' | '.join(f'{value:,}' for value in row.values())} |" for row in result["rows"]]
+    rows = {"command": "`python benchmarks/augment.py`", **owners(environment(torch.device("cpu")))}
+    return f"{table(rows)}\n\n{header}\n" + "\n".join(lines)
+
+
+def command(run: Run) -> str:
+    """What to type, with the place of the data as a variable."""
+    preset = run.description["preset"]
+    fields, defaults = run.config.as_dict(), PRESETS[preset].as_dict()
+    changed = [f"--{key.replace('_', '-')} {value}" for key, value in fields.items() if value != defaults[key]]
+    return " ".join(["vgg train --data $CIFAR10", f"--preset {preset}", *changed])
+
+
+def owners(facts: dict[str, Any]) -> dict[str, str]:
+    return {
+        "hardware": f"{facts['cores']} cores of {facts['device']}, {facts['threads']} threads",
+        "versions": f"vggnet {facts['vggnet']}, torch {facts['torch']}, Python {facts['python']}",
+        "date": facts["date"],
+    }
+
+
+def table(rows: dict[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+
+
+def insert(path: Path, name: str, section: str) -> None:
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    block = f"{begin}\n{section}\n{end}"
+    text = path.read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    text = pattern.sub(lambda _: block, text) if pattern.search(text) else f"{text.rstrip()}\n\n## {name}\n\n{block}\n"
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
