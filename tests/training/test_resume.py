@@ -36,6 +36,8 @@ count = fitting.Position.count
 def marking(self, *arguments):
     count(self, *arguments)
     print(f"step {self.epoch}:{self.step}", flush=True)
+    if f"{self.epoch}:{self.step}" == os.environ["PAUSE_AT"]:
+        sys.stdin.readline()
 
 fitting.Position.count = marking
 folder, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -49,10 +51,10 @@ DROPOUT = {"head": "folded", "model": "vgg11_lrn", "ema": 0.9, "accumulate": 2, 
 WORKERS = {"augment": "article", "workers": 2}
 
 
-def start(folder, fields, kill_at=0):
-    environment = {**os.environ, "KILL_AT": str(kill_at)}
+def start(folder, fields, kill_at=0, pause_at=""):
+    environment = {**os.environ, "KILL_AT": str(kill_at), "PAUSE_AT": pause_at}
     command = [sys.executable, "-c", CHILD, str(folder), json.dumps({**SMALL, **fields})]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process):
@@ -97,14 +99,28 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize("before_end", [2, 6, 10, 15])
+def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
+    """Oracle: the uninterrupted run, stopped early. Killed while weights, checkpoint, index or history are written."""
+    fields = DROPOUT | {"epochs": 5, "patience": 1, "lr": 1e-6}  # nothing improves, so the second epoch is the last
+    reference, calls = uninterrupted(fields)
+    assert len(reference[2]) == 2
+    code, _ = finish(start(tmp_path / "run", fields, calls - before_end))
+    assert code == -signal.SIGKILL
+    code, output = finish(start(tmp_path / "run", fields))
+    assert code == 0
+    assert "finished True" in output
+    assert_equal(tmp_path / "run", reference)
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_kill_inside_saving(tmp_path, uninterrupted, part):
     """Oracle: the uninterrupted run. Killed at consecutive file operations of saving, it always goes on."""
     reference, calls = uninterrupted(DROPOUT | EVERY_STEP)
     assert calls > 60
     kills = 0
-    # Three stretches of the run: its first checkpoint, the end of its first epoch, somewhere later.
-    for kill_at in ((3, 1, 2, 5), (36, 4, 6), (20, 7, 9))[part]:
+    # Its first checkpoint; the end of its first epoch (file operations 54 to 72); somewhere between.
+    for kill_at in ((3, 1, 2, 5), (58, 4, 6), (64, 7, 9))[part]:
         code, _ = finish(start(tmp_path / "run", DROPOUT | EVERY_STEP, kill_at))
         kills += code == -signal.SIGKILL
     assert kills == (4, 3, 3)[part]
@@ -116,12 +132,12 @@ def test_kill_inside_saving(tmp_path, uninterrupted, part):
 
 @pytest.mark.parametrize("fields", [DROPOUT, WORKERS | EVERY_STEP], ids=["in-memory", "two-workers"])
 def test_kill_at_any_step(tmp_path, uninterrupted, fields):
-    """Oracle: the uninterrupted run. Killed by another process as soon as a step is reported."""
+    """Oracle: the uninterrupted run. Killed by another process within an epoch, twice."""
     reference, _ = uninterrupted(fields)
-    for marker in ("step 0:2", "step 1:3"):
-        process = start(tmp_path / "run", fields)
+    for step in ("0:2", "1:3"):
+        process = start(tmp_path / "run", fields, pause_at=step)
         for line in process.stdout:
-            if line.startswith(marker):
+            if line == f"step {step}\n":
                 process.kill()
                 break
         assert finish(process)[0] == -signal.SIGKILL
@@ -132,10 +148,10 @@ def test_kill_at_any_step(tmp_path, uninterrupted, fields):
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
     """Oracle: the uninterrupted run; Ctrl-C ends with a checkpoint at the step, so nothing is repeated."""
     reference, _ = uninterrupted(DROPOUT)
-    process = start(tmp_path / "run", DROPOUT)
+    process = start(tmp_path / "run", DROPOUT, pause_at="1:2")
     for line in process.stdout:
-        if line.startswith("step 1:2"):
-            process.send_signal(signal.SIGINT)
+        if line == "step 1:2\n":
+            process.send_signal(signal.SIGINT)  # waits for the end of the pause
             break
     code, output = finish(process)
     assert code == 0

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import version
 
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if command not in COMMANDS:
         sys.exit(_complain(f"unknown command {command!r}. The commands are {', '.join(COMMANDS)}."))
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is one line
     try:
         code: int | None = import_module(f"vggnet.cli.{command}").main(arguments[1:])
         sys.stdout.flush()

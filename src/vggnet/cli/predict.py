@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from vggnet.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
@@ -25,11 +27,14 @@ class Predict:
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args = tyro.cli(Predict, args=arguments, prog="vgg predict")
+    if not args.images:
+        raise ConfigError("no image was given; add image files or folders after the model.")
     from vggnet.evaluation.predicting import predict, predictions_json, predictions_table
 
     predictions = predict(args.model, args.images, top=args.top, device=args.device)
     print(predictions_json(predictions) if args.json else predictions_table(predictions))
     errors = [prediction.error for prediction in predictions if prediction.error]
-    for error in errors:
-        print(f"vgg: {error}", file=sys.stderr)
+    if args.json:
+        for error in errors:
+            print(f"vgg: {error}", file=sys.stderr)
     return 2 if errors else 0

@@ -17,7 +17,8 @@ class Test:
     model: Annotated[Path, tyro.conf.Positional]  # a run folder or a .safetensors file
     data: str | None = None  # by default what the run was trained on
     split: str = "test"
-    batch_size: int = 500
+    batch_size: int | None = None  # by default 500 small images or 32 photos
+    workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
     out: Path | None = None  # where test.json and the pictures go; by default the run folder
     json: bool = False  # print one JSON object instead of a table
@@ -35,6 +36,14 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or Run.open(args.model).data
     out = args.out or (args.model if is_run else None)
-    result = test(args.model, data=data, split=args.split, batch_size=args.batch_size, device=args.device, out=out)
+    result = test(
+        args.model,
+        data=data,
+        split=args.split,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+        out=out,
+    )
     print(result.as_json() if args.json else result.as_table())
     return 0

@@ -1,5 +1,6 @@
 """Batches of uint8 pixels, for training (shuffled, reproducible from seed and epoch) and for testing (in order)."""
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from vggnet.data.arrays import SMALL, decoded
 from vggnet.data.draws import derive_seed
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
+from vggnet.errors import ImageError
 
 # Turns a decoded image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
 View = Callable[[Image.Image, int, int], Tensor]
@@ -55,8 +57,7 @@ class EvalBatches:
 class TrainBatches:
     """Shuffled batches of the images at `indices`.
 
-    The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. A last batch of a single
-    image is left out, since batch norm cannot work with it.
+    The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. The last may be short.
     `view` sees each decoded image, by default as the preprocessing; small images are then kept decoded.
     """
 
@@ -78,8 +79,7 @@ class TrainBatches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self.indices), self.batch_size)
-        return full + (rest > 1 or (rest == 1 and full == 0))
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from batch `start` on."""
@@ -88,7 +88,7 @@ class TrainBatches:
     def _epoch_chunks(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.indices), generator=generator)
-        return _chunks(self.indices[order], self.batch_size)[: len(self)]
+        return _chunks(self.indices[order], self.batch_size)
 
 
 def default_workers(preprocess: Preprocess) -> int:
@@ -117,13 +117,23 @@ def _batches(
         loader = DataLoader(
             images,
             batch_sampler=[chunk.tolist() for chunk in chunks],
-            collate_fn=torch.stack,
+            collate_fn=_stack,
             num_workers=workers,
             worker_init_fn=_ignore_interrupts,
         )
-        return (Batch(pixels, labels[chunk], chunk) for pixels, chunk in zip(loader, chunks, strict=True))
+        for pixels, chunk in zip(loader, chunks, strict=True):
+            if isinstance(pixels, ImageError):
+                raise pixels
+            yield Batch(pixels, labels[chunk], chunk)
 
     return from_workers
+
+
+def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
+    """The batch, or the first image's error: raised in a worker, it would arrive wrapped in a traceback."""
+    tensors = [image for image in images if isinstance(image, Tensor)]
+    errors = [image for image in images if isinstance(image, ImageError)]
+    return errors[0] if errors else torch.stack(tensors)
 
 
 def _ignore_interrupts(worker: int) -> None:
@@ -131,7 +141,7 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Images(Dataset[Tensor]):
+class _Images(Dataset[Tensor | ImageError]):
     """The images of a source by index, through a view, for loader workers."""
 
     def __init__(self, source: Source, preprocess: Preprocess, view: View | None, epoch: int) -> None:
@@ -140,13 +150,16 @@ class _Images(Dataset[Tensor]):
         self.view = view
         self.epoch = epoch
 
-    def __getitem__(self, index: int) -> Tensor:
-        if self.view is None:
-            return self.preprocess.pixels(self.source.read(index))
-        return self.view(self._image(index), self.epoch, index)
+    def __getitem__(self, index: int) -> Tensor | ImageError:
+        try:
+            if self.view is None:
+                return self.preprocess.pixels(self.source.read(index))
+            return self.view(self._image(index), self.epoch, index)
+        except ImageError as error:
+            return error
 
     def _image(self, index: int) -> Image.Image:
         if self.preprocess.crop > SMALL:
-            return self.source.read(index)
+            return self.source.read(index).convert(self.preprocess.mode)
         image: Image.Image = to_pil_image(decoded(self.source, self.preprocess)[index])
         return image

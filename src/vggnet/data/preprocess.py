@@ -9,12 +9,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, ImageError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # of RGB averaged
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR10_GRAY_MEAN, CIFAR10_GRAY_STD = (0.481,), (0.239,)
+
+MAX_RESIZED = 89_478_485  # pixels; as many as a decoded file may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,15 @@ class Preprocess:
         return "RGB" if len(self.mean) == 3 else "L"
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Resize and crop. PIL image of any size -> uint8 (C, crop, crop)."""
+        """Resize and crop. PIL image -> uint8 (C, crop, crop).
+
+        Raises: ImageError for an image so elongated that it would have over MAX_RESIZED pixels when resized.
+        """
+        if self.resize**2 * max(image.size) / min(image.size) > MAX_RESIZED:
+            raise ImageError(
+                f"an image of {image.width} x {image.height} pixels is too elongated to resize its shorter side to "
+                f"{self.resize}. Crop it first."
+            )
         image = image if image.mode == self.mode else image.convert(self.mode)
         if min(image.size) != self.resize:
             image = tv.resize(image, [self.resize])

@@ -147,7 +147,7 @@ def _pixels(name: str, image: Path | bytes | Image.Image, preprocess: Preprocess
             return preprocess.pixels(as_viewed(image))
         return preprocess.pixels(decode_image(image, name=name))
     except ImageError as error:
-        return error
+        return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
 
 def _answer(ready: Ready, names: Sequence[str], pixels: Sequence[Tensor | ImageError], top: int) -> list[Prediction]:

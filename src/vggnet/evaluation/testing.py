@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vggnet.atomic import write_text
-from vggnet.data.loading import Batch, EvalBatches
+from vggnet.data.arrays import SMALL
+from vggnet.data.loading import Batch, EvalBatches, default_workers
 from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
@@ -77,13 +78,14 @@ def test(
     *,
     data: str | Path,
     split: str = "test",
-    batch_size: int = 500,
-    workers: int = 0,
+    batch_size: int | None = None,
+    workers: int | None = None,
     device: str | None = None,
     out: Path | None = None,
 ) -> TestResult:
     """Test a model on one split of a data set.
 
+    batch_size: by default 500 small images or 32 photos.  workers: loader processes, by default `default_workers`.
     model, device: as for `predict`.  data: whatever `open_source` takes.
     out: a folder (made if missing) for `test.json`, `confusion.png` and `predictions.png`. The last shows eight images
         spread evenly over the split: four correct and four mistakes, or what there is, filled up from the others.
@@ -91,15 +93,20 @@ def test(
     Raises: ConfigError for an option that cannot work; DataError for data that cannot be read or has other classes;
         WeightsError, NonFiniteError as `predict`; StorageError if `out` cannot be written.
     """
-    check_at_least(1, batch_size=batch_size)
-    check_at_least(0, workers=workers)
+    check_at_least(1, batch_size=1 if batch_size is None else batch_size)
+    check_at_least(0, workers=0 if workers is None else workers)
     if out is not None:
         _make(out)  # before the work, not after it
     ready = prepare(model, device)
     source = open_source(data, split)
     classes = ready.classes or source.classes
     to_model = _match_classes(source, ready.classes, ready.num_classes)
-    batches = EvalBatches(source, ready.preprocess, batch_size, workers)
+    batches = EvalBatches(
+        source,
+        ready.preprocess,
+        batch_size or (500 if ready.preprocess.crop <= SMALL else 32),
+        default_workers(ready.preprocess) if workers is None else workers,
+    )
     relabelled = (batch._replace(labels=to_model[batch.labels]) for batch in batches)
     start = time.perf_counter()
     scores, answers = _score(ready.network, relabelled, ready.preprocess, ready.device)

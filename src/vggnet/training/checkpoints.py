@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -110,10 +111,12 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
     learner.model.load_state_dict(_under("model", tensors))
     if learner.average:
         learner.average.load_state_dict(_under("average", tensors))
+    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer", tensors).items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        like_parameter = torch.empty_like(parameters[int(index)]).copy_(tensor)  # its memory format makes steps fast
+        state.setdefault(int(index), {})[key] = like_parameter
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     return position

@@ -1,7 +1,7 @@
 """Everything that a training run can be told, and the presets."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vggnet.errors import ConfigError
 
@@ -69,6 +69,14 @@ class TrainConfig:
             self._require(field, getattr(self, field) >= 0, "at least 0")
         for field in ("val_fraction", "momentum", "label_smoothing", "ema", "warmup", "dropout"):
             self._require(field, 0 <= getattr(self, field) < 1, "in [0, 1)")
+        for field, kind in get_type_hints(TrainConfig).items():
+            if get_origin(kind) is Literal:
+                choices = get_args(kind)
+                self._require(field, getattr(self, field) in choices, f"one of {', '.join(map(str, choices))}")
+        for field in ("shift", "rotation", "jitter", "cutout"):
+            self._require(field, getattr(self, field) >= 0, "at least 0")
+        self._require("seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
+        self._require("nesterov", self.momentum > 0 or not self.nesterov, "False without momentum")
         self._require("min_area", 0 < self.min_area <= 1, "in (0, 1]")
         self._require("workers", self.workers is None or self.workers >= 0, "at least 0")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most batch_size ({self.batch_size})")

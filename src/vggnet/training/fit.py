@@ -47,14 +47,9 @@ class Position:
             "seconds": self.seconds + seconds,
         }
         self.rows.append(row)
-        self.epoch, self.step, self.loss_sum, self.correct, self.images, self.seconds = (
-            self.epoch + 1,
-            0,
-            0.0,
-            0,
-            0,
-            0.0,
-        )
+        self.epoch += 1
+        self.step = self.correct = self.images = 0
+        self.loss_sum = self.seconds = 0.0
         return row
 
 

@@ -19,7 +19,7 @@ from vggnet.data.source import Source
 from vggnet.errors import ConfigError
 from vggnet.training.config import TrainConfig
 
-EVAL_BATCH = 4  # times the training batch: no memory is held for a backward pass
+EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
 
 
 def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
@@ -69,7 +69,8 @@ def make_val_batches(
     config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64]
 ) -> EvalBatches:
     """The images at `indices`, each once."""
-    return EvalBatches(source, preprocess, EVAL_BATCH * config.batch_size, _workers(config, preprocess), indices)
+    batch_size = config.batch_size * (EVAL_BATCH if config.crop <= SMALL else 1)
+    return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess), indices)
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:

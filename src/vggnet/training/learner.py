@@ -36,7 +36,7 @@ class Learner:
         """Update on one batch: images float (N, C, H, W), labels int64 (N,).
 
         Returns the summed cross-entropy (nats, without label smoothing) and the number correct.
-        Raises: NonFiniteError if loss or gradient is not finite, before anything is updated.
+        Raises: NonFiniteError if loss or gradient is not finite, before any weight is updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, correct = 0.0, 0

@@ -55,7 +55,8 @@ class Run:
             description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{path} is damaged ({error}). Restore it, or train again into another folder.") from error
-        missing = {"config", "data", "preprocess", "classes"} - description.keys()
+        wanted = {"config", "data", "preprocess", "classes", "images", "fingerprint"}
+        missing = wanted - description.keys() if isinstance(description, dict) else wanted
         if missing:
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; it is not the config.json of a run.")
         return description
@@ -84,7 +85,12 @@ class Run:
     def history(self) -> list[Row]:
         """One row for each finished epoch."""
         path = self.folder / HISTORY
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        if not path.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}). Remove it; --resume writes it anew.") from error
 
     @property
     def finished(self) -> bool:

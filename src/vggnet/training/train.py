@@ -1,24 +1,28 @@
 """One training from data to run folder: the loop of `fit`, with everything that it leaves out."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+import torch
 
+from vggnet.atomic import remove_leftovers
 from vggnet.data.arrays import SMALL
 from vggnet.data.opening import open_source
+from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, RunError
 from vggnet.evaluation.testing import evaluate
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
+from vggnet.training.events import Events
 from vggnet.training.fit import Position, Row, fit
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
 from vggnet.training.interrupting import stop_on_signal
-from vggnet.training.learner import Learner, build_model, choose_device, make_learner
+from vggnet.training.learner import build_model, choose_device, make_learner
 from vggnet.training.progress import Progress
 from vggnet.training.run import (
     CURVES,
@@ -32,7 +36,7 @@ from vggnet.training.run import (
     require_room,
 )
 from vggnet.training.schedule import lr_factor
-from vggnet.vgg import VGG
+from vggnet.vgg import VGG, empty
 from vggnet.weights.files import save
 
 
@@ -60,6 +64,7 @@ def train(
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
     model = build_model(config, len(source.classes))
+    _check(config, source, preprocess, model)
     folder = Path(out) if out else default_folder(str(data), config.model)
     require_room(folder, 8 * sum(tensor.nbytes for tensor in model.state_dict().values()))
     description = {
@@ -82,11 +87,16 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
     Raises: RunError if the folder is not a run's, or the data are not the same; as `train` otherwise.
     """
     opened = Run.open(Path(run))
-    if opened.finished:
+    if opened.finished and (opened.folder / CURVES).is_file():
         return opened
     source = open_source(data or opened.data, "train")
-    if list(source.classes) != list(opened.description["classes"]):
-        raise ConfigError(f"{data or opened.data} has other classes than the data that {run} was started with.")
+    was = opened.description
+    same = list(source.classes) == was["classes"] and len(source) == was["images"]
+    if not same or (data is None and source.fingerprint != was["fingerprint"]):
+        raise RunError(
+            f"{data or opened.data} is not what {run} was started with: {len(source)} images of {len(source.classes)} "
+            f"classes, then {was['images']} of {len(was['classes'])}, or files have changed. Restore them."
+        )
     return _run(opened, build_model(opened.config, len(source.classes)), source, progress)
 
 
@@ -97,6 +107,16 @@ def suggest_preset(data: str | Path) -> str:
     return "fast" if min(open_source(data, "train").read(0).size) <= SMALL else "photos"
 
 
+def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG) -> None:
+    """Find what cannot work before a run folder is made.  Raises: ConfigError, InputError."""
+    carve(source.labels, config.val_fraction, config.seed)
+    if config.augment == "article" and config.crop > SMALL:
+        raise ConfigError(f'augment "article" is for images of {SMALL} pixels or fewer, but crop is {config.crop}.')
+    shape = (2, config.in_channels, config.crop, config.crop)
+    make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
+    empty(model.architecture)(torch.empty(shape, device="meta"))
+
+
 def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
     """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
     config, preprocess = run.config, run.preprocess
@@ -105,11 +125,14 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
     batches = make_train_batches(config, source, preprocess, train_indices)
     val_batches = make_val_batches(config, source, preprocess, val_indices)
     learner = make_learner(config, model)
+    remove_leftovers(run.folder)
     checkpoints = Checkpoints(run.folder / STATE)
     position, damaged = checkpoints.restore(learner)
     shown = Progress(config.epochs, len(batches), visible=progress)
     for message in damaged:
         shown.note(f"{message} Going on from an older checkpoint.")
+    if position.rows:
+        run.write_history(position.rows)  # a kill may have come between checkpoint and history
 
     def validate(model: VGG) -> Row:
         if not len(val_indices):
@@ -135,15 +158,16 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
         position=position,
         after_step=after_step,
     )
-    with stop_on_signal() as stop, SummaryWriter(str(run.folder / EVENTS), purge_step=position.epoch + 1) as events:
+    events = Events(run.folder / EVENTS, position.epoch + 1)
+    with stop_on_signal() as stop, closing(events):
         try:
-            for row in epochs:
+            for row in () if has_ended(config, position.rows) else epochs:
                 best = best_row(position.rows)
                 if best is row:
                     save(learner.kept, run.weights, notes={"run": run.description, "epoch": row})
                 checkpoints.save(learner, position)
                 run.write_history(position.rows)
-                _write_events(events, row, learner)
+                events.write(row, learner.optimizer.param_groups[0]["lr"])
                 shown.epoch(row, best)
                 if stop.requested or has_ended(config, position.rows):
                     break
@@ -156,10 +180,3 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
 
 class _StoppedError(Exception):
     """The user asked to stop, and a checkpoint was saved."""
-
-
-def _write_events(events: SummaryWriter, row: Row, learner: Learner) -> None:
-    for name, value in row.items():
-        if name != "epoch":
-            events.add_scalar(name, value, row["epoch"])
-    events.add_scalar("lr", learner.optimizer.param_groups[0]["lr"], row["epoch"])

@@ -83,15 +83,12 @@ def load(source: Path | str) -> VGG:
     Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description.
     """
     path = locate(source)
-    architecture, metadata = _describe(path)
+    architecture, classes, preprocess = _describe(path)
     model = empty(architecture)
     tensors = _read(path)
     _check(path, tensors, model.state_dict())
     model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
-    classes = json.loads(metadata["classes"])
-    preprocess = json.loads(metadata["preprocess"])
-    model.classes = tuple(classes) if classes else None
-    model.preprocess = Preprocess.from_dict(preprocess) if preprocess else None
+    model.classes, model.preprocess = classes, preprocess
     return model.eval()
 
 
@@ -110,7 +107,7 @@ def locate(source: Path | str) -> Path:
     return path
 
 
-def _describe(path: Path) -> tuple[Architecture, dict[str, str]]:
+def _describe(path: Path) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:
     """What the file says of itself."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -125,7 +122,13 @@ def _describe(path: Path) -> tuple[Architecture, dict[str, str]]:
             f"expected {FORMAT!r})."
         )
     try:
-        return Architecture(**json.loads(metadata["architecture"])), metadata
+        architecture = Architecture(**json.loads(metadata["architecture"]))
+        classes, preprocess = json.loads(metadata["classes"]), json.loads(metadata["preprocess"])
+        return (
+            architecture,
+            tuple(map(str, classes)) if classes else None,
+            Preprocess.from_dict(preprocess) if preprocess else None,
+        )
     except (KeyError, TypeError, ValueError, VGGError) as error:
         raise WeightsError(f"{path}: its description of the network cannot be read ({error}).") from error
 

@@ -1,0 +1,40 @@
+"""The history of a run as TensorBoard events."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from vggnet.errors import StorageError
+from vggnet.training.fit import Row
+
+
+class Events:
+    """Scalars by epoch. `epoch` is the first to come; later ones of an interrupted run are dropped."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self.folder = folder
+        with self._on_disk():
+            self.writer = SummaryWriter(str(folder), purge_step=epoch)
+
+    def write(self, row: Row, lr: float) -> None:
+        """Add the row of one epoch and its last learning rate.  Raises: StorageError."""
+        with self._on_disk():
+            for name, value in {**row, "lr": lr}.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, row["epoch"])
+
+    def close(self) -> None:
+        """Write what is still in memory.  Raises: StorageError."""
+        with self._on_disk():
+            self.writer.close()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder}: TensorBoard events cannot be written ({error}). Make room, then go on with --resume."
+            ) from error
