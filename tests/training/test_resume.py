@@ -47,7 +47,8 @@ print("calls", calls, "finished", run.finished, flush=True)
 
 SMALL = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 2, "batch_size": 256}
 EVERY_STEP = {"checkpoint_minutes": 0.0}
-DROPOUT = {"head": "folded", "model": "vgg11_lrn", "ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8, "lr": 0.01}
+AVERAGED = {"ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8}
+DROPOUT = {**AVERAGED, "head": "folded", "model": "vgg11_lrn", "lr": 0.01}
 WORKERS = {"augment": "article", "workers": 2}
 
 
@@ -102,7 +103,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("before_end", [2, 6, 10, 15])
 def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
     """Oracle: the uninterrupted run, stopped early. Killed while weights, checkpoint, index or history are written."""
-    fields = DROPOUT | {"epochs": 5, "patience": 1, "lr": 1e-6}  # nothing improves, so the second epoch is the last
+    fields = AVERAGED | {"epochs": 5, "patience": 1, "lr": 1e-6}  # nothing improves, so the second epoch is the last
     reference, calls = uninterrupted(fields)
     assert len(reference[2]) == 2
     code, _ = finish(start(tmp_path / "run", fields, calls - before_end))
@@ -116,15 +117,15 @@ def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
 @pytest.mark.parametrize("part", range(3))
 def test_kill_inside_saving(tmp_path, uninterrupted, part):
     """Oracle: the uninterrupted run. Killed at consecutive file operations of saving, it always goes on."""
-    reference, calls = uninterrupted(DROPOUT | EVERY_STEP)
+    reference, calls = uninterrupted(AVERAGED | EVERY_STEP)
     assert calls > 60
     kills = 0
     # Its first checkpoint; the end of its first epoch (file operations 54 to 72); somewhere between.
     for kill_at in ((3, 1, 2, 5), (58, 4, 6), (64, 7, 9))[part]:
-        code, _ = finish(start(tmp_path / "run", DROPOUT | EVERY_STEP, kill_at))
+        code, _ = finish(start(tmp_path / "run", AVERAGED | EVERY_STEP, kill_at))
         kills += code == -signal.SIGKILL
     assert kills == (4, 3, 3)[part]
-    code, output = finish(start(tmp_path / "run", DROPOUT | EVERY_STEP))
+    code, output = finish(start(tmp_path / "run", AVERAGED | EVERY_STEP))
     assert code == 0
     assert "finished True" in output
     assert_equal(tmp_path / "run", reference)
