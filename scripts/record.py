@@ -95,8 +95,15 @@ def command(run: Run) -> str:
     """What to type, with the place of the data as a variable."""
     preset = run.description["preset"]
     fields, defaults = run.config.as_dict(), PRESETS[preset].as_dict()
-    changed = [f"--{key.replace('_', '-')} {value}" for key, value in fields.items() if value != defaults[key]]
+    changed = [option(key, value) for key, value in fields.items() if value != defaults[key]]
     return " ".join(["vgg train --data $CIFAR10", f"--preset {preset}", *changed])
+
+
+def option(field: str, value: Any) -> str:
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def owners(facts: dict[str, Any]) -> dict[str, str]:

@@ -174,7 +174,7 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
         except _StoppedError:
             pass
     if position.rows:
-        draw_curves(position.rows, run.folder / CURVES, title=f"{config.model} on {source.name}")
+        draw_curves(position.rows, run.folder / CURVES, title=f"{config.model} on {Path(source.name).name}")
     return run
 
 
