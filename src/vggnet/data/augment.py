@@ -20,6 +20,8 @@ Padding = Literal["zero", "reflect"]
 
 LUMA = (0.2989, 0.587, 0.114)  # gray from R, G, B: ITU-R BT.601, with torchvision's digits
 
+CACHED_IMAGES = 128  # worked on at a time on a CPU: as float 32x32 images they stay in its second-level cache
+
 # One stream of random numbers for each quantity.
 SHIFT_Y, SHIFT_X, FLIP, ANGLE, BRIGHTNESS, CONTRAST, SATURATION, CUTOUT_Y, CUTOUT_X = range(9)
 
@@ -88,6 +90,11 @@ class BatchAugment:
         Raises: InputError if the tensors' shapes or types are others, or shift, cutout or fill do not fit the images.
         """
         self._check(pixels, indices)
+        piece = CACHED_IMAGES if pixels.device.type == "cpu" else max(1, len(pixels))
+        pieces = zip(torch.split(pixels, piece), torch.split(indices, piece), strict=True)
+        return torch.cat([self._augment(images, places, seed, epoch) for images, places in pieces])
+
+    def _augment(self, pixels: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
         height, width = pixels.shape[2:]
         draws = self.draw(indices, seed=seed, epoch=epoch, height=height, width=width).to(pixels.device)
         if self.shift or self.rotation or self.flip != "none":
