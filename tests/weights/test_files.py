@@ -101,7 +101,7 @@ def test_wrong_number_of_classes_is_refused(model, tmp_path):
             lambda tensors, metadata: metadata.update(
                 architecture=json.dumps({**json.loads(metadata["architecture"]), "name": "vgg16_bn"})
             ),
-            "features.conv3_3.weight is missing",
+            "features.bn1_2.bias is missing",
         ),
     ],
 )
