@@ -2,6 +2,7 @@
 
     python scripts/record.py run RUN NAME     a finished and tested run, or one stopped by Ctrl-C -> docs/results.md
     python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
+    python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
 
 A section that is there already is replaced.
 """
@@ -32,9 +33,13 @@ def main() -> None:
     of_run.add_argument("run", type=Path, help="a run folder")
     of_run.add_argument("name", help="name of the section")
     commands.add_parser("augment")
-    arguments = parser.parse_args()
+    bench = commands.add_parser("bench")
+    bench.add_argument("name", help="name of the section")
+    arguments, options = parser.parse_known_args()
     if arguments.command == "augment":
         insert(DOCS / "benchmarks.md", "augmentation", augment_section())
+    elif arguments.command == "bench":
+        insert(DOCS / "benchmarks.md", arguments.name, bench_section(options))
     else:
         run = Run.open(arguments.run)
         section = finished_section(run, arguments.name) if run.finished else stopped_section(run)
@@ -88,6 +93,25 @@ def augment_section() -> str:
     header = "| threads | batch | article (images/s) | whole batches (images/s) | ratio |\n|---|---|---|---|---|"
     lines = [f"| {' | '.join(f'{value:,}' for value in row.values())} |" for row in result["rows"]]
     rows = {"command": "`python benchmarks/augment.py`", **owners(environment(torch.device("cpu")))}
+    return f"{table(rows)}\n\n{header}\n" + "\n".join(lines)
+
+
+def bench_section(options: list[str]) -> str:
+    """`vgg bench`, run now."""
+    benchmark = [str(Path(sys.executable).with_name("vgg")), "bench", *options, "--json"]
+    result = json.loads(subprocess.run(benchmark, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    header = "| way | median (ms) | fastest | slowest | images/s |\n|---|---|---|---|---|"
+    lines = [
+        f"| {name} | {1e3 * seconds:.1f} | {1e3 * min(result['seconds'][name]):.1f} "
+        f"| {1e3 * max(result['seconds'][name]):.1f} | {result['batch'] / seconds:.1f} |"
+        for name, seconds in result["medians"].items()
+    ]
+    rows = {
+        "command": f"`vgg bench {' '.join(options)}`",
+        "work": result["work"],
+        "against the fastest other way": f"**{result['ratio']:.2f} times as fast** (medians, measured in turns)",
+        **owners(result["environment"]),
+    }
     return f"{table(rows)}\n\n{header}\n" + "\n".join(lines)
 
 

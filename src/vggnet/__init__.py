@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vggnet.conv3x3.accelerate import accelerate, restore
     from vggnet.data.preprocess import Preprocess
     from vggnet.errors import (
         ConfigError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vggnet.weights.files import load, save
 
 _MODULES = {
+    "vggnet.conv3x3.accelerate": ("accelerate", "restore"),
     "vggnet.data.preprocess": ("Preprocess",),
     "vggnet.errors": (
         "ConfigError",
@@ -53,6 +55,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "train", "resume", "Run",
     "test", "TestResult", "predict", "Prediction",
     "load", "save", "Preprocess",
+    "accelerate", "restore",
     "VGGError", "ConfigError", "InputError", "DataError", "ImageError", "WeightsError", "RunError", "NonFiniteError",
     "StorageError",
 ]  # fmt: skip

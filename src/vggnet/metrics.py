@@ -88,7 +88,7 @@ class Metrics:
                 f"labels run from {int(labels.min())} to {int(labels.max())}, but {self.num_classes} classes are "
                 f"0 to {self.num_classes - 1}; use the data set that the model was trained for."
             )
-        check_finite(logits)
+        check_finite_logits(logits)
 
 
 def rank(logits: Tensor, labels: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def rank(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits > true) | ((logits == true) & (index < labels[:, None]))).sum(1)
 
 
-def check_finite(logits: Tensor) -> None:
+def check_finite_logits(logits: Tensor) -> None:
     """Logits (N, C).  Raises: NonFiniteError if one is NaN or infinite."""
     broken = ~logits.isfinite().all(1)
     if broken.any():

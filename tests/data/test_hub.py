@@ -142,13 +142,14 @@ def run(endpoint, home, *specs, **environment):
 
 
 def test_a_data_set_from_the_hub(hub, nobody, tmp_path):
-    """Oracle: the rows on the server; then, with the hub gone and offline mode set, the copy in the cache."""
+    """Oracle: the rows on the server; then, with the hub gone, or offline mode set, the copy in the cache."""
     expected = [
         [["cat", "dog"], [1, 0, 1], TRAIN, ["train", "test"]],
         [["cat", "dog"], [0, 1], TEST, ["train", "test"]],
     ]
     assert run(hub, tmp_path, "some/pictures:train", "some/pictures:test") == expected
     assert run(nobody, tmp_path, "some/pictures:train", HF_HUB_OFFLINE="1") == expected[:1]
+    assert run(nobody, tmp_path, "some/pictures:train") == expected[:1]
 
 
 def test_unknown_id_and_split(hub, tmp_path):

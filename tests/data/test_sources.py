@@ -129,6 +129,13 @@ def test_folder_without_splits_is_divided(tmp_path):
     assert [again.describe(i) for i in range(len(again))] == [test.describe(i) for i in range(len(test))]
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    """Oracle: the class folders; beside others, `train` with pictures in it is one of them."""
+    make_folder(tmp_path, {"car": 5, "train": 5})
+    assert open_folder(tmp_path, "train").classes == ("car", "train")
+    assert source_splits(tmp_path) == ("train", "test")
+
+
 def test_hidden_folders_and_other_files_are_no_data(tmp_path):
     """Oracle: what was put in besides them."""
     make_folder(tmp_path / "train", {"cat": 1, "dog": 1, ".ipynb_checkpoints": 0})

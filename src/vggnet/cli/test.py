@@ -1,5 +1,6 @@
 """`vgg test`."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -46,4 +47,6 @@ def main(arguments: list[str]) -> int:
         out=out,
     )
     print(result.as_json() if args.json else result.as_table())
-    return 0
+    if result.error:
+        print(f"vgg: {result.error}", file=sys.stderr)
+    return 2 if result.error else 0

@@ -24,12 +24,7 @@ def folder_splits(path: Path) -> tuple[str, ...]:
 
     Raises: DataError if `path` is missing or has no folders.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; {_LAYOUT}.")
-    folders = _visible_folders(path)
-    if not folders:
-        raise DataError(f"{path}: no folders in it; {_LAYOUT}.")
-    return tuple(split for split in _SPLIT_FOLDERS if split in folders) or _DIVIDED
+    return _split_folders(path) or _DIVIDED
 
 
 def open_folder(path: Path, split: str) -> Source:
@@ -38,10 +33,11 @@ def open_folder(path: Path, split: str) -> Source:
     Raises: DataError if the folder is missing or empty, has fewer than two classes, a class has no images, there is no
     such split, or the classes are too small to divide.
     """
-    splits = folder_splits(path)
+    split_folders = _split_folders(path)
+    splits = split_folders or _DIVIDED
     if split not in splits:
         raise DataError(f"{path}: no split {split!r}; expected one of {', '.join(splits)}.")
-    root = path / split if (path / split).is_dir() else path
+    root = path / split if split_folders else path
     classes = _visible_folders(root)
     if len(classes) < 2:
         raise DataError(f"{root}: {len(classes)} class folder(s); expected at least two. {_LAYOUT.capitalize()}.")
@@ -79,6 +75,18 @@ class _Folder(Source):
             status = file.stat()
             digest.update(f"{file.relative_to(self._path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+
+def _split_folders(path: Path) -> tuple[str, ...]:
+    """Beside class folders, one that is called `train` and has no folders in it is a class as well."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; {_LAYOUT}.")
+    folders = _visible_folders(path)
+    if not folders:
+        raise DataError(f"{path}: no folders in it; {_LAYOUT}.")
+    only_splits = set(folders) <= set(_SPLIT_FOLDERS)
+    splits = [split for split in _SPLIT_FOLDERS if split in folders]
+    return tuple(split for split in splits if only_splits or _visible_folders(path / split))
 
 
 def _visible_folders(path: Path) -> list[str]:

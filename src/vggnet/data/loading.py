@@ -57,7 +57,9 @@ class EvalBatches:
 class TrainBatches:
     """Shuffled batches of the images at `indices`.
 
-    The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. The last may be short.
+    The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. No batch is larger than
+    `batch_size`, and their sizes differ by one at most: a last batch of a few images would make a step, and batch norm
+    statistics, of mostly noise.
     `view` sees each decoded image, by default as the preprocessing; small images are then kept decoded.
     """
 
@@ -97,7 +99,8 @@ def default_workers(preprocess: Preprocess) -> int:
 
 
 def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
-    return list(torch.split(indices, batch_size)) if len(indices) else []
+    """As few batches as can be, as equal as can be."""
+    return list(torch.tensor_split(indices, math.ceil(len(indices) / batch_size))) if len(indices) else []
 
 
 def _batches(

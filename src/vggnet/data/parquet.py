@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow.parquet  # type: ignore[import-untyped]
 from huggingface_hub import HfApi
@@ -173,13 +174,16 @@ def _count_rows(file: Path) -> int:
 def _from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -> Any:
     advice = f"Put its files train-*.parquet, test-*.parquet in {folder or 'a folder and pass --data FOLDER'}."
     try:
-        with suppress(OfflineModeIsEnabled):  # then a copy in the cache is used, if there is one
-            HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)  # one try, where loading would wait and retry
+        HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)  # one try, where loading would wait and retry
+    except OfflineModeIsEnabled:
+        pass  # loading takes the copy in the cache, or says that there is none
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise DataError(
             f"{dataset_id}: no such folder, and no such data set on the Hugging Face hub. {advice}"
         ) from error
     except Exception as error:  # of whichever HTTP library the hub's client uses
+        with suppress(Exception), _quiet(), _offline():
+            return call(dataset_id, **options)
         raise DataError(
             f"{dataset_id}: no such folder, and the Hugging Face hub could not be reached ({_reason(error)}). {advice}"
         ) from error
@@ -190,6 +194,19 @@ def _from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -
         raise DataError(
             f"{dataset_id}: cannot be loaded from the Hugging Face hub ({_reason(error)}). {advice}"
         ) from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """As with HF_HUB_OFFLINE=1: loading takes the copy in the cache without asking the hub."""
+    switches = [(module, module.HF_HUB_OFFLINE) for module in (huggingface_hub.constants, datasets.config)]
+    try:
+        for module, _ in switches:
+            module.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for module, was in switches:
+            module.HF_HUB_OFFLINE = was
 
 
 @contextmanager

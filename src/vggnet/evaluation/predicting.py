@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vggnet.conv3x3.accelerate import accelerate
 from vggnet.data.decode import as_viewed, decode_image, image_files
 from vggnet.data.preprocess import Preprocess
+from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, ImageError, WeightsError
-from vggnet.metrics import check_finite
+from vggnet.metrics import check_finite_logits
 from vggnet.weights.files import load
 
 Picture = Path | str | Image.Image | bytes
@@ -94,21 +96,20 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
     Raises: ConfigError if there is no such device; WeightsError if the file is damaged or has no preprocessing.
     """
     if isinstance(model, nn.Module):
-        network, place = model, device or str(next(model.parameters(), torch.empty(0)).device)
+        network, place = model, choose_device(device or str(next(model.parameters(), torch.empty(0)).device))
     else:
-        network, place = load(model), device or ("cuda" if torch.cuda.is_available() else "cpu")
+        network, place = load(model), choose_device(device)
+        if place.type == "cpu":
+            accelerate(network)
     preprocess = getattr(network, "preprocess", None)
     if preprocess is None:
         raise WeightsError(
             "the model does not say how its images are prepared (its `preprocess` is None), and another way than in "
             "training gives wrong answers. Set model.preprocess = vggnet.Preprocess(...), and save it again."
         )
-    try:
-        network.to(place)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's answers to an unknown device and to one not built in
-        raise ConfigError(f'device {place!r} cannot be used ({str(error).splitlines()[0]}); try "cpu".') from error
+    network.to(place)
     classes = getattr(network, "classes", None)
-    return Ready(network, preprocess, classes, cast(int, network.num_classes), torch.device(place))
+    return Ready(network, preprocess, classes, cast(int, network.num_classes), place)
 
 
 @contextmanager
@@ -165,7 +166,7 @@ def _best(ready: Ready, images: Tensor, top: int) -> list[tuple[list[float], lis
     """uint8 (N, C, H, W) -> for each image the highest probabilities and their classes; ties go by class index."""
     with inference(ready.network):
         logits = ready.network(ready.preprocess.normalize(images.to(ready.device))).cpu().double()
-    check_finite(logits)
+    check_finite_logits(logits)
     probabilities, order = logits.softmax(1).sort(dim=1, descending=True, stable=True)
     return list(zip(probabilities[:, :top].tolist(), order[:, :top].tolist(), strict=True))
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -22,6 +22,7 @@ from vggnet.errors import DataError, StorageError
 from vggnet.evaluation.predicting import check_at_least, inference, prepare
 from vggnet.metrics import Metrics, Scores
 
+RESULT, PREDICTIONS, CONFUSION = "test.json", "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
 
 
@@ -46,6 +47,7 @@ class TestResult:
     torch: str  # version
     date: str  # UTC
     files: tuple[Path, ...]  # the pictures
+    error: str | None = None  # why the result or its pictures could not be written
 
     def as_json(self) -> str:
         """All of it as one JSON object."""
@@ -91,7 +93,8 @@ def test(
         spread evenly over the split: four correct and four mistakes, or what there is, filled up from the others.
     The data's classes must be the model's; in another order they are matched by name.
     Raises: ConfigError for an option that cannot work; DataError for data that cannot be read or has other classes;
-        WeightsError, NonFiniteError as `predict`; StorageError if `out` cannot be written.
+        WeightsError, NonFiniteError as `predict`; StorageError if `out` cannot be made. If the disk is full afterwards,
+        the result is returned all the same, with `error`.
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
@@ -111,7 +114,6 @@ def test(
     start = time.perf_counter()
     scores, answers = _score(ready.network, relabelled, ready.preprocess, ready.device)
     seconds = time.perf_counter() - start
-    files = () if out is None else _draw(out, source, classes, scores, answers)
     result = TestResult(
         top1=scores.top1,
         top5=scores.top5,
@@ -129,10 +131,15 @@ def test(
         device=str(ready.device),
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=files,
+        files=() if out is None else (out / PREDICTIONS, out / CONFUSION),
     )
-    if out is not None:
-        write_text(out / "test.json", result.as_json() + "\n")
+    if out is None:
+        return result
+    try:
+        write_text(out / RESULT, result.as_json() + "\n")
+        _draw(out, source, classes, scores, answers)
+    except StorageError as error:
+        return replace(result, files=(), error=str(error))
     return result
 
 
@@ -187,24 +194,22 @@ def _match_classes(source: Source, classes: tuple[str, ...] | None, num_classes:
     )
 
 
-def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: _Answers) -> tuple[Path, ...]:
+def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: _Answers) -> None:
     from vggnet.report.figures import draw_confusion, draw_predictions  # matplotlib takes half a second
 
     title = f"{Path(source.name).name} {source.split}: {100 * scores.top1:.2f} % of {scores.images:,} images correct"
     correct = (answers.predicted == answers.labels).numpy()
     shown = _pick(correct)
     num_correct = int(correct[shown].sum())
-    predictions, confusion = out / "predictions.png", out / "confusion.png"
     draw_predictions(
         [source.read(index) for index in shown],
         [classes[label] for label in answers.labels[shown].tolist()],
         [classes[label] for label in answers.predicted[shown].tolist()],
         answers.confidence[shown].tolist(),
-        predictions,
+        out / PREDICTIONS,
         title=f"{title}; here {num_correct} correct, {len(shown) - num_correct} wrong",
     )
-    draw_confusion(scores.confusion, classes, confusion, title=title)
-    return predictions, confusion
+    draw_confusion(scores.confusion, classes, out / CONFUSION, title=title)
 
 
 def _make(folder: Path) -> None:

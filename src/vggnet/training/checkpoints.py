@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vggnet.atomic import remove_leftovers, replacing, write_text
+from vggnet.conv3x3.operator import choices
 from vggnet.errors import RunError
 from vggnet.training.fit import Position
-from vggnet.training.learner import Learner, check_finite
+from vggnet.training.learner import Learner, check_finite_weights
 
 INDEX = "checkpoints.json"  # names and checksums, newest first
 KEPT = 2
@@ -35,13 +36,13 @@ class Checkpoints:
 
     def save(self, learner: Learner, position: Position) -> None:
         """Write everything that a resumed run needs.  Raises: NonFiniteError, StorageError; older ones then remain."""
-        check_finite(learner.model)
+        check_finite_weights(learner.model)
         name = f"epoch-{position.epoch:04d}-step-{position.step:06d}.safetensors"
         older = self._index()
         if any(entry["file"] == name for entry in older):
             return  # the same position has the same state
         with replacing(self.folder / name) as temporary:
-            save_file(_tensors(learner), temporary, {"position": json.dumps(asdict(position))})
+            save_file(_tensors(learner), temporary, _facts(position))
             checksum = _sha256(temporary)
         kept = [{"file": name, "sha256": checksum}, *older][:KEPT]
         self._write_index(kept)
@@ -76,7 +77,7 @@ class Checkpoints:
         entries = self._index()
         if not entries:
             raise RunError(f"{self.folder}: no checkpoint.")
-        return _read(self.folder / entries[0]["file"])[0]
+        return Position(**_read(self.folder / entries[0]["file"])[0]["position"])
 
     def _write_index(self, entries: list[dict[str, str]]) -> None:
         write_text(self.folder / INDEX, json.dumps(entries, indent=1))
@@ -90,6 +91,11 @@ class Checkpoints:
             return [{"file": Path(entry["file"]).name, "sha256": entry["sha256"]} for entry in entries]
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path}: damaged ({error}). Remove it to start this run from the beginning.") from error
+
+
+def _facts(position: Position) -> dict[str, str]:
+    """Beside the tensors: how far the run is, and its choice of convolutions, so that it goes on with the same."""
+    return {"position": json.dumps(asdict(position)), "convolutions": json.dumps(choices().used())}
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
@@ -107,7 +113,8 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
         raise RunError(f"{path} is missing.")
     if _sha256(path) != checksum:
         raise RunError(f"{path} is damaged (its SHA-256 is not the recorded one).")
-    position, tensors = _read(path)
+    facts, tensors = _read(path)
+    choices().fix(facts["convolutions"])
     learner.model.load_state_dict(_under("model", tensors))
     if learner.average:
         learner.average.load_state_dict(_under("average", tensors))
@@ -119,14 +126,15 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
         state.setdefault(int(index), {})[key] = like_parameter
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return position
+    return Position(**facts["position"])
 
 
-def _read(path: Path) -> tuple[Position, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `_facts` and `_tensors` have written.  Raises: RunError."""
     try:
         with safe_open(path, framework="pt") as file:
-            position = Position(**json.loads(file.metadata()["position"]))
-            return position, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            facts = {key: json.loads(value) for key, value in file.metadata().items()}
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path} cannot be read ({error}).") from error
 

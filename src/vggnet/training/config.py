@@ -14,9 +14,9 @@ class TrainConfig:
     """
 
     # network
-    model: str = "vgg16_bn"  # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter
+    model: str = "vgg11_bn"  # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter
     head: Literal["paper", "cifar", "gap", "dense", "folded"] = "cifar"
-    width: float = 1.0  # multiplies the channels of the convolutions
+    width: float = 0.5  # multiplies the channels of the convolutions
     in_channels: Literal[1, 3] = 3  # 1 trains on gray images
     dropout: float = 0.5  # of the three-layer heads
     init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"
@@ -26,7 +26,9 @@ class TrainConfig:
     crop: int = 32  # pixels, both sides of what the network sees
     mean: tuple[float, ...] | None = None  # in [0, 1]; by default measured on the training images (photos: ImageNet's)
     std: tuple[float, ...] | None = None
-    val_fraction: float = 0.1  # of the training images, to choose the best epoch; 0 trains on all, keeps the last epoch
+    val_fraction: float = (
+        0.05  # of the training images, to choose the best epoch; 0 trains on all, keeps the last epoch
+    )
     workers: int | None = None  # loader processes; by default none for small images, else one a core
 
     # augmentation
@@ -35,12 +37,12 @@ class TrainConfig:
     flip: Literal["none", "random", "alternating"] = "alternating"
     rotation: float = 0.0  # degrees, largest to either side
     jitter: float = 0.0  # brightness, contrast, saturation: factors within 1 +- jitter
-    cutout: int = 0  # pixels, side of the square
+    cutout: int = 8  # pixels, side of the square
     padding: Literal["zero", "reflect"] = "reflect"  # what a shift or rotation brings into view
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
     # optimisation: SGD
-    epochs: int = 30
+    epochs: int = 40
     batch_size: int = 128  # images per optimiser step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
     lr: float = 0.1  # the highest
@@ -81,6 +83,8 @@ class TrainConfig:
         self._require("workers", self.workers is None or self.workers >= 0, "at least 0")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most batch_size ({self.batch_size})")
         self._require("patience", not self.patience or self.val_fraction > 0, "0 without a validation split")
+        self._require("mean", all(0 <= value <= 1 for value in self.mean or ()), "in [0, 1]")
+        self._require("std", all(value > 0 for value in self.std or ()), "above 0")
         self._require("std", (self.mean is None) == (self.std is None), "given together with mean, or not at all")
 
     def _require(self, field: str, holds: bool, expected: str) -> None:
@@ -106,11 +110,15 @@ FAST = TrainConfig()
 # The tutorial's script: VGG-16-BN with the paper's head on 32x32 images. It drops the learning rate by steps, decays
 # every parameter, and normalises by a deviation that is not the data's per-pixel one.
 ARTICLE = TrainConfig(
+    model="vgg16_bn",
+    width=1.0,
     head="paper",
     init="he",
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
+    val_fraction=0.1,
     augment="article",
+    cutout=0,
     epochs=50,
     lr=0.01,
     schedule="step",
@@ -121,13 +129,17 @@ ARTICLE = TrainConfig(
 
 # Folders of photos at 224 pixels.
 PHOTOS = TrainConfig(
+    model="vgg16_bn",
+    width=1.0,
     head="gap",
     init="he",
     resize=256,
     crop=224,
+    val_fraction=0.1,
     shift=0,
     flip="random",
     jitter=0.2,
+    cutout=0,
     min_area=0.25,
     epochs=30,
     batch_size=32,
@@ -135,6 +147,16 @@ PHOTOS = TrainConfig(
 )
 
 # scikit-learn's 8x8 digits at 32x32: a minute on two cores.
-DIGITS = replace(FAST, model="vgg11_bn", width=0.25, flip="none", shift=3, rotation=10, epochs=20, batch_size=64)
+DIGITS = replace(
+    FAST,
+    width=0.25,
+    val_fraction=0.1,
+    flip="none",
+    shift=3,
+    rotation=10,
+    cutout=0,
+    epochs=20,
+    batch_size=64,
+)
 
 PRESETS = {"fast": FAST, "article": ARTICLE, "photos": PHOTOS, "digits": DIGITS}

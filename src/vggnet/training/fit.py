@@ -11,7 +11,7 @@ from torch import Tensor
 from vggnet.data.draws import derive_seed
 from vggnet.data.loading import TrainBatches
 from vggnet.errors import NonFiniteError
-from vggnet.training.learner import Learner, check_finite
+from vggnet.training.learner import Learner, check_finite_weights
 from vggnet.vgg import VGG
 
 Row = dict[str, Any]  # of history.jsonl
@@ -96,7 +96,7 @@ def fit(
             position.count(loss_sum, correct, len(labels), now - started)
             started = now
             after_step(position)
-        check_finite(learner.kept)
+        check_finite_weights(learner.kept)
         validation = validate(learner.kept)
         yield position.finish_epoch(validation, perf_counter() - started)
 

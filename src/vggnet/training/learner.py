@@ -1,5 +1,7 @@
 """What one step of training changes, and how: network, optimiser, average of the weights."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from vggnet.conv3x3.accelerate import accelerate
+from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.training.config import TrainConfig
 from vggnet.vgg import VGG, build
@@ -56,20 +60,11 @@ class Learner:
         return loss_sum, correct
 
 
-def check_finite(model: nn.Module) -> None:
+def check_finite_weights(model: nn.Module) -> None:
     """Raises: NonFiniteError naming the first parameter or batch-norm buffer that holds a NaN or an infinity."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteError(f"{name} holds a NaN or an infinity; it was not saved. Start again with a lower lr.")
-
-
-def choose_device(config: TrainConfig) -> torch.device:
-    """The device asked for, else a GPU if there is one.  Raises: ConfigError for a device that cannot be used."""
-    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # PyTorch's answers to an unknown device and to one not built in
-        raise ConfigError(f'device {name!r} cannot be used ({str(error).splitlines()[0]}); try "cpu".') from error
 
 
 def build_model(config: TrainConfig, num_classes: int) -> VGG:
@@ -88,8 +83,10 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
 
 def make_learner(config: TrainConfig, model: VGG) -> Learner:
     """Move the model to its device and give it an optimiser."""
-    device = choose_device(config)
+    device = choose_device(config.device)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        accelerate(model)
     ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
     return Learner(
         model=model,
@@ -106,6 +103,8 @@ def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[
     """The model as a function, compiled and in bfloat16 where the configuration says so."""
     on_gpu = device.type == "cuda"
     compiles = on_gpu if config.compile is None else config.compile
+    if compiles and not on_gpu:
+        _require_compiler()
     forward: Callable[[Tensor], Tensor] = torch.compile(model) if compiles else model
     has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "float32" or (config.precision == "auto" and not has_bfloat16):
@@ -116,6 +115,15 @@ def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[
             return forward(images).float()
 
     return in_bfloat16
+
+
+def _require_compiler() -> None:
+    """torch.compile writes C++ for CPUs.  Raises: ConfigError if nothing here can compile it."""
+    compilers = (os.environ.get("CXX", "g++"), "clang++")
+    if not any(map(shutil.which, compilers)):
+        raise ConfigError(
+            f"compile on a CPU needs a C++ compiler ({' or '.join(compilers)}); install one or leave it off."
+        )
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -12,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from vggnet.atomic import write_text
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import RunError
+from vggnet.errors import RunError, StorageError
 from vggnet.training.config import TrainConfig
 from vggnet.training.fit import Row
 from vggnet.weights.files import FILE_NAME
 
-CONFIG, HISTORY, CURVES, STATE, EVENTS = "config.json", "history.jsonl", "results.png", "state", "tensorboard"
+CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
+STATE, EVENTS, LOCK = "state", "tensorboard", ".lock"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,21 @@ class Run:
     def finished(self) -> bool:
         """Whether the training came to its end, or stopped early as it was told to."""
         return has_ended(self.config, self.history)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder.  Raises: RunError if one does already; StorageError."""
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(f"{self.folder}: another process trains in this folder. Wait for it, or stop it.") from error
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be written ({error}). Make it writable, then go on.") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_history(self, rows: list[Row]) -> None:
         """Replace history.jsonl."""

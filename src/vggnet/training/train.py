@@ -1,6 +1,8 @@
 """One training from data to run folder: the loop of `fit`, with everything that it leaves out."""
 
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ import torch
 
 from vggnet.atomic import remove_leftovers
 from vggnet.data.arrays import SMALL
+from vggnet.data.loading import EvalBatches
 from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
+from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, RunError
 from vggnet.evaluation.testing import evaluate
 from vggnet.report.figures import draw_curves
@@ -21,8 +25,8 @@ from vggnet.training.config import PRESETS, TrainConfig
 from vggnet.training.events import Events
 from vggnet.training.fit import Position, Row, fit
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
-from vggnet.training.interrupting import stop_on_signal
-from vggnet.training.learner import build_model, choose_device, make_learner
+from vggnet.training.interrupting import StopRequest, stop_on_signal
+from vggnet.training.learner import Learner, build_model, make_learner
 from vggnet.training.progress import Progress
 from vggnet.training.run import (
     CURVES,
@@ -37,13 +41,15 @@ from vggnet.training.run import (
 )
 from vggnet.training.schedule import lr_factor
 from vggnet.vgg import VGG, empty
-from vggnet.weights.files import save
+from vggnet.weights.files import describe, load, save
+from vggnet.weights.transfer import transfer
 
 
 def train(
     data: str | Path,
     *,
     preset: str | None = None,
+    init_from: Path | str | None = None,
     out: Path | str | None = None,
     progress: bool = False,
     **fields: Any,
@@ -52,29 +58,34 @@ def train(
 
     data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id.
     preset: a key of PRESETS; by default `suggest_preset(data)`. `fields` replace single values of it (TrainConfig).
+    init_from: weights to start from (fine-tuning), a run folder or a `.safetensors` file; see `starting_config` and
+        `vggnet.weights.transfer.transfer` for what is taken from it.
     out: the run folder; by default runs/DATA-MODEL-DATE-TIME.
     progress: show a progress bar and a line for each epoch on stderr.
     Ctrl-C ends the run after the current step with a checkpoint; `Run.finished` is then False and `resume` goes on.
-    Raises: ConfigError, DataError, RunError, NonFiniteError, StorageError.
+    Raises: ConfigError, DataError, RunError, WeightsError, NonFiniteError, StorageError.
     """
     preset = preset or suggest_preset(data)
-    if preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}. The presets are {', '.join(PRESETS)}.")
-    config = TrainConfig.from_dict({**PRESETS[preset].as_dict(), **fields})
+    config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
     model = build_model(config, len(source.classes))
+    model.classes, model.preprocess = source.classes, preprocess
     _check(config, source, preprocess, model)
+    if init_from is not None:
+        transfer(load(init_from), model)
     folder = Path(out) if out else default_folder(str(data), config.model)
-    require_room(folder, 8 * sum(tensor.nbytes for tensor in model.state_dict().values()))
+    copies = 2 + 3 * (3 if config.ema else 2)  # weights and their successor; three checkpoints with momentum, average
+    require_room(folder, copies * sum(tensor.nbytes for tensor in model.state_dict().values()))
     description = {
         "data": str(data),
         "preset": preset,
+        "init_from": None if init_from is None else str(init_from),
         "classes": source.classes,
         "images": len(source),
         "fingerprint": source.fingerprint,
         "preprocess": preprocess.as_dict(),
-        "environment": environment(choose_device(config)),
+        "environment": environment(choose_device(config.device)),
         "config": config.as_dict(),
     }
     return _run(Run.create(folder, description), model, source, progress)
@@ -97,7 +108,11 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
             f"{data or opened.data} is not what {run} was started with: {len(source)} images of {len(source.classes)} "
             f"classes, then {was['images']} of {len(was['classes'])}, or files have changed. Restore them."
         )
-    return _run(opened, build_model(opened.config, len(source.classes)), source, progress)
+    if was.get("init_from") and not any((opened.folder / STATE).glob("*.safetensors")):
+        raise RunError(f"{run} was stopped before its given weights were saved. Start it again into another folder.")
+    model = build_model(opened.config, len(source.classes))
+    model.classes, model.preprocess = source.classes, opened.preprocess
+    return _run(opened, model, source, progress)
 
 
 def suggest_preset(data: str | Path) -> str:
@@ -105,6 +120,20 @@ def suggest_preset(data: str | Path) -> str:
     if str(data) == "digits":
         return "digits"
     return "fast" if min(open_source(data, "train").read(0).size) <= SMALL else "photos"
+
+
+def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
+    """A preset; its network, width, channels, mean and deviation are those of the given weights, if any are.
+
+    Raises: ConfigError if there is no such preset; WeightsError if the weights cannot be read.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}. The presets are {', '.join(PRESETS)}.")
+    if init_from is None:
+        return PRESETS[preset]
+    given, _, preprocess = describe(init_from)
+    config = replace(PRESETS[preset], model=given.name, width=given.width, in_channels=given.in_channels)
+    return replace(config, mean=preprocess.mean, std=preprocess.std) if preprocess else config
 
 
 def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG) -> None:
@@ -120,62 +149,83 @@ def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: V
 def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
     """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
     config, preprocess = run.config, run.preprocess
-    model.classes, model.preprocess = source.classes, preprocess
     train_indices, val_indices = carve(source.labels, config.val_fraction, config.seed)
     batches = make_train_batches(config, source, preprocess, train_indices)
     val_batches = make_val_batches(config, source, preprocess, val_indices)
     learner = make_learner(config, model)
+    shown = Progress(config.epochs, len(batches), visible=progress)
+    factor = partial(lr_factor, config, steps_per_epoch=len(batches))
+    with run.locked(), stop_on_signal() as stop:
+        checkpoints, position = _restore(run, learner, shown)
+        epochs = fit(
+            learner,
+            batches,
+            prepare=make_prepare(config, preprocess),
+            validate=_validator(val_batches, preprocess, learner.device),
+            lr_factor=factor,
+            epochs=config.epochs,
+            seed=config.seed,
+            position=position,
+            after_step=_after_step(checkpoints, learner, shown, stop, config.checkpoint_minutes),
+        )
+        with closing(Events(run.folder / EVENTS, position.epoch + 1)) as events:
+            try:
+                for row in () if has_ended(config, position.rows) else epochs:
+                    best = best_row(position.rows)
+                    if best is row:
+                        save(learner.kept, run.weights, notes={"run": run.description, "epoch": row})
+                    checkpoints.save(learner, position)
+                    run.write_history(position.rows)
+                    events.write(row, config.lr * factor(position.epoch * len(batches) - 1))
+                    shown.epoch(row, best)
+                    if stop.requested or has_ended(config, position.rows):
+                        break
+            except _StoppedError:
+                pass
+        if position.rows:
+            draw_curves(position.rows, run.folder / CURVES, title=f"{config.model} on {Path(source.name).name}")
+    return run
+
+
+def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, Position]:
+    """Load the newest sound checkpoint, and mend what a kill may have left behind it."""
     remove_leftovers(run.folder)
     checkpoints = Checkpoints(run.folder / STATE)
     position, damaged = checkpoints.restore(learner)
-    shown = Progress(config.epochs, len(batches), visible=progress)
     for message in damaged:
         shown.note(f"{message} Going on from an older checkpoint.")
     if position.rows:
         run.write_history(position.rows)  # a kill may have come between checkpoint and history
+    if run.description.get("init_from") and position == Position():
+        checkpoints.save(learner, position)  # the seed alone does not give these weights again
+    return checkpoints, position
+
+
+def _validator(batches: EvalBatches, preprocess: Preprocess, device: torch.device) -> Callable[[VGG], Row]:
+    """A function of the weights to keep: the validation columns of an epoch's row."""
 
     def validate(model: VGG) -> Row:
-        if not len(val_indices):
+        if not len(batches):
             return {}
-        scores = evaluate(model, val_batches, preprocess=preprocess, device=learner.device)
+        scores = evaluate(model, batches, preprocess=preprocess, device=device)
         return {"val_loss": scores.loss, "val_accuracy": scores.top1}
+
+    return validate
+
+
+def _after_step(
+    checkpoints: Checkpoints, learner: Learner, shown: Progress, stop: StopRequest, checkpoint_minutes: float
+) -> Callable[[Position], None]:
+    """What happens between two steps: the bar moves, checkpoints are saved, Ctrl-C is heard."""
 
     def after_step(position: Position) -> None:
         shown.step(position)
-        if stop.requested or checkpoints.is_due(config.checkpoint_minutes):
+        if stop.requested or checkpoints.is_due(checkpoint_minutes):
             checkpoints.save(learner, position)
         if stop.requested:
             raise _StoppedError
 
-    epochs = fit(
-        learner,
-        batches,
-        prepare=make_prepare(config, preprocess),
-        validate=validate,
-        lr_factor=partial(lr_factor, config, steps_per_epoch=len(batches)),
-        epochs=config.epochs,
-        seed=config.seed,
-        position=position,
-        after_step=after_step,
-    )
-    events = Events(run.folder / EVENTS, position.epoch + 1)
-    with stop_on_signal() as stop, closing(events):
-        try:
-            for row in () if has_ended(config, position.rows) else epochs:
-                best = best_row(position.rows)
-                if best is row:
-                    save(learner.kept, run.weights, notes={"run": run.description, "epoch": row})
-                checkpoints.save(learner, position)
-                run.write_history(position.rows)
-                events.write(row, learner.optimizer.param_groups[0]["lr"])
-                shown.epoch(row, best)
-                if stop.requested or has_ended(config, position.rows):
-                    break
-        except _StoppedError:
-            pass
-    if position.rows:
-        draw_curves(position.rows, run.folder / CURVES, title=f"{config.model} on {Path(source.name).name}")
-    return run
+    return after_step
 
 
 class _StoppedError(Exception):

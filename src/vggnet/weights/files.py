@@ -83,7 +83,7 @@ def load(source: Path | str) -> VGG:
     Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description.
     """
     path = locate(source)
-    architecture, classes, preprocess = _describe(path)
+    architecture, classes, preprocess = describe(path)
     model = empty(architecture)
     tensors = _read(path)
     _check(path, tensors, model.state_dict())
@@ -92,23 +92,12 @@ def load(source: Path | str) -> VGG:
     return model.eval()
 
 
-def locate(source: Path | str) -> Path:
-    """A run folder or a file -> the weights file.  Raises: WeightsError if there is none."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if not (path / FILE_NAME).is_file():
-            raise WeightsError(
-                f"{path} is not a finished run folder: it has no {FILE_NAME}. Give a folder that `vgg train` made, "
-                "or a .safetensors file."
-            )
-        return path / FILE_NAME
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such run folder or .safetensors file.")
-    return path
+def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:
+    """What the file of `load` says of itself: network, class names, preprocessing. No weight is read.
 
-
-def _describe(path: Path) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:
-    """What the file says of itself."""
+    Raises: WeightsError as `load`.
+    """
+    path = locate(source)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -131,6 +120,21 @@ def _describe(path: Path) -> tuple[Architecture, tuple[str, ...] | None, Preproc
         )
     except (KeyError, TypeError, ValueError, VGGError) as error:
         raise WeightsError(f"{path}: its description of the network cannot be read ({error}).") from error
+
+
+def locate(source: Path | str) -> Path:
+    """A run folder or a file -> the weights file.  Raises: WeightsError if there is none."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise WeightsError(
+                f"{path} is not a finished run folder: it has no {FILE_NAME}. Give a folder that `vgg train` made, "
+                "or a .safetensors file."
+            )
+        return path / FILE_NAME
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such run folder or .safetensors file.")
+    return path
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,292 @@
+"""Batch norm, ReLU and 2x2 max pool as one operator on channels-last memory, for training.
+
+Three layers of PyTorch read and write every activation about a dozen times in a training step; here it is eight times,
+less where pooled, and neither the normalised map nor the ReLU's is kept for the backward pass.
+With z = x * scale + shift, y = max(z, 0) or the largest of its 2x2 window; `reference` in the tests is PyTorch itself.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
+
+from vggnet.conv3x3.kernels import compiled
+from vggnet.conv3x3.llvm import FLOAT, fetch_add, floats_at
+from vggnet.conv3x3.threads import run
+
+BLOCK_BYTES = 64 << 10  # of activations that a thread works through at a time, so that it can read them twice
+
+TASK = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "slots", "next", "blocks", "rows", "width", "channels", "pool",
+            "x", "y", "scale", "shift", "center", "slope", "first", "second",
+        )
+    ]
+)  # fmt: skip
+
+
+@compiled(TASK)
+def moments(pointer: Any) -> None:
+    """Mean (first) and sum of squared differences from it (second) of each block of rows, by channel."""
+    task = carray(pointer, 1)[0]
+    counter = carray(pointer, 1).ctypes.data + 8
+    rows, channels = task.rows, task.channels
+    while True:
+        block = fetch_add(counter, 1)
+        if block >= task.blocks:
+            break
+        start, stop = rows * block // task.blocks, rows * (block + 1) // task.blocks
+        x = carray(floats_at(task.x + start * channels * 4), (stop - start, channels))
+        mean = carray(floats_at(task.first + block * channels * 4), channels)
+        squares = carray(floats_at(task.second + block * channels * 4), channels)
+        mean[:] = 0
+        squares[:] = 0
+        for i in range(stop - start):
+            for c in range(channels):
+                mean[c] += x[i, c]
+        share = np.float32(1.0 / (stop - start))
+        for c in range(channels):
+            mean[c] *= share
+        for i in range(stop - start):
+            for c in range(channels):
+                difference = x[i, c] - mean[c]
+                squares[c] += difference * difference
+
+
+@compiled(TASK)
+def normalize(pointer: Any) -> None:
+    """y = max(x * scale + shift, 0); with `pool`, the largest of each 2x2 window. `rows` are those of y."""
+    task = carray(pointer, 1)[0]
+    counter = carray(pointer, 1).ctypes.data + 8
+    rows, width, channels = task.rows, task.width, task.channels
+    scale, shift = carray(floats_at(task.scale), channels), carray(floats_at(task.shift), channels)
+    zero = np.float32(0)
+    while True:
+        block = fetch_add(counter, 1)
+        if block >= task.blocks:
+            break
+        start, stop = rows * block // task.blocks, rows * (block + 1) // task.blocks
+        for row in range(start, stop):
+            y = carray(floats_at(task.y + row * channels * 4), channels)
+            if task.pool:
+                top = task.x + (row // width * 4 * width + row % width * 2) * channels * 4
+                above = carray(floats_at(top), (2, channels))
+                below = carray(floats_at(top + 2 * width * channels * 4), (2, channels))
+                for c in range(channels):
+                    a, b = above[0, c] * scale[c] + shift[c], above[1, c] * scale[c] + shift[c]
+                    d, e = below[0, c] * scale[c] + shift[c], below[1, c] * scale[c] + shift[c]
+                    z = max(max(a, b), max(d, e))
+                    y[c] = zero if z < zero else z
+            else:
+                x = carray(floats_at(task.x + row * channels * 4), channels)
+                for c in range(channels):
+                    z = x[c] * scale[c] + shift[c]
+                    y[c] = zero if z < zero else z
+
+
+@compiled(TASK)
+def gradient_sums(pointer: Any) -> None:
+    """By channel and block: sums of dz (first) and of dz * (x - center) (second). y is the gradient of the output."""
+    task = carray(pointer, 1)[0]
+    counter = carray(pointer, 1).ctypes.data + 8
+    rows, width, channels = task.rows, task.width, task.channels
+    scale, shift = carray(floats_at(task.scale), channels), carray(floats_at(task.shift), channels)
+    center = carray(floats_at(task.center), channels)
+    zero = np.float32(0)
+    while True:
+        block = fetch_add(counter, 1)
+        if block >= task.blocks:
+            break
+        start, stop = rows * block // task.blocks, rows * (block + 1) // task.blocks
+        first = carray(floats_at(task.first + block * channels * 4), channels)
+        second = carray(floats_at(task.second + block * channels * 4), channels)
+        first[:] = 0
+        second[:] = 0
+        for row in range(start, stop):
+            y = carray(floats_at(task.y + row * channels * 4), channels)
+            if task.pool:
+                top = task.x + (row // width * 4 * width + row % width * 2) * channels * 4
+                above = carray(floats_at(top), (2, channels))
+                below = carray(floats_at(top + 2 * width * channels * 4), (2, channels))
+                for c in range(channels):
+                    x = above[0, c]
+                    z = x * scale[c] + shift[c]
+                    other = above[1, c] * scale[c] + shift[c]
+                    x, z = (above[1, c], other) if other > z else (x, z)
+                    other = below[0, c] * scale[c] + shift[c]
+                    x, z = (below[0, c], other) if other > z else (x, z)
+                    other = below[1, c] * scale[c] + shift[c]
+                    x, z = (below[1, c], other) if other > z else (x, z)
+                    dz = y[c] if z > zero else zero
+                    first[c] += dz
+                    second[c] += dz * (x - center[c])
+            else:
+                x_row = carray(floats_at(task.x + row * channels * 4), channels)
+                for c in range(channels):
+                    dz = y[c] if x_row[c] * scale[c] + shift[c] > zero else zero
+                    first[c] += dz
+                    second[c] += dz * (x_row[c] - center[c])
+
+
+@compiled(TASK)
+def gradient(pointer: Any) -> None:
+    """dx (first) = scale * dz + slope * x + center, where y is the gradient of the output."""
+    task = carray(pointer, 1)[0]
+    counter = carray(pointer, 1).ctypes.data + 8
+    rows, width, channels = task.rows, task.width, task.channels
+    scale, shift = carray(floats_at(task.scale), channels), carray(floats_at(task.shift), channels)
+    center, slope = carray(floats_at(task.center), channels), carray(floats_at(task.slope), channels)
+    zero = np.float32(0)
+    while True:
+        block = fetch_add(counter, 1)
+        if block >= task.blocks:
+            break
+        start, stop = rows * block // task.blocks, rows * (block + 1) // task.blocks
+        for row in range(start, stop):
+            y = carray(floats_at(task.y + row * channels * 4), channels)
+            if task.pool:
+                place = (row // width * 4 * width + row % width * 2) * channels * 4
+                down = 2 * width * channels * 4
+                above = carray(floats_at(task.x + place), (2, channels))
+                below = carray(floats_at(task.x + place + down), (2, channels))
+                to_above = carray(floats_at(task.first + place), (2, channels))
+                to_below = carray(floats_at(task.first + place + down), (2, channels))
+                for c in range(channels):
+                    a, b = above[0, c] * scale[c] + shift[c], above[1, c] * scale[c] + shift[c]
+                    d, e = below[0, c] * scale[c] + shift[c], below[1, c] * scale[c] + shift[c]
+                    z = max(max(a, b), max(d, e))
+                    dz = y[c] * scale[c] if z > zero else zero
+                    is_a = a == z
+                    is_b = (b == z) & (not is_a)
+                    is_d = (d == z) & (not (is_a | is_b))
+                    is_e = not (is_a | is_b | is_d)
+                    to_above[0, c] = (dz if is_a else zero) + slope[c] * above[0, c] + center[c]
+                    to_above[1, c] = (dz if is_b else zero) + slope[c] * above[1, c] + center[c]
+                    to_below[0, c] = (dz if is_d else zero) + slope[c] * below[0, c] + center[c]
+                    to_below[1, c] = (dz if is_e else zero) + slope[c] * below[1, c] + center[c]
+            else:
+                x = carray(floats_at(task.x + row * channels * 4), channels)
+                dx = carray(floats_at(task.first + row * channels * 4), channels)
+                for c in range(channels):
+                    dz = y[c] * scale[c] if x[c] * scale[c] + shift[c] > zero else zero
+                    dx[c] = dz + slope[c] * x[c] + center[c]
+
+
+def norm_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm over (N, H, W), ReLU, and with `pool` the 2x2 max pool, of x (N, C, H, W) float32 on a CPU.
+
+    Returns y (N, C, H, W), or (N, C, H/2, W/2) with `pool` (H and W must be even), and the batch's mean and biased
+    variance (C,), which carry no gradient.
+    """
+    y, mean, variance = _norm_relu(x, weight, bias, eps, pool)
+    return y, mean.detach(), variance.detach()
+
+
+def scale_relu(x: Tensor, scale: Tensor, shift: Tensor, pool: bool) -> Tensor:
+    """max(x * scale + shift, 0), and with `pool` its 2x2 max pool, as above: batch norm in eval mode. No gradient."""
+    return _normalize(x.detach().contiguous(memory_format=torch.channels_last), scale, shift, pool)
+
+
+@torch.library.custom_op("vggnet::norm_relu", mutates_args=())
+def _norm_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.contiguous(memory_format=torch.channels_last)
+    mean, variance = _statistics(x)
+    scale = weight * (variance + eps).rsqrt()
+    return _normalize(x, scale, bias - mean * scale, pool), mean, variance
+
+
+@torch.library.custom_op("vggnet::norm_relu_backward", mutates_args=())
+def _norm_relu_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float, pool: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    inverse = (variance + eps).rsqrt()
+    scale = weight * inverse
+    shift = bias - mean * scale
+    count, channels = x.numel() // x.shape[1], x.shape[1]
+    rows = grad.numel() // channels
+    blocks = _num_blocks(rows, channels)
+    first, second = torch.empty(2, blocks, channels)
+    fields: dict[str, Any] = {
+        "rows": rows, "width": grad.shape[3], "channels": channels, "pool": pool, "blocks": blocks,
+        "x": x, "y": grad, "scale": scale, "shift": shift,
+    }  # fmt: skip
+    _run(gradient_sums, center=mean, first=first, second=second, **fields)
+    sum_dz, sum_dz_x = first.double().sum(0), second.double().sum(0)
+    slope = (-scale * inverse * inverse * sum_dz_x / count).float()
+    center = (-scale * sum_dz / count - slope * mean).float()
+    dx = torch.empty_like(x)
+    _run(gradient, center=center, slope=slope, first=dx, **fields)
+    return dx, (sum_dz_x * inverse).float(), sum_dz.float()
+
+
+@_norm_relu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_output(x, pool), torch.empty_like(weight), torch.empty_like(weight)
+
+
+@_norm_relu_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float, pool: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, ctx.eps, ctx.pool = inputs
+    _, mean, variance = output
+    ctx.save_for_backward(x, weight, bias, mean, variance)
+
+
+def _backward(context: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    gradients = _norm_relu_backward(grad, *context.saved_tensors, context.eps, context.pool)
+    return (*gradients, None, None)
+
+
+_norm_relu.register_autograd(_backward, setup_context=_remember)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance by channel; the blocks' moments are joined in float64 (Chan et al., 1979)."""
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    blocks = _num_blocks(rows, channels)
+    means, squares = torch.empty(2, blocks, channels)
+    _run(moments, rows=rows, channels=channels, blocks=blocks, x=x, first=means, second=squares)
+    edges = torch.arange(blocks + 1, dtype=torch.int64) * rows // blocks
+    counts = edges.diff().double().unsqueeze(1)
+    mean = (counts * means).sum(0) / rows
+    variance = (squares.double().sum(0) + (counts * (means - mean) ** 2).sum(0)) / rows
+    return mean.float(), variance.float()
+
+
+def _normalize(x: Tensor, scale: Tensor, shift: Tensor, pool: bool) -> Tensor:
+    y = _empty_output(x, pool)
+    rows, channels = y.numel() // x.shape[1], x.shape[1]
+    _run(
+        normalize, rows=rows, width=y.shape[3], channels=channels, blocks=_num_blocks(rows, channels), pool=pool,
+        x=x, y=y, scale=scale, shift=shift,
+    )  # fmt: skip
+    return y
+
+
+def _empty_output(x: Tensor, pool: bool) -> Tensor:
+    n, channels, height, width = x.shape
+    size = (height // 2, width // 2) if pool else (height, width)
+    return x.new_empty((n, *size, channels)).permute(0, 3, 1, 2)
+
+
+def _num_blocks(rows: int, channels: int) -> int:
+    return max(1, rows * channels * FLOAT // BLOCK_BYTES)
+
+
+def _run(kernel: Any, **fields: Tensor | int) -> None:
+    task = np.zeros((), TASK)
+    for name, value in fields.items():
+        task[name] = value.data_ptr() if isinstance(value, Tensor) else value
+    run(kernel, task)

@@ -1,0 +1,136 @@
+"""The operator: a 3x3 convolution with stride 1 and padding 1 that takes the fastest way there is for its shape."""
+
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from vggnet.conv3x3.choice import DIRECT, Algorithms, Choices, default_path
+
+WINOGRAD = {"winograd4": 4, "winograd2": 2}  # name -> side of an output tile
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve x (N, C, H, W) with weight (K, C, 3, 3), stride 1, padding 1 -> (N, K, H, W), as F.conv2d does.
+
+    float32 on a CPU gives channels-last memory, by the algorithm that was measured to be the fastest for the shape
+    (`choices`). Everything else, an empty batch and autocast among it, goes to F.conv2d unchanged.
+    Gradients: of all three arguments, once (not of gradients).
+    """
+    if not _is_ours(x, weight, bias):
+        return F.conv2d(x, weight, bias, padding=1)
+    result: Tensor = _conv3x3(x, weight, bias)
+    return result
+
+
+@cache
+def choices() -> Choices:
+    """What was chosen on this machine."""
+    return Choices(default_path())
+
+
+def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
+    return (
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        and x.ndim == 4
+        and x.numel() > 0
+        and weight.shape == (len(weight), x.shape[1], 3, 3)
+        and (bias is None or bias.shape == (len(weight),))
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+@torch.library.custom_op("vggnet::conv3x3", mutates_args=())
+def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    algorithms: Algorithms = {DIRECT: partial(F.conv2d, x, weight, bias, padding=1)}
+    if _fills_vectors(weight):
+        from vggnet.conv3x3 import winograd
+
+        algorithms |= {name: partial(winograd.forward, x, weight, bias, m) for name, m in WINOGRAD.items()}
+    return _channels_last(choices().run(_key("forward", x, weight), algorithms))
+
+
+@torch.library.custom_op("vggnet::conv3x3_grad_input", mutates_args=())
+def _grad_input(grad: Tensor, weight: Tensor) -> Tensor:
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    shape = (len(grad), weight.shape[1], *grad.shape[2:])
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    algorithms: Algorithms = {DIRECT: partial(conv2d_input, shape, weight, grad, padding=1)}
+    if _fills_vectors(weight):
+        from vggnet.conv3x3 import winograd
+
+        algorithms |= {name: partial(winograd.grad_input, grad, weight, m) for name, m in WINOGRAD.items()}
+    return _channels_last(choices().run(_key("grad_input", grad, weight), algorithms))
+
+
+@torch.library.custom_op("vggnet::conv3x3_grad_weight", mutates_args=())
+def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    shape = (grad.shape[1], x.shape[1], 3, 3)
+    algorithms: Algorithms = {DIRECT: partial(conv2d_weight, x, shape, grad, padding=1)}
+    weight = torch.empty(shape, device="meta")
+    if _fills_vectors(weight):
+        from vggnet.conv3x3 import winograd
+
+        algorithms |= {name: partial(winograd.grad_weight, grad, x, m) for name, m in WINOGRAD.items()}
+    return _channels_last(choices().run(_key("grad_weight", grad, weight), algorithms))
+
+
+@_conv3x3.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    shape = (len(x), len(weight), *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@_grad_input.register_fake
+def _(grad: Tensor, weight: Tensor) -> Tensor:
+    shape = (len(grad), weight.shape[1], *grad.shape[2:])
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+
+
+@_grad_weight.register_fake
+def _(grad: Tensor, x: Tensor) -> Tensor:
+    shape = (grad.shape[1], x.shape[1], 3, 3)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    x, weight = context.saved_tensors
+    for_x, for_weight, for_bias = context.needs_input_grad
+    return (
+        _grad_input(grad, weight) if for_x else None,
+        _grad_weight(grad, x) if for_weight else None,
+        grad.sum((0, 2, 3)) if for_bias else None,
+    )
+
+
+_conv3x3.register_autograd(_backward, setup_context=_remember)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Where a size is 1, PyTorch's convolution may answer in the other format."""
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _fills_vectors(weight: Tensor) -> bool:
+    """Whether both numbers of channels are multiples of 16, the most lanes that a vector has."""
+    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
+
+
+def _key(gradient: str, activation: Tensor, weight: Tensor) -> str:
+    """The pass and its shape; batches of nearly the same size, as the last of an epoch, share an entry."""
+    n, _, height, width = activation.shape
+    out_channels, in_channels = weight.shape[:2]
+    batch = 1 << (n - 1).bit_length()
+    return f"{gradient} n<={batch} {height}x{width} {in_channels}->{out_channels}"

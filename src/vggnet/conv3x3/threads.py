@@ -1,0 +1,70 @@
+"""Kernels on PyTorch's own threads.
+
+Two thread pools on the same cores fight: a waiting OpenMP thread spins for milliseconds where the other pool's thread
+should work. So kernels are handed to the OpenMP library that PyTorch has loaded, as PyTorch's own operators are.
+Where PyTorch brings another library, a pool of ours does it.
+"""
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+_forked = False
+
+
+def num_threads() -> int:
+    """PyTorch's number; 1 in a process that was forked, where OpenMP's threads do not exist."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+def run(kernel: Any, task: np.ndarray[Any, Any]) -> None:
+    """Call a kernel of `kernels` with the task in every thread, and wait for all of them."""
+    threads, address = num_threads(), task.ctypes.data
+    if threads == 1:
+        _function(kernel.address)(address)
+        return
+    openmp = _openmp()
+    if openmp is not None:
+        openmp.GOMP_parallel(ctypes.c_void_p(kernel.address), ctypes.c_void_p(address), threads, 0)
+        return
+    others = [_pool(threads - 1).submit(_function(kernel.address), address) for _ in range(threads - 1)]
+    _function(kernel.address)(address)
+    for other in others:
+        other.result()
+
+
+@cache
+def _function(address: int) -> Any:
+    return _KERNEL(address)
+
+
+@cache
+def _openmp() -> Any:
+    """GNU's OpenMP as PyTorch's wheel for Linux brings it, or None."""
+    for library in Path(torch.__file__).parent.glob("lib/libgomp*.so*"):
+        openmp = ctypes.CDLL(str(library))
+        openmp.GOMP_parallel.restype = None
+        openmp.GOMP_parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        return openmp
+    return None
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="conv3x3")
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

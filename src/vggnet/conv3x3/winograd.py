@@ -1,0 +1,175 @@
+"""Winograd convolution on a CPU: float32, stride 1, padding 1, channels-last. `reference` says what it computes."""
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vggnet.conv3x3 import kernels
+from vggnet.conv3x3.llvm import COLUMNS, FLOAT, LANES, ROWS
+from vggnet.conv3x3.threads import num_threads, run
+
+TILE_BLOCK = 66  # about as many tiles as a thread transforms and multiplies at a time
+CHUNK_BYTES = 12 << 20  # of transformed tiles that the kernel's gradient sums over at a time
+PADDING = 16  # floats after each row of transformed values: rows of 2^n bytes would share a few places of the cache
+ROWS_BLOCK = 16 * ROWS  # rows of a product that one thread takes at a time
+
+
+def supports(x: Tensor, weight: Tensor) -> bool:
+    """Whether the vectors are filled: channels in multiples of LANES."""
+    return weight.shape[0] % LANES == 0 and weight.shape[1] % LANES == 0
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, m: int) -> Tensor:
+    """F(m x m): x (N, C, H, W) channels-last, weight (K, C, 3, 3) -> (N, K, H, W) channels-last."""
+    return convolve(x, transform_kernels(weight, m), weight.shape[0], bias, m)
+
+
+def grad_input(grad: Tensor, weight: Tensor, m: int) -> Tensor:
+    """The gradient of x: the convolution of grad (N, K, H, W) with the kernel turned, C and K exchanged."""
+    turned = weight.permute(2, 3, 0, 1).flip(0, 1).contiguous()  # (3, 3, K, C)
+    return convolve(grad, _transform_kernels(turned, m), weight.shape[1], None, m)
+
+
+def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
+    """The gradient of weight: grad (N, K, H, W), x (N, C, H, W), both channels-last -> (K, C, 3, 3) channels-last."""
+    n, in_channels, height, width = x.shape
+    out_channels, planes = grad.shape[1], (m + 2) ** 2
+    tiles = _num_tiles(x, m)
+    v_row, z_row = _row(_ceil(in_channels, COLUMNS)), _row(_ceil(out_channels, ROWS))
+    chunk = min(tiles, max(2 * ROWS, CHUNK_BYTES // (planes * (v_row + z_row))))
+    sums_row = _row(_ceil(in_channels, COLUMNS))
+    sums_plane = _ceil(out_channels, ROWS) * sums_row
+    v, z, sums = _scratch(planes * chunk * v_row, planes * chunk * z_row, planes * sums_plane)
+    zeros = torch.zeros(max(in_channels, out_channels))
+    for first in range(0, tiles, chunk):
+        count = min(chunk, tiles - first)
+        run(
+            kernels.transform_both,
+            _task(
+                kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
+                first=first, tiles=count, block=ROWS, x=x.data_ptr(), y=grad.data_ptr(),
+                v=v, v_row=v_row, z=z, z_row=z_row, spare=zeros.data_ptr(),
+            ),
+        )  # fmt: skip
+        row_blocks = math.ceil(out_channels / ROWS_BLOCK)
+        run(
+            kernels.products,
+            _task(
+                kernels.PRODUCTS, blocks=planes * row_blocks, rows=out_channels, rows_block=ROWS_BLOCK,
+                panels=math.ceil(in_channels / COLUMNS), depth=count, add=int(first > 0),
+                a=z, a_row=FLOAT, a_depth=z_row, a_plane=count * z_row,
+                b=v, b_depth=v_row, b_panel=COLUMNS * FLOAT, b_plane=count * v_row,
+                c=sums, c_row=sums_row, c_plane=sums_plane,
+            ),
+        )  # fmt: skip
+    result = torch.empty((out_channels, 3, 3, in_channels))
+    w_k, w_y, w_x, _ = (stride * FLOAT for stride in result.stride())
+    run(
+        kernels.transform_kernel_gradients,
+        _task(
+            kernels.KERNELS, blocks=out_channels, m=m, channels=in_channels, w=result.data_ptr(), w_y=w_y, w_x=w_x,
+            w_depth=w_k, u=sums, u_depth=sums_row, u_plane=sums_plane,
+        ),
+    )  # fmt: skip
+    return result.permute(0, 3, 1, 2)
+
+
+def transform_kernels(weight: Tensor, m: int) -> Tensor:
+    """The kernels of the forward pass as `convolve` takes them. The memory is used again by the next call."""
+    return _transform_kernels(weight.permute(2, 3, 1, 0).contiguous(), m)  # (3, 3, C, K)
+
+
+def _transform_kernels(by_tap: Tensor, m: int) -> Tensor:
+    """(3, 3, depth, channels) -> planes of panels of (depth, COLUMNS)."""
+    depth, channels = by_tap.shape[2:]
+    panels, planes = math.ceil(channels / COLUMNS), (m + 2) ** 2
+    u = _kernel_memory(planes * panels * depth * COLUMNS)
+    w_y, w_x, w_depth, _ = (stride * FLOAT for stride in by_tap.stride())
+    run(
+        kernels.transform_kernels,
+        _task(
+            kernels.KERNELS, blocks=depth, m=m, channels=channels, w=by_tap.data_ptr(), w_y=w_y, w_x=w_x,
+            w_depth=w_depth, u=u.data_ptr(), u_depth=COLUMNS * FLOAT, u_panel=depth * COLUMNS * FLOAT,
+            u_plane=panels * depth * COLUMNS * FLOAT,
+        ),
+    )  # fmt: skip
+    return u
+
+
+def convolve(x: Tensor, u: Tensor, out_channels: int, bias: Tensor | None, m: int, *, relu: bool = False) -> Tensor:
+    """x (N, C, H, W) channels-last by kernels that are transformed already -> (N, out_channels, H, W) channels-last."""
+    n, in_channels, height, width = x.shape
+    planes, threads, tiles = (m + 2) ** 2, num_threads(), _num_tiles(x, m)
+    wanted = math.ceil(tiles / TILE_BLOCK)
+    blocks = _ceil(wanted, threads) if wanted >= threads else wanted  # each thread as much work as the others
+    block = _ceil(math.ceil(tiles / blocks), ROWS)
+    blocks, parts = (
+        math.ceil(tiles / block),
+        1 if blocks >= threads else min(threads, math.ceil(out_channels / COLUMNS)),
+    )
+    v_row, z_row = _row(in_channels), _row(_ceil(out_channels, COLUMNS))
+    v, z = _scratch(threads * planes * block * v_row, threads * planes * block * z_row)
+    spare = torch.zeros(1 + threads, max(in_channels, out_channels))  # zeros, and room for what is not wanted
+    y = torch.empty((n, height, width, out_channels))
+    run(
+        kernels.forward,
+        _task(
+            kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
+            tiles=tiles, block=block, parts=parts, blocks=blocks * parts, relu=relu, x=x.data_ptr(), y=y.data_ptr(),
+            bias=(spare if bias is None else bias).data_ptr(),
+            u=u.data_ptr(), u_panel=in_channels * COLUMNS * FLOAT, v=v, v_row=v_row, z=z, z_row=z_row,
+            spare=spare.data_ptr(), spare_bytes=spare.stride(0) * FLOAT,
+        ),
+    )  # fmt: skip
+    return y.permute(0, 3, 1, 2)
+
+
+def _num_tiles(x: Tensor, m: int) -> int:
+    return x.shape[0] * math.ceil(x.shape[2] / m) * math.ceil(x.shape[3] / m)
+
+
+def _ceil(value: int, step: int) -> int:
+    return math.ceil(value / step) * step
+
+
+def _row(channels: int) -> int:
+    """Bytes of a row of transformed values."""
+    return (channels + PADDING) * FLOAT
+
+
+def _task(kind: np.dtype[Any], **fields: int) -> np.ndarray[Any, Any]:
+    task = np.zeros((), kind)
+    for name, value in fields.items():
+        task[name] = value
+    return task
+
+
+class _Memory(threading.local):
+    """Scratch memory of each Python thread, kept from call to call: fresh pages cost as much as the work in them."""
+
+    def __init__(self) -> None:
+        self.scratch = torch.empty(0)
+        self.kernel = torch.empty(0)
+
+
+_memory = _Memory()
+
+
+def _scratch(*sizes: int) -> list[int]:
+    """The addresses of pieces of so many bytes, each on a cache line."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + _ceil(size, 64))
+    if _memory.scratch.nbytes < starts[-1]:
+        _memory.scratch = torch.empty(math.ceil(starts[-1] / FLOAT))
+    return [_memory.scratch.data_ptr() + start for start in starts[:-1]]
+
+
+def _kernel_memory(count: int) -> Tensor:
+    if _memory.kernel.numel() < count:
+        _memory.kernel = torch.empty(count)
+    return _memory.kernel

@@ -1,0 +1,34 @@
+"""Fine-tuning's first step: a network that starts from another's weights."""
+
+import torch
+
+from vggnet.errors import WeightsError
+from vggnet.vgg import VGG
+
+
+@torch.no_grad()
+def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
+    """Copy the weights of `given` into `model`, and return the names of what keeps its own initialisation.
+
+    All convolutions (and their norms) must fit. Of the head, each tensor of the same name and shape is copied, but the
+    last layer only if both models name the same `classes`: it would otherwise answer with the old ones.
+    Raises: WeightsError if the networks differ in column, batch norm, width or input channels.
+    """
+    for field in ("name", "width", "in_channels"):
+        found, expected = getattr(given.architecture, field), getattr(model.architecture, field)
+        if found != expected:
+            raise WeightsError(
+                f"the given weights are of a network with {field} {found}, but the one to train has {field} "
+                f"{expected}. Train with {field} {found}, or start without given weights."
+            )
+    theirs, ours = given.state_dict(), model.state_dict()
+    last_layer = list(ours)[-1].rpartition(".")[0]
+    same_classes = given.classes is not None and given.classes == model.classes
+    kept = []
+    for name, tensor in ours.items():
+        is_last = name.startswith(f"{last_layer}.")
+        if name in theirs and theirs[name].shape == tensor.shape and (same_classes or not is_last):
+            tensor.copy_(theirs[name])
+        else:
+            kept.append(name)
+    return tuple(kept)

@@ -1,0 +1,173 @@
+"""Folders of photos, and fine-tuning: workers change nothing, given weights arrive, resumption is exact."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vggnet
+from vggnet.errors import RunError, WeightsError
+from vggnet.training.fit import Position
+from vggnet.training.run import Run
+from vggnet.vgg import build
+from vggnet.weights.files import load, save
+from vggnet.weights.transfer import transfer
+
+TINY = {
+    "preset": "photos", "model": "vgg11_bn", "width": 0.05, "resize": 80, "crop": 72, "epochs": 2, "batch_size": 4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten photos, two of each of five colours, in training and as many for testing."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(2):
+            folder = tmp_path / "photos" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = rng.integers(0, 128, (90, 110, 3), dtype=np.uint8)
+                pixels[..., label] += 127
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    return tmp_path / "photos"
+
+
+def tensors(run):
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(run.weights).items()}
+
+
+def test_workers_change_nothing(photos, tmp_path):
+    """Oracle: the same training in one process."""
+    alone = vggnet.train(photos, out=tmp_path / "alone", workers=0, **TINY)
+    beside = vggnet.train(photos, out=tmp_path / "beside", workers=2, **TINY)
+    assert tensors(alone) == tensors(beside)
+
+
+def test_gray_photos(photos, tmp_path):
+    """Oracle: the first layer has one channel, and so have mean and deviation; testing and predicting follow."""
+    run = vggnet.train(photos, out=tmp_path / "run", workers=0, in_channels=1, **TINY)
+    model = vggnet.load(run.folder)
+    assert model.features.conv1_1.weight.shape[1] == 1
+    assert len(model.preprocess.mean) == len(model.preprocess.std) == 1
+    assert vggnet.test(run.folder, data=photos, workers=0).images == 12
+    (answer,) = vggnet.predict(run.folder, photos / "test" / "class0" / "0.jpg")
+    assert answer.error is None
+
+
+def test_an_interrupted_run_on_photos_goes_on_exactly(photos, tmp_path, monkeypatch):
+    """Oracle: the uninterrupted run. Interrupted in the middle of an epoch, by an error of ours."""
+    whole = vggnet.train(photos, out=tmp_path / "whole", workers=0, **TINY)
+    count = Position.count
+
+    def interrupt(self, *arguments):
+        count(self, *arguments)
+        if (self.epoch, self.step) == (1, 1):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Position, "count", interrupt)
+    with pytest.raises(ZeroDivisionError):
+        vggnet.train(photos, out=tmp_path / "run", workers=0, checkpoint_minutes=0, **TINY)
+    monkeypatch.undo()
+    assert tensors(vggnet.resume(tmp_path / "run")) == tensors(whole)
+
+
+def filled(value, **architecture):
+    """A network whose every parameter and statistic is `value`."""
+    model = build("vgg11_bn", width=0.05, **architecture)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("given", "ours", "kept"),
+    [
+        ({"num_classes": 3, "head": "gap"}, {"num_classes": 2, "head": "gap"}, ("head.fc.weight", "head.fc.bias")),
+        ({"num_classes": 2, "head": "cifar"}, {"num_classes": 2, "head": "gap"}, ()),
+        (
+            {"num_classes": 3, "head": "folded"},
+            {"num_classes": 2, "head": "folded"},
+            ("head.fc8.weight", "head.fc8.bias"),
+        ),
+    ],
+)
+def test_what_is_taken_from_given_weights(given, ours, kept):
+    """Oracle: by hand: ones where copied, sevens where not; equal class names allow the last layer."""
+    source, model = filled(1, **given), filled(7, **ours)
+    source.classes = tuple(map(str, range(given["num_classes"])))
+    model.classes = tuple(map(str, range(ours["num_classes"])))
+    assert transfer(source, model) == kept
+    for name, tensor in model.state_dict().items():
+        assert (tensor == (7 if name in kept else 1)).all(), name
+
+
+def test_other_classes_get_a_new_last_layer():
+    """Oracle: by hand: as many classes, but with other names."""
+    source, model = filled(1, num_classes=2, head="gap"), filled(7, num_classes=2, head="gap")
+    source.classes, model.classes = ("cat", "dog"), ("cat", "eel")
+    assert transfer(source, model) == ("head.fc.weight", "head.fc.bias")
+
+
+@pytest.mark.parametrize("ours", [{"width": 0.1}, {"in_channels": 1}])
+def test_weights_of_another_network_are_refused(ours):
+    """Oracle: the field that differs is named."""
+    model = build("vgg11_bn", num_classes=2, head="gap", **{"width": 0.05, **ours})
+    with pytest.raises(WeightsError, match=next(iter(ours))):
+        transfer(filled(1, num_classes=2, head="gap"), model)
+
+
+def test_fine_tuning_starts_from_the_given_weights(photos, tmp_path):
+    """Oracle: with a rate of almost nothing, the convolutions end as they were given; network and statistics follow."""
+    model = build("vgg13_bn", num_classes=7, head="cifar", width=0.05)
+    save(model, tmp_path / "given.safetensors")
+    fields = {name: value for name, value in TINY.items() if name not in ("model", "width")}
+    run = vggnet.train(
+        photos, init_from=tmp_path / "given.safetensors", out=tmp_path / "run", workers=0, lr=1e-12, **fields
+    )
+    trained = load(run.folder)
+    assert trained.architecture.name == "vgg13_bn"
+    assert trained.preprocess.mean == load(tmp_path / "given.safetensors").preprocess.mean
+    for name, parameter in model.features.named_parameters():
+        torch.testing.assert_close(trained.features.get_parameter(name), parameter, rtol=0, atol=1e-6)
+
+
+def test_fine_tuning_is_resumed_from_the_given_weights(photos, tmp_path, monkeypatch):
+    """Oracle: the uninterrupted run. Interrupted before its first step, when no seed can give these weights again."""
+    save(filled(0.01, num_classes=2, head="gap"), tmp_path / "given.safetensors")
+    options = {"init_from": tmp_path / "given.safetensors", "workers": 0, **TINY}
+    whole = vggnet.train(photos, out=tmp_path / "whole", **options)
+
+    def interrupt(*arguments, **fields):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("vggnet.training.train.fit", interrupt)
+    with pytest.raises(ZeroDivisionError):
+        vggnet.train(photos, out=tmp_path / "run", **options)
+    monkeypatch.undo()
+    (tmp_path / "given.safetensors").unlink()
+    assert tensors(vggnet.resume(tmp_path / "run")) == tensors(whole)
+
+
+def test_a_run_without_its_given_weights_is_not_resumed(tmp_path):
+    """Oracle: the contract; it could only go on from weights that nobody gave."""
+    run = vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=1, batch_size=512)
+    description = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps({**description, "init_from": "x.safetensors"}))
+    for file in (*(run.folder / "state").glob("*.safetensors"), run.folder / "results.png"):
+        file.unlink()
+    with pytest.raises(RunError, match="given weights"):
+        vggnet.resume(run.folder)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    """Oracle: the first holds the lock as a process would, through another open file."""
+    run = vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=1, batch_size=512)
+    (run.folder / "results.png").unlink()
+    with Run.open(run.folder).locked(), pytest.raises(RunError, match="another process"):
+        vggnet.resume(run.folder)
+    assert vggnet.resume(run.folder).finished
