@@ -55,7 +55,7 @@ Example: vgg bench train --model vgg11_bn --width 0.5"""
 
 def main(arguments: list[str]) -> int:
     """Measure, or show what was chosen; returns the exit code."""
-    args = tyro.cli(Command, args=arguments, prog="vgg bench", description=DESCRIPTION)  # type: ignore[call-overload]
+    args = tyro.cli(Command, args=arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.conv3x3.operator import choices
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class FusedSequential(nn.Sequential):
         layers = list(self)
         while layers:
             count = _fusible(layers, input)
-            input = _norm_relu(layers[0], input, pool=count == 3) if count else layers[0](input)
+            input = _norm_relu(cast(nn.BatchNorm2d, layers[0]), input, pool=count == 3) if count else layers[0](input)
             layers = layers[max(count, 1) :]
         return input
 
@@ -50,16 +50,15 @@ def accelerate(model: Model) -> Model:
             module.__class__ = Conv3x3
         if type(module) is nn.Sequential:
             module.__class__ = FusedSequential
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def restore(model: Model) -> Model:
     """Undo `accelerate`; returns the model itself."""
+    stock: dict[type, type] = {Conv3x3: nn.Conv2d, FusedSequential: nn.Sequential}
     for module in model.modules():
-        if type(module) is Conv3x3:
-            module.__class__ = nn.Conv2d
-        if type(module) is FusedSequential:
-            module.__class__ = nn.Sequential
+        if type(module) in stock:
+            module.__class__ = stock[type(module)]
     return model
 
 
@@ -79,10 +78,10 @@ def _fusible(layers: Sequence[nn.Module], x: Tensor) -> int:
     norm, relu, pool = (*layers, None, None)[:3]
     if not (type(norm) is nn.BatchNorm2d and type(relu) is nn.ReLU and _can_fuse(norm, x)):
         return 0
-    if any(map(_has_hooks, (norm, relu))):
+    if _has_hooks(norm) or _has_hooks(relu):
         return 0
-    halves = type(pool) is nn.MaxPool2d and _is_plain(pool) and x.shape[2] % 2 == x.shape[3] % 2 == 0
-    return 3 if halves and not _has_hooks(pool) else 2
+    even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+    return 3 if type(pool) is nn.MaxPool2d and even and _is_plain(pool) and not _has_hooks(pool) else 2
 
 
 def _can_fuse(norm: nn.BatchNorm2d, x: Tensor) -> bool:
@@ -115,16 +114,17 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(own) or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
-def _norm_relu(norm: nn.Module, x: Tensor, *, pool: bool) -> Tensor:
+def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, *, pool: bool) -> Tensor:
     """Batch norm as PyTorch defines it, with its running statistics, then ReLU and the pool."""
     from vggnet.conv3x3.norm import norm_relu, scale_relu  # compiles its kernels
 
-    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     if not norm.training:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return scale_relu(x, scale, norm.bias - norm.running_mean * scale, pool)
+    assert norm.momentum is not None
     y, mean, variance = norm_relu(x, norm.weight, norm.bias, norm.eps, pool)
     with torch.no_grad():
         count = x.numel() // x.shape[1]

@@ -17,7 +17,8 @@ from vggnet.conv3x3.threads import num_threads
 DIRECT = "direct"
 REPEATS = 3  # measured runs of each algorithm, after one that warms up; the fastest counts
 
-Algorithms = Mapping[str, Callable[[], Tensor]]
+Algorithm = Callable[[], Tensor]
+Algorithms = Mapping[str, Algorithm]
 
 
 class Choices:
@@ -97,7 +98,7 @@ def _measure(algorithms: Algorithms) -> dict[str, Any]:
     return {"algorithm": min(fastest, key=lambda name: fastest[name]), "ms": fastest}
 
 
-def _milliseconds(algorithm: Callable[[], Tensor]) -> float:
+def _milliseconds(algorithm: Algorithm) -> float:
     start = perf_counter()
     algorithm()
     return 1e3 * (perf_counter() - start)

@@ -66,7 +66,7 @@ def compiled(task: np.dtype[Any]) -> Any:
     def compile_it(function: Any) -> Any:
         try:
             return cfunc(signature, cache=True)(function)
-        except RuntimeError:  # there is no folder to write to
+        except (RuntimeError, OSError):  # there is no folder to write to, or no room in it
             return cfunc(signature)(function)
 
     return compile_it

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from vggnet.conv3x3.choice import DIRECT, Algorithms, Choices, default_path
+from vggnet.conv3x3.choice import DIRECT, Algorithm, Choices, default_path
 
 WINOGRAD = {"winograd4": 4, "winograd2": 2}  # name -> side of an output tile
 
@@ -48,7 +48,7 @@ def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     weight = weight.contiguous(memory_format=torch.channels_last)
-    algorithms: Algorithms = {DIRECT: partial(F.conv2d, x, weight, bias, padding=1)}
+    algorithms: dict[str, Algorithm] = {DIRECT: partial(F.conv2d, x, weight, bias, padding=1)}
     if _fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
@@ -61,7 +61,7 @@ def _grad_input(grad: Tensor, weight: Tensor) -> Tensor:
     grad = grad.contiguous(memory_format=torch.channels_last)
     shape = (len(grad), weight.shape[1], *grad.shape[2:])
     weight = weight.contiguous(memory_format=torch.channels_last)
-    algorithms: Algorithms = {DIRECT: partial(conv2d_input, shape, weight, grad, padding=1)}
+    algorithms: dict[str, Algorithm] = {DIRECT: partial(conv2d_input, shape, weight, grad, padding=1)}
     if _fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
@@ -74,7 +74,7 @@ def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
     grad = grad.contiguous(memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
     shape = (grad.shape[1], x.shape[1], 3, 3)
-    algorithms: Algorithms = {DIRECT: partial(conv2d_weight, x, shape, grad, padding=1)}
+    algorithms: dict[str, Algorithm] = {DIRECT: partial(conv2d_weight, x, shape, grad, padding=1)}
     weight = torch.empty(shape, device="meta")
     if _fills_vectors(weight):
         from vggnet.conv3x3 import winograd

@@ -199,7 +199,8 @@ def _from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -
 @contextmanager
 def _offline() -> Iterator[None]:
     """As with HF_HUB_OFFLINE=1: loading takes the copy in the cache without asking the hub."""
-    switches = [(module, module.HF_HUB_OFFLINE) for module in (huggingface_hub.constants, datasets.config)]
+    modules: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
+    switches = [(module, module.HF_HUB_OFFLINE) for module in modules]
     try:
         for module, _ in switches:
             module.HF_HUB_OFFLINE = True

@@ -128,7 +128,7 @@ def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) 
     stock = {
         "PyTorch, NCHW": (copy.deepcopy(network), images),
         "PyTorch, channels-last": (
-            copy.deepcopy(network).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            copy.deepcopy(network).to(memory_format=torch.channels_last),
             last,
         ),
     }

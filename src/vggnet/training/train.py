@@ -132,7 +132,8 @@ def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
     if init_from is None:
         return PRESETS[preset]
     given, _, preprocess = describe(init_from)
-    config = replace(PRESETS[preset], model=given.name, width=given.width, in_channels=given.in_channels)
+    fields: dict[str, Any] = {"model": given.name, "width": given.width, "in_channels": given.in_channels}
+    config = replace(PRESETS[preset], **fields)
     return replace(config, mean=preprocess.mean, std=preprocess.std) if preprocess else config
 
 
