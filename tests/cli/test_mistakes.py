@@ -218,7 +218,7 @@ def test_a_full_disk_while_testing(tmp_path, vgg, photos, run):
     assert code == 0
     accuracy = out.strip().splitlines()[-1]
     before = sorted(run.iterdir())
-    full = limited(100, "test", run, "--data", photos, cache=tmp_path / "cache")
+    full = limited(100, "test", run, "--data", photos, "--workers", 0, cache=tmp_path / "cache")
     assert full.returncode == 2
     assert full.stdout.strip().splitlines()[-1] == accuracy
     lines = full.stderr.strip().splitlines()
