@@ -8,17 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from vggnet.conv3x3 import operator
 from vggnet.conv3x3.accelerate import Conv3x3, accelerate, restore
 from vggnet.vgg import build
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
-    operator.choices.cache_clear()
-    yield
-    operator.choices.cache_clear()
 
 
 def step(model, images, labels):

@@ -12,21 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vggnet.conv3x3 import operator, reference, winograd
+from vggnet.conv3x3 import reference, winograd
 from vggnet.conv3x3.choice import Choices
 from vggnet.conv3x3.matrices import F2, F4
 from vggnet.conv3x3.operator import conv3x3
 
 ALGORITHMS = ["direct", "winograd2", "winograd4"]
 TOLERANCE = 5e-5  # of the largest value
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
-    operator.choices.cache_clear()
-    yield
-    operator.choices.cache_clear()
 
 
 @pytest.fixture(params=ALGORITHMS)

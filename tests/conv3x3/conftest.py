@@ -1,0 +1,13 @@
+"""Choices of convolutions in a folder of the test's own."""
+
+import pytest
+
+from vggnet.conv3x3 import operator
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+    operator.choices.cache_clear()
+    yield
+    operator.choices.cache_clear()
