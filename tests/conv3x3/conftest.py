@@ -2,12 +2,12 @@
 
 import pytest
 
-from vggnet.conv3x3 import operator
+from vggnet.conv3x3 import choice
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
-    operator.choices.cache_clear()
+    choice.choices.cache_clear()
     yield
-    operator.choices.cache_clear()
+    choice.choices.cache_clear()

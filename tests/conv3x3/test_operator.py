@@ -17,7 +17,7 @@ from vggnet.conv3x3.choice import Choices
 from vggnet.conv3x3.matrices import F2, F4
 from vggnet.conv3x3.operator import conv3x3
 
-ALGORITHMS = ["direct", "winograd2", "winograd4"]
+ALGORITHMS = ["direct", "direct_nchw", "winograd2", "winograd4"]
 TOLERANCE = 5e-5  # of the largest value
 
 
@@ -62,6 +62,37 @@ def test_every_algorithm_is_right(algorithm, n, c, k, height, width, seed):
     torch.manual_seed(seed)
     weight = torch.randn(k, c, 3, 3) / (3 * c**0.5)
     assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 5),
+    c=st.sampled_from([1, 3, 17, 64]),
+    k=st.sampled_from([1, 16, 33]),
+    height=st.integers(1, 2),
+    width=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_the_dense_product_is_right(n, c, k, height, width, seed):
+    """Oracle: as above, on maps of 2x2 pixels and below."""
+    torch.manual_seed(seed)
+    weight = torch.randn(k, c, 3, 3) / (3 * c**0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VGGNET_CONV", "dense")
+        assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
+
+
+def test_the_default_type_and_device_are_not_looked_at(algorithm):
+    """Oracle: the same without; memory of another type would be read as nonsense."""
+    x, weight = channels_last(2, 16, 9, 9), torch.randn(16, 16, 3, 3)
+    expected = conv3x3(x, weight)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = conv3x3(x, weight)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 513, 5, 5, 16), (2, 512, 9, 7, 512), (130, 256, 2, 2, 64), (3, 16, 61, 35, 32)])
@@ -166,10 +197,13 @@ def test_without_pytorchs_openmp(monkeypatch):
 
     torch.manual_seed(0)
     given = channels_last(8, 32, 16, 16), torch.randn(32, 32, 3, 3), channels_last(8, 32, 16, 16)
-    expected = passes(*given)
+    expected, before = passes(*given), torch.get_num_threads()
     monkeypatch.setattr(threads, "_openmp", lambda: None)
-    monkeypatch.setattr(threads, "num_threads", lambda: 3)
-    assert all(torch.equal(one, other) for one, other in zip(passes(*given), expected, strict=True))
+    try:
+        torch.set_num_threads(3)
+        assert all(torch.equal(one, other) for one, other in zip(passes(*given), expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_nan_stays_nan(algorithm):

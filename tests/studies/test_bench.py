@@ -5,16 +5,16 @@ import json
 import pytest
 
 from vggnet.cli.bench import main
-from vggnet.conv3x3 import operator
+from vggnet.conv3x3 import choice
 from vggnet.studies.bench import Bench
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
-    operator.choices.cache_clear()
+    choice.choices.cache_clear()
     yield
-    operator.choices.cache_clear()
+    choice.choices.cache_clear()
 
 
 def test_medians_and_ratio_by_hand():

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """Measure, or show what was chosen; returns the exit code."""
     args = tyro.cli(Command, args=arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
-        from vggnet.conv3x3.operator import choices
+        from vggnet.conv3x3.choice import choices
 
         found = choices()
         print(json.dumps(found.as_dict()) if args.json else found.as_table())

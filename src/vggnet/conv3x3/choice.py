@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from vggnet.conv3x3.threads import num_threads
 
 DIRECT = "direct"
+VERSION = 2  # of the algorithms: what was measured of others is measured again
 REPEATS = 3  # measured runs of each algorithm, after one that warms up; the fastest counts
 
 Algorithm = Callable[[], Tensor]
@@ -84,10 +86,17 @@ class Choices:
             self._path = None
 
 
+@cache
+def choices() -> Choices:
+    """What was chosen on this machine."""
+    return Choices(default_path())
+
+
 def default_path() -> Path:
-    """One file for each CPU, number of threads and version, in $VGGNET_CACHE (by default ~/.cache/vggnet)."""
+    """A file for each CPU, number of threads and version, in $VGGNET_CACHE (by default ~/.cache/vggnet)."""
     folder = Path(os.environ.get("VGGNET_CACHE", "~/.cache/vggnet")).expanduser()
-    return folder / f"conv3x3-{get_host_cpu_name()}-{num_threads()}-threads-torch-{torch.__version__}.json"
+    machine = f"{get_host_cpu_name()}-{num_threads()}-threads"
+    return folder / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.json"
 
 
 def _measure(algorithms: Algorithms) -> dict[str, Any]:

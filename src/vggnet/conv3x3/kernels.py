@@ -16,6 +16,7 @@ from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS, fetch_add, multiply_tile
 
 DEPTH = 256  # of a product at a time: COLUMNS columns of B of this depth stay in the first-level cache
 PIXELS = 36  # addresses in a list: the largest tile
+NOTHING, RELU, RELU_POOL = 0, 1, 2  # what may follow a convolution; the pool is the 2x2 max pool of an even map
 
 ACTIVATION = ("n", "height", "width")
 TILES = np.dtype(
@@ -23,7 +24,7 @@ TILES = np.dtype(
         (name, np.int64)
         for name in (
             "slots", "next", "blocks", "m", "n", "height", "width", "in_channels", "out_channels", "first", "tiles",
-            "block", "parts", "relu", "x", "y", "bias", "u", "u_panel", "v", "v_row", "z", "z_row",
+            "block", "parts", "after", "x", "y", "bias", "u", "u_panel", "v", "v_row", "z", "z_row",
             "spare", "spare_bytes",
         )
     ]
@@ -131,14 +132,18 @@ def transform_input(m: int, sources: int, destinations: int, num_bytes: int) -> 
 
 
 @njit(inline="never")
-def transform_output(m: int, relu: int, sources: int, destinations: int, bias: int, num_bytes: int) -> None:
-    """A^T M A + bias, and the ReLU of it if `relu` is not 0."""
+def transform_output(m: int, after: int, sources: int, destinations: int, bias: int, num_bytes: int) -> None:
+    """A^T M A + bias, and what comes `after` it."""
     if m == 4:
-        if relu:
+        if after == RELU_POOL:
+            llvm.output_pool_4(sources, destinations, bias, num_bytes)
+        elif after == RELU:
             llvm.output_relu_4(sources, destinations, bias, num_bytes)
         else:
             llvm.output_4(sources, destinations, bias, num_bytes)
-    elif relu:
+    elif after == RELU_POOL:
+        llvm.output_pool_2(sources, destinations, bias, num_bytes)
+    elif after == RELU:
         llvm.output_relu_2(sources, destinations, bias, num_bytes)
     else:
         llvm.output_2(sources, destinations, bias, num_bytes)
@@ -173,6 +178,7 @@ def forward(pointer: Any) -> None:
     pixel_list, plane_list = pixels.ctypes.data, planes.ctypes.data
     in_bytes, out_bytes = task.in_channels * FLOAT, task.out_channels * FLOAT
     panels = (task.out_channels + COLUMNS - 1) // COLUMNS
+    shrink = 2 if task.after == RELU_POOL else 1
     while True:
         block = fetch_add(counters + 8, 1)
         if block >= task.blocks:
@@ -194,8 +200,11 @@ def forward(pointer: Any) -> None:
         num_bytes = min(out_bytes, last * COLUMNS * FLOAT) - offset
         for t in range(count):
             list_planes(planes, side * side, z + t * task.z_row + offset, z_plane)
-            list_pixels(pixels, start + t, m, m, 0, task.height, task.width, out_bytes, task.y + offset, waste)
-            transform_output(m, task.relu, plane_list, pixel_list, task.bias + offset, num_bytes)
+            list_pixels(
+                pixels, start + t, m // shrink, m // shrink, 0, task.height // shrink, task.width // shrink,
+                out_bytes, task.y + offset, waste,
+            )  # fmt: skip
+            transform_output(m, task.after, plane_list, pixel_list, task.bias + offset, num_bytes)
 
 
 @compiled(TILES)

@@ -22,6 +22,8 @@ ROWS = 14 if _AVX512 else 6  # a product's tile: ROWS x COLUMNS sums stay in reg
 VECTORS = 2
 COLUMNS = VECTORS * LANES
 FLOAT = 4  # bytes
+HALF_ROWS = 4  # rows of float16 that are multiplied at a time
+HAS_HALVES = _AVX512 or bool(get_host_cpu_features().get("f16c"))  # whether the CPU converts vectors of float16
 
 _INT = ir.IntType(64)
 _SCALAR = ir.FloatType()
@@ -76,6 +78,41 @@ def multiply_tile(
 
 
 @intrinsic
+def multiply_halves(typing: Any, w: Any, w_row: Any, x: Any, depth: Any, sums: Any) -> Any:
+    """HALF_ROWS rows of float16 times a float32 vector, summed by lane: HALF_ROWS x LANES floats at `sums`.
+
+    Row i of W lies at w + i * w_row; `depth` is the length of the rows, a multiple of LANES.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        w, w_row, x, depth, sums = arguments
+        halves = ir.VectorType(ir.HalfType(), LANES)
+        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, w_here, x_here = (_phi(builder, _INT, start, before) for start in (_INT(0), w, x))
+        totals = [_phi(builder, _VECTOR, _zeros(), before) for _ in range(HALF_ROWS)]
+        factor = _load(builder, x_here)
+        new = []
+        for i, total in enumerate(totals):
+            place = builder.add(w_here, builder.mul(w_row, _INT(i)))
+            row = builder.load(builder.inttoptr(place, halves.as_pointer()), align=2)
+            new.append(_fma(builder, builder.fpext(row, _VECTOR), factor, total))
+            total.add_incoming(new[i], loop)
+        following = builder.add(step, _INT(LANES))
+        step.add_incoming(following, loop)
+        w_here.add_incoming(builder.add(w_here, _INT(LANES * 2)), loop)
+        x_here.add_incoming(builder.add(x_here, _INT(LANES * FLOAT)), loop)
+        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+        builder.position_at_end(after)
+        for i, value in enumerate(new):
+            _store(builder, value, builder.add(sums, _INT(i * LANES * FLOAT)))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
 def fetch_add(typing: Any, address: Any, amount: Any) -> Any:
     """Add to the int64 at `address` as one step that no other thread can divide; returns what was there."""
 
@@ -96,12 +133,12 @@ def floats_at(typing: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), generate
 
 
-def _transform(matrix: Matrix, *, adds_bias: bool = False, relu: bool = False) -> Any:
+def _transform(matrix: Matrix, *, adds_bias: bool = False, relu: bool = False, pool: bool = False) -> Any:
     """An intrinsic that computes M v M^T for every lane of a square of vectors v.
 
     Its arguments: the address of a list of source addresses (row by row), of a list of destinations, of the bias (used
-    only by one that adds it), and the bytes to work through at each of them, a multiple of 4 LANES. With `relu` values
-    below zero become zero, and a NaN stays.
+    only by one that adds it), and the bytes to work through at each of them, a multiple of 4 LANES. With `pool` the
+    largest of each 2x2 window is stored alone; with `relu` values below zero become zero. A NaN stays one.
     """
     side_out, side_in = len(matrix), len(matrix[0])
 
@@ -116,14 +153,22 @@ def _transform(matrix: Matrix, *, adds_bias: bool = False, relu: bool = False) -
 
                 columns = [_apply(builder, matrix, [load(i, j) for i in range(side_in)]) for j in range(side_in)]
                 shift = _load(builder, builder.add(bias, offset)) if adds_bias else None
+                results = []
                 for i in range(side_out):
-                    values = _apply(builder, matrix, [column[i] for column in columns])
-                    for j, value in enumerate(values):
-                        result = builder.fadd(value, shift) if adds_bias else value
-                        if relu:
-                            negative = builder.fcmp_ordered("<", result, _zeros())
-                            result = builder.select(negative, _zeros(), result)
-                        _store(builder, result, builder.add(_listed(builder, destinations, i * side_out + j), offset))
+                    results.append(_apply(builder, matrix, [column[i] for column in columns]))
+                    if not pool:
+                        store(i, results[-1], shift, offset)
+                    elif i % 2:
+                        store(i // 2, _pooled(builder, *results[-2:]), shift, offset)
+
+            def store(row: int, values: Sequence[ir.Value], shift: ir.Value | None, offset: ir.Value) -> None:
+                for j, value in enumerate(values):
+                    result = value if shift is None else builder.fadd(value, shift)
+                    if relu:
+                        negative = builder.fcmp_ordered("<", result, _zeros())
+                        result = builder.select(negative, _zeros(), result)
+                    place = _listed(builder, destinations, row * len(values) + j)
+                    _store(builder, result, builder.add(place, offset))
 
             _loop(builder, num_bytes, LANES * FLOAT, body)
             return context.get_dummy_value()
@@ -131,6 +176,12 @@ def _transform(matrix: Matrix, *, adds_bias: bool = False, relu: bool = False) -
         return types.void(*[types.int64] * 4), generate
 
     return transform
+
+
+def _pooled(builder: ir.IRBuilder, upper: Sequence[ir.Value], lower: Sequence[ir.Value]) -> list[ir.Value]:
+    """The largest of each 2x2 window of two rows; a NaN if there is one in it."""
+    tall = [_maximum(builder, a, b) for a, b in zip(upper, lower, strict=True)]
+    return [_maximum(builder, tall[j], tall[j + 1]) for j in range(0, len(tall), 2)]
 
 
 def _apply(builder: ir.IRBuilder, matrix: Matrix, values: Sequence[ir.Value]) -> list[ir.Value]:
@@ -215,6 +266,11 @@ def _fma(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Val
     return builder.call(get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [x, y, z])
 
 
+def _maximum(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 2)
+    return builder.call(get_or_insert_function(builder.module, kind, f"llvm.maximum.v{LANES}f32"), [x, y])
+
+
 def _constant(value: float) -> ir.Value:
     return ir.Constant(_VECTOR, [value] * LANES)
 
@@ -228,5 +284,7 @@ kernel_2, kernel_4 = _transform(F2.kernel), _transform(F4.kernel)
 output_2, output_4 = _transform(F2.output, adds_bias=True), _transform(F4.output, adds_bias=True)
 output_relu_2 = _transform(F2.output, adds_bias=True, relu=True)
 output_relu_4 = _transform(F4.output, adds_bias=True, relu=True)
+output_pool_2 = _transform(F2.output, adds_bias=True, relu=True, pool=True)
+output_pool_4 = _transform(F4.output, adds_bias=True, relu=True, pool=True)
 grad_output_2, grad_output_4 = _transform(transposed(F2.output)), _transform(transposed(F4.output))
 grad_kernel_2, grad_kernel_4 = _transform(transposed(F2.kernel)), _transform(transposed(F4.kernel))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vggnet.conv3x3.kernels import compiled
 from vggnet.conv3x3.llvm import FLOAT, fetch_add, floats_at
-from vggnet.conv3x3.threads import run
+from vggnet.conv3x3.threads import floats, run
 
 BLOCK_BYTES = 64 << 10  # of activations that a thread works through at a time, so that it can read them twice
 
@@ -211,7 +211,7 @@ def _norm_relu_backward(
     count, channels = x.numel() // x.shape[1], x.shape[1]
     rows = grad.numel() // channels
     blocks = _num_blocks(rows, channels)
-    first, second = torch.empty(2, blocks, channels)
+    first, second = floats(2, blocks, channels)
     fields: dict[str, Any] = {
         "rows": rows, "width": grad.shape[3], "channels": channels, "pool": pool, "blocks": blocks,
         "x": x, "y": grad, "scale": scale, "shift": shift,
@@ -256,9 +256,9 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     channels = x.shape[1]
     rows = x.numel() // channels
     blocks = _num_blocks(rows, channels)
-    means, squares = torch.empty(2, blocks, channels)
+    means, squares = floats(2, blocks, channels)
     _run(moments, rows=rows, channels=channels, blocks=blocks, x=x, first=means, second=squares)
-    edges = torch.arange(blocks + 1, dtype=torch.int64) * rows // blocks
+    edges = torch.arange(blocks + 1, dtype=torch.int64, device="cpu") * rows // blocks
     counts = edges.diff().double().unsqueeze(1)
     mean = (counts * means).sum(0) / rows
     variance = (squares.double().sum(0) + (counts * (means - mean) ** 2).sum(0)) / rows

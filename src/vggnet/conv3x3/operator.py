@@ -1,6 +1,6 @@
 """The operator: a 3x3 convolution with stride 1 and padding 1 that takes the fastest way there is for its shape."""
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from vggnet.conv3x3.choice import DIRECT, Algorithm, Choices, default_path
+from vggnet.conv3x3 import dense
+from vggnet.conv3x3.choice import DIRECT, Algorithm, choices
 
+DIRECT_NCHW, DENSE = "direct_nchw", "dense"
 WINOGRAD = {"winograd4": 4, "winograd2": 2}  # name -> side of an output tile
 
 
@@ -20,19 +22,14 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     (`choices`). Everything else, an empty batch and autocast among it, goes to F.conv2d unchanged.
     Gradients: of all three arguments, once (not of gradients).
     """
-    if not _is_ours(x, weight, bias):
+    if not is_ours(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=1)
     result: Tensor = _conv3x3(x, weight, bias)
     return result
 
 
-@cache
-def choices() -> Choices:
-    """What was chosen on this machine."""
-    return Choices(default_path())
-
-
-def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these are for our own operator."""
     tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
     return (
         all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
@@ -46,41 +43,54 @@ def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 @torch.library.custom_op("vggnet::conv3x3", mutates_args=())
 def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    algorithms: dict[str, Algorithm] = {DIRECT: partial(F.conv2d, x, weight, bias, padding=1)}
-    if _fills_vectors(weight):
+    x, weight = _channels_last(x), _channels_last(weight)
+    bias = None if bias is None else bias.contiguous()
+    algorithms: dict[str, Algorithm] = {
+        DIRECT: partial(F.conv2d, x, weight, bias, padding=1),
+        DIRECT_NCHW: lambda: F.conv2d(x.contiguous(), weight.contiguous(), bias, padding=1),
+    }
+    if dense.fits(x):
+        algorithms[DENSE] = lambda: dense.forward(x, dense.expand(weight, *x.shape[2:]), bias)
+    if fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
         algorithms |= {name: partial(winograd.forward, x, weight, bias, m) for name, m in WINOGRAD.items()}
-    return _channels_last(choices().run(_key("forward", x, weight), algorithms))
+    return _channels_last(choices().run(shape_key("forward", x, weight), algorithms))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_input", mutates_args=())
 def _grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    grad = grad.contiguous(memory_format=torch.channels_last)
+    grad, weight = _channels_last(grad), _channels_last(weight)
     shape = (len(grad), weight.shape[1], *grad.shape[2:])
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    algorithms: dict[str, Algorithm] = {DIRECT: partial(conv2d_input, shape, weight, grad, padding=1)}
-    if _fills_vectors(weight):
+    algorithms: dict[str, Algorithm] = {
+        DIRECT: partial(conv2d_input, shape, weight, grad, padding=1),
+        DIRECT_NCHW: lambda: conv2d_input(shape, weight.contiguous(), grad.contiguous(), padding=1),  # type: ignore[no-untyped-call]
+    }
+    if dense.fits(grad):
+        algorithms[DENSE] = partial(dense.grad_input, grad, weight)
+    if fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
         algorithms |= {name: partial(winograd.grad_input, grad, weight, m) for name, m in WINOGRAD.items()}
-    return _channels_last(choices().run(_key("grad_input", grad, weight), algorithms))
+    return _channels_last(choices().run(shape_key("grad_input", grad, weight), algorithms))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_weight", mutates_args=())
 def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    x = x.contiguous(memory_format=torch.channels_last)
+    grad, x = _channels_last(grad), _channels_last(x)
     shape = (grad.shape[1], x.shape[1], 3, 3)
-    algorithms: dict[str, Algorithm] = {DIRECT: partial(conv2d_weight, x, shape, grad, padding=1)}
+    algorithms: dict[str, Algorithm] = {
+        DIRECT: partial(conv2d_weight, x, shape, grad, padding=1),
+        DIRECT_NCHW: lambda: conv2d_weight(x.contiguous(), shape, grad.contiguous(), padding=1),  # type: ignore[no-untyped-call]
+    }
+    if dense.fits(x):
+        algorithms[DENSE] = partial(dense.grad_weight, grad, x)
     weight = torch.empty(shape, device="meta")
-    if _fills_vectors(weight):
+    if fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
         algorithms |= {name: partial(winograd.grad_weight, grad, x, m) for name, m in WINOGRAD.items()}
-    return _channels_last(choices().run(_key("grad_weight", grad, weight), algorithms))
+    return _channels_last(choices().run(shape_key("grad_weight", grad, weight), algorithms))
 
 
 @_conv3x3.register_fake
@@ -123,14 +133,14 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _fills_vectors(weight: Tensor) -> bool:
+def fills_vectors(weight: Tensor) -> bool:
     """Whether both numbers of channels are multiples of 16, the most lanes that a vector has."""
     return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
 
 
-def _key(gradient: str, activation: Tensor, weight: Tensor) -> str:
+def shape_key(work: str, activation: Tensor, weight: Tensor) -> str:
     """The pass and its shape; batches of nearly the same size, as the last of an epoch, share an entry."""
     n, _, height, width = activation.shape
     out_channels, in_channels = weight.shape[:2]
     batch = 1 << (n - 1).bit_length()
-    return f"{gradient} n<={batch} {height}x{width} {in_channels}->{out_channels}"
+    return f"{work} n<={batch} {height}x{width} {in_channels}->{out_channels}"

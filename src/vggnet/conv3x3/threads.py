@@ -25,6 +25,11 @@ def num_threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
+def floats(*shape: int) -> torch.Tensor:
+    """Memory for the kernels, whatever PyTorch's default type and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def run(kernel: Any, task: np.ndarray[Any, Any]) -> None:
     """Call a kernel of `kernels` with the task in every thread, and wait for all of them."""
     threads, address = num_threads(), task.ctypes.data

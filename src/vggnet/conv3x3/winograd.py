@@ -2,15 +2,15 @@
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vggnet.conv3x3 import kernels
-from vggnet.conv3x3.llvm import COLUMNS, FLOAT, LANES, ROWS
-from vggnet.conv3x3.threads import num_threads, run
+from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS
+from vggnet.conv3x3.threads import floats, num_threads, run
 
 TILE_BLOCK = 66  # about as many tiles as a thread transforms and multiplies at a time
 CHUNK_BYTES = 12 << 20  # of transformed tiles that the kernel's gradient sums over at a time
@@ -18,20 +18,15 @@ PADDING = 16  # floats after each row of transformed values: rows of 2^n bytes w
 ROWS_BLOCK = 16 * ROWS  # rows of a product that one thread takes at a time
 
 
-def supports(x: Tensor, weight: Tensor) -> bool:
-    """Whether the vectors are filled: channels in multiples of LANES."""
-    return weight.shape[0] % LANES == 0 and weight.shape[1] % LANES == 0
-
-
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, m: int) -> Tensor:
     """F(m x m): x (N, C, H, W) channels-last, weight (K, C, 3, 3) -> (N, K, H, W) channels-last."""
-    return convolve(x, transform_kernels(weight, m), weight.shape[0], bias, m)
+    return convolve(x, transform_kernels(weight, m, memory=_kernel_memory), weight.shape[0], bias, m)
 
 
 def grad_input(grad: Tensor, weight: Tensor, m: int) -> Tensor:
     """The gradient of x: the convolution of grad (N, K, H, W) with the kernel turned, C and K exchanged."""
     turned = weight.permute(2, 3, 0, 1).flip(0, 1).contiguous()  # (3, 3, K, C)
-    return convolve(grad, _transform_kernels(turned, m), weight.shape[1], None, m)
+    return convolve(grad, _transform_kernels(turned, m, _kernel_memory), weight.shape[1], None, m)
 
 
 def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
@@ -44,7 +39,7 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
     sums_row = _row(_ceil(in_channels, COLUMNS))
     sums_plane = _ceil(out_channels, ROWS) * sums_row
     v, z, sums = _scratch(planes * chunk * v_row, planes * chunk * z_row, planes * sums_plane)
-    zeros = torch.zeros(max(in_channels, out_channels))
+    zeros = floats(max(in_channels, out_channels)).zero_()
     for first in range(0, tiles, chunk):
         count = min(chunk, tiles - first)
         run(
@@ -66,7 +61,7 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
                 c=sums, c_row=sums_row, c_plane=sums_plane,
             ),
         )  # fmt: skip
-    result = torch.empty((out_channels, 3, 3, in_channels))
+    result = floats(out_channels, 3, 3, in_channels)
     w_k, w_y, w_x, _ = (stride * FLOAT for stride in result.stride())
     run(
         kernels.transform_kernel_gradients,
@@ -78,16 +73,16 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
     return result.permute(0, 3, 1, 2)
 
 
-def transform_kernels(weight: Tensor, m: int) -> Tensor:
-    """The kernels of the forward pass as `convolve` takes them. The memory is used again by the next call."""
-    return _transform_kernels(weight.permute(2, 3, 1, 0).contiguous(), m)  # (3, 3, C, K)
+def transform_kernels(weight: Tensor, m: int, memory: Callable[[int], Tensor] = floats) -> Tensor:
+    """The kernels of the forward pass as `convolve` takes them, in `memory` of so many floats."""
+    return _transform_kernels(weight.permute(2, 3, 1, 0).contiguous(), m, memory)  # (3, 3, C, K)
 
 
-def _transform_kernels(by_tap: Tensor, m: int) -> Tensor:
+def _transform_kernels(by_tap: Tensor, m: int, memory: Callable[[int], Tensor]) -> Tensor:
     """(3, 3, depth, channels) -> planes of panels of (depth, COLUMNS)."""
     depth, channels = by_tap.shape[2:]
     panels, planes = math.ceil(channels / COLUMNS), (m + 2) ** 2
-    u = _kernel_memory(planes * panels * depth * COLUMNS)
+    u = memory(planes * panels * depth * COLUMNS)
     w_y, w_x, w_depth, _ = (stride * FLOAT for stride in by_tap.stride())
     run(
         kernels.transform_kernels,
@@ -100,8 +95,13 @@ def _transform_kernels(by_tap: Tensor, m: int) -> Tensor:
     return u
 
 
-def convolve(x: Tensor, u: Tensor, out_channels: int, bias: Tensor | None, m: int, *, relu: bool = False) -> Tensor:
-    """x (N, C, H, W) channels-last by kernels that are transformed already -> (N, out_channels, H, W) channels-last."""
+def convolve(
+    x: Tensor, u: Tensor, out_channels: int, bias: Tensor | None, m: int, *, after: int = kernels.NOTHING
+) -> Tensor:
+    """x (N, C, H, W) channels-last by kernels that are transformed already -> (N, out_channels, H, W) channels-last.
+
+    after: what follows in the same pass; with RELU_POOL the result is (N, out_channels, H/2, W/2), H and W even.
+    """
     n, in_channels, height, width = x.shape
     planes, threads, tiles = (m + 2) ** 2, num_threads(), _num_tiles(x, m)
     wanted = math.ceil(tiles / TILE_BLOCK)
@@ -113,13 +113,14 @@ def convolve(x: Tensor, u: Tensor, out_channels: int, bias: Tensor | None, m: in
     )
     v_row, z_row = _row(in_channels), _row(_ceil(out_channels, COLUMNS))
     v, z = _scratch(threads * planes * block * v_row, threads * planes * block * z_row)
-    spare = torch.zeros(1 + threads, max(in_channels, out_channels))  # zeros, and room for what is not wanted
-    y = torch.empty((n, height, width, out_channels))
+    spare = floats(1 + threads, max(in_channels, out_channels)).zero_()  # zeros, and room for what is not wanted
+    shrink = 2 if after == kernels.RELU_POOL else 1
+    y = floats(n, height // shrink, width // shrink, out_channels)
     run(
         kernels.forward,
         _task(
             kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
-            tiles=tiles, block=block, parts=parts, blocks=blocks * parts, relu=relu, x=x.data_ptr(), y=y.data_ptr(),
+            tiles=tiles, block=block, parts=parts, blocks=blocks * parts, after=after, x=x.data_ptr(), y=y.data_ptr(),
             bias=(spare if bias is None else bias).data_ptr(),
             u=u.data_ptr(), u_panel=in_channels * COLUMNS * FLOAT, v=v, v_row=v_row, z=z, z_row=z_row,
             spare=spare.data_ptr(), spare_bytes=spare.stride(0) * FLOAT,
@@ -152,8 +153,8 @@ class _Memory(threading.local):
     """Scratch memory of each Python thread, kept from call to call: fresh pages cost as much as the work in them."""
 
     def __init__(self) -> None:
-        self.scratch = torch.empty(0)
-        self.kernel = torch.empty(0)
+        self.scratch = floats(0)
+        self.kernel = floats(0)
 
 
 _memory = _Memory()
@@ -165,11 +166,12 @@ def _scratch(*sizes: int) -> list[int]:
     for size in sizes:
         starts.append(starts[-1] + _ceil(size, 64))
     if _memory.scratch.nbytes < starts[-1]:
-        _memory.scratch = torch.empty(math.ceil(starts[-1] / FLOAT))
+        _memory.scratch = floats(math.ceil(starts[-1] / FLOAT))
     return [_memory.scratch.data_ptr() + start for start in starts[:-1]]
 
 
 def _kernel_memory(count: int) -> Tensor:
+    """Memory for kernels that the next call may use again."""
     if _memory.kernel.numel() < count:
-        _memory.kernel = torch.empty(count)
+        _memory.kernel = floats(count)
     return _memory.kernel

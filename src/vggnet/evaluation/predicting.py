@@ -116,7 +116,8 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
 def inference(network: nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside; afterwards every layer is in the mode it was found in."""
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    if any(training for _, training in modes):
+        network.eval()
     try:
         with torch.inference_mode():
             yield

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vggnet.atomic import remove_leftovers, replacing, write_text
-from vggnet.conv3x3.operator import choices
+from vggnet.conv3x3.choice import choices
 from vggnet.errors import RunError
 from vggnet.training.fit import Position
 from vggnet.training.learner import Learner, check_finite_weights
