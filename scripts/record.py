@@ -100,10 +100,15 @@ def bench_section(options: list[str]) -> str:
     """`vgg bench`, run now."""
     benchmark = [str(Path(sys.executable).with_name("vgg")), "bench", *options, "--json"]
     result = json.loads(subprocess.run(benchmark, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    header = "| way | median (ms) | fastest | slowest | images/s |\n|---|---|---|---|---|"
+    if "rows" in result:
+        return shapes_section(options, result)
+    peaks = result["peak_bytes"]
+    header = "| way | median (ms) | fastest | slowest | images/s |" + (" peak memory (MB) |" if peaks else "")
+    header += "\n" + "|---" * (6 if peaks else 5) + "|"
     lines = [
         f"| {name} | {1e3 * seconds:.1f} | {1e3 * min(result['seconds'][name]):.1f} "
         f"| {1e3 * max(result['seconds'][name]):.1f} | {result['batch'] / seconds:.1f} |"
+        + (f" {peaks[name] / 1e6:.0f} |" if peaks else "")
         for name, seconds in result["medians"].items()
     ]
     rows = {
@@ -113,6 +118,23 @@ def bench_section(options: list[str]) -> str:
         **owners(result["environment"]),
     }
     return f"{table(rows)}\n\n{header}\n" + "\n".join(lines)
+
+
+def shapes_section(options: list[str], result: dict[str, Any]) -> str:
+    """Each pass of each shape, and how many times faster ours is than the faster of PyTorch's formats."""
+    header = f"| pass | shape | {' | '.join(f'{way} (ms)' for way in result['rows'][0]['ms'])} | ratio |"
+    lines = [
+        f"| {row['pass']} | {row['shape']} | {' | '.join(f'{ms:.2f}' for ms in row['ms'].values())} "
+        f"| {row['ratio']:.2f} |"
+        for row in result["rows"]
+    ]
+    rows = {
+        "command": f"`vgg bench {' '.join(options)}`",
+        "work": "each 3x3 convolution by itself: images x map, input -> output channels",
+        "the least favourable": f"**{result['ratio']:.2f} times as fast** as the faster of PyTorch's formats",
+        **owners(result["environment"]),
+    }
+    return f"{table(rows)}\n\n{header}\n{'|---' * (len(result['rows'][0]['ms']) + 3)}|\n" + "\n".join(lines)
 
 
 def command(run: Run) -> str:

@@ -17,7 +17,7 @@ from vggnet.conv3x3.choice import Choices
 from vggnet.conv3x3.matrices import F2, F4
 from vggnet.conv3x3.operator import conv3x3
 
-ALGORITHMS = ["direct", "direct_nchw", "winograd2", "winograd4"]
+ALGORITHMS = ["direct", "direct_nchw", "dense", "winograd2", "winograd4"]
 TOLERANCE = 5e-5  # of the largest value
 
 
@@ -80,6 +80,18 @@ def test_the_dense_product_is_right(n, c, k, height, width, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VGGNET_CONV", "dense")
         assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
+
+
+def test_results_may_be_changed_in_place(algorithm):
+    """Oracle: F.conv2d and F.relu; torchvision's VGGs have nn.ReLU(inplace=True) after each convolution."""
+    torch.manual_seed(0)
+    for height, width in ((2, 2), (9, 6)):
+        x, weight = channels_last(2, 16, height, width), torch.randn(16, 16, 3, 3)
+        ours, stock = [[tensor.clone().requires_grad_() for tensor in (x, weight)] for _ in range(2)]
+        F.relu(conv3x3(*ours), inplace=True).sum().backward()
+        F.relu(F.conv2d(*stock, padding=1)).sum().backward()
+        for found, expected in zip(ours, stock, strict=True):
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_the_default_type_and_device_are_not_looked_at(algorithm):

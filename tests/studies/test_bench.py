@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from vggnet.cli.bench import main
 from vggnet.conv3x3 import choice
 from vggnet.studies.bench import Bench
+from vggnet.studies.bench_shapes import _shapes
+from vggnet.studies.memory import peak_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +35,51 @@ def test_medians_and_ratio_by_hand():
 def test_every_way_is_measured(capsys, work):
     """Oracle: the ways that are promised, each once a round."""
     options = ["--model", "vgg11_bn", "--width", "0.05", "--head", "gap", "--size", "32", "--batch", "2"]
+    options += ["--no-peers"] if work == "infer" else []
     assert main([work, *options, "--rounds", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["seconds"]) == {"vggnet", "PyTorch, NCHW", "PyTorch, channels-last"}
     assert all(len(values) == 2 and min(values) > 0 for values in found["seconds"].values())
+
+
+def test_a_network_of_torchvision_with_its_memory(capsys):
+    """Oracle: the ways that are promised; a step holds at least its images."""
+    options = ["--model", "squeezenet1_1", "--size", "64", "--batch", "4", "--rounds", "1", "--memory"]
+    assert main(["train", *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["peak_bytes"].keys() == found["seconds"].keys()
+    assert min(found["peak_bytes"].values()) > 4 * 3 * 64 * 64 * 4
+
+
+def test_peak_of_memory():
+    """Oracle: the size of an array that is filled and let go, whatever this process holds."""
+    ballast = bytearray(300 << 20)
+    found = peak_bytes(np.ones, (100 << 20) // 8)
+    assert 99 << 20 <= found < 110 << 20
+    assert len(ballast) == 300 << 20
+
+
+def test_the_shapes_are_those_of_table_1():
+    """Oracle: by hand, for 32 pixels: each distinct 3x3 convolution of columns A, B, D and E."""
+    assert set(_shapes(32)) == {
+        (32, 3, 64), (32, 64, 64), (16, 64, 128), (16, 128, 128), (8, 128, 256), (8, 256, 256), (4, 256, 512),
+        (4, 512, 512), (2, 512, 512),
+    }  # fmt: skip
+
+
+def test_shapes_and_the_article_are_measured(capsys, monkeypatch):
+    """Oracle: each shape forward and backward; both ways of the article's step."""
+    from vggnet.studies import bench_article, bench_shapes
+
+    monkeypatch.setattr(bench_shapes, "BATCHES", {32: 1})
+    assert main(["shapes", "--rounds", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 18
+    assert all(min(row["ms"].values()) > 0 and row["ratio"] > 0 for row in rows)
+    monkeypatch.setattr(bench_article, "BATCH", 2)
+    monkeypatch.setattr(bench_article, "IMAGES", 4)
+    assert main(["article", "--rounds", "1", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["seconds"]) == {"vggnet", "the article's script"}
 
 
 def test_choices_are_shown(capsys):

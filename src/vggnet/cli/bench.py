@@ -3,49 +3,68 @@
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class _Measured:
+    json: bool = False  # print one JSON object instead of a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(_Measured):
     """Time a training step: ours against stock PyTorch in both memory formats, measured in turns."""
 
-    model: str = "vgg16_bn"
+    model: str = "vgg16_bn"  # or one of torchvision's, such as resnet18
     width: float = 1.0
     head: str = "cifar"
     size: int = 32  # pixels
     batch: int = 128  # images
     rounds: int = 7
     compiled: bool = False  # torch.compile as well (minutes; needs a C++ compiler)
-    json: bool = False  # print one JSON object instead of a table
+    memory: bool = False  # the most memory of each way as well, each in a process of its own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Infer:
-    """Time the answer to a batch of images: ours against stock PyTorch in both memory formats, measured in turns."""
+class Infer(_Measured):
+    """Time the answer to a batch of images: ours against stock PyTorch and the other libraries that are installed."""
 
-    model: str = "vgg16"
+    model: str = "vgg16"  # or one of torchvision's, such as resnet18
     width: float = 1.0
     head: str = "paper"
     size: int = 224  # pixels
     batch: int = 1  # images
     rounds: int = 15
     compiled: bool = False  # torch.compile as well (minutes; needs a C++ compiler)
-    json: bool = False  # print one JSON object instead of a table
+    peers: bool = True  # onnxruntime, openvino, ncnn, if installed: pip install 'vggnet[peers]'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
-    """Show which algorithm each convolution takes on this machine, and the milliseconds that were measured."""
+class Article(_Measured):
+    """Time a training step with its loading: ours against the article's script as it stands."""
 
-    json: bool = False  # print one JSON object instead of a table
+    rounds: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes(_Measured):
+    """Time each convolution of the VGGs at 32, 64 and 224 pixels: ours against PyTorch's."""
+
+    rounds: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(_Measured):
+    """Show which algorithm each convolution takes on this machine, and the milliseconds that were measured."""
 
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Infer, tyro.conf.subcommand("infer")]
+    | Annotated[Article, tyro.conf.subcommand("article")]
+    | Annotated[Shapes, tyro.conf.subcommand("shapes")]
     | Annotated[Choices, tyro.conf.subcommand("choices")]
 )
 DESCRIPTION = """Measure how fast a network trains and answers on this CPU.
@@ -63,11 +82,13 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(found.as_dict()) if args.json else found.as_table())
         return 0
     from vggnet.studies.bench import bench_infer, bench_train
+    from vggnet.studies.bench_article import bench_article
+    from vggnet.studies.bench_shapes import bench_shapes
 
-    measure = bench_train if isinstance(args, Train) else bench_infer
-    bench = measure(
-        args.model, width=args.width, head=args.head, size=args.size, batch=args.batch, rounds=args.rounds,
-        compiled=args.compiled, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    options = {name: value for name, value in vars(args).items() if name != "json"}
+    measures: dict[type, Any] = {
+        Train: bench_train, Infer: bench_infer, Article: bench_article, Shapes: bench_shapes,
+    }  # fmt: skip
+    bench = measures[type(args)](**options, progress=sys.stderr.isatty())
     print(bench.as_json() if args.json else bench.as_table())
     return 0

@@ -7,8 +7,10 @@ i - o + 1, so the product's weight, (H W K, H W C), holds for each pair (o, i) o
 from collections.abc import Iterator
 from itertools import product
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+
+from vggnet.conv3x3.threads import maps
 
 LARGEST = 2  # side of a map
 
@@ -25,13 +27,20 @@ def expand(weight: Tensor, height: int, width: int) -> Tensor:
 
 def forward(x: Tensor, expanded: Tensor, bias: Tensor | None) -> Tensor:
     """x (N, C, H, W) channels-last by an expanded weight -> (N, K, H, W) channels-last."""
-    biases = None if bias is None else bias.repeat(x.shape[2] * x.shape[3])
-    return _as_maps(F.linear(_as_rows(x), expanded, biases), x)
+    height, width = x.shape[2:]
+    y = maps(len(x), len(expanded) // (height * width), height, width)
+    if bias is None:
+        torch.mm(_as_rows(x), expanded.T, out=_as_rows(y))
+    else:
+        torch.addmm(bias.repeat(height * width), _as_rows(x), expanded.T, out=_as_rows(y))
+    return y
 
 
 def grad_input(grad: Tensor, weight: Tensor) -> Tensor:
     """The gradient of x: grad (N, K, H, W) channels-last, weight (K, C, 3, 3) -> (N, C, H, W) channels-last."""
-    return _as_maps(_as_rows(grad) @ expand(weight, *grad.shape[2:]), grad)
+    result = maps(len(grad), weight.shape[1], *grad.shape[2:])
+    torch.mm(_as_rows(grad), expand(weight, *grad.shape[2:]), out=_as_rows(result))
+    return result
 
 
 def grad_weight(grad: Tensor, x: Tensor) -> Tensor:
@@ -39,10 +48,10 @@ def grad_weight(grad: Tensor, x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     out_channels, in_channels = grad.shape[1], x.shape[1]
     expanded = (_as_rows(grad).T @ _as_rows(x)).view(height * width, out_channels, height * width, in_channels)
-    result = x.new_zeros(out_channels, 3, 3, in_channels)
+    result = maps(out_channels, in_channels, 3, 3).zero_()
     for o, i, row, column in _taps(height, width):
-        result[:, row, column] += expanded[o, :, i]
-    return result.permute(0, 3, 1, 2)
+        result[:, :, row, column] += expanded[o, :, i]
+    return result
 
 
 def _taps(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
@@ -52,15 +61,11 @@ def _taps(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
         yield o, i, v - y + 1, u - x + 1
 
 
-def _as_rows(maps: Tensor) -> Tensor:
-    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1)
+def _as_rows(images: Tensor) -> Tensor:
+    """Channels-last memory (N, channels, H, W) as (N, H W channels)."""
+    return images.permute(0, 2, 3, 1).flatten(1)
 
 
-def _as_maps(rows: Tensor, like: Tensor) -> Tensor:
-    """(N, H W channels) -> (N, channels, H, W) channels-last, with the H and W of `like`."""
-    return rows.view(len(rows), *like.shape[2:], -1).permute(0, 3, 1, 2)
-
-
-def fits(maps: Tensor) -> bool:
-    """Whether the maps (N, C, H, W) are small enough."""
-    return max(maps.shape[2:]) <= LARGEST
+def fits(images: Tensor) -> bool:
+    """Whether the maps of (N, C, H, W) are small enough."""
+    return max(images.shape[2:]) <= LARGEST

@@ -278,7 +278,8 @@ def _normalize(x: Tensor, scale: Tensor, shift: Tensor, pool: bool) -> Tensor:
 def _empty_output(x: Tensor, pool: bool) -> Tensor:
     n, channels, height, width = x.shape
     size = (height // 2, width // 2) if pool else (height, width)
-    return x.new_empty((n, *size, channels)).permute(0, 3, 1, 2)
+    shape = (n, channels, *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _num_blocks(rows: int, channels: int) -> int:

@@ -30,6 +30,12 @@ def floats(*shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
+def maps(n: int, channels: int, height: int, width: int) -> torch.Tensor:
+    """The same as (n, channels, height, width), channels-last. It is no view, so it may be changed in place."""
+    shape = (n, channels, height, width)
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+
+
 def run(kernel: Any, task: np.ndarray[Any, Any]) -> None:
     """Call a kernel of `kernels` with the task in every thread, and wait for all of them."""
     threads, address = num_threads(), task.ctypes.data

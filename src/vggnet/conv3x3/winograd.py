@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vggnet.conv3x3 import kernels
 from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS
-from vggnet.conv3x3.threads import floats, num_threads, run
+from vggnet.conv3x3.threads import floats, maps, num_threads, run
 
 TILE_BLOCK = 66  # about as many tiles as a thread transforms and multiplies at a time
 CHUNK_BYTES = 12 << 20  # of transformed tiles that the kernel's gradient sums over at a time
@@ -61,8 +61,8 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
                 c=sums, c_row=sums_row, c_plane=sums_plane,
             ),
         )  # fmt: skip
-    result = floats(out_channels, 3, 3, in_channels)
-    w_k, w_y, w_x, _ = (stride * FLOAT for stride in result.stride())
+    result = maps(out_channels, in_channels, 3, 3)
+    w_k, _, w_y, w_x = (stride * FLOAT for stride in result.stride())
     run(
         kernels.transform_kernel_gradients,
         _task(
@@ -70,7 +70,7 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
             w_depth=w_k, u=sums, u_depth=sums_row, u_plane=sums_plane,
         ),
     )  # fmt: skip
-    return result.permute(0, 3, 1, 2)
+    return result
 
 
 def transform_kernels(weight: Tensor, m: int, memory: Callable[[int], Tensor] = floats) -> Tensor:
@@ -115,7 +115,7 @@ def convolve(
     v, z = _scratch(threads * planes * block * v_row, threads * planes * block * z_row)
     spare = floats(1 + threads, max(in_channels, out_channels)).zero_()  # zeros, and room for what is not wanted
     shrink = 2 if after == kernels.RELU_POOL else 1
-    y = floats(n, height // shrink, width // shrink, out_channels)
+    y = maps(n, out_channels, height // shrink, width // shrink)
     run(
         kernels.forward,
         _task(
@@ -126,7 +126,7 @@ def convolve(
             spare=spare.data_ptr(), spare_bytes=spare.stride(0) * FLOAT,
         ),
     )  # fmt: skip
-    return y.permute(0, 3, 1, 2)
+    return y
 
 
 def _num_tiles(x: Tensor, m: int) -> int:

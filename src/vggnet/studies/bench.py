@@ -10,14 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from vggnet.conv3x3.accelerate import accelerate
+from vggnet.studies.memory import peak_bytes
+from vggnet.studies.peers import installed_peers
+from vggnet.table1 import MODEL_NAMES
 from vggnet.training.run import environment
 from vggnet.vgg import build
 
 OURS = "vggnet"
+NCHW, CHANNELS_LAST = "PyTorch, NCHW", "PyTorch, channels-last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class Bench:
     batch: int  # images at a time
     seconds: dict[str, list[float]]  # way -> one value for each round
     environment: dict[str, Any]
+    peak_bytes: dict[str, int] | None = None  # way -> what its process came to hold, beyond what it held before
 
     @property
     def medians(self) -> dict[str, float]:
@@ -46,12 +52,16 @@ class Bench:
     def as_table(self) -> str:
         """For people; the last line is the ratio."""
         width = max(map(len, self.seconds))
-        lines = [self.work, f"{'way':<{width}}  median (ms)  fastest  slowest  images/s"]
+        memory = self.peak_bytes or {}
+        lines = [
+            self.work,
+            f"{'way':<{width}}  median (ms)  fastest  slowest  images/s{'  peak (MB)' if memory else ''}",
+        ]
         for name, seconds in self.medians.items():
             fastest, slowest = min(self.seconds[name]), max(self.seconds[name])
             lines.append(
                 f"{name:<{width}}  {1e3 * seconds:11.1f}  {1e3 * fastest:7.1f}  {1e3 * slowest:7.1f}"
-                f"  {self.batch / seconds:8.1f}"
+                f"  {self.batch / seconds:8.1f}" + (f"  {memory[name] / 1e6:9.0f}" if name in memory else "")
             )
         return "\n".join([*lines, f"{self.ratio:.2f} times as fast as the fastest other way"])
 
@@ -65,30 +75,26 @@ def bench_train(
     batch: int = 128,
     rounds: int = 7,
     compiled: bool = False,
+    memory: bool = False,
     progress: bool = False,
 ) -> Bench:
     """Time a whole training step on a CPU: forward, backward, and SGD with Nesterov momentum.
 
+    model: a VGG, or a network of torchvision (`resnet18`), for which `width` and `head` do not apply.
     compiled: torch.compile as well, which needs a C++ compiler and minutes.
+    memory: also run two steps of each way in a process of its own, for the most memory that they take.
     """
     torch.manual_seed(0)
-    network = build(model, num_classes=10, head=head, width=width)
+    network = _network(model, 10, width, head)
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
 
     def stepping(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        network.train()
-        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+        return training_step(network, images, labels, forward)
 
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(forward(images), labels).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-        return step
-
-    ways = _ways(network, images, compiled, stepping)
+    seconds = in_turns(_ways(network, images, compiled, stepping), rounds, progress)
+    peaks = {way: peak_bytes(_steps, way, model, width, head, size, batch) for way in seconds} if memory else None
     work = f"training step, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
-    return Bench(work=work, batch=batch, seconds=_in_turns(ways, rounds, progress), environment=_environment())
+    return Bench(work=work, batch=batch, seconds=seconds, environment=cpu_environment(), peak_bytes=peaks)
 
 
 def bench_infer(
@@ -100,11 +106,16 @@ def bench_infer(
     batch: int = 1,
     rounds: int = 15,
     compiled: bool = False,
+    peers: bool = True,
     progress: bool = False,
 ) -> Bench:
-    """Time the answer to one batch of images on a CPU."""
+    """Time the answer to one batch of images on a CPU.
+
+    compiled: torch.compile as well, which needs a C++ compiler.
+    peers: onnxruntime, openvino and ncnn as well, as far as they are installed.
+    """
     torch.manual_seed(0)
-    network = build(model, num_classes=1000, head=head, width=width).eval()
+    network = _network(model, 1000, width, head).eval()
     images = torch.randn(batch, 3, size, size)
 
     def answering(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
@@ -115,33 +126,28 @@ def bench_infer(
         return answer
 
     ways = _ways(network, images, compiled, answering)
+    if peers:
+        ways |= installed_peers(network, images, torch.get_num_threads())
     work = f"inference, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
-    return Bench(work=work, batch=batch, seconds=_in_turns(ways, rounds, progress), environment=_environment())
+    return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
 
 
-Prepare = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor]], Callable[[], object]]
+def training_step(
+    network: nn.Module, images: Tensor, labels: Tensor, forward: Callable[[Tensor], Tensor]
+) -> Callable[[], object]:
+    """A function that trains the network on the batch once: cross-entropy, Nesterov SGD."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(forward(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
 
 
-def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) -> dict[str, Callable[[], object]]:
-    """Ours and PyTorch's, each on its own copy of the network."""
-    last = images.contiguous(memory_format=torch.channels_last)
-    stock = {
-        "PyTorch, NCHW": (copy.deepcopy(network), images),
-        "PyTorch, channels-last": (
-            copy.deepcopy(network).to(memory_format=torch.channels_last),
-            last,
-        ),
-    }
-    ours = accelerate(copy.deepcopy(network))
-    ways = {OURS: prepare(ours, last, ours)}
-    for name, (copied, batch) in stock.items():
-        ways[name] = prepare(copied, batch, copied)
-        if compiled:
-            ways[f"{name}, compiled"] = prepare(copied, batch, torch.compile(copied))
-    return ways
-
-
-def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, progress: bool) -> dict[str, list[float]]:
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, progress: bool) -> dict[str, list[float]]:
     """Seconds of each way in each round, after two calls of each that warm up."""
     for way in tqdm(ways.values(), desc="warming up", leave=False, disable=not progress):
         way()
@@ -155,5 +161,44 @@ def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, progress: b
     return seconds
 
 
-def _environment() -> dict[str, Any]:
+def cpu_environment() -> dict[str, Any]:
+    """Versions and hardware, as a run folder has them."""
     return environment(torch.device("cpu"))
+
+
+Prepare = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor]], Callable[[], object]]
+
+
+def _network(model: str, num_classes: int, width: float, head: str) -> nn.Module:
+    if model not in MODEL_NAMES and model in torchvision.models.list_models(torchvision.models):
+        network: nn.Module = torchvision.models.get_model(model, num_classes=num_classes)
+        return network
+    return build(model, num_classes=num_classes, head=head, width=width)
+
+
+def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) -> dict[str, Callable[[], object]]:
+    """Ours and PyTorch's, each on its own copy of the network."""
+    ways: dict[str, Callable[[], object]] = {}
+    for name in (OURS, NCHW, CHANNELS_LAST):
+        copied, batch = _laid_out(name, copy.deepcopy(network), images)
+        ways[name] = prepare(copied, batch, copied)
+        if compiled and name != OURS:
+            ways[f"{name}, compiled"] = prepare(copied, batch, torch.compile(copied))
+    return ways
+
+
+def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """The network and the images as the way has them in memory."""
+    if way.startswith(NCHW):
+        return network, images
+    last = images.contiguous(memory_format=torch.channels_last)
+    return accelerate(network) if way == OURS else network.to(memory_format=torch.channels_last), last
+
+
+def _steps(way: str, model: str, width: float, head: str, size: int, batch: int) -> None:
+    """Two training steps; the first of ours may measure which algorithms to take."""
+    network, images = _laid_out(way, _network(model, 10, width, head), torch.randn(batch, 3, size, size))
+    forward = torch.compile(network) if way.endswith("compiled") else network
+    step = training_step(network, images, torch.arange(batch) % 10, forward)
+    step()
+    step()

@@ -1,0 +1,96 @@
+"""A training step with its loading: ours against the article's script as it stands."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from vggnet.conv3x3.accelerate import accelerate
+from vggnet.data.augment import BatchAugment
+from vggnet.data.preprocess import Preprocess
+from vggnet.studies.bench import OURS, Bench, cpu_environment, in_turns
+from vggnet.vgg import build
+
+BATCH = 128
+IMAGES = 512  # made at random; 32x32
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def bench_article(*, rounds: int = 5, progress: bool = False) -> Bench:
+    """Time whole steps of VGG-16 with batch norm on 128 CIFAR-10-sized images, loading and augmentation included.
+
+    The article's: torchvision's transforms image by image in a DataLoader, the three-layer head on a map pooled to 7x7,
+    PyTorch's default memory format. Ours: the same augmentation of the whole batch, the `cifar` head, our convolutions.
+    Both: SGD, rate 0.01, momentum 0.9, weight decay 5e-4. Both load in the process itself: with two cores workers only
+    take turns with the step, and what they prepare would count for whichever way is measured next.
+    """
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    labels = torch.arange(IMAGES) % 10
+    ways = {OURS: _our_step(pixels, labels), "the article's script": _article_step(pixels, labels)}
+    work = f"training step with loading, vgg16_bn, 32x32, batch {BATCH}"
+    return Bench(work=work, batch=BATCH, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+
+
+def _our_step(pixels: np.ndarray, labels: Tensor) -> Callable[[], object]:
+    network = accelerate(build("vgg16_bn", num_classes=10, head="cifar").train())
+    augment = BatchAugment(shift=4, flip="random", rotation=15, jitter=0.2, padding="zero")
+    normalize = Preprocess(resize=32, crop=32, mean=MEAN, std=STD).normalize
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = 0
+        while True:
+            for indices in torch.split(torch.randperm(IMAGES), BATCH):
+                augmented = augment(images[indices], indices, seed=0, epoch=epoch)
+                yield normalize(augmented).contiguous(memory_format=torch.channels_last), labels[indices]
+            epoch += 1
+
+    return _step(network, batches())
+
+
+def _article_step(pixels: np.ndarray, labels: Tensor) -> Callable[[], object]:
+    network = build("vgg16_bn", num_classes=10, head="paper").train()
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(15),
+            transforms.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    images = [Image.fromarray(array) for array in pixels]
+
+    class Transformed(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            return transform(images[index]), labels[index]
+
+    loader = DataLoader(Transformed(), batch_size=BATCH, shuffle=True)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from loader
+
+    return _step(network, batches())
+
+
+def _step(network: torch.nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], object]:
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    loss_of = torch.nn.CrossEntropyLoss()
+
+    def step() -> None:
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        loss_of(network(images), labels).backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,104 @@
+"""Every convolution of the VGGs by itself, at several image sizes: ours against PyTorch's."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from vggnet.conv3x3.operator import conv3x3
+from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, cpu_environment, in_turns
+from vggnet.table1 import layers
+
+BATCHES = {32: 128, 64: 32, 224: 4}  # size of the images, pixels -> images at a time
+COLUMNS = ("A", "B", "D", "E")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesBench:
+    """Milliseconds of each pass of each shape."""
+
+    rows: list[dict[str, Any]]
+    environment: dict[str, Any]
+
+    @property
+    def ratio(self) -> float:
+        """The least favourable: how many times faster ours is than the faster of PyTorch's formats."""
+        ratios: list[float] = [row["ratio"] for row in self.rows]
+        return min(ratios)
+
+    def as_json(self) -> str:
+        """All of it as one JSON object."""
+        return json.dumps({"rows": self.rows, "ratio": self.ratio, "environment": self.environment})
+
+    def as_table(self) -> str:
+        """For people; the last line is the least ratio."""
+        lines = [f"{'pass':<9} {'shape':<28} {'ours (ms)':>10} {'NCHW':>8} {'channels-last':>14} {'ratio':>6}"]
+        for row in self.rows:
+            ms = row["ms"]
+            lines.append(
+                f"{row['pass']:<9} {row['shape']:<28} {ms[OURS]:10.2f} {ms[NCHW]:8.2f} {ms[CHANNELS_LAST]:14.2f}"
+                f" {row['ratio']:6.2f}"
+            )
+        return "\n".join([*lines, f"the least: {self.ratio:.2f} times as fast as the faster of PyTorch's formats"])
+
+
+def bench_shapes(*, rounds: int = 7, progress: bool = False) -> ShapesBench:
+    """Time forward and backward of each distinct 3x3 convolution of VGG-11, 13, 16 and 19 at 32, 64 and 224 pixels."""
+    rows = []
+    for size, batch in BATCHES.items():
+        for side, channels, outputs in tqdm(_shapes(size), desc=f"{size} pixels", leave=False, disable=not progress):
+            rows += _rows(batch, side, channels, outputs, rounds)
+    return ShapesBench(rows=rows, environment=cpu_environment())
+
+
+def _shapes(size: int) -> list[tuple[int, int, int]]:
+    """(side of the map, input channels, output channels) of every 3x3 convolution, each once."""
+    return list(dict.fromkeys(shape for column in COLUMNS for shape in _shapes_of(column, size)))
+
+
+def _shapes_of(column: str, size: int) -> Iterator[tuple[int, int, int]]:
+    channels = 3
+    for layer in layers(column):
+        if layer.kind == "conv":
+            yield size, channels, layer.channels
+            channels = layer.channels
+        elif layer.kind == "pool":
+            size //= 2
+
+
+def _rows(batch: int, side: int, in_channels: int, out_channels: int, rounds: int) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    x = torch.randn(batch, in_channels, side, side)
+    weight = torch.randn(out_channels, in_channels, 3, 3) / (3 * in_channels**0.5)
+    grad = torch.randn(batch, out_channels, side, side)
+    formats = {OURS: torch.channels_last, NCHW: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
+    passes = {name: _passes(name, x, weight, grad, memory_format) for name, memory_format in formats.items()}
+    rows = []
+    for index, work in enumerate(("forward", "backward")):
+        seconds = in_turns({name: pair[index] for name, pair in passes.items()}, rounds, progress=False)
+        ms = {name: 1e3 * median(values) for name, values in seconds.items()}
+        shape = f"{batch} x {side}x{side} {in_channels}->{out_channels}"
+        rows.append({"pass": work, "shape": shape, "ms": ms, "ratio": min(ms[NCHW], ms[CHANNELS_LAST]) / ms[OURS]})
+    return rows
+
+
+def _passes(
+    name: str, x: Tensor, weight: Tensor, grad: Tensor, memory_format: torch.memory_format
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward and backward of a convolution inside a network: the first layer's input needs no gradient."""
+    given = x.contiguous(memory_format=memory_format).requires_grad_(x.shape[1] > 3)
+    kernels = weight.contiguous(memory_format=memory_format).requires_grad_()
+    gradient = grad.contiguous(memory_format=memory_format)
+
+    def forward() -> Tensor:
+        return conv3x3(given, kernels) if name == OURS else F.conv2d(given, kernels, padding=1)
+
+    output = forward()
+    wanted = [tensor for tensor in (given, kernels) if tensor.requires_grad]
+    return forward, lambda: torch.autograd.grad(output, wanted, gradient, retain_graph=True)
