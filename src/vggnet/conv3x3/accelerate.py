@@ -8,6 +8,7 @@ from torch import nn
 from vggnet.conv3x3.kept import forget
 from vggnet.conv3x3.layers import Conv3x3, LargeLinear
 from vggnet.conv3x3.sequence import FusedSequential
+from vggnet.conv3x3.threads import keep_freed_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,8 +24,9 @@ def accelerate(model: Model) -> Model:
     Layers stay the objects they are, with their parameters, hooks and names; only their class changes, so `state_dict`
     is the same. Weights are laid out channels-last, which changes no value. In eval mode, without gradients, what is
     made of the weights is kept until they change; after a change through `.data`, which PyTorch does not count, call
-    `model.eval()`.
+    `model.eval()`. GNU's malloc keeps freed memory from now on, for the whole process: see `keep_freed_memory`.
     """
+    keep_freed_memory()
     for module in model.modules():
         if type(module) is nn.Conv2d and _is_eligible(module):
             module.__class__ = Conv3x3

@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
 from vggnet.conv3x3 import llvm
-from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS, fetch_add, multiply_tile
+from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS, fetch_add, floats_at, multiply_tile
 
 DEPTH = 256  # of a product at a time: COLUMNS columns of B of this depth stay in the first-level cache
 PIXELS = 36  # addresses in a list: the largest tile
@@ -33,22 +33,11 @@ KERNELS = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "slots",
-            "next",
-            "blocks",
-            "m",
-            "channels",
-            "w",
-            "w_y",
-            "w_x",
-            "w_depth",
-            "u",
-            "u_depth",
-            "u_plane",
-            "u_panel",
+            "slots", "next", "blocks", "m", "depth", "channels", "w", "w_y", "w_x", "w_depth", "w_channel",
+            "u", "u_depth", "u_plane", "u_panel",
         )
     ]
-)
+)  # fmt: skip
 PRODUCTS = np.dtype(
     [
         (name, np.int64)
@@ -250,29 +239,61 @@ def products(pointer: Any) -> None:
         )  # fmt: skip
 
 
+@njit(inline="never")
+def transform_kernel(m: int, sources: int, destinations: int, num_bytes: int) -> None:
+    """G g G^T."""
+    if m == 4:
+        llvm.kernel_4(sources, destinations, 0, num_bytes)
+    else:
+        llvm.kernel_2(sources, destinations, 0, num_bytes)
+
+
+@njit(inline="never")
+def gather(taps: Any, w: int, w_y: int, w_x: int, w_depth: int, w_channel: int, depth: int, channels: int) -> None:
+    """taps (9, COLUMNS, COLUMNS): each tap of so many depths and channels, channels innermost."""
+    for tap in range(9):
+        for channel in range(channels):
+            here = w + tap // 3 * w_y + tap % 3 * w_x + channel * w_channel
+            for d in range(depth):
+                taps[tap, d, channel] = carray(floats_at(here + d * w_depth), 1)[0]
+
+
 @compiled(KERNELS)
 def transform_kernels(pointer: Any) -> None:
-    """G g G^T: the kernels of one depth (channel that is summed over) after the other, into panels of COLUMNS."""
+    """G g G^T of all kernels, into panels of COLUMNS channels; a block is COLUMNS depths (channels that are summed).
+
+    Where the weight does not have a depth's channels side by side, they are brought into scratch memory first.
+    """
     task = carray(pointer, 1)[0]
     counters = carray(pointer, 1).ctypes.data
     m, side = task.m, task.m + 2
     taps, planes = np.empty(PIXELS, np.int64), np.empty(PIXELS, np.int64)
     sources, destinations = taps.ctypes.data, planes.ctypes.data
+    scratch = np.empty((9, COLUMNS, COLUMNS), np.float32)
     while True:
-        depth = fetch_add(counters + 8, 1)
-        if depth >= task.blocks:
+        start = fetch_add(counters + 8, 1) * COLUMNS
+        if start >= task.depth:
             break
+        depth = min(COLUMNS, task.depth - start)
         for column in range(0, task.channels, COLUMNS):
-            for tap in range(9):
-                taps[tap] = task.w + tap // 3 * task.w_y + tap % 3 * task.w_x + depth * task.w_depth + column * FLOAT
-            list_planes(
-                planes, side * side, task.u + column // COLUMNS * task.u_panel + depth * task.u_depth, task.u_plane
+            channels = min(COLUMNS, task.channels - column)
+            w, w_y, w_x, w_depth = (
+                task.w + start * task.w_depth + column * task.w_channel,
+                task.w_y,
+                task.w_x,
+                task.w_depth,
             )
-            num_bytes = min(COLUMNS, task.channels - column) * FLOAT
-            if m == 4:
-                llvm.kernel_4(sources, destinations, 0, num_bytes)
-            else:
-                llvm.kernel_2(sources, destinations, 0, num_bytes)
+            if task.w_channel != FLOAT:
+                gather(scratch, w, w_y, w_x, w_depth, task.w_channel, depth, channels)
+                w, w_depth = scratch.ctypes.data, COLUMNS * FLOAT
+                w_x = COLUMNS * w_depth
+                w_y = 3 * w_x
+            u = task.u + column // COLUMNS * task.u_panel + start * task.u_depth
+            for d in range(depth):
+                for tap in range(9):
+                    taps[tap] = w + tap // 3 * w_y + tap % 3 * w_x + d * w_depth
+                list_planes(planes, side * side, u + d * task.u_depth, task.u_plane)
+                transform_kernel(m, sources, destinations, channels * FLOAT)
 
 
 @compiled(KERNELS)

@@ -13,20 +13,20 @@ from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS
 from vggnet.conv3x3.threads import floats, maps, num_threads, run
 
 TILE_BLOCK = 66  # about as many tiles as a thread transforms and multiplies at a time
-CHUNK_BYTES = 12 << 20  # of transformed tiles that the kernel's gradient sums over at a time
+CHUNK_BYTES = 4 << 20  # of transformed tiles that the kernel's gradient sums over at a time,
+CHUNK_TILES = 128  # but never fewer tiles than these: the sums of large layers leave the cache between two chunks
 PADDING = 16  # floats after each row of transformed values: rows of 2^n bytes would share a few places of the cache
 ROWS_BLOCK = 16 * ROWS  # rows of a product that one thread takes at a time
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, m: int) -> Tensor:
     """F(m x m): x (N, C, H, W) channels-last, weight (K, C, 3, 3) -> (N, K, H, W) channels-last."""
-    return convolve(x, transform_kernels(weight, m, memory=_kernel_memory), weight.shape[0], bias, m)
+    return convolve(x, transform_kernels(weight, m, _kernel_memory), weight.shape[0], bias, m)
 
 
 def grad_input(grad: Tensor, weight: Tensor, m: int) -> Tensor:
     """The gradient of x: the convolution of grad (N, K, H, W) with the kernel turned, C and K exchanged."""
-    turned = weight.permute(2, 3, 0, 1).flip(0, 1).contiguous()  # (3, 3, K, C)
-    return convolve(grad, _transform_kernels(turned, m, _kernel_memory), weight.shape[1], None, m)
+    return convolve(grad, _transform_kernels(weight, m, _kernel_memory, turned=True), weight.shape[1], None, m)
 
 
 def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
@@ -35,7 +35,7 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
     out_channels, planes = grad.shape[1], (m + 2) ** 2
     tiles = _num_tiles(x, m)
     v_row, z_row = _row(_ceil(in_channels, COLUMNS)), _row(_ceil(out_channels, ROWS))
-    chunk = min(tiles, max(2 * ROWS, CHUNK_BYTES // (planes * (v_row + z_row))))
+    chunk = min(tiles, max(CHUNK_TILES, CHUNK_BYTES // (planes * (v_row + z_row))))
     sums_row = _row(_ceil(in_channels, COLUMNS))
     sums_plane = _ceil(out_channels, ROWS) * sums_row
     v, z, sums = _scratch(planes * chunk * v_row, planes * chunk * z_row, planes * sums_plane)
@@ -74,21 +74,33 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
 
 
 def transform_kernels(weight: Tensor, m: int, memory: Callable[[int], Tensor] = floats) -> Tensor:
-    """The kernels of the forward pass as `convolve` takes them, in `memory` of so many floats."""
-    return _transform_kernels(weight.permute(2, 3, 1, 0).contiguous(), m, memory)  # (3, 3, C, K)
+    """The kernels of the forward pass as `convolve` takes them, in `memory` of so many floats.
+
+    weight (K, C, 3, 3) channels-last.
+    """
+    return _transform_kernels(weight, m, memory, turned=False)
 
 
-def _transform_kernels(by_tap: Tensor, m: int, memory: Callable[[int], Tensor]) -> Tensor:
-    """(3, 3, depth, channels) -> planes of panels of (depth, COLUMNS)."""
-    depth, channels = by_tap.shape[2:]
+def _transform_kernels(weight: Tensor, m: int, memory: Callable[[int], Tensor], *, turned: bool) -> Tensor:
+    """weight (K, C, 3, 3) channels-last -> planes of panels of (C, COLUMNS of K).
+
+    turned: by 180 degrees, C and K exchanged.
+    """
+    out_channels, in_channels, _, _ = weight.shape
+    w_k, w_c, w_y, w_x = in_channels * 9 * FLOAT, FLOAT, in_channels * 3 * FLOAT, in_channels * FLOAT
+    w = weight.data_ptr()
+    if turned:
+        depth, channels, w_depth, w_channel = out_channels, in_channels, w_k, w_c
+        w, w_y, w_x = w + 2 * (w_y + w_x), -w_y, -w_x
+    else:
+        depth, channels, w_depth, w_channel = in_channels, out_channels, w_c, w_k
     panels, planes = math.ceil(channels / COLUMNS), (m + 2) ** 2
     u = memory(planes * panels * depth * COLUMNS)
-    w_y, w_x, w_depth, _ = (stride * FLOAT for stride in by_tap.stride())
     run(
         kernels.transform_kernels,
         _task(
-            kernels.KERNELS, blocks=depth, m=m, channels=channels, w=by_tap.data_ptr(), w_y=w_y, w_x=w_x,
-            w_depth=w_depth, u=u.data_ptr(), u_depth=COLUMNS * FLOAT, u_panel=depth * COLUMNS * FLOAT,
+            kernels.KERNELS, m=m, depth=depth, channels=channels, w=w, w_y=w_y, w_x=w_x, w_depth=w_depth,
+            w_channel=w_channel, u=u.data_ptr(), u_depth=COLUMNS * FLOAT, u_panel=depth * COLUMNS * FLOAT,
             u_plane=panels * depth * COLUMNS * FLOAT,
         ),
     )  # fmt: skip
