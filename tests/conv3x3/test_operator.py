@@ -120,7 +120,7 @@ def test_odd_and_large_shapes(algorithm, shape):
 def test_kernels_equal_the_plain_algorithm(tile):
     """Oracle: the reference in float64, pass by pass."""
     torch.manual_seed(0)
-    x, weight, grad = channels_last(3, 32, 10, 7), torch.randn(48, 32, 3, 3), channels_last(3, 48, 10, 7)
+    x, weight, grad = channels_last(3, 32, 10, 7), channels_last(48, 32, 3, 3), channels_last(3, 48, 10, 7)
     pairs = [
         (winograd.forward(x, weight, None, tile.m), reference.forward(x.double(), weight.double(), tile)),
         (winograd.grad_input(grad, weight, tile.m), reference.grad_input(grad.double(), weight.double(), tile)),
@@ -141,7 +141,7 @@ def passes(x, weight, grad):
 def test_threads_change_no_bit():
     """Oracle: one thread."""
     torch.manual_seed(0)
-    x, weight, grad = channels_last(40, 64, 13, 9), torch.randn(96, 64, 3, 3), channels_last(40, 96, 13, 9)
+    x, weight, grad = channels_last(40, 64, 13, 9), channels_last(96, 64, 3, 3), channels_last(40, 96, 13, 9)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -208,7 +208,7 @@ def test_without_pytorchs_openmp(monkeypatch):
     from vggnet.conv3x3 import threads
 
     torch.manual_seed(0)
-    given = channels_last(8, 32, 16, 16), torch.randn(32, 32, 3, 3), channels_last(8, 32, 16, 16)
+    given = channels_last(8, 32, 16, 16), channels_last(32, 32, 3, 3), channels_last(8, 32, 16, 16)
     expected, before = passes(*given), torch.get_num_threads()
     monkeypatch.setattr(threads, "_openmp", lambda: None)
     try:

@@ -138,7 +138,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
             "weight_decay": config.weight_decay if config.decay_norms else 0.0,
         },
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def _require_finite(name: str, value: float) -> None:
