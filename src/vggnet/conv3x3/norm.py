@@ -28,6 +28,17 @@ TASK = np.dtype(
     ]
 )  # fmt: skip
 
+JOINED = 64  # channels that a thread joins at a time
+JOIN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "slots", "next", "blocks", "rows", "channels", "first", "second", "mean", "variance",
+            "scale", "inverse", "slope", "center", "for_weight", "for_bias",
+        )
+    ]
+)  # fmt: skip
+
 
 @compiled(TASK)
 def moments(pointer: Any) -> None:
@@ -55,6 +66,76 @@ def moments(pointer: Any) -> None:
             for c in range(channels):
                 difference = x[i, c] - mean[c]
                 squares[c] += difference * difference
+
+
+@compiled(JOIN)
+def join_moments(pointer: Any) -> None:
+    """Mean and biased variance by channel from those of the blocks, in float64 (Chan et al., 1979)."""
+    task = carray(pointer, 1)[0]
+    counter = carray(pointer, 1).ctypes.data + 8
+    total, squares = np.empty(JOINED, np.float64), np.empty(JOINED, np.float64)
+    while True:
+        start = fetch_add(counter, 1) * JOINED
+        if start >= task.channels:
+            break
+        count = min(JOINED, task.channels - start)
+        total[:] = 0
+        squares[:] = 0
+        for block in range(task.blocks):
+            size = task.rows * (block + 1) // task.blocks - task.rows * block // task.blocks
+            mean = carray(floats_at(task.first + (block * task.channels + start) * FLOAT), count)
+            for c in range(count):
+                total[c] += size * np.float64(mean[c])
+        for block in range(task.blocks):
+            size = task.rows * (block + 1) // task.blocks - task.rows * block // task.blocks
+            mean = carray(floats_at(task.first + (block * task.channels + start) * FLOAT), count)
+            within = carray(floats_at(task.second + (block * task.channels + start) * FLOAT), count)
+            for c in range(count):
+                difference = np.float64(mean[c]) - total[c] / task.rows
+                squares[c] += within[c] + size * difference * difference
+        means = carray(floats_at(task.mean + start * FLOAT), count)
+        variances = carray(floats_at(task.variance + start * FLOAT), count)
+        for c in range(count):
+            means[c] = total[c] / task.rows
+            variances[c] = squares[c] / task.rows
+
+
+@compiled(JOIN)
+def join_gradient_sums(pointer: Any) -> None:
+    """From the blocks' sums, added in float64, the gradients of weight and bias, and what `gradient` needs."""
+    task = carray(pointer, 1)[0]
+    counter = carray(pointer, 1).ctypes.data + 8
+    dz, dz_x = np.empty(JOINED, np.float64), np.empty(JOINED, np.float64)
+    while True:
+        start = fetch_add(counter, 1) * JOINED
+        if start >= task.channels:
+            break
+        count = min(JOINED, task.channels - start)
+        dz[:] = 0
+        dz_x[:] = 0
+        for block in range(task.blocks):
+            first = carray(floats_at(task.first + (block * task.channels + start) * FLOAT), count)
+            second = carray(floats_at(task.second + (block * task.channels + start) * FLOAT), count)
+            for c in range(count):
+                dz[c] += first[c]
+                dz_x[c] += second[c]
+        mean, scale = (
+            carray(floats_at(task.mean + start * FLOAT), count),
+            carray(floats_at(task.scale + start * FLOAT), count),
+        )
+        inverse = carray(floats_at(task.inverse + start * FLOAT), count)
+        slope, center = (
+            carray(floats_at(task.slope + start * FLOAT), count),
+            carray(floats_at(task.center + start * FLOAT), count),
+        )
+        for_weight = carray(floats_at(task.for_weight + start * FLOAT), count)
+        for_bias = carray(floats_at(task.for_bias + start * FLOAT), count)
+        for c in range(count):
+            tilt = -np.float64(scale[c]) * inverse[c] * inverse[c] * dz_x[c] / task.rows
+            slope[c] = tilt
+            center[c] = -np.float64(scale[c]) * dz[c] / task.rows - tilt * mean[c]
+            for_weight[c] = dz_x[c] * inverse[c]
+            for_bias[c] = dz[c]
 
 
 @compiled(TASK)
@@ -208,7 +289,7 @@ def _norm_relu_backward(
     inverse = (variance + eps).rsqrt()
     scale = weight * inverse
     shift = bias - mean * scale
-    count, channels = x.numel() // x.shape[1], x.shape[1]
+    channels = x.shape[1]
     rows = grad.numel() // channels
     blocks = _num_blocks(rows, channels)
     first, second = floats(2, blocks, channels)
@@ -217,12 +298,15 @@ def _norm_relu_backward(
         "x": x, "y": grad, "scale": scale, "shift": shift,
     }  # fmt: skip
     _run(gradient_sums, center=mean, first=first, second=second, **fields)
-    sum_dz, sum_dz_x = first.double().sum(0), second.double().sum(0)
-    slope = (-scale * inverse * inverse * sum_dz_x / count).float()
-    center = (-scale * sum_dz / count - slope * mean).float()
+    slope, center, for_weight, for_bias = (floats(channels) for _ in range(4))
+    _run(
+        join_gradient_sums, JOIN, rows=x.numel() // channels, channels=channels, blocks=blocks, first=first,
+        second=second, mean=mean, scale=scale, inverse=inverse, slope=slope, center=center, for_weight=for_weight,
+        for_bias=for_bias,
+    )  # fmt: skip
     dx = torch.empty_like(x)
     _run(gradient, center=center, slope=slope, first=dx, **fields)
-    return dx, (sum_dz_x * inverse).float(), sum_dz.float()
+    return dx, for_weight, for_bias
 
 
 @_norm_relu.register_fake
@@ -252,17 +336,18 @@ _norm_relu.register_autograd(_backward, setup_context=_remember)
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance by channel; the blocks' moments are joined in float64 (Chan et al., 1979)."""
+    """Mean and biased variance by channel."""
     channels = x.shape[1]
     rows = x.numel() // channels
     blocks = _num_blocks(rows, channels)
     means, squares = floats(2, blocks, channels)
     _run(moments, rows=rows, channels=channels, blocks=blocks, x=x, first=means, second=squares)
-    edges = torch.arange(blocks + 1, dtype=torch.int64, device="cpu") * rows // blocks
-    counts = edges.diff().double().unsqueeze(1)
-    mean = (counts * means).sum(0) / rows
-    variance = (squares.double().sum(0) + (counts * (means - mean) ** 2).sum(0)) / rows
-    return mean.float(), variance.float()
+    mean, variance = floats(channels), floats(channels)
+    _run(
+        join_moments, JOIN, rows=rows, channels=channels, blocks=blocks, first=means, second=squares, mean=mean,
+        variance=variance,
+    )  # fmt: skip
+    return mean, variance
 
 
 def _normalize(x: Tensor, scale: Tensor, shift: Tensor, pool: bool) -> Tensor:
@@ -286,8 +371,8 @@ def _num_blocks(rows: int, channels: int) -> int:
     return max(1, rows * channels * FLOAT // BLOCK_BYTES)
 
 
-def _run(kernel: Any, **fields: Tensor | int) -> None:
-    task = np.zeros((), TASK)
+def _run(kernel: Any, kind: np.dtype[Any] = TASK, **fields: Tensor | int) -> None:
+    task = np.zeros((), kind)
     for name, value in fields.items():
         task[name] = value.data_ptr() if isinstance(value, Tensor) else value
     run(kernel, task)
