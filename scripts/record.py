@@ -3,6 +3,7 @@
     python scripts/record.py run RUN NAME     a finished and tested run, or one stopped by Ctrl-C -> docs/results.md
     python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
+    python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
 
 A section that is there already is replaced.
 """
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -33,11 +35,14 @@ def main() -> None:
     of_run.add_argument("run", type=Path, help="a run folder")
     of_run.add_argument("name", help="name of the section")
     commands.add_parser("augment")
+    commands.add_parser("same-training")
     bench = commands.add_parser("bench")
     bench.add_argument("name", help="name of the section")
     arguments, options = parser.parse_known_args()
     if arguments.command == "augment":
         insert(DOCS / "benchmarks.md", "augmentation", augment_section())
+    elif arguments.command == "same-training":
+        insert(DOCS / "benchmarks.md", "same-training", same_training_section())
     elif arguments.command == "bench":
         insert(DOCS / "benchmarks.md", arguments.name, bench_section(options))
     else:
@@ -94,6 +99,30 @@ def augment_section() -> str:
     lines = [f"| {' | '.join(f'{value:,}' for value in row.values())} |" for row in result["rows"]]
     rows = {"command": "`python benchmarks/augment.py`", **owners(environment(torch.device("cpu")))}
     return f"{table(rows)}\n\n{header}\n" + "\n".join(lines)
+
+
+def same_training_section() -> str:
+    """Accuracy and time of training with the engine and without, from the rows of finished runs."""
+    rows = [json.loads(line) for line in (DOCS / "same_training.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = []
+    for convolutions in dict.fromkeys(row["convolutions"] for row in rows):
+        runs = [row for row in rows if row["convolutions"] == convolutions]
+        accuracies = [100 * row["val_accuracy"] for row in runs]
+        lines.append(
+            f"| {convolutions} | {', '.join(f'{value:.2f}' for value in accuracies)} | {mean(accuracies):.2f} "
+            f"| {stdev(accuracies):.2f} | {mean(row['train_loss'] for row in runs):.4f} "
+            f"| {mean(row['seconds'] for row in runs) / 60:.1f} |"
+        )
+    facts = {
+        "command": "`python benchmarks/same_training.py $CIFAR10`",
+        "work": f"`vgg train --data $CIFAR10 {rows[0]['options']}`, with `VGGNET_CONV=direct` for PyTorch's",
+        "seeds": ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows})),
+        **owners(rows[-1]["environment"]),
+    }
+    header = (
+        "| convolutions | validation accuracy after 3 epochs (%) | mean | standard deviation | train loss | minutes |"
+    )
+    return f"{table(facts)}\n\n{header}\n{'|---' * 6}|\n" + "\n".join(lines)
 
 
 def bench_section(options: list[str]) -> str:

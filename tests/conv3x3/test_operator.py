@@ -1,5 +1,6 @@
 """The fast operator: right for every shape and algorithm, the same for every number of threads, robust."""
 
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from torch import nn
 
 from vggnet.conv3x3 import reference, winograd
 from vggnet.conv3x3.choice import Choices
+from vggnet.conv3x3.llvm import ROWS
 from vggnet.conv3x3.matrices import F2, F4
 from vggnet.conv3x3.operator import conv3x3
 
@@ -128,6 +130,21 @@ def test_kernels_equal_the_plain_algorithm(tile):
     ]
     for found, expected in pairs:
         assert relative_error(found, expected) < 1e-5
+
+
+@given(tiles=st.integers(1, 3000), threads=st.integers(1, 5))
+def test_the_busiest_thread_has_the_least_to_do(tiles, threads):
+    """Oracle: brute force over every size of a block from half to twice the usual one."""
+
+    def most_work(size):
+        return math.ceil(math.ceil(tiles / size) / threads) * size
+
+    chosen = winograd._block(tiles, threads)
+    assert chosen % ROWS == 0
+    if tiles > winograd.TILE_BLOCK:
+        usual = winograd.TILE_BLOCK
+        sizes = [size for size in range(ROWS, 2 * usual + 1, ROWS) if size >= min(usual / 2, tiles / threads)]
+        assert most_work(chosen) <= min(map(most_work, sizes))
 
 
 def passes(x, weight, grad):

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from vggnet.conv3x3 import kernels
 from vggnet.conv3x3.llvm import COLUMNS, FLOAT, ROWS
 from vggnet.conv3x3.threads import floats, maps, num_threads, run
 
-TILE_BLOCK = 66  # about as many tiles as a thread transforms and multiplies at a time
+TILE_BLOCK = 66  # as many tiles, from half to twice, as a thread transforms and multiplies at a time
 CHUNK_BYTES = 4 << 20  # of transformed tiles that the kernel's gradient sums over at a time,
 CHUNK_TILES = 128  # but never fewer tiles than these: the sums of large layers leave the cache between two chunks
 PADDING = 16  # floats after each row of transformed values: rows of 2^n bytes would share a few places of the cache
@@ -116,13 +117,9 @@ def convolve(
     """
     n, in_channels, height, width = x.shape
     planes, threads, tiles = (m + 2) ** 2, num_threads(), _num_tiles(x, m)
-    wanted = math.ceil(tiles / TILE_BLOCK)
-    blocks = _ceil(wanted, threads) if wanted >= threads else wanted  # each thread as much work as the others
-    block = _ceil(math.ceil(tiles / blocks), ROWS)
-    blocks, parts = (
-        math.ceil(tiles / block),
-        1 if blocks >= threads else min(threads, math.ceil(out_channels / COLUMNS)),
-    )
+    block = _block(tiles, threads)
+    blocks = math.ceil(tiles / block)
+    parts = 1 if blocks >= threads else min(threads, math.ceil(out_channels / COLUMNS))
     v_row, z_row = _row(in_channels), _row(_ceil(out_channels, COLUMNS))
     v, z = _scratch(threads * planes * block * v_row, threads * planes * block * z_row)
     spare = floats(1 + threads, max(in_channels, out_channels)).zero_()  # zeros, and room for what is not wanted
@@ -139,6 +136,23 @@ def convolve(
         ),
     )  # fmt: skip
     return y
+
+
+@cache
+def _block(tiles: int, threads: int) -> int:
+    """How many tiles to work through at a time, so that the busiest thread has the least to do.
+
+    Few tiles are one block, which the threads share by output channels.
+    """
+    if tiles <= TILE_BLOCK:
+        return _ceil(tiles, ROWS)
+    counts = range(math.ceil(tiles / (threads * 2 * TILE_BLOCK)), math.ceil(tiles / (threads * TILE_BLOCK / 2)) + 1)
+    sizes = [_ceil(math.ceil(tiles / (threads * count)), ROWS) for count in counts]  # each thread takes `count` blocks
+
+    def most_work(size: int) -> int:
+        return math.ceil(math.ceil(tiles / size) / threads) * size
+
+    return min(sizes, key=lambda size: (most_work(size), abs(size - TILE_BLOCK)))
 
 
 def _num_tiles(x: Tensor, m: int) -> int:
