@@ -2,4 +2,17 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: tests share their cores with other work
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Choices of convolutions in a folder of the test's own."""
+    from vggnet.conv3x3 import choice
+
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+    choice.choices.cache_clear()
+    yield
+    choice.choices.cache_clear()

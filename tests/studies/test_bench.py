@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from vggnet.cli.bench import main
-from vggnet.conv3x3 import choice
 from vggnet.studies.bench import Bench
 from vggnet.studies.bench_shapes import _shapes
 from vggnet.studies.memory import peak_bytes
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
-    choice.choices.cache_clear()
-    yield
-    choice.choices.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_medians_and_ratio_by_hand():

@@ -305,6 +305,15 @@ def test_statistics_of_digits_are_measured(tmp_path):
     assert run.preprocess.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-4)
 
 
+def test_a_run_folder_tells_which_convolutions_were_used(tmp_path):
+    """Oracle: the shapes of VGG-11 with 32 channels in block 2, by hand; both passes of the gradient and validation."""
+    run = vggnet.train("digits", out=tmp_path / "run", model="vgg11_bn", width=0.25, epochs=1, batch_size=256)
+    found = json.loads((run.folder / "choices.json").read_text())
+    for key in ("forward n<=256 16x16 16->32", "grad_input n<=256 16x16 16->32", "grad_weight n<=256 16x16 16->32"):
+        assert found[key]["algorithm"] in found[key]["ms"]
+    assert any(key.startswith("answer relu pool n<=") and key.endswith(" 16x16 16->32") for key in found)
+
+
 def test_a_run_folder_is_never_overwritten(tmp_path):
     """Oracle: the file that was there."""
     (tmp_path / "mine.txt").write_text("mine")

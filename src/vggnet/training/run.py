@@ -24,12 +24,13 @@ from vggnet.training.fit import Row
 from vggnet.weights.files import FILE_NAME
 
 CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
+CHOICES = "choices.json"
 STATE, EVENTS, LOCK = "state", "tensorboard", ".lock"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: config.json, weights.safetensors, history.jsonl, results.png, state/, tensorboard/."""
+    """A run folder: config, history, choices of convolutions, weights, curves, state/, tensorboard/."""
 
     folder: Path
 
@@ -119,6 +120,10 @@ class Run:
     def write_history(self, rows: list[Row]) -> None:
         """Replace history.jsonl."""
         write_text(self.folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_choices(self, choices: dict[str, Any]) -> None:
+        """Replace choices.json: the algorithm that each convolution took on a CPU, with what was measured of it."""
+        write_text(self.folder / CHOICES, json.dumps(choices, indent=1))
 
 
 def best_row(rows: list[Row]) -> Row:

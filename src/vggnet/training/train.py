@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vggnet.atomic import remove_leftovers
+from vggnet.conv3x3.choice import choices
 from vggnet.data.arrays import SMALL
 from vggnet.data.loading import EvalBatches
 from vggnet.data.opening import open_source
@@ -177,6 +178,7 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
                         save(learner.kept, run.weights, notes={"run": run.description, "epoch": row})
                     checkpoints.save(learner, position)
                     run.write_history(position.rows)
+                    run.write_choices(choices().used())
                     events.write(row, config.lr * factor(position.epoch * len(batches) - 1))
                     shown.epoch(row, best)
                     if stop.requested or has_ended(config, position.rows):
