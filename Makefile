@@ -1,5 +1,6 @@
 # make train   set up, train, test and draw; DATA=digits (a minute), cifar10, or a folder of yours
 # make test    set up, then everything that must hold before a change lands
+# make bench   set up, with the libraries we compare with, then measure and write docs/benchmarks.md
 DATA ?= digits
 PYTHON ?= python3
 RUN := runs/$(notdir $(patsubst %/,%,$(DATA)))-$(shell date +%Y%m%d-%H%M%S)
@@ -21,8 +22,14 @@ test: .venv/ready-test
 test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow
 
-bench: .venv/ready
-	$(BIN)/python benchmarks/augment.py
+bench: .venv/ready-bench
+	$(BIN)/python scripts/record.py augment
+	$(BIN)/python scripts/record.py bench train-vgg16_bn train --memory
+	$(BIN)/python scripts/record.py bench train-resnet18 train --model resnet18
+	$(BIN)/python scripts/record.py bench article article
+	$(BIN)/python scripts/record.py bench infer-vgg16-1 infer --batch 1
+	$(BIN)/python scripts/record.py bench infer-vgg16-16 infer --batch 16 --rounds 7
+	$(BIN)/python scripts/record.py bench shapes shapes
 
 format: .venv/ready-test
 	$(BIN)/ruff format .
@@ -36,6 +43,10 @@ format: .venv/ready-test
 
 .venv/ready-test: .venv/ready
 	$(BIN)/pip install --quiet --editable .[test]
+	touch $@
+
+.venv/ready-bench: .venv/ready
+	$(BIN)/pip install --quiet --editable .[peers]
 	touch $@
 
 clean:
