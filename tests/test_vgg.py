@@ -204,6 +204,21 @@ def test_init_none_takes_weights_by_a_plain_load():
     assert torch.equal(empty(images), model(images))
 
 
+def test_a_model_without_weights_says_so():
+    """Oracle: the meta device holds no values."""
+    with pytest.raises(InputError, match="without weights"):
+        build("vgg11", head="gap", init=None)(torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "field", [{"name": 5}, {"name": None}, {"width": "wide"}, {"dropout": "a"}, {"num_classes": True}], ids=str
+)
+def test_values_of_another_type_are_named(field):
+    """Oracle: the documented types."""
+    with pytest.raises(ConfigError, match=f"{next(iter(field)).replace('name', 'model')}"):
+        build(**{"name": "vgg11", **field})
+
+
 def test_nothing_works_in_place():
     """Oracle: hooks on every layer see the outputs that the next layers leave untouched."""
     model = build("vgg16_bn", head="paper", num_classes=3, width=0.1).train()

@@ -51,6 +51,8 @@ def resolve(name: str) -> Network:
 
     Raises: ConfigError for any other name, listing those that exist.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a model's name is a string such as 'vgg16', not {name!r}.")
     base, batch_norm = (name[:-3], True) if name.lower().endswith("_bn") else (name, False)
     for known, column in COLUMN_OF_NAME.items():
         if base.lower() == known or base.upper() == column:

@@ -35,8 +35,11 @@ class Architecture:
         object.__setattr__(self, "name", resolve(self.name).name)
         for field in ("num_classes", "in_channels"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field} is {value!r}; it must be a whole number of at least 1.")
+        for field in ("width", "dropout"):
+            if not isinstance(getattr(self, field), int | float):
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must be a number.")
         if not 0 < self.width <= 16:
             raise ConfigError(f"width is {self.width}; it multiplies the channels and must lie in (0, 16].")
         if not 0 <= self.dropout < 1:
@@ -94,6 +97,8 @@ class VGG(nn.Module):
         return self.head(self.features(images))  # type: ignore[no-any-return]
 
     def _check(self, images: Tensor) -> None:
+        if next(self.parameters()).is_meta and not images.is_meta:
+            raise InputError("the model was built without weights (init=None). Load some, or build it with init='he'.")
         expected = self.architecture.in_channels
         if images.ndim != 4 or images.shape[1] != expected:
             raise InputError(

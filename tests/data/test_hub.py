@@ -154,7 +154,10 @@ def test_a_data_set_from_the_hub(hub, nobody, tmp_path):
 
 def test_unknown_id_and_split(hub, tmp_path):
     """Oracle: the contract: the id, what is wrong, what to do; in one line."""
-    advice = "Put its files train-*.parquet, test-*.parquet in a folder and pass --data FOLDER."
+    advice = (
+        "It lives at https://huggingface.co/datasets/some/thing. "
+        "Put its files train-*.parquet, test-*.parquet in a folder and pass --data FOLDER."
+    )
     unknown_id, unknown_split = run(hub, tmp_path, "some/thing:train", "some/pictures:val")
     assert unknown_id == f"some/thing: no such folder, and no such data set on the Hugging Face hub. {advice}"
     assert unknown_split.startswith("some/pictures: cannot be loaded from the Hugging Face hub (")
@@ -186,6 +189,7 @@ def test_offline_is_answered_without_a_retry(monkeypatch, tmp_path):
         open_source("cifar100", "train")
     assert str(caught.value) == (
         "uoft-cs/cifar100: no such folder, and the Hugging Face hub could not be reached (no route). "
+        "It lives at https://huggingface.co/datasets/uoft-cs/cifar100. "
         f"Put its files train-*.parquet, test-*.parquet in {tmp_path / 'cifar100'}."
     )
     assert attempts == [("uoft-cs/cifar100", 5.0)]

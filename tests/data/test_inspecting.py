@@ -53,6 +53,19 @@ def test_report(pictures):
     assert calls == [(done, 6) for done in range(1, 7)]
 
 
+def test_files_that_are_not_taken_are_listed(pictures):
+    """Oracle: what was put among the images: a format that is not read, a picture beside the class folders."""
+    folder, _ = pictures
+    assert inspect(folder).ignored == ()
+    names = ["train/cat/photo.heic", "train/stray.png", "test/dog/notes.txt", "train/cat/.hidden"]
+    for name in names:
+        (folder / name).write_bytes(b"none")
+    report = inspect(folder)
+    assert set(report.ignored) == {str(folder / name) for name in names[:3]}
+    assert report.as_table().splitlines()[-1] in report.ignored
+    assert report.as_dict()["ignored"] == report.ignored
+
+
 def test_report_for_machines_and_for_people(pictures):
     """Oracle: JSON keeps every value; the table shows each split, class and unreadable image."""
     folder, _ = pictures

@@ -133,7 +133,16 @@ def test_a_class_may_be_called_train(tmp_path):
     """Oracle: the class folders; beside others, `train` with pictures in it is one of them."""
     make_folder(tmp_path, {"car": 5, "train": 5})
     assert open_folder(tmp_path, "train").classes == ("car", "train")
-    assert source_splits(tmp_path) == ("train", "test")
+    assert source_splits(tmp_path) == ("train", "test", "all")
+
+
+def test_all_of_a_divided_folder(tmp_path):
+    """Oracle: train and test together are every picture, each once."""
+    make_folder(tmp_path, {"cat": 10, "dog": 15})
+    parts = [open_folder(tmp_path, split) for split in ("train", "test", "all")]
+    files = [[source.describe(index) for index in range(len(source))] for source in parts]
+    assert [len(found) for found in files] == [20, 5, 25]
+    assert sorted(files[0] + files[1]) == sorted(files[2])
 
 
 def test_hidden_folders_and_other_files_are_no_data(tmp_path):
@@ -175,7 +184,7 @@ def test_broken_image_in_a_folder_is_named(tmp_path):
         ({"train/cat": 2}, "train", "train: 1 class folder"),
         ({"train/cat": 2, "train/dog": 0}, "train", r"dog: no images of this class"),
         ({"train/cat": 2, "train/dog": 2, "val/cat": 1}, "test", r"no split 'test'; expected one of train, val\."),
-        ({"cat": 9, "dog": 9}, "val", r"no split 'val'; expected one of train, test\."),
+        ({"cat": 9, "dog": 9}, "val", r"no split 'val'; expected one of train, test, all\."),
         ({"cat": 9, "dog": 1}, "test", "too few images to divide"),
     ],
 )

@@ -129,6 +129,20 @@ def test_missing_files_and_folders_are_named(tmp_path, name):
         load(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["vgg16", "D"])
+def test_the_name_of_a_model_is_told_from_a_missing_file(name):
+    """Oracle: the names of Table 1; no trained weights come with them."""
+    with pytest.raises(WeightsError, match=r"model's name.*vggnet\.build\('vgg16'\)"):
+        load(name)
+
+
+def test_a_model_without_weights_is_not_saved(tmp_path):
+    """Oracle: the meta device holds no values."""
+    with pytest.raises(ConfigError, match="without weights"):
+        save(build("vgg11", init=None), tmp_path / "none.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_failed_save_leaves_the_old_file(path, model, monkeypatch):
     """Oracle: the old bytes; the disk is made to fail at the rename."""
     before = path.read_bytes()

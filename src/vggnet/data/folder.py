@@ -15,12 +15,12 @@ from vggnet.data.source import Source
 from vggnet.errors import DataError
 
 _SPLIT_FOLDERS = ("train", "val", "validation", "test")
-_DIVIDED = ("train", "test")  # the splits of a folder that has class folders only
+_DIVIDED = ("train", "test", "all")  # the splits of a folder that has class folders only
 _LAYOUT = "expected <split>/<class>/<images>, or <class>/<images>"
 
 
 def folder_splits(path: Path) -> tuple[str, ...]:
-    """The split folders in `path`; ("train", "test") if it has class folders only.
+    """The split folders in `path`; train, test and all if it has class folders only.
 
     Raises: DataError if `path` is missing or has no folders.
     """
@@ -28,7 +28,9 @@ def folder_splits(path: Path) -> tuple[str, ...]:
 
 
 def open_folder(path: Path, split: str) -> Source:
-    """One split of a folder of class folders. Without split folders, each class is divided 80/20 by a fixed seed.
+    """One split of a folder of class folders.
+
+    Without split folders each class is divided into train and test, 80/20 by a fixed seed; "all" is both of them.
 
     Raises: DataError if the folder is missing or empty, has fewer than two classes, a class has no images, there is no
     such split, or the classes are too small to divide.
@@ -40,7 +42,7 @@ def open_folder(path: Path, split: str) -> Source:
     root = path / split if split_folders else path
     classes = _visible_folders(root)
     if len(classes) < 2:
-        raise DataError(f"{root}: {len(classes)} class folder(s); expected at least two. {_LAYOUT.capitalize()}.")
+        raise DataError(f"{root}: {_counted(len(classes))}; expected at least two. {_LAYOUT.capitalize()}.")
     samples = make_dataset(
         str(root), {name: i for i, name in enumerate(classes)}, extensions=IMAGE_SUFFIXES, allow_empty=True
     )
@@ -50,7 +52,7 @@ def open_folder(path: Path, split: str) -> Source:
             raise DataError(
                 f"{root / name}: no images of this class; expected files named *{', *'.join(IMAGE_SUFFIXES)}."
             )
-    if root == path:
+    if root == path and split != "all":
         samples = _divide(samples, path)[_DIVIDED.index(split)]
     return _Folder(path, split, classes, samples)
 
@@ -68,6 +70,11 @@ class _Folder(Source):
     def describe(self, index: int) -> str:
         return self._files[index]
 
+    def ignored(self) -> list[str]:
+        root = self._path / self.split if (self._path / self.split).is_dir() else self._path
+        files = (file for file in sorted(root.rglob("*")) if file.is_file() and not file.name.startswith("."))
+        return [str(file) for file in files if file.parent == root or file.suffix.lower() not in IMAGE_SUFFIXES]
+
     @cached_property
     def fingerprint(self) -> str:
         digest = blake2b(digest_size=8)
@@ -75,6 +82,10 @@ class _Folder(Source):
             status = file.stat()
             digest.update(f"{file.relative_to(self._path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+
+def _counted(classes: int) -> str:
+    return "1 class folder" if classes == 1 else f"{classes or 'no'} class folders"
 
 
 def _split_folders(path: Path) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Inspection:
 
     data: str
     splits: tuple[SplitInspection, ...]
+    ignored: tuple[str, ...]  # files that are not taken for images, by their name or place
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -52,6 +53,8 @@ class Inspection:
         unreadable = [message for split in self.splits for message in split.unreadable]
         if unreadable:
             lines += ["", "unreadable:", *unreadable]
+        if self.ignored:
+            lines += ["", "ignored, by their names or because they lie in no class folder:", *self.ignored]
         return "\n".join(lines)
 
 
@@ -73,7 +76,9 @@ def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = N
         if progress:
             progress(next(done), total)
 
-    return Inspection(data=str(spec), splits=tuple(_inspect_split(source, tick) for source in sources))
+    ignored = dict.fromkeys(file for source in sources for file in source.ignored())
+    inspected = tuple(_inspect_split(source, tick) for source in sources)
+    return Inspection(data=str(spec), splits=inspected, ignored=tuple(ignored))
 
 
 def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:

@@ -172,7 +172,9 @@ def _count_rows(file: Path) -> int:
 
 
 def _from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -> Any:
-    advice = f"Put its files train-*.parquet, test-*.parquet in {folder or 'a folder and pass --data FOLDER'}."
+    place = folder or "a folder and pass --data FOLDER"
+    home = f"https://huggingface.co/datasets/{dataset_id}"
+    advice = f"It lives at {home}. Put its files train-*.parquet, test-*.parquet in {place}."
     try:
         HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)  # one try, where loading would wait and retry
     except OfflineModeIsEnabled:

@@ -32,6 +32,10 @@ class Source(ABC):
     def describe(self, index: int) -> str:
         """Where image `index` lies, for messages: a path, or a path and a row."""
 
+    def ignored(self) -> list[str]:
+        """Files that lie among the images but are not taken for images of a class."""
+        return []
+
     @cached_property
     @abstractmethod
     def fingerprint(self) -> str:

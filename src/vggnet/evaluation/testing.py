@@ -83,7 +83,7 @@ def test(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> TestResult:
     """Test a model on one split of a data set.
 
@@ -98,8 +98,7 @@ def test(
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
-    if out is not None:
-        _make(out)  # before the work, not after it
+    folder = None if out is None else _made(Path(out))  # before the work, not after it
     ready = prepare(model, device)
     source = open_source(data, split)
     classes = ready.classes or source.classes
@@ -131,13 +130,13 @@ def test(
         device=str(ready.device),
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=() if out is None else (out / PREDICTIONS, out / CONFUSION),
+        files=() if folder is None else (folder / PREDICTIONS, folder / CONFUSION),
     )
-    if out is None:
+    if folder is None:
         return result
     try:
-        write_text(out / RESULT, result.as_json() + "\n")
-        _draw(out, source, classes, scores, answers)
+        write_text(folder / RESULT, result.as_json() + "\n")
+        _draw(folder, source, classes, scores, answers)
     except StorageError as error:
         return replace(result, files=(), error=str(error))
     return result
@@ -212,11 +211,12 @@ def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, ans
     draw_confusion(scores.confusion, classes, out / CONFUSION, title=title)
 
 
-def _make(folder: Path) -> None:
+def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made a folder for the results ({error}); choose another.") from error
+    return folder
 
 
 def _pick(correct: np.ndarray) -> list[int]:

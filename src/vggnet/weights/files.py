@@ -23,6 +23,7 @@ from vggnet.data.preprocess import (
     Preprocess,
 )
 from vggnet.errors import ConfigError, VGGError, WeightsError
+from vggnet.table1 import resolve
 from vggnet.vgg import VGG, Architecture, empty
 
 FILE_NAME = "weights.safetensors"  # within a run folder
@@ -59,8 +60,11 @@ def save(
 
     classes, preprocess: by default the model's own; preprocessing is else chosen by the head (`default_preprocess`).
     notes: more facts to keep (JSON values).
-    Raises: ConfigError if the number of classes is not the model's; StorageError if the disk refuses.
+    Raises: ConfigError if the number of classes is not the model's, or it has no weights yet; StorageError if the disk
+        refuses.
     """
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ConfigError("the model was built without weights (init=None); load some before it is saved.")
     classes = classes or model.classes
     if classes is not None and len(classes) != model.num_classes:
         raise ConfigError(f"{len(classes)} class names were given, but the model has {model.num_classes} outputs.")
@@ -133,8 +137,18 @@ def locate(source: Path | str) -> Path:
             )
         return path / FILE_NAME
     if not path.is_file():
-        raise WeightsError(f"{path}: no such run folder or .safetensors file.")
+        hint = f" {_is_a_name(str(source))}" if not path.exists() else ""
+        raise WeightsError(f"{path}: no such run folder or .safetensors file.{hint}")
     return path
+
+
+def _is_a_name(source: str) -> str:
+    """What to say to somebody who gave a model's name."""
+    try:
+        name = resolve(source).name
+    except ConfigError:
+        return ""
+    return f"It is a model's name, but no trained weights come with it: train one, or vggnet.build({name!r})."
 
 
 def _read(path: Path) -> dict[str, Tensor]:
