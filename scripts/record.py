@@ -34,6 +34,7 @@ def main() -> None:
     of_run = commands.add_parser("run")
     of_run.add_argument("run", type=Path, help="a run folder")
     of_run.add_argument("name", help="name of the section")
+    of_run.add_argument("--note", help="how the run went, where that is not plain sailing")
     commands.add_parser("augment")
     commands.add_parser("same-training")
     bench = commands.add_parser("bench")
@@ -47,11 +48,11 @@ def main() -> None:
         insert(DOCS / "benchmarks.md", arguments.name, bench_section(options))
     else:
         run = Run.open(arguments.run)
-        section = finished_section(run, arguments.name) if run.finished else stopped_section(run)
+        section = finished_section(run, arguments.name, arguments.note) if run.finished else stopped_section(run)
         insert(DOCS / "results.md", arguments.name, section)
 
 
-def finished_section(run: Run, name: str) -> str:
+def finished_section(run: Run, name: str, note: str | None) -> str:
     """Accuracy, time and curve of a finished and tested run."""
     test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
     shutil.copy(run.folder / CURVES, DOCS / f"results-{name}.png")
@@ -65,6 +66,7 @@ def finished_section(run: Run, name: str) -> str:
         "training time": f"{sum(seconds) / 60:.1f} min with validation, {sum(seconds) / len(seconds):.1f} s an epoch",
         "data": f"CIFAR-10, fingerprint of train {run.description['fingerprint']}, of test {test['fingerprint']}",
         "seed": str(run.config.seed),
+        **({"note": note} if note else {}),
         **owners(run.description["environment"]),
     }
     classes = "\n".join(f"| {label} | {100 * accuracy:.1f} % |" for label, accuracy in test["per_class"].items())
