@@ -48,9 +48,9 @@ def test_help_shows_an_example(command):
 
 
 def test_overview_lists_every_command():
-    """Oracle: the modules of the package `cli`."""
+    """Oracle: the modules of the package `cli`, but for the two that all commands share."""
     overview = run("--help").stdout
-    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "main"}
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "main", "parsing"}
     assert modules == set(cli.COMMANDS)
     assert all(f"\n  {command} " in overview for command in modules)
 
@@ -67,6 +67,8 @@ def test_overview_lists_every_command():
         (["test", "/nowhere"], "/nowhere"),
         (["predict", "/nowhere", "photo.jpg"], "/nowhere"),
         (["data", "/nowhere"], "/nowhere"),
+        (["data"], "DATA"),
+        (["bench", "fly"], "fly"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, named):
@@ -75,6 +77,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, named):
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("vgg: ")
     assert named in result.stderr
 
 
@@ -83,3 +86,34 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("vggnet.data.inspecting.inspect", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["data", "digits"])
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    """Oracle: the documented exit code."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vggnet.data.inspecting.inspect", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "digits"])
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "stopped\n")
+
+
+def test_ctrl_c_during_an_import_is_one_line_and_exit_code_130():
+    """Oracle: the documented exit code; the signal comes while a module is looked for."""
+    program = """
+import os, signal, sys
+from vggnet.cli.main import main
+
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "tyro":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+main(["data", "digits"])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "stopped\n")

@@ -15,7 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vggnet.cli.main import main
+from vggnet.cli.train import Train
 from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError
+from vggnet.training.config import TrainConfig
 from vggnet.vgg import build
 from vggnet.weights.files import save
 
@@ -148,6 +151,12 @@ def test_pictures_that_cannot_be_predicted(vgg, tmp_path, run):
         assert answers[name]["classes"] == []
         assert sum(name in line for line in lines) == 1
     assert len(lines) == 4
+    code, out, lines_of_table = vgg("predict", run, good, cut, text, huge, tmp_path / "missing.jpg")
+    assert code == 2
+    assert lines_of_table == lines
+    assert out.splitlines()[0] == str(good)
+    assert len(out.splitlines()) == 1 + len(CLASSES)
+    assert_one_line(vgg("predict", run, text), text)
 
 
 @pytest.mark.parametrize("command", ["test", "predict"])
@@ -225,3 +234,93 @@ def test_a_full_disk_while_testing(tmp_path, vgg, photos, run):
     assert len(lines) == 1
     assert "test.json" in lines[0]
     assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("train --epochs abc", ["--epochs", "'abc'", "INT"]),
+        ("train --lr fast", ["--lr", "'fast'", "FLOAT"]),
+        ("train --workers many", ["--workers", "many", "INT"]),
+        ("train --head foo", ["--head", "'foo'", "'gap'"]),
+        ("train --epochs", ["--epochs", "value"]),
+        ("train --bogus", ["--bogus"]),
+        ("train --modle vgg11", ["--modle", "--model"]),
+        ("train --resume", ["--resume", "value"]),
+        ("train --resume runs/mine --epochs 3", ["--epochs"]),
+        ("train --init-from", ["--init-from", "value"]),
+        ("train --init_from", ["--init-from", "value"]),
+        ("test", ["MODEL"]),
+        ("predict", ["MODEL"]),
+        ("predict runs/mine x.png --nope", ["--nope"]),
+        (f"predict runs/mine x.png --top {'long/' * 30}", ["--top", "long/" * 30]),
+        ("data", ["DATA"]),
+        ("data photos more", ["more"]),
+        ("bench", ["infer"]),
+        ("bench fly", ["fly", "infer"]),
+        ("bench train --size x", ["--size", "'x'", "INT"]),
+    ],
+)
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_mistaken_options(vgg, monkeypatch, arguments, named, columns):
+    """Oracle: one line with the option, what was found, what is expected, and where help is; at any width."""
+    monkeypatch.setenv("COLUMNS", columns)
+    command = arguments.split()[0]
+    assert_one_line(vgg(*arguments.split()), *named, f"See vgg {command} --help.")
+    assert os.environ["COLUMNS"] == columns
+
+
+@pytest.mark.parametrize("mistake", [["--bogus"], ["--epochs", "abc"], ["--lr", "-1"], ["--init_from", "nothing"]])
+def test_options_are_checked_before_the_data_are_opened(vgg, monkeypatch, mistake):
+    """Oracle: no data set is opened, although which preset is meant depends on it."""
+    monkeypatch.setattr("vggnet.training.train.open_source", lambda *arguments: pytest.fail("the data were opened"))
+    assert_one_line(vgg("train", *mistake), mistake[-1].lstrip("-"))
+
+
+@pytest.mark.parametrize(("spelling", "width"), [("--init-from", 0.05), ("--init_from", 0.05), (None, 0.25)])
+def test_the_network_is_that_of_the_weights(vgg, monkeypatch, run, spelling, width):
+    """Oracle: the width that the weights were saved with; else that of the preset for the digits."""
+
+    def train(data, *, preset, init_from, out, progress, width, **fields):
+        raise ConfigError(f"{data}, {preset}, {init_from}, {width}, {fields['epochs']}")
+
+    monkeypatch.setattr("vggnet.training.train.train", train)
+    given = [spelling, run] if spelling else []
+    expected = f"vgg: digits, digits, {run if spelling else None}, {width}, 3"
+    assert vgg("train", "--data", "digits", "--epochs", "3", *given) == (2, "", [expected])
+
+
+@pytest.mark.parametrize("model", ["nope", "nope.safetensors"])
+def test_a_model_that_does_not_exist_is_not_tested(vgg, model):
+    """Oracle: the line says that it does not exist, not that data are missing."""
+    assert_one_line(vgg("test", model), model, "no such run folder")
+
+
+def test_a_file_of_weights_does_not_say_what_to_test_on(vgg, run):
+    """Oracle: the option to add."""
+    assert_one_line(vgg("test", run / "weights.safetensors"), "weights.safetensors", "--data")
+
+
+def test_help_of_training_tells_everything(vgg, monkeypatch):
+    """Oracle: the options of a run; the examples, each on a line of its own."""
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, lines = vgg("train", "--help")
+    assert (code, lines) == (0, [])
+    for example in ("Example: vgg train --data cifar10", "Fine-tune: vgg train --data", "Ctrl-C saves and stops"):
+        assert sum(line.startswith(example) for line in out.splitlines()) == 1
+    helps = help_by_option(out)
+    for field in (*Train.__dataclass_fields__.keys() - {"config"}, *TrainConfig.__dataclass_fields__):
+        assert any(word.isalpha() and word.islower() for word in helps["--" + field.replace("_", "-")].split()), field
+    assert "passes over the training images" in helps["--epochs"]
+    assert "chosen from the data" in helps["--preset"]
+
+
+def help_by_option(text):
+    """What stands beside and below each option in a help text."""
+    helps, option = {}, None
+    for line in text.splitlines():
+        inside = line.strip("│ ")
+        if inside.startswith("--"):
+            option = inside.split()[0].rstrip(",")
+        helps[option] = f"{helps.get(option, '')} {inside}"
+    return helps

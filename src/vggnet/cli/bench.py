@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from vggnet.cli.parsing import parse
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
@@ -74,7 +76,8 @@ Example: vgg bench train --model vgg11_bn --width 0.5"""
 
 def main(arguments: list[str]) -> int:
     """Measure, or show what was chosen; returns the exit code."""
-    args = tyro.cli(Command, args=arguments, prog="vgg bench", description=DESCRIPTION)
+    args: Train | Infer | Article | Shapes | Choices
+    args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.conv3x3.choice import choices
 

@@ -6,22 +6,26 @@ from typing import Annotated
 
 import tyro
 
+from vggnet.cli.parsing import parse
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Count, measure and verify a data set: classes, sizes, mean and deviation, and every unreadable image.
 
     Example: vgg data photos/
+
     Exits with 2 if an image cannot be read.
     """
 
-    data: Annotated[str, tyro.conf.Positional]  # digits, cifar10, cifar100, a folder, or a Hugging Face id
+    # digits, cifar10, cifar100, a folder, or a Hugging Face id
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     json: bool = False  # print one JSON object instead of a table
 
 
 def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
-    args = tyro.cli(Data, args=arguments, prog="vgg data")
+    args: Data = parse(Data, arguments, prog="vgg data")
     from tqdm import tqdm
 
     from vggnet.data.inspecting import inspect

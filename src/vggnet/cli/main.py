@@ -1,10 +1,13 @@
 """`vgg COMMAND ...`: find the command's module, run it, and turn the user's mistakes into one line."""
 
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
+from types import FrameType
 
 from vggnet.errors import VGGError
 
@@ -35,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         print(USAGE)
         return
     if command == "--version":
+        from importlib.metadata import version
+
         print(f"vggnet {version('vggnet')}")
         return
     if command not in COMMANDS:
@@ -44,16 +49,41 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is one line
     try:
-        code: int | None = import_module(f"vggnet.cli.{command}").main(arguments[1:])
+        with _interrupts_that_end_imports():
+            code: int | None = import_module(f"vggnet.cli.{command}").main(arguments[1:])
         sys.stdout.flush()
     except VGGError as error:
         code = _complain(str(error))
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+@contextmanager
+def _interrupts_that_end_imports() -> Iterator[None]:
+    """Ctrl-C during an import ends the process at once: if it were raised there, PyTorch would abort and dump core."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as in the background of a script
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(_: int, frame: FrameType | None) -> None:
+    """Exit if an import is under way in `frame`.  Raises: KeyboardInterrupt otherwise."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"stopped\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _complain(message: str) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ class Predict:
     Example: vgg predict runs/mine photo.jpg holidays/ --top 3
     """
 
-    model: Annotated[Path, tyro.conf.Positional]  # a run folder or a .safetensors file
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # a run folder or a .safetensors file
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
     top: int = 5  # classes to show
     device: str | None = None  # by default a GPU if there is one
@@ -26,15 +27,18 @@ class Predict:
 
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
-    args = tyro.cli(Predict, args=arguments, prog="vgg predict")
+    args: Predict = parse(Predict, arguments, prog="vgg predict")
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
     from vggnet.evaluation.predicting import predict, predictions_json, predictions_table
 
     predictions = predict(args.model, args.images, top=args.top, device=args.device)
-    print(predictions_json(predictions) if args.json else predictions_table(predictions))
-    errors = [prediction.error for prediction in predictions if prediction.error]
+    readable = [prediction for prediction in predictions if prediction.error is None]
     if args.json:
-        for error in errors:
-            print(f"vgg: {error}", file=sys.stderr)
-    return 2 if errors else 0
+        print(predictions_json(predictions))
+    elif readable:
+        print(predictions_table(readable))
+    for prediction in predictions:
+        if prediction.error is not None:
+            print(f"vgg: {' '.join(prediction.error.split())}", file=sys.stderr)
+    return 0 if len(readable) == len(predictions) else 2

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from vggnet.cli.parsing import parse
+
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
@@ -15,7 +17,7 @@ class Test:
     Example: vgg test runs/mine --data cifar10 --split test
     """
 
-    model: Annotated[Path, tyro.conf.Positional]  # a run folder or a .safetensors file
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # a run folder or a .safetensors file
     data: str | None = None  # by default what the run was trained on
     split: str = "test"
     batch_size: int | None = None  # by default 500 small images or 32 photos
@@ -27,11 +29,13 @@ class Test:
 
 def main(arguments: list[str]) -> int:
     """Test; returns the exit code."""
-    args = tyro.cli(Test, args=arguments, prog="vgg test")
+    args: Test = parse(Test, arguments, prog="vgg test")
     from vggnet.errors import ConfigError
     from vggnet.evaluation.testing import test
     from vggnet.training.run import Run
+    from vggnet.weights.files import locate
 
+    locate(args.model)  # what is missing is said first
     is_run = args.model.is_dir()
     if args.data is None and not is_run:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")

@@ -1,31 +1,45 @@
 """`vgg train`."""
 
 import sys
-from argparse import ArgumentParser
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from vggnet.cli.parsing import parse
 from vggnet.training.config import PRESETS, TrainConfig
+
+if TYPE_CHECKING:
+    from vggnet.training.run import Run
+
+PROG = "vgg train"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Start:
+    """What the values of the other options depend on."""
+
+    data: str = "cifar10"  # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id
+    # fast, article, photos or digits: where the values below come from (shown are those of fast); by default chosen
+    # from the data: digits for the digits, fast for images of up to 64 pixels, photos for larger ones
+    preset: str | None = None
+    init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
+    out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
+    resume: Path | None = None  # a run folder to go on with; takes no other option but --data, if the images have moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Start):
     """Train a VGG and write a run folder: weights, history, curves, and the state to go on from.
 
     Example: vgg train --data cifar10 --model vgg11_bn --width 0.5 --out runs/mine
+
     Fine-tune: vgg train --data photos/ --init-from runs/mine --head gap --lr 0.01
-    Ctrl-C saves and stops; `vgg train --resume runs/mine` goes on exactly there.
+
+    Ctrl-C saves and stops; to go on exactly there: vgg train --resume runs/mine
     """
 
-    data: str = "cifar10"  # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id
-    preset: str = "fast"  # fast, article, photos, digits: where the values below come from
-    init_from: Path | None = (
-        None  # fine-tune: a run folder or .safetensors file whose network and weights to start from
-    )
-    out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
@@ -42,24 +56,8 @@ class Resume:
 
 def main(arguments: list[str]) -> int:
     """Train or resume; returns the exit code."""
-    early = ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--data", "--preset", "--resume", "--init-from"):
-        early.add_argument(option)
-    known, _ = early.parse_known_args(arguments)
-    if known.resume is not None:
-        again = tyro.cli(Resume, args=arguments, prog="vgg train")
-        from vggnet.training import train as training
-
-        run = training.resume(again.resume, data=again.data, progress=True)
-    else:
-        preset = known.preset or _default_preset(arguments, known.data or Train.data)
-        default = Train(preset=preset, config=_default_config(preset, known.init_from))
-        new = tyro.cli(Train, args=arguments, default=default, prog="vgg train")
-        from vggnet.training import train as training
-
-        run = training.train(
-            new.data, preset=new.preset, init_from=new.init_from, out=new.out, progress=True, **new.config.as_dict()
-        )
+    start: Start = parse(Start, arguments, prog=PROG, add_help=False, return_unknown_args=True)[0]
+    run = _train(arguments, start) if start.resume is None else _resume(arguments)
     if not run.finished:
         print(f"stopped and saved; go on with: vgg train --resume {run.folder}", file=sys.stderr)
         return 130
@@ -68,18 +66,34 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _default_config(preset: str, init_from: str | None) -> TrainConfig:
-    """What the options not given mean. An unknown preset is refused when training starts."""
-    if init_from is None:
-        return PRESETS.get(preset, PRESETS["fast"])
+def _train(arguments: list[str], start: Start) -> "Run":
+    config = _config(arguments, start)  # a mistaken option is found before the data are opened
+    from vggnet.training import train as training
+
+    if start.preset is None:
+        start = replace(start, preset=training.suggest_preset(start.data))
+        config = _config(arguments, start)
+    return training.train(
+        start.data, preset=start.preset, init_from=start.init_from, out=start.out, progress=True, **config.as_dict()
+    )
+
+
+def _resume(arguments: list[str]) -> "Run":
+    again: Resume = parse(Resume, arguments, prog=PROG)
+    from vggnet.training import train as training
+
+    return training.resume(again.resume, data=again.data, progress=True)
+
+
+def _config(arguments: list[str], start: Start) -> TrainConfig:
+    """The options given, and for the others the values of the preset: of `fast` if it is not known yet."""
+    new: Train = parse(Train, arguments, prog=PROG, default=Train(config=_defaults(start.preset or "fast", start)))
+    return new.config
+
+
+def _defaults(preset: str, start: Start) -> TrainConfig:
+    if preset in PRESETS and start.init_from is None:
+        return PRESETS[preset]  # without waiting for PyTorch
     from vggnet.training.train import starting_config
 
-    return starting_config(preset, init_from)
-
-
-def _default_preset(arguments: list[str], data: str) -> str:
-    if "-h" in arguments or "--help" in arguments:
-        return "fast"
-    from vggnet.training.train import suggest_preset
-
-    return suggest_preset(data)
+    return starting_config(preset, start.init_from)

@@ -15,26 +15,27 @@ class TrainConfig:
 
     # network
     model: str = "vgg11_bn"  # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter
+    # paper: its three layers; dense: the same as convolutions; folded: the same for 32 pixels; cifar: one layer, 32
+    # pixels; gap: any size
     head: Literal["paper", "cifar", "gap", "dense", "folded"] = "cifar"
     width: float = 0.5  # multiplies the channels of the convolutions
     in_channels: Literal[1, 3] = 3  # 1 trains on gray images
     dropout: float = 0.5  # of the three-layer heads
-    init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"
+    init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"  # how the weights start
 
     # images
     resize: int = 32  # pixels, shorter side
     crop: int = 32  # pixels, both sides of what the network sees
     mean: tuple[float, ...] | None = None  # in [0, 1]; by default measured on the training images (photos: ImageNet's)
-    std: tuple[float, ...] | None = None
-    val_fraction: float = (
-        0.05  # of the training images, to choose the best epoch; 0 trains on all, keeps the last epoch
-    )
+    std: tuple[float, ...] | None = None  # given together with the mean, or not at all
+    # share of the training images by which the best epoch is chosen; 0 trains on all of them and keeps the last epoch
+    val_fraction: float = 0.05
     workers: int | None = None  # loader processes; by default none for small images, else one a core
 
     # augmentation
-    augment: Literal["batch", "article"] = "batch"  # article: torchvision's transforms, image by image
+    augment: Literal["batch", "article"] = "batch"  # batch: a batch at once; article: torchvision's, image by image
     shift: int = 4  # pixels, largest shift on each axis
-    flip: Literal["none", "random", "alternating"] = "alternating"
+    flip: Literal["none", "random", "alternating"] = "alternating"  # alternating: each image every other epoch
     rotation: float = 0.0  # degrees, largest to either side
     jitter: float = 0.0  # brightness, contrast, saturation: factors within 1 +- jitter
     cutout: int = 8  # pixels, side of the square
@@ -42,18 +43,18 @@ class TrainConfig:
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
     # optimisation: SGD
-    epochs: int = 40
+    epochs: int = 40  # passes over the training images
     batch_size: int = 128  # images per optimiser step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
-    lr: float = 0.1  # the highest
-    schedule: Literal["onecycle", "step"] = "onecycle"
+    lr: float = 0.1  # the highest learning rate
+    schedule: Literal["onecycle", "step"] = "onecycle"  # onecycle: the rate rises, then falls to 0; step: by tenths
     warmup: float = 0.2  # onecycle: share of the run in which the rate rises to its highest
     step_epochs: int = 30  # step: the rate is divided by 10 every so many epochs
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4  # L2
+    momentum: float = 0.9  # share of the last update that goes into the next
+    nesterov: bool = True  # Nesterov's form of momentum
+    weight_decay: float = 5e-4  # L2 penalty on the weights
     decay_norms: bool = False  # weight decay also on batch norm and biases
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.1  # share of each label that is spread over all classes
     ema: float = 0.0  # decay per step of an average of the weights, which is then validated and kept; 0 is off
     patience: int = 0  # epochs without a better validation accuracy after which to stop; 0 is off
 
