@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +16,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, it takes the place of `path`.
 
     File and folder are flushed to the disk before and after the rename, so that a kill or a power cut leaves either
-    the old file or the new one. When the block fails, the temporary file is removed.
+    the old file or the new one. When the block fails, the temporary file is removed. The file gets the permissions
+    that the umask gives to new files, whoever writes it.
     Raises: StorageError if the disk refuses (full, read-only, not permitted).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        temporary.chmod(permissions)  # safetensors' writer replaces it by a file for its owner alone
         _flush(temporary)
         os.replace(temporary, path)  # noqa: PTH105 (the one call that tests kill at)
         _flush(path.parent)

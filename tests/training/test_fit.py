@@ -14,7 +14,6 @@ import vggnet
 from vggnet.data.loading import EvalBatches, TrainBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
-from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, NonFiniteError, RunError, StorageError
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import ARTICLE, DIGITS, FAST, PRESETS, TrainConfig
@@ -144,13 +143,53 @@ def test_non_finite_values_stop_before_the_update(poison):
 
 def test_divergence_names_step_and_advice_and_keeps_the_checkpoint(tmp_path):
     """Oracle: a learning rate that must diverge; what is on the disk is finite and no later than the message says."""
-    with pytest.raises(NonFiniteError, match=r"step \d+ of epoch 1 .*lower lr"):
+    with pytest.raises(NonFiniteError, match=r"step \d+ of epoch 1 .*lower lr.* The last checkpoint is sound\."):
         vggnet.train(
             "digits", out=tmp_path / "run", model="vgg11", width=0.05, epochs=2, lr=1e6, checkpoint_minutes=0.0
         )
     learner = make_learner(DIGITS, build_model(replace(DIGITS, model="vgg11", width=0.05), 10))
     Checkpoints(tmp_path / "run" / "state").restore(learner)
     assert all(torch.isfinite(tensor).all() for tensor in learner.model.state_dict().values())
+
+
+@pytest.mark.parametrize("before", [(), ("runs",), ("runs", "runs/mine")], ids=["nothing", "runs", "empty folder"])
+def test_divergence_before_the_first_checkpoint_leaves_no_trace(tmp_path, before):
+    """Oracle: the folders before; nothing is said of a checkpoint."""
+    for folder in before:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(NonFiniteError, match="lower lr") as raised:
+        vggnet.train("digits", out=tmp_path / "runs" / "mine", model="vgg11", width=0.05, epochs=2, lr=1e6)
+    assert "checkpoint" not in str(raised.value)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert {path for path in found if not path.startswith("cache")} == set(before)
+
+
+def test_what_others_put_into_a_failed_run_stays(tmp_path, monkeypatch):
+    """Oracle: a file that is written there while the first step runs."""
+
+    def fail(self, *arguments):
+        (tmp_path / "run" / "mine.txt").write_text("mine")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Position, "count", fail)
+    with pytest.raises(ZeroDivisionError):
+        vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=1, batch_size=512)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_a_second_ctrl_c_leaves_a_run_that_starts_again(tmp_path, monkeypatch):
+    """Oracle: the training that was not interrupted."""
+    options = {"width": 0.05, "epochs": 1, "batch_size": 512}
+    whole = vggnet.train("digits", out=tmp_path / "whole", **options)
+
+    def interrupt(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Position, "count", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        vggnet.train("digits", out=tmp_path / "run", **options)
+    monkeypatch.undo()
+    assert vggnet.resume(tmp_path / "run").history[0]["train_loss"] == whole.history[0]["train_loss"]
 
 
 def test_checkpoints_refuse_non_finite_buffers(tmp_path):
@@ -259,26 +298,35 @@ def test_worker_batches_equal_the_batches_of_one_process():
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_carved_split_is_stratified_and_fixed():
-    """Oracle: counts by hand: a tenth of 50, 30 and 20 images."""
-    labels = np.repeat([0, 1, 2], [50, 30, 20])
-    train, val = carve(labels, 0.1, seed=5)
-    assert np.bincount(labels[val]).tolist() == [5, 3, 2]
-    assert sorted([*train, *val]) == list(range(100))
-    assert np.array_equal(carve(labels, 0.1, seed=5)[1], val)
-    assert not np.array_equal(carve(labels, 0.1, seed=6)[1], val)
-    with pytest.raises(ConfigError, match="val_fraction"):
-        carve(np.array([0, 1]), 0.5, seed=0)
-
-
 def test_best_epoch_and_early_stop_by_hand():
-    """Oracle: five rows typed by hand."""
+    """Oracle: five rows typed by hand. Of equals the last is kept, but patience is counted from the first."""
     rows = [{"epoch": n + 1, "val_accuracy": value} for n, value in enumerate([0.5, 0.7, 0.7, 0.6, 0.65])]
-    assert best_row(rows)["epoch"] == 2
+    assert best_row(rows)["epoch"] == 3
     assert has_ended(replace(FAST, epochs=9, patience=3), rows)
     assert not has_ended(replace(FAST, epochs=9, patience=4), rows)
     assert has_ended(replace(FAST, epochs=5), rows)
     assert best_row([{"epoch": 1}, {"epoch": 2}])["epoch"] == 2
+
+
+def test_of_equal_epochs_the_last_is_kept(tmp_path, monkeypatch):
+    """Oracle: validation that gives 0.5, 0.7, 0.7 and 0.6, so the third epoch is noted in the weights."""
+    accuracies = iter([0.5, 0.7, 0.7, 0.6])
+    monkeypatch.setattr(
+        "vggnet.training.train._validator", lambda *_: lambda _: {"val_loss": 1.0, "val_accuracy": next(accuracies)}
+    )
+    run = vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=4, batch_size=1024)
+    from safetensors import safe_open
+
+    with safe_open(run.weights, framework="pt") as file:
+        assert json.loads(file.metadata()["notes"])["epoch"]["epoch"] == 3
+
+
+def test_a_finished_run_without_its_weights_is_not_called_fine(tmp_path):
+    """Oracle: the missing file is named."""
+    run = vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=1, batch_size=512)
+    run.weights.unlink()
+    with pytest.raises(RunError, match=r"weights\.safetensors is missing.*another folder"):
+        vggnet.resume(run.folder)
 
 
 def test_training_without_validation_keeps_the_last_epoch(tmp_path):
@@ -334,7 +382,19 @@ def test_what_is_not_a_run_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 0.0), ("epochs", 0), ("val_fraction", 1.0), ("momentum", -0.1), ("accumulate", 500), ("min_area", 0.0)],
+    [
+        ("lr", 0.0),
+        ("epochs", 0),
+        ("val_fraction", 1.0),
+        ("momentum", -0.1),
+        ("accumulate", 500),
+        ("min_area", 0.0),
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("lr", "fast"),
+        ("device", 3),
+        ("compile", "yes"),
+    ],  # fmt: skip
 )
 def test_impossible_values_name_their_field(field, value):
     """Oracle: the name of the field."""

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vggnet
-from vggnet.errors import RunError, WeightsError
+from vggnet.errors import ImageError, RunError, WeightsError
 from vggnet.training.fit import Position
 from vggnet.training.run import Run
 from vggnet.vgg import build
@@ -73,6 +73,26 @@ def test_an_interrupted_run_on_photos_goes_on_exactly(photos, tmp_path, monkeypa
         vggnet.train(photos, out=tmp_path / "run", workers=0, checkpoint_minutes=0, **TINY)
     monkeypatch.undo()
     assert tensors(vggnet.resume(tmp_path / "run")) == tensors(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_photo_leaves_room_for_the_next_try(photos, tmp_path, workers):
+    """Oracle: no folder is left, and once the photo is mended the same command trains."""
+    broken = photos / "train" / "class1" / "3.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:1000])
+    options = {"out": tmp_path / "runs" / "mine", "workers": workers, **TINY, "epochs": 1}
+    with pytest.raises(ImageError, match=r"3\.jpg"):
+        vggnet.train(photos, **options)
+    assert not (tmp_path / "runs").exists()
+    broken.write_bytes(whole)
+    assert vggnet.train(photos, **options).finished
+
+
+def test_a_few_photos_are_enough(photos, tmp_path):
+    """Oracle: by hand: a twentieth of twelve is less than two classes, so one photo of each is validated on."""
+    run = vggnet.train(photos, out=tmp_path / "run", workers=0, val_fraction=0.05, **TINY)
+    assert all(row["val_accuracy"] in (0, 0.5, 1) for row in run.history)
 
 
 def filled(value, **architecture):

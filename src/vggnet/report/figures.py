@@ -39,7 +39,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
     accuracy.set_ylabel("accuracy (%)")
     validated = [row for row in rows if row.get("val_accuracy") is not None]
     if validated:
-        best = max(validated, key=lambda row: row["val_accuracy"])
+        best = max(reversed(validated), key=lambda row: row["val_accuracy"])
         for axes, value in ((loss, best["val_loss"]), (accuracy, 100 * best["val_accuracy"])):
             axes.axvline(best["epoch"], color=GRAY, linewidth=1, linestyle=":", zorder=1)
             label = f"best: epoch {best['epoch']}, {value:.4g}{' %' if axes is accuracy else ''}"

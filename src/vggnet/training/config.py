@@ -1,6 +1,7 @@
 """Everything that a training run can be told, and the presets."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vggnet.errors import ConfigError
@@ -66,6 +67,8 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0  # between checkpoints within an epoch; 0 saves after every step
 
     def __post_init__(self) -> None:
+        for field, kind in get_type_hints(TrainConfig).items():
+            self._require_type(field, kind)
         for field in ("resize", "crop", "epochs", "batch_size", "accumulate", "lr", "step_epochs"):
             self._require(field, getattr(self, field) > 0, "above 0")
         for field in ("weight_decay", "patience", "checkpoint_minutes"):
@@ -88,6 +91,14 @@ class TrainConfig:
         self._require("std", all(value > 0 for value in self.std or ()), "above 0")
         self._require("std", (self.mean is None) == (self.std is None), "given together with mean, or not at all")
 
+    def _require_type(self, field: str, kind: Any) -> None:
+        """A whole number may stand for a float, a bool for no number.  Raises: ConfigError."""
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        if {bool, int, float, str, NoneType}.issuperset(kinds):
+            allowed = (*kinds, int) if float in kinds else kinds
+            names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            self._require(field, type(getattr(self, field)) in allowed, f"of type {names}")
+
     def _require(self, field: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ConfigError(f"{field} is {getattr(self, field)}; it must be {expected}.")
@@ -103,7 +114,8 @@ class TrainConfig:
         try:
             return cls(**{**values, **tuples})
         except TypeError as error:
-            raise ConfigError(f"unknown training option ({error}).") from error
+            names = ", ".join(field.name for field in fields(cls))
+            raise ConfigError(f"unknown training option ({error}). The options are {names}.") from error
 
 
 FAST = TrainConfig()

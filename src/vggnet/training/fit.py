@@ -90,7 +90,7 @@ def fit(
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"{error} at step {position.step + 1} of epoch {epoch + 1} (images {_shown(batch.indices)}). "
-                    "The last checkpoint is sound. Start again with a lower lr, or with batch norm (a _bn model)."
+                    "Start again with a lower lr, or with batch norm (a _bn model)."
                 ) from error
             now = perf_counter()
             position.count(loss_sum, correct, len(labels), now - started)

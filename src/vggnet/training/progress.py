@@ -8,6 +8,8 @@ from tqdm import tqdm
 from vggnet.training.fit import Position, Row
 
 ESTIMATE_AFTER = 10  # steps
+ESTIMATE_FROM = 60  # seconds to go; nobody plans for less
+BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"  # fits into 80 columns
 
 
 class Progress:
@@ -17,25 +19,27 @@ class Progress:
         self.visible = visible
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[None] = tqdm(disable=True)
         self.steps = 0  # seen by this process
         self.started = 0.0
 
-    def step(self, position: Position) -> None:
-        """Show one more step."""
-        if self.bar is None:
-            self.bar = tqdm(
-                desc=f"epoch {position.epoch + 1}/{self.epochs}",
-                total=self.steps_per_epoch,
-                initial=position.step - 1,
-                unit="step",
-                leave=False,
-                disable=None if self.visible else True,
-            )
-        self.bar.update()
-        self.bar.set_postfix_str(
-            f"loss {position.loss_sum / position.images:.4f}, accuracy {100 * position.correct / position.images:.2f} %"
+    def begin(self, position: Position) -> None:
+        """Show the bar of an epoch before its first step, or where an interrupted one goes on."""
+        self.bar = tqdm(
+            desc=f"epoch {position.epoch + 1}/{self.epochs}",
+            total=self.steps_per_epoch,
+            initial=position.step,
+            unit="step",
+            bar_format=BAR,
+            leave=False,
+            disable=None if self.visible else True,
         )
+
+    def step(self, position: Position) -> None:
+        """Show one more step, with loss and accuracy of the epoch so far."""
+        self.bar.update()
+        loss, accuracy = position.loss_sum / position.images, position.correct / position.images
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * accuracy:.1f} %")
         self.steps += 1
         if self.steps == 1:
             self.started = perf_counter()  # the first step also warms up
@@ -44,9 +48,7 @@ class Progress:
 
     def epoch(self, row: Row, best: Row) -> None:
         """Show the row of a finished epoch beside the best so far."""
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        self.close()
         parts = [
             f"epoch {row['epoch']}/{self.epochs}",
             f"{row['seconds']:.1f} s",
@@ -62,12 +64,17 @@ class Progress:
         if self.visible:
             tqdm.write(text, file=sys.stderr)
 
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
     def _estimate(self, position: Position, seconds_per_step: float) -> None:
         left = (self.epochs - position.epoch) * self.steps_per_epoch - position.step
-        self.note(
-            f"about {_duration(left * seconds_per_step)} to go: {left:,} steps of {seconds_per_step:.3g} s, "
-            "without validation. Ctrl-C saves and stops."
-        )
+        if left * seconds_per_step >= ESTIMATE_FROM:
+            self.note(
+                f"about {_duration(left * seconds_per_step)} to go: {left:,} steps of {seconds_per_step:.3g} s, "
+                "without validation. Ctrl-C saves and stops."
+            )
 
 
 def _duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -102,6 +102,19 @@ class Run:
         """Whether the training came to its end, or stopped early as it was told to."""
         return has_ended(self.config, self.history)
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any((self.folder / STATE).glob("*.safetensors"))
+
+    def remove_files(self) -> None:
+        """Remove what is there before the first epoch has ended, as far as the disk allows."""
+        for folder in (STATE, EVENTS):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+        for file in (CONFIG, LOCK):
+            with suppress(OSError):
+                (self.folder / file).unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training in this folder.  Raises: RunError if one does already; StorageError."""
@@ -127,16 +140,20 @@ class Run:
 
 
 def best_row(rows: list[Row]) -> Row:
-    """The first row of the highest validation accuracy; the last row if nothing was validated."""
-    return max(rows, key=lambda row: row["val_accuracy"]) if "val_accuracy" in rows[-1] else rows[-1]
+    """The row of the highest validation accuracy, of equals the last; the last row if nothing was validated."""
+    return max(reversed(rows), key=_val_accuracy)
 
 
 def has_ended(config: TrainConfig, rows: list[Row]) -> bool:
-    """Whether all epochs are done, or `config.patience` of them brought nothing better."""
+    """Whether all epochs are done, or `config.patience` of them brought nothing better (an equal is not better)."""
     if not rows:
         return False
-    waited = rows[-1]["epoch"] - best_row(rows)["epoch"]
+    waited = rows[-1]["epoch"] - max(rows, key=_val_accuracy)["epoch"]  # since the first of equals
     return rows[-1]["epoch"] >= config.epochs or bool(config.patience and waited >= config.patience)
+
+
+def _val_accuracy(row: Row) -> float:
+    return float(row.get("val_accuracy", 0.0))
 
 
 def default_folder(data: str, model: str) -> Path:

@@ -1,7 +1,7 @@
 """One training from data to run folder: the loop of `fit`, with everything that it leaves out."""
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
 from vggnet.devices import choose_device
-from vggnet.errors import ConfigError, RunError
+from vggnet.errors import ConfigError, NonFiniteError, RunError, StorageError
 from vggnet.evaluation.testing import evaluate
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
@@ -63,6 +63,7 @@ def train(
         `vggnet.weights.transfer.transfer` for what is taken from it.
     out: the run folder; by default runs/DATA-MODEL-DATE-TIME.
     progress: show a progress bar and a line for each epoch on stderr.
+    A run that fails before its first checkpoint leaves nothing behind; only if the disk was full, `resume` goes on.
     Ctrl-C ends the run after the current step with a checkpoint; `Run.finished` is then False and `resume` goes on.
     Raises: ConfigError, DataError, RunError, WeightsError, NonFiniteError, StorageError.
     """
@@ -89,16 +90,25 @@ def train(
         "environment": environment(choose_device(config.device)),
         "config": config.as_dict(),
     }
-    return _run(Run.create(folder, description), model, source, progress)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    run = Run.create(folder, description)
+    with run.locked(), _removed_on_failure(run, missing):
+        return _run(run, model, source, progress)
 
 
 def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = False) -> Run:
     """Go on with an interrupted run, bit for bit as if nothing had happened. A finished run is returned as it is.
 
     data: where the training images are now, if they have moved; they must be the same.
-    Raises: RunError if the folder is not a run's, or the data are not the same; as `train` otherwise.
+    Raises: RunError if the folder is not a run's, the data are not the same, or a finished run has lost its weights; as
+        `train` otherwise.
     """
     opened = Run.open(Path(run))
+    if opened.finished and not opened.weights.is_file():
+        raise RunError(
+            f"{opened.weights} is missing, and the run has come to its end. Restore the file, or train again into "
+            "another folder."
+        )
     if opened.finished and (opened.folder / CURVES).is_file():
         return opened
     source = open_source(data or opened.data, "train")
@@ -109,11 +119,12 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
             f"{data or opened.data} is not what {run} was started with: {len(source)} images of {len(source.classes)} "
             f"classes, then {was['images']} of {len(was['classes'])}, or files have changed. Restore them."
         )
-    if was.get("init_from") and not any((opened.folder / STATE).glob("*.safetensors")):
+    if was.get("init_from") and not opened.has_checkpoint:
         raise RunError(f"{run} was stopped before its given weights were saved. Start it again into another folder.")
     model = build_model(opened.config, len(source.classes))
     model.classes, model.preprocess = source.classes, opened.preprocess
-    return _run(opened, model, source, progress)
+    with opened.locked():
+        return _run(opened, model, source, progress)
 
 
 def suggest_preset(data: str | Path) -> str:
@@ -157,7 +168,7 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
     learner = make_learner(config, model)
     shown = Progress(config.epochs, len(batches), visible=progress)
     factor = partial(lr_factor, config, steps_per_epoch=len(batches))
-    with run.locked(), stop_on_signal() as stop:
+    with stop_on_signal() as stop, closing(shown):
         checkpoints, position = _restore(run, learner, shown)
         epochs = fit(
             learner,
@@ -172,7 +183,9 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
         )
         with closing(Events(run.folder / EVENTS, position.epoch + 1)) as events:
             try:
-                for row in () if has_ended(config, position.rows) else epochs:
+                while not has_ended(config, position.rows):
+                    shown.begin(position)
+                    row = next(epochs)
                     best = best_row(position.rows)
                     if best is row:
                         save(learner.kept, run.weights, notes={"run": run.description, "epoch": row})
@@ -181,13 +194,35 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
                     run.write_choices(choices().used())
                     events.write(row, config.lr * factor(position.epoch * len(batches) - 1))
                     shown.epoch(row, best)
-                    if stop.requested or has_ended(config, position.rows):
+                    if stop.requested:
                         break
+            except NonFiniteError as error:
+                kept = " The last checkpoint is sound." if run.has_checkpoint else ""
+                raise NonFiniteError(f"{error}{kept}") from error
             except _StoppedError:
                 pass
         if position.rows:
             draw_curves(position.rows, run.folder / CURVES, title=f"{config.model} on {Path(source.name).name}")
     return run
+
+
+@contextmanager
+def _removed_on_failure(run: Run, folders: list[Path]) -> Iterator[None]:
+    """When the block fails before there is a checkpoint or weights, remove the run's files, then `folders` if empty.
+
+    Not when the disk has refused, as the run then goes on once there is room; nor when the process is told to stop.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception:
+        if not run.has_checkpoint and not run.weights.is_file():
+            run.remove_files()
+            with suppress(OSError):
+                for folder in folders:
+                    folder.rmdir()
+        raise
 
 
 def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, Position]:
