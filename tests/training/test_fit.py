@@ -394,7 +394,7 @@ def test_what_is_not_a_run_folder_is_refused(tmp_path):
         ("lr", "fast"),
         ("device", 3),
         ("compile", "yes"),
-    ],  # fmt: skip
+    ],
 )
 def test_impossible_values_name_their_field(field, value):
     """Oracle: the name of the field."""
