@@ -24,6 +24,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not is_ours(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=1)
+    if weight.shape[1] == 3 and weight.shape[0] % 16 == 0:  # the first layer: PyTorch's way is the fastest as it stands
+        return _channels_last(F.conv2d(_channels_last(x), weight, bias, padding=1))
     result: Tensor = _conv3x3(x, weight, bias)
     return result
 
