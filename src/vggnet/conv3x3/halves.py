@@ -57,10 +57,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     images, (rows, depth) = len(x), weight.shape
     biases = floats(rows).zero_() if bias is None else bias
     y = floats(images, rows)
-    task = np.zeros((), TASK)
-    sizes = {"blocks": -(-rows // ROWS_BLOCK), "rows": rows, "depth": depth, "images": images}
-    places = {name: tensor.data_ptr() for name, tensor in (("w", weight), ("x", x), ("bias", biases), ("y", y))}
-    for name, value in (sizes | places).items():
-        task[name] = value
-    run(linear_kernel, task)
+    run(
+        linear_kernel, TASK, blocks=-(-rows // ROWS_BLOCK), rows=rows, depth=depth, images=images,
+        w=weight, x=x, bias=biases, y=y,
+    )  # fmt: skip
     return y

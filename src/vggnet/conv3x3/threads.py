@@ -51,8 +51,14 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, -1)
 
 
-def run(kernel: Any, task: np.ndarray[Any, Any]) -> None:
-    """Call a kernel of `kernels` with the task in every thread, and wait for all of them."""
+def run(kernel: Any, kind: np.dtype[Any], **fields: torch.Tensor | int) -> None:
+    """Call a compiled kernel in every thread with a task of this kind, and wait for all of them.
+
+    fields: of the task; a tensor stands for the address of its memory, and what is not given is 0.
+    """
+    task = np.zeros((), kind)
+    for name, value in fields.items():
+        task[name] = value.data_ptr() if isinstance(value, torch.Tensor) else value
     threads, address = num_threads(), task.ctypes.data
     if threads == 1:
         _function(kernel.address)(address)

@@ -4,9 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from vggnet.conv3x3 import kernels
@@ -45,31 +43,25 @@ def grad_weight(grad: Tensor, x: Tensor, m: int) -> Tensor:
         count = min(chunk, tiles - first)
         run(
             kernels.transform_both,
-            _task(
-                kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
-                first=first, tiles=count, block=ROWS, x=x.data_ptr(), y=grad.data_ptr(),
-                v=v, v_row=v_row, z=z, z_row=z_row, spare=zeros.data_ptr(),
-            ),
+            kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
+            first=first, tiles=count, block=ROWS, x=x, y=grad,
+            v=v, v_row=v_row, z=z, z_row=z_row, spare=zeros,
         )  # fmt: skip
         row_blocks = math.ceil(out_channels / ROWS_BLOCK)
         run(
             kernels.products,
-            _task(
-                kernels.PRODUCTS, blocks=planes * row_blocks, rows=out_channels, rows_block=ROWS_BLOCK,
-                panels=math.ceil(in_channels / COLUMNS), depth=count, add=int(first > 0),
-                a=z, a_row=FLOAT, a_depth=z_row, a_plane=count * z_row,
-                b=v, b_depth=v_row, b_panel=COLUMNS * FLOAT, b_plane=count * v_row,
-                c=sums, c_row=sums_row, c_plane=sums_plane,
-            ),
+            kernels.PRODUCTS, blocks=planes * row_blocks, rows=out_channels, rows_block=ROWS_BLOCK,
+            panels=math.ceil(in_channels / COLUMNS), depth=count, add=int(first > 0),
+            a=z, a_row=FLOAT, a_depth=z_row, a_plane=count * z_row,
+            b=v, b_depth=v_row, b_panel=COLUMNS * FLOAT, b_plane=count * v_row,
+            c=sums, c_row=sums_row, c_plane=sums_plane,
         )  # fmt: skip
     result = maps(out_channels, in_channels, 3, 3)
     w_k, _, w_y, w_x = (stride * FLOAT for stride in result.stride())
     run(
         kernels.transform_kernel_gradients,
-        _task(
-            kernels.KERNELS, blocks=out_channels, m=m, channels=in_channels, w=result.data_ptr(), w_y=w_y, w_x=w_x,
-            w_depth=w_k, u=sums, u_depth=sums_row, u_plane=sums_plane,
-        ),
+        kernels.KERNELS, blocks=out_channels, m=m, channels=in_channels, w=result, w_y=w_y, w_x=w_x,
+        w_depth=w_k, u=sums, u_depth=sums_row, u_plane=sums_plane,
     )  # fmt: skip
     return result
 
@@ -99,11 +91,9 @@ def _transform_kernels(weight: Tensor, m: int, memory: Callable[[int], Tensor], 
     u = memory(planes * panels * depth * COLUMNS)
     run(
         kernels.transform_kernels,
-        _task(
-            kernels.KERNELS, m=m, depth=depth, channels=channels, w=w, w_y=w_y, w_x=w_x, w_depth=w_depth,
-            w_channel=w_channel, u=u.data_ptr(), u_depth=COLUMNS * FLOAT, u_panel=depth * COLUMNS * FLOAT,
-            u_plane=panels * depth * COLUMNS * FLOAT,
-        ),
+        kernels.KERNELS, m=m, depth=depth, channels=channels, w=w, w_y=w_y, w_x=w_x, w_depth=w_depth,
+        w_channel=w_channel, u=u, u_depth=COLUMNS * FLOAT, u_panel=depth * COLUMNS * FLOAT,
+        u_plane=panels * depth * COLUMNS * FLOAT,
     )  # fmt: skip
     return u
 
@@ -127,13 +117,11 @@ def convolve(
     y = maps(n, out_channels, height // shrink, width // shrink)
     run(
         kernels.forward,
-        _task(
-            kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
-            tiles=tiles, block=block, parts=parts, blocks=blocks * parts, after=after, x=x.data_ptr(), y=y.data_ptr(),
-            bias=(spare if bias is None else bias).data_ptr(),
-            u=u.data_ptr(), u_panel=in_channels * COLUMNS * FLOAT, v=v, v_row=v_row, z=z, z_row=z_row,
-            spare=spare.data_ptr(), spare_bytes=spare.stride(0) * FLOAT,
-        ),
+        kernels.TILES, m=m, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
+        tiles=tiles, block=block, parts=parts, blocks=blocks * parts, after=after, x=x, y=y,
+        bias=spare if bias is None else bias,
+        u=u, u_panel=in_channels * COLUMNS * FLOAT, v=v, v_row=v_row, z=z, z_row=z_row,
+        spare=spare, spare_bytes=spare.stride(0) * FLOAT,
     )  # fmt: skip
     return y
 
@@ -166,13 +154,6 @@ def _ceil(value: int, step: int) -> int:
 def _row(channels: int) -> int:
     """Bytes of a row of transformed values."""
     return (channels + PADDING) * FLOAT
-
-
-def _task(kind: np.dtype[Any], **fields: int) -> np.ndarray[Any, Any]:
-    task = np.zeros((), kind)
-    for name, value in fields.items():
-        task[name] = value
-    return task
 
 
 class _Memory(threading.local):

@@ -14,7 +14,8 @@ from vggnet.data.draws import derive_seed
 
 
 @cache
-def _pipeline(height: int, width: int) -> transforms.Compose:
+def article_pipeline(height: int, width: int) -> transforms.Compose:
+    """The transforms themselves: PIL image of this size -> uint8 (C, H, W), by torch's global generator."""
     return transforms.Compose(
         [
             transforms.RandomCrop((height, width), padding=4),
@@ -34,5 +35,5 @@ def article_augment(image: Image.Image, *, seed: int, epoch: int, index: int) ->
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, epoch, index))  # torch.manual_seed would reseed GPUs too
-        pixels: Tensor = _pipeline(image.height, image.width)(image)
+        pixels: Tensor = article_pipeline(image.height, image.width)(image)
     return pixels
