@@ -62,8 +62,10 @@ def test_the_bar_fits_into_80_columns(monkeypatch):
             stepped(shown, position, 1)
             frames += sent()  # at each step: a terminal holds little that is not read
         shown.close()
-    assert max(map(len, frames)) <= 80
-    seen = re.search(r"^epoch 12/40 \|(.*)\| 334/371, 00:\d\d left, .*step/s, loss 1.494, 53.1 %$", frames[-1])
+    bars = [frame for frame in frames if "|" in frame]  # the others are notes, which may be longer
+    assert len(bars) > 14
+    assert max(map(len, bars)) <= 80
+    seen = re.search(r"^epoch 12/40 \|(.*)\| 334/371, 00:\d\d left, .*step/s, loss 1.494, 53.1 %$", bars[-1])
     assert seen
     assert len(seen[1]) >= 10
 
