@@ -17,7 +17,7 @@ from vggnet.conv3x3.layers import LargeLinear
 from vggnet.vgg import build
 
 
-@pytest.fixture(params=["direct_nchw", "dense", "winograd2", "winograd4"])
+@pytest.fixture(params=["direct_nchw", "dense", "unfold", "winograd2", "winograd4"])
 def algorithm(request, monkeypatch):
     monkeypatch.setenv("VGGNET_CONV", request.param)
     return request.param

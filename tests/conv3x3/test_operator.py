@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vggnet.conv3x3 import reference, winograd
+from vggnet.conv3x3 import reference, unfold, winograd
 from vggnet.conv3x3.choice import Choices
 from vggnet.conv3x3.llvm import ROWS
 from vggnet.conv3x3.matrices import F2, F4
 from vggnet.conv3x3.operator import conv3x3
 
-ALGORITHMS = ["direct", "direct_nchw", "dense", "winograd2", "winograd4"]
+ALGORITHMS = ["direct", "direct_nchw", "dense", "unfold", "winograd2", "winograd4"]
 TOLERANCE = 5e-5  # of the largest value
 
 
@@ -82,6 +82,40 @@ def test_the_dense_product_is_right(n, c, k, height, width, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VGGNET_CONV", "dense")
         assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 5),
+    c=st.integers(1, 4),
+    k=st.sampled_from([32, 64, 96]),
+    height=st.integers(1, 9),
+    width=st.integers(ROWS, 3 * ROWS + 1),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_unfolding_equals_the_plain_algorithm(n, c, k, height, width, bias, seed):
+    """Oracle: the reference in float64; rows that are no whole number of tiles, maps lower than the kernel."""
+    torch.manual_seed(seed)
+    x, weight, grad = channels_last(n, c, height, width), torch.randn(k, c, 3, 3), channels_last(n, k, height, width)
+    shift = torch.randn(k) if bias else None
+    expected = reference.forward_unfolded(x.double(), weight.double())
+    if shift is not None:
+        expected += shift.view(-1, 1, 1)
+    assert relative_error(unfold.forward(x, weight, shift), expected) < TOLERANCE
+    assert relative_error(unfold.forward(x, weight, shift, relu=True), expected.relu()) < TOLERANCE
+    expected = reference.grad_weight_unfolded(grad.double(), x.double())
+    assert relative_error(unfold.grad_weight(grad, x), expected) < TOLERANCE
+
+
+def test_unfolding_is_right_where_results_bypass_the_caches():
+    """Oracle: direct convolution in float64, on a result of 16 MiB and rows longer than a segment."""
+    torch.manual_seed(0)
+    x, weight, grad = channels_last(1, 3, 259, 255), torch.randn(64, 3, 3, 3), channels_last(1, 64, 259, 255)
+    assert unfold.forward(x, weight, None).nbytes >= unfold.STREAM_BYTES
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VGGNET_CONV", "unfold")
+        assert_right(x, weight, torch.randn(64), grad)
 
 
 def test_results_may_be_changed_in_place(algorithm):

@@ -1,4 +1,4 @@
-"""The plain Winograd algorithm: against direct convolution in float64, and against numerical derivatives."""
+"""The plain algorithms: against direct convolution in float64, and against numerical derivatives."""
 
 import pytest
 import torch
@@ -32,6 +32,22 @@ def test_equals_direct_convolution(winograd, n, c, k, height, width, seed):
     torch.testing.assert_close(reference.grad_input(grad, weight, winograd), expected, **close)
     expected = conv2d_weight(x, weight.shape, grad, padding=1)
     torch.testing.assert_close(reference.grad_weight(grad, x, winograd), expected, **close)
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 3), c=st.integers(1, 5), k=st.integers(1, 5), height=SIZES, width=SIZES, seed=st.integers(0, 99)
+)
+def test_unfolding_equals_direct_convolution(n, c, k, height, width, seed):
+    """Oracle: PyTorch's direct convolution and its gradient, float64."""
+    torch.manual_seed(seed)
+    x, weight, grad = (
+        torch.randn(shape, dtype=torch.float64)
+        for shape in [(n, c, height, width), (k, c, 3, 3), (n, k, height, width)]
+    )
+    torch.testing.assert_close(reference.forward_unfolded(x, weight), F.conv2d(x, weight, padding=1))
+    expected = conv2d_weight(x, weight.shape, grad, padding=1)
+    torch.testing.assert_close(reference.grad_weight_unfolded(grad, x), expected)
 
 
 class Winograd(torch.autograd.Function):

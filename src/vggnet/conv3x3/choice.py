@@ -16,7 +16,7 @@ from torch import Tensor
 from vggnet.conv3x3.threads import num_threads
 
 DIRECT = "direct"
-VERSION = 2  # of the algorithms: what was measured of others is measured again
+VERSION = 3  # of the algorithms: what was measured of others is measured again
 REPEATS = 3  # measured runs of each algorithm, after one that warms up; the fastest counts
 
 Algorithm = Callable[[], Tensor]

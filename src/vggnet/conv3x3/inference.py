@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vggnet.conv3x3 import dense
 from vggnet.conv3x3.choice import DIRECT, Algorithm, choices
 from vggnet.conv3x3.kept import kept
-from vggnet.conv3x3.operator import DIRECT_NCHW, WINOGRAD, fills_vectors, shape_key
+from vggnet.conv3x3.operator import DENSE, DIRECT_NCHW, UNFOLD, WINOGRAD, fills_vectors, fits_unfold, shape_key
 
 HALVES = "halves"
 
@@ -42,6 +42,12 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: b
         expanded = ready(f"dense {height}x{width}", make=partial(dense.expand, weight, height, width))
         return _follow(dense.forward(x, expanded, bias), relu, pool)
 
+    def unfolded() -> Tensor:
+        from vggnet.conv3x3 import unfold  # compiles its kernels
+
+        y = unfold.forward(x, weight, bias, relu=relu)
+        return F.max_pool2d(y, 2) if pool else y
+
     def by_winograd(name: str) -> Tensor:
         from vggnet.conv3x3 import kernels, winograd  # compiles its kernels
 
@@ -51,7 +57,9 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: b
 
     algorithms: dict[str, Algorithm] = {DIRECT: direct, DIRECT_NCHW: direct_nchw}
     if dense.fits(x):
-        algorithms["dense"] = as_product
+        algorithms[DENSE] = as_product
+    if fits_unfold(x, weight):
+        algorithms[UNFOLD] = unfolded
     if fills_vectors(weight):
         algorithms |= {name: partial(by_winograd, name) for name in WINOGRAD}
     following = (" relu" if relu else "") + (" pool" if pool else "")

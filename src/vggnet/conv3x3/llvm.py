@@ -5,7 +5,7 @@ kernels, so the few inner loops are written here as LLVM instructions. Addresses
 values are float32. The largest vectors of the CPU are used: 16 lanes with AVX-512, else 8.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -42,39 +42,89 @@ def multiply_tile(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         a, a_row, a_depth, b, b_depth, c, c_row, depth, add = arguments
-        rows = [builder.mul(a_row, _INT(i)) for i in range(ROWS)]
-        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        step, a_here, b_here = (_phi(builder, _INT, start, before) for start in (_INT(0), a, b))
-        sums = [[_phi(builder, _VECTOR, _zeros(), before) for _ in range(VECTORS)] for _ in range(ROWS)]
-        row_of_b = [_load(builder, builder.add(b_here, _INT(j * LANES * FLOAT))) for j in range(VECTORS)]
-        new = []
-        for i in range(ROWS):
-            value = _broadcast(builder, builder.add(a_here, rows[i]))
-            new.append([_fma(builder, value, row_of_b[j], sums[i][j]) for j in range(VECTORS)])
-        following = builder.add(step, _INT(1))
-        for phi, value in (
-            (step, following),
-            (a_here, builder.add(a_here, a_depth)),
-            (b_here, builder.add(b_here, b_depth)),
-        ):
-            phi.add_incoming(value, loop)
-        for i in range(ROWS):
-            for j in range(VECTORS):
-                sums[i][j].add_incoming(new[i][j], loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-        builder.position_at_end(after)
-        adds = builder.icmp_signed("!=", add, _INT(0))
-        for i in range(ROWS):
-            row = builder.add(c, builder.mul(c_row, _INT(i)))
-            for j in range(VECTORS):
-                address = builder.add(row, _INT(j * LANES * FLOAT))
-                old = builder.select(adds, _load(builder, address), _zeros())
-                _store(builder, builder.fadd(new[i][j], old), address)
+        sums = _sum_products(builder, a, a_row, a_depth, b, b_depth, depth, [_zeros()] * VECTORS)
+        with builder.if_else(builder.icmp_signed("!=", add, _INT(0))) as (adding, replacing):
+            with adding:
+                for place, total in _places(builder, c, c_row, sums):
+                    _store(builder, builder.fadd(total, _load(builder, place)), place)
+            with replacing:
+                for place, total in _places(builder, c, c_row, sums):
+                    _store(builder, total, place)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 9), generate
+
+
+@intrinsic
+def multiply_tile_and_finish(
+    typing: Any, a: Any, a_row: Any, a_depth: Any, b: Any, b_depth: Any, c: Any, c_row: Any, depth: Any,
+    bias: Any, relu: Any, stream: Any,
+) -> Any:  # fmt: skip
+    """C = A B + bias, as `multiply_tile`, then ReLU if `relu` is not 0; a NaN stays one.
+
+    bias: the address of COLUMNS values. If `stream` is not 0, C bypasses the caches; its rows must be aligned to whole
+    vectors.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        a, a_row, a_depth, b, b_depth, c, c_row, depth, bias, relu, stream = arguments
+        start = [_load(builder, builder.add(bias, _INT(j * LANES * FLOAT))) for j in range(VECTORS)]
+        sums = _sum_products(builder, a, a_row, a_depth, b, b_depth, depth, start)
+        least = builder.select(builder.icmp_signed("!=", relu, _INT(0)), _zeros(), _constant(float("-inf")))
+        totals = [[builder.select(builder.fcmp_ordered("<", x, least), least, x) for x in row] for row in sums]
+        with builder.if_else(builder.icmp_signed("!=", stream, _INT(0))) as (streaming, storing):
+            with streaming:
+                one = builder.module.add_metadata([ir.IntType(32)(1)])
+                for place, total in _places(builder, c, c_row, totals):
+                    pointer = builder.inttoptr(place, _VECTOR.as_pointer())
+                    builder.store(total, pointer, align=LANES * FLOAT).set_metadata("nontemporal", one)
+            with storing:
+                for place, total in _places(builder, c, c_row, totals):
+                    _store(builder, total, place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 11), generate
+
+
+def _sum_products(
+    builder: ir.IRBuilder, a: ir.Value, a_row: ir.Value, a_depth: ir.Value, b: ir.Value, b_depth: ir.Value,
+    depth: ir.Value, start: Sequence[ir.Value],
+) -> list[list[ir.Value]]:  # fmt: skip
+    """ROWS x VECTORS sums over `depth` products, every row from `start` on. See `multiply_tile`."""
+    rows = [builder.mul(a_row, _INT(i)) for i in range(ROWS)]
+    before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step, a_here, b_here = (_phi(builder, _INT, first, before) for first in (_INT(0), a, b))
+    sums = [[_phi(builder, _VECTOR, start[j], before) for j in range(VECTORS)] for _ in range(ROWS)]
+    row_of_b = [_load(builder, builder.add(b_here, _INT(j * LANES * FLOAT))) for j in range(VECTORS)]
+    new = []
+    for i in range(ROWS):
+        value = _broadcast(builder, builder.add(a_here, rows[i]))
+        new.append([_fma(builder, value, row_of_b[j], sums[i][j]) for j in range(VECTORS)])
+    following = builder.add(step, _INT(1))
+    for phi, value in (
+        (step, following),
+        (a_here, builder.add(a_here, a_depth)),
+        (b_here, builder.add(b_here, b_depth)),
+    ):
+        phi.add_incoming(value, loop)
+    for i in range(ROWS):
+        for j in range(VECTORS):
+            sums[i][j].add_incoming(new[i][j], loop)
+    builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+    builder.position_at_end(after)
+    return new
+
+
+def _places(
+    builder: ir.IRBuilder, c: ir.Value, c_row: ir.Value, sums: Sequence[Sequence[ir.Value]]
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The address in C of each vector of a tile, with its sums."""
+    for i, row_of_sums in enumerate(sums):
+        row = builder.add(c, builder.mul(c_row, _INT(i)))
+        for j, total in enumerate(row_of_sums):
+            yield builder.add(row, _INT(j * LANES * FLOAT)), total
 
 
 @intrinsic

@@ -11,7 +11,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from vggnet.conv3x3 import dense
 from vggnet.conv3x3.choice import DIRECT, Algorithm, choices
 
-DIRECT_NCHW, DENSE = "direct_nchw", "dense"
+DIRECT_NCHW, DENSE, UNFOLD = "direct_nchw", "dense", "unfold"
 WINOGRAD = {"winograd4": 4, "winograd2": 2}  # name -> side of an output tile
 
 
@@ -24,8 +24,6 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not is_ours(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=1)
-    if weight.shape[1] == 3 and weight.shape[0] % 16 == 0:  # the first layer: PyTorch's way is the fastest as it stands
-        return _channels_last(F.conv2d(_channels_last(x), weight, bias, padding=1))
     result: Tensor = _conv3x3(x, weight, bias)
     return result
 
@@ -53,6 +51,10 @@ def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     }
     if dense.fits(x):
         algorithms[DENSE] = lambda: dense.forward(x, dense.expand(weight, *x.shape[2:]), bias)
+    if fits_unfold(x, weight):
+        from vggnet.conv3x3 import unfold
+
+        algorithms[UNFOLD] = partial(unfold.forward, x, weight, bias)
     if fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
@@ -88,6 +90,10 @@ def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
     if dense.fits(x):
         algorithms[DENSE] = partial(dense.grad_weight, grad, x)
     weight = torch.empty(shape, device="meta")
+    if fits_unfold(x, weight):
+        from vggnet.conv3x3 import unfold
+
+        algorithms[UNFOLD] = partial(unfold.grad_weight, grad, x)
     if fills_vectors(weight):
         from vggnet.conv3x3 import winograd
 
@@ -138,6 +144,15 @@ def _channels_last(tensor: Tensor) -> Tensor:
 def fills_vectors(weight: Tensor) -> bool:
     """Whether both numbers of channels are multiples of 16, the most lanes that a vector has."""
     return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
+
+
+def fits_unfold(x: Tensor, weight: Tensor) -> bool:
+    """Whether `unfold` can do it: few channels in, as a network's first layer has, and outputs that fill vectors."""
+    if weight.shape[1] > 4 or weight.shape[0] % 16:
+        return False
+    from vggnet.conv3x3 import unfold  # compiles its kernels
+
+    return unfold.fits(x, weight)
 
 
 def shape_key(work: str, activation: Tensor, weight: Tensor) -> str:

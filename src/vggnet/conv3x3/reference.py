@@ -1,4 +1,4 @@
-"""Winograd convolution in plain PyTorch: slow, of any floating type, and what the fast kernels are tested against.
+"""The algorithms in plain PyTorch: slow, of any floating type, and what the fast kernels are tested against.
 
 Stride 1, padding 1. x (N, C, H, W), weight (K, C, 3, 3), y (N, K, H, W).
 """
@@ -27,6 +27,17 @@ def grad_weight(grad: Tensor, x: Tensor, winograd: Winograd) -> Tensor:
     gradients = _both_sides(tuple(zip(*winograd.output, strict=True)), _tiles(grad, winograd.m, winograd.m, 0))
     products = torch.einsum("ijnktu,ijnctu->ijkc", gradients, _input_tiles(x, winograd))
     return _both_sides(tuple(zip(*winograd.kernel, strict=True)), products).permute(2, 3, 0, 1)
+
+
+def forward_unfolded(x: Tensor, weight: Tensor) -> Tensor:
+    """y = W X, where the column of X for a pixel holds the 9 C values that the kernel sees there."""
+    return (weight.flatten(1) @ F.unfold(x, 3, padding=1)).view(len(x), len(weight), *x.shape[2:])
+
+
+def grad_weight_unfolded(grad: Tensor, x: Tensor) -> Tensor:
+    """dW = dY X^T, summed over the images."""
+    products = torch.einsum("nkp,ndp->kd", grad.flatten(2), F.unfold(x, 3, padding=1))
+    return products.view(grad.shape[1], x.shape[1], 3, 3)
 
 
 def _input_tiles(x: Tensor, winograd: Winograd) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vggnet.conv3x3.operator import conv3x3
+from vggnet.conv3x3.threads import keep_freed_memory
 from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, cpu_environment, in_turns
 from vggnet.table1 import layers
 
@@ -51,6 +52,7 @@ class ShapesBench:
 
 def bench_shapes(*, rounds: int = 7, progress: bool = False) -> ShapesBench:
     """Time forward and backward of each distinct 3x3 convolution of VGG-11, 13, 16 and 19 at 32, 64 and 224 pixels."""
+    keep_freed_memory()  # for all ways: fresh pages for every result would cost more than the first layer itself
     rows = []
     for size, batch in BATCHES.items():
         for side, channels, outputs in tqdm(_shapes(size), desc=f"{size} pixels", leave=False, disable=not progress):
