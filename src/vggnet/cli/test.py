@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,6 +23,7 @@ class Test:
     batch_size: int | None = None  # by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
+    views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
     out: Path | None = None  # where test.json and the pictures go; by default the run folder
     json: bool = False  # print one JSON object instead of a table
 
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
         batch_size=args.batch_size,
         workers=args.workers,
         device=args.device,
+        views=args.views,
         out=out,
     )
     print(result.as_json() if args.json else result.as_table())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from vggnet.data.loading import Batch, EvalBatches, default_workers
 from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
-from vggnet.errors import DataError, StorageError
+from vggnet.errors import ConfigError, DataError, StorageError
 from vggnet.evaluation.predicting import check_at_least, inference, prepare
+from vggnet.evaluation.views import SixViews
 from vggnet.metrics import Metrics, Scores
 
 RESULT, PREDICTIONS, CONFUSION = "test.json", "predictions.png", "confusion.png"
@@ -42,6 +43,7 @@ class TestResult:
     split: str
     fingerprint: str  # of the data
     model: str
+    views: Literal[1, 6]  # of each image whose logits were averaged
     seconds: float  # from the first batch to the last
     device: str
     torch: str  # version
@@ -58,6 +60,7 @@ class TestResult:
         speed = self.images / max(self.seconds, 1e-9)
         lines = [*self._class_lines(), ""] if len(self.classes) <= 20 else []
         lines += [f"{self.images:,} images of {self.data} in {self.seconds:.1f} s ({speed:,.0f} images/s)"]
+        lines += [f"answers are means over {self.views} views of each image"] if self.views > 1 else []
         lines += [f"loss {self.loss:.4f} nats, calibration error {100 * self.calibration_error:.2f} %"]
         lines += [f"top-5 accuracy {100 * self.top5:.2f} %"] if len(self.classes) > 5 else []
         lines += [f"drawn: {file}" for file in self.files]
@@ -83,12 +86,14 @@ def test(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    views: Literal[1, 6] = 1,
     out: Path | str | None = None,
 ) -> TestResult:
     """Test a model on one split of a data set.
 
     batch_size: by default 500 small images or 32 photos.  workers: loader processes, by default `default_workers`.
     model, device: as for `predict`.  data: whatever `open_source` takes.
+    views: 6 answers by the mean over six views of each image (`SixViews`), for images that mean the same mirrored.
     out: a folder (made if missing) for `test.json`, `confusion.png` and `predictions.png`. The last shows eight images
         spread evenly over the split: four correct and four mistakes, or what there is, filled up from the others.
     The data's classes must be the model's; in another order they are matched by name.
@@ -98,6 +103,8 @@ def test(
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
+    if views not in (1, 6):
+        raise ConfigError(f"views is {views}; it must be 1 or 6.")
     folder = None if out is None else _made(Path(out))  # before the work, not after it
     ready = prepare(model, device)
     source = open_source(data, split)
@@ -111,7 +118,8 @@ def test(
     )
     relabelled = (batch._replace(labels=to_model[batch.labels]) for batch in batches)
     start = time.perf_counter()
-    scores, answers = _score(ready.network, relabelled, ready.preprocess, ready.device)
+    network = SixViews(ready.network) if views == 6 else ready.network
+    scores, answers = _score(network, relabelled, ready.preprocess, ready.device)
     seconds = time.perf_counter() - start
     result = TestResult(
         top1=scores.top1,
@@ -126,6 +134,7 @@ def test(
         split=split,
         fingerprint=source.fingerprint,
         model=_describe(model),
+        views=views,
         seconds=seconds,
         device=str(ready.device),
         torch=torch.__version__,

@@ -107,6 +107,39 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
     _save(figure, path)
 
 
+def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Accuracy against minutes: mean and standard deviation of each preset, one image at a time and by six views.
+
+    groups: preset -> its rows of `vgg study speed`. What was not tested (an estimate of time) is a line at its minutes.
+    Raises: StorageError if `path` cannot be written.
+    """
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    kinds = (("top1", "one view", BLUE, "o"), ("top1_six_views", "six views", ORANGE, "s"))
+    for name, rows in groups.items():
+        minutes = np.array([row["seconds"] for row in rows]) / 60
+        if rows[0]["top1"] is None:
+            axes.axvline(minutes.mean(), color=GRAY, linestyle=":")
+            label = f"{name}, an estimate "
+            axes.text(minutes.mean(), 0.5, label, ha="right", transform=axes.get_xaxis_transform())
+            continue
+        for key, label, colour, marker in kinds:
+            percents = 100 * np.array([row[key] for row in rows])
+            text = None if label in axes.get_legend_handles_labels()[1] else label
+            place, spread = (minutes.mean(), percents.mean()), (minutes.std(), percents.std())
+            axes.errorbar(*place, xerr=spread[0], yerr=spread[1], fmt=marker, color=colour, capsize=3, label=text)
+        axes.annotate(
+            f"{name} ({len(rows)} runs)", (minutes.mean(), percents.mean()), (6, 6), textcoords="offset points"
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(color="#e4e7ea", which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
 def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], quantity: str, *, scale: float) -> None:
     marker = "o" if len(rows) <= 30 else ""
     for split, label, colour in (("train", "training", BLUE), ("val", "validation", ORANGE)):

@@ -17,6 +17,7 @@ from vggnet.studies.bench import OURS, Bench, cpu_environment, in_turns
 from vggnet.training.config import ARTICLE
 from vggnet.vgg import build
 
+ARTICLE_WAY = "the article's script"
 BATCH = 128
 IMAGES = 512  # made at random; 32x32
 
@@ -32,7 +33,7 @@ def bench_article(*, rounds: int = 5, progress: bool = False) -> Bench:
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
     labels = torch.arange(IMAGES) % 10
-    ways = {OURS: _our_step(pixels, labels), "the article's script": _article_step(pixels, labels)}
+    ways = {OURS: _our_step(pixels, labels), ARTICLE_WAY: _article_step(pixels, labels)}
     work = f"training step with loading, vgg16_bn, 32x32, batch {BATCH}"
     return Bench(work=work, batch=BATCH, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
 

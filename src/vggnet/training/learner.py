@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from vggnet.conv3x3.accelerate import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.training.config import TrainConfig
+from vggnet.training.muon import Muon
 from vggnet.vgg import VGG, build
 
 
@@ -127,18 +128,29 @@ def _require_compiler() -> None:
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
-    """SGD; norms and biases are decayed only if the configuration says so."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    """As configured; norms and biases are decayed only if the configuration says so, Muon's kernels never.
+
+    Raises: ConfigError for Muon without batch norm.
+    """
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4]
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     norms_and_biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
-    groups = [
-        {"params": weights, "base_lr": config.lr, "weight_decay": config.weight_decay},
-        {
-            "params": norms_and_biases,
-            "base_lr": config.lr,
-            "weight_decay": config.weight_decay if config.decay_norms else 0.0,
-        },
+    decay = config.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "base_lr": config.lr, "weight_decay": decay},
+        {"params": norms_and_biases, "base_lr": config.lr, "weight_decay": decay if config.decay_norms else 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    options: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": True}
+    if config.optimizer == "sgd":
+        groups.append({"params": kernels, "base_lr": config.lr, "weight_decay": decay})
+        return torch.optim.SGD(groups, lr=config.lr, **options)
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+        raise ConfigError(
+            f'{config.model} has no batch norm, which optimizer="muon" needs. Take {config.model}_bn, or '
+            'optimizer="sgd" with a low lr such as 0.01.'
+        )
+    groups.append({"params": kernels, "base_lr": config.kernel_lr, "kernels": True, "momentum": 0.0, "nesterov": False})
+    return Muon(groups, lr=config.lr, **options)
 
 
 def _require_finite(name: str, value: float) -> None:

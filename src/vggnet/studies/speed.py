@@ -1,0 +1,194 @@
+"""How accurate a network is after how much time: the presets trained on all training images and tested once."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vggnet.devices import choose_device
+from vggnet.errors import ConfigError
+from vggnet.evaluation.testing import test
+from vggnet.studies.bench import cpu_environment
+from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
+from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
+from vggnet.training.run import Run
+from vggnet.training.train import resume, train
+from vggnet.vgg import Architecture, empty
+
+MATRIX = 2048  # side of the matrix product that gives the cores' limit
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedStudy:
+    """The rows of the finished runs: one for each preset and seed, and the article's estimate."""
+
+    rows: list[Row]
+    finished: bool  # False if Ctrl-C stopped it; the same command goes on
+
+    def as_json(self) -> str:
+        """All of it as one JSON object."""
+        return json.dumps(asdict(self))
+
+    def as_table(self) -> str:
+        """Markdown: a line for each preset, with mean and standard deviation over its seeds."""
+        lines = [
+            "| preset | network | epochs | seeds | test accuracy (%) | with six views (%) | minutes | s an epoch "
+            "| operations an image | share of the limit |",
+            "|" + "---|" * 10,
+        ]
+        for preset, rows in by_preset(self.rows).items():
+            config = rows[0]["config"]
+            network = f"{config['model']}, width {config['width']:g}"
+            seeds = ", ".join(str(row["seed"]) for row in rows if not row["estimate"]) or "none: an estimate"
+            minutes = [row["seconds"] / 60 for row in rows]
+            lines.append(
+                f"| {preset} | {network} | {config['epochs']} | {seeds} | {_spread(rows, 'top1')} "
+                f"| {_spread(rows, 'top1_six_views')} | {mean(minutes):.1f} "
+                f"| {mean(row['seconds'] for row in rows) / config['epochs']:.1f} "
+                f"| {rows[0]['operations_per_image']:.2e} | {100 * mean(row['share_of_limit'] for row in rows):.0f} % |"
+            )
+        return "\n".join(lines)
+
+
+def study_speed(
+    data: str | Path,
+    *,
+    presets: Sequence[str] = ("quick", "fast"),
+    seeds: int = 3,
+    out: Path | str = "runs/speed",
+    rows: Path | str = "docs/speed.jsonl",
+    progress: bool = False,
+) -> SpeedStudy:
+    """Train each preset with seeds 0 .. seeds - 1 on all of train, test it once, and append a row to `rows`.
+
+    The last epoch is tested, as it is and by six views. What `rows` has already is not run again, and a run that was
+    stopped goes on from its folder in `out`: a study survives any stop. The article's preset is timed for a few steps
+    only; its row says that the time is an estimate.
+    Raises: ConfigError for an unknown preset or no seed; otherwise as `train` and `test`.
+    """
+    if unknown := [preset for preset in presets if preset not in PRESETS]:
+        raise ConfigError(f"unknown preset {unknown[0]!r}. The presets are {', '.join(PRESETS)}.")
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; it must be at least 1.")
+    path = Path(rows)
+    wanted = [
+        (preset, replace(PRESETS[preset], seed=seed, val_fraction=0.0)) for seed in range(seeds) for preset in presets
+    ]
+    for preset, config in wanted:
+        if find(read_rows(path), preset, config):
+            continue
+        folder = Path(out) / f"{preset}-{config.seed}"
+        begun = (folder / "config.json").is_file()
+        run = (
+            resume(folder, progress=progress)
+            if begun
+            else train(data, preset=preset, out=folder, progress=progress, seed=config.seed, val_fraction=0.0)
+        )
+        if not run.finished:
+            return SpeedStudy(rows=read_rows(path), finished=False)
+        _append(path, _row(preset, run, data))
+    if not find(read_rows(path), "article", ARTICLE):
+        _append(path, _article_row(data, progress))
+    return SpeedStudy(rows=read_rows(path), finished=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a study that are there already."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def find(rows: Sequence[Row], preset: str, config: TrainConfig) -> Row | None:
+    """The row of a run with exactly this configuration."""
+    plain = json.loads(json.dumps(config.as_dict()))
+    return next((row for row in rows if row["preset"] == preset and row["config"] == plain), None)
+
+
+def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each preset, those with its newest configuration alone."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        same = [other for other in groups.get(row["preset"], []) if _recipe(other) == _recipe(row)]
+        groups[row["preset"]] = [*same, row]
+    return groups
+
+
+def _recipe(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row["config"].items() if name != "seed"}
+
+
+def _row(preset: str, run: Run, data: str | Path) -> Row:
+    """The finished run, tested."""
+    results = {views: test(run.weights, data=data, views=views) for views in (1, 6)}
+    seconds = sum(row["seconds"] for row in run.history)
+    return {
+        "preset": preset, "seed": run.config.seed, "estimate": False, "top1": results[1].top1,
+        "top1_six_views": results[6].top1, "images": results[1].images, "seconds": seconds,
+        **_work(run.config, run.description["images"], seconds), "config": run.description["config"],
+        "fingerprint": run.description["fingerprint"], "environment": run.description["environment"],
+    }  # fmt: skip
+
+
+def _article_row(data: str | Path, progress: bool) -> Row:
+    """The whole of the article's training at the speed of a few of its steps."""
+    from vggnet.data.opening import open_source
+
+    source = open_source(data, "train")
+    per_step = median(bench_article(progress=progress).seconds[ARTICLE_WAY])
+    images = round(len(source) * (1 - ARTICLE.val_fraction))
+    seconds = per_step * -(-images // ARTICLE.batch_size) * ARTICLE.epochs
+    return {
+        "preset": "article", "seed": ARTICLE.seed, "estimate": True, "top1": None, "top1_six_views": None,
+        "images": 0, "seconds": seconds, **_work(ARTICLE, images, seconds), "config": ARTICLE.as_dict(),
+        "fingerprint": source.fingerprint, "environment": {**cpu_environment(), "date": f"{date.today()}"},
+    }  # fmt: skip
+
+
+def _work(config: TrainConfig, images: int, seconds: float) -> dict[str, float]:
+    """Operations of training on one image once, and the share that they are of what the cores could multiply.
+
+    Three times a forward pass, counted as direct convolutions do them: two operations a multiplication. Winograd's
+    need fewer, so the share may be above 1.
+    """
+    network = empty(Architecture(name=config.model, num_classes=10, head=config.head, width=config.width))
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, config.in_channels, config.crop, config.crop, device="meta"))
+    operations = 3 * counter.get_total_flops()
+    total = operations * images * config.epochs
+    return {"operations_per_image": operations, "share_of_limit": total / (seconds * _matrix_limit())}
+
+
+def _matrix_limit() -> float:
+    """Operations a second of PyTorch's float32 matrix product: the best of five."""
+    a, b = torch.randn(2, MATRIX, MATRIX, device=choose_device("cpu"))
+    return 2 * MATRIX**3 / min(_seconds(a, b) for _ in range(5))
+
+
+def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+    start = time.perf_counter()
+    a @ b
+    return time.perf_counter() - start
+
+
+def _append(path: Path, row: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _spread(rows: Sequence[Row], name: str) -> str:
+    values = list(_percent(rows, name))
+    if not values:
+        return "-"
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _percent(rows: Sequence[Row], name: str) -> Iterator[float]:
+    return (100 * row[name] for row in rows if row[name] is not None)

@@ -1,0 +1,49 @@
+"""Six views: the mean is the one written out by hand, and it is what `vgg test --views` measures."""
+
+import numpy as np
+import torch
+from torch import nn
+
+import vggnet
+from vggnet.evaluation.views import SixViews
+from vggnet.vgg import build
+
+
+class Weighted(nn.Module):
+    """Logits that are sums over the image with a weight for each pixel, so that every view counts."""
+
+    num_classes = 3
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights = torch.randn(3, 2, 5, 4)
+
+    def forward(self, images):
+        return torch.einsum("kchw,nchw->nk", self.weights, images)
+
+
+def test_the_mean_of_six_views_by_hand():
+    """Oracle: numpy's reflecting pad, and each of the six views by itself with its weight."""
+    network = Weighted()
+    images = torch.randn(7, 2, 5, 4)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    views = [(images.numpy(), 1 / 2), (padded[:, :, 0:5, 0:4], 1 / 4), (padded[:, :, 2:7, 2:6], 1 / 4)]
+    expected = torch.zeros(7, 3)
+    for view, weight in views:
+        for mirrored in (view, view[:, :, :, ::-1]):
+            expected += weight / 2 * network(torch.from_numpy(mirrored.copy()))
+    torch.testing.assert_close(SixViews(network)(images), expected)
+
+
+def test_a_test_by_six_views_says_so(tmp_path):
+    """Oracle: accuracy by a loop over the images with `SixViews` itself, whose mean is checked above."""
+    torch.manual_seed(0)
+    model = build("vgg11_bn", num_classes=10, head="cifar", width=0.1, init="dirac").eval()
+    model.preprocess = vggnet.Preprocess(resize=32, crop=32, mean=(0.3, 0.3, 0.3), std=(0.3, 0.3, 0.3))
+    result = vggnet.test(model, data="digits", split="test", views=6)
+    assert result.views == 6
+    assert "6 views" in result.as_table()
+    plain = vggnet.test(model, data="digits", split="test")
+    assert plain.views == 1
+    assert plain.loss != result.loss

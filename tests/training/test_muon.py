@@ -1,0 +1,116 @@
+"""Muon: orthogonal updates of kernels, plain SGD for everything else."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from vggnet.training.muon import COEFFICIENTS, ITERATIONS, MOMENTUM, Muon, orthogonalize
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 24), columns=st.integers(1, 60), seed=st.integers(0, 99))
+def test_singular_vectors_stay_and_values_go_through_the_polynomial(rows, columns, seed):
+    """Oracle: the singular value decomposition, with the polynomial applied to each value by itself, in float64."""
+    torch.manual_seed(seed)
+    matrix = torch.randn(rows, columns, dtype=torch.float64)
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / matrix.norm()
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        values = a * values + b * values**3 + c * values**5
+    torch.testing.assert_close(orthogonalize(matrix), u @ torch.diag(values) @ v, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gaussian_matrix_becomes_nearly_orthogonal():
+    """Oracle: the definition; Jordan's coefficients leave singular values between 0.7 and 1.2 or so."""
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(64, 576)))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def network():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 5))
+    return layers.to(memory_format=torch.channels_last)
+
+
+def muon_for(model, rate):
+    kernels = [p for p in model.parameters() if p.ndim == 4]
+    others = [p for p in model.parameters() if p.ndim != 4]
+    groups = [{"params": kernels, "kernels": True, "momentum": 0.0, "nesterov": False, "lr": rate}, {"params": others}]
+    return Muon(groups, lr=0.1, momentum=0.9, nesterov=True)
+
+
+def train(model, optimizer, steps):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        images = torch.randn(6, 3, 4, 4, generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), torch.arange(6) % 5).backward()
+        yield
+        optimizer.step()
+
+
+def test_a_kernels_step_is_the_formula():
+    """Oracle: the update written out with the singular value decomposition, over three steps."""
+    model = network()
+    kernel, average, expected = model[0].weight, torch.zeros(8, 27), None
+    for _ in train(model, muon_for(model, 0.2), 3):
+        if expected is not None:
+            torch.testing.assert_close(kernel.detach(), expected, rtol=1e-4, atol=1e-4)
+        gradient = kernel.grad.flatten(1)
+        average = MOMENTUM * average + gradient
+        u, values, v = torch.linalg.svd(gradient + MOMENTUM * average, full_matrices=False)
+        values = values / values.norm()
+        for _ in range(ITERATIONS):
+            values = sum(factor * values ** (2 * i + 1) for i, factor in enumerate(COEFFICIENTS))
+        sized = kernel.detach() * (8**0.5 / kernel.detach().norm())
+        expected = sized - 0.2 * (u @ torch.diag(values) @ v).view(8, 3, 3, 3)
+    torch.testing.assert_close(kernel.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_other_parameters_take_the_steps_of_sgd():
+    """Oracle: PyTorch's SGD on a copy that is given the same kernels before every step."""
+    ours, theirs = network(), network()
+    others = [p for p in theirs.parameters() if p.ndim != 4]
+    sgd = torch.optim.SGD(others, lr=0.1, momentum=0.9, nesterov=True)
+    for _ in zip(train(ours, muon_for(ours, 0.2), 4), train(theirs, sgd, 4), strict=True):
+        for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+            if found.ndim != 4:
+                torch.testing.assert_close(found, expected)
+        theirs[0].weight.data.copy_(ours[0].weight.data)
+        ours.zero_grad()
+        theirs.zero_grad()
+        shared = torch.randn(6, 3, 4, 4)
+        for model in (ours, theirs):
+            F.cross_entropy(model(shared), torch.arange(6) % 5).backward()
+
+
+def test_its_state_can_be_saved_and_goes_on_exactly():
+    """Invariant: four steps at once and two times two with the state handed over are the same bits."""
+    whole = network()
+    list(train(whole, muon_for(whole, 0.2), 2))
+    half = copy.deepcopy(whole)
+    first = muon_for(whole, 0.2)
+    list(train(whole, first, 2))
+    saved = copy.deepcopy(first.state_dict())
+    half.load_state_dict(whole.state_dict())
+    second = muon_for(half, 0.2)
+    second.load_state_dict(saved)
+    list(train(whole, first, 2))
+    list(train(half, second, 2))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3, 3), (40, 1, 3, 3)])
+def test_tall_and_wide_kernels(shape):
+    """Oracle: a matrix and its transpose are turned alike."""
+    torch.manual_seed(0)
+    matrix = torch.randn(shape).flatten(1)
+    torch.testing.assert_close(orthogonalize(matrix), orthogonalize(matrix.T).T)
