@@ -22,7 +22,11 @@ from vggnet.training.run import Run, environment
 ROWS = Path(__file__).resolve().parent.parent / "docs" / "same_training.jsonl"
 SEEDS = (0, 1, 2)
 CONVOLUTIONS = {"vggnet": "", "PyTorch": "direct"}  # name -> $VGGNET_CONV
-OPTIONS = ["--model", "vgg11_bn", "--width", "0.5", "--preset", "fast", "--epochs", "3"]
+RECIPE = {
+    "preset": "fast", "model": "vgg11_bn", "width": "0.5", "epochs": "3", "optimizer": "sgd", "lr": "0.1",
+    "momentum": "0.9", "batch-size": "128", "shift": "4", "label-smoothing": "0.1",
+}  # fmt: skip
+OPTIONS = [word for option, value in RECIPE.items() for word in (f"--{option}", value)]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
     python scripts/record.py run RUN NAME     a finished and tested run, or one stopped by Ctrl-C -> docs/results.md
     python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
+    python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, and their picture
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
 
 A section that is there already is replaced.
@@ -20,6 +21,8 @@ from typing import Any
 
 import torch
 
+from vggnet.report.figures import draw_speed
+from vggnet.studies.speed import SpeedStudy, by_preset, read_rows
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
 from vggnet.training.run import CURVES, STATE, Run, environment
@@ -37,6 +40,7 @@ def main() -> None:
     of_run.add_argument("--note", help="how the run went, where that is not plain sailing")
     commands.add_parser("augment")
     commands.add_parser("same-training")
+    commands.add_parser("speed")
     bench = commands.add_parser("bench")
     bench.add_argument("name", help="name of the section")
     arguments, options = parser.parse_known_args()
@@ -44,6 +48,8 @@ def main() -> None:
         insert(DOCS / "benchmarks.md", "augmentation", augment_section())
     elif arguments.command == "same-training":
         insert(DOCS / "benchmarks.md", "same-training", same_training_section())
+    elif arguments.command == "speed":
+        insert(DOCS / "results.md", "speed", speed_section())
     elif arguments.command == "bench":
         insert(DOCS / "benchmarks.md", arguments.name, bench_section(options))
     else:
@@ -125,6 +131,23 @@ def same_training_section() -> str:
         "| convolutions | validation accuracy after 3 epochs (%) | mean | standard deviation | train loss | minutes |"
     )
     return f"{table(facts)}\n\n{header}\n{'|---' * 6}|\n" + "\n".join(lines)
+
+
+def speed_section() -> str:
+    """Accuracy against time: the table and the picture of the rows of `vgg study speed`."""
+    rows = read_rows(DOCS / "speed.jsonl")
+    draw_speed(by_preset(rows), DOCS / "speed.png")
+    tested = next(row for row in reversed(rows) if not row["estimate"])
+    facts = {
+        "command": "`vgg study speed --data $CIFAR10`",
+        "data": f"CIFAR-10: all of train (fingerprint {tested['fingerprint']}), {tested['images']:,} test images",
+        "test images": "touched once a run, after its last epoch: as they are, and by six views of each",
+        "operations": "of training on one image once, as direct convolutions count them, two a multiplication; "
+        "the limit is PyTorch's matrix product on the same cores",
+        **owners(tested["environment"]),
+    }
+    study = SpeedStudy(rows=rows, finished=True).as_table()
+    return f"{table(facts)}\n\n{study}\n\n![Test accuracy against minutes of training](speed.png)"
 
 
 def bench_section(options: list[str]) -> str:

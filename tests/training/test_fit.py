@@ -387,7 +387,7 @@ def test_what_is_not_a_run_folder_is_refused(tmp_path):
         ("epochs", 0),
         ("val_fraction", 1.0),
         ("momentum", -0.1),
-        ("accumulate", 500),
+        ("accumulate", 5000),
         ("min_area", 0.0),
         ("epochs", 1.5),
         ("epochs", True),

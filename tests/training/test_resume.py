@@ -49,8 +49,8 @@ print("calls", calls, "finished", run.finished, flush=True)
 
 SMALL = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 2, "batch_size": 256}
 EVERY_STEP = {"checkpoint_minutes": 0.0}
-AVERAGED = {"ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8}
-DROPOUT = {**AVERAGED, "head": "folded", "model": "vgg11_lrn", "lr": 0.01}
+AVERAGED = {"ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8, "optimizer": "muon"}
+DROPOUT = {**AVERAGED, "head": "folded", "model": "vgg11_lrn", "optimizer": "sgd", "lr": 0.01}
 WORKERS = {"augment": "article", "workers": 2}
 
 

@@ -1,7 +1,7 @@
 """`vgg predict`."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +16,12 @@ class Predict:
     """Name what is on pictures. A picture that cannot be read is reported; the others are still answered.
 
     Example: vgg predict runs/mine photo.jpg holidays/ --top 3
+
+    Without a model, by weights that come with the package: vgg predict photo.jpg
     """
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # a run folder or a .safetensors file
+    # a run folder, a .safetensors file, or a name of `vgg weights list`; it may be left out before an image file
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
     top: int = 5  # classes to show
     device: str | None = None  # by default a GPU if there is one
@@ -28,6 +31,11 @@ class Predict:
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args: Predict = parse(Predict, arguments, prog="vgg predict")
+    from vggnet.data.decode import IMAGE_SUFFIXES
+    from vggnet.weights.named import DEFAULT
+
+    if args.model.suffix.lower() in IMAGE_SUFFIXES:
+        args = replace(args, model=Path(DEFAULT), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
     from vggnet.evaluation.predicting import predict, predictions_json, predictions_table

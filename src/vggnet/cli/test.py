@@ -17,8 +17,9 @@ class Test:
     Example: vgg test runs/mine --data cifar10 --split test
     """
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # a run folder or a .safetensors file
-    data: str | None = None  # by default what the run was trained on
+    # a run folder, a .safetensors file, or a name of `vgg weights list`
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    data: str | None = None  # by default what it was trained on
     split: str = "test"
     batch_size: int | None = None  # by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
@@ -35,12 +36,14 @@ def main(arguments: list[str]) -> int:
     from vggnet.evaluation.testing import test
     from vggnet.training.run import Run
     from vggnet.weights.files import locate
+    from vggnet.weights.named import card, names
 
     locate(args.model)  # what is missing is said first
     is_run = args.model.is_dir()
-    if args.data is None and not is_run:
+    named = str(args.model) in names() and not args.model.exists()
+    if args.data is None and not is_run and not named:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
-    data = args.data or Run.open(args.model).data
+    data = args.data or (card(str(args.model)).data if named else Run.open(args.model).data)
     out = args.out or (args.model if is_run else None)
     result = test(
         args.model,

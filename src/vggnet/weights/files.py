@@ -25,6 +25,7 @@ from vggnet.data.preprocess import (
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.table1 import resolve
 from vggnet.vgg import VGG, Architecture, empty
+from vggnet.weights.named import find
 
 FILE_NAME = "weights.safetensors"  # within a run folder
 FORMAT = "vggnet 1"
@@ -82,7 +83,9 @@ def save(
 
 
 def load(source: Path | str) -> VGG:
-    """The model of a run folder or a `.safetensors` file, in eval mode, with its `.classes` and `.preprocess`.
+    """The model of a run folder, a `.safetensors` file or a name of `vgg weights list`, ready to answer.
+
+    It is in eval mode and has its `.classes` and `.preprocess`.
 
     Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description.
     """
@@ -127,8 +130,14 @@ def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, 
 
 
 def locate(source: Path | str) -> Path:
-    """A run folder or a file -> the weights file.  Raises: WeightsError if there is none."""
+    """A run folder, a file, or a name of `vgg weights list` -> the weights file.
+
+    Raises: WeightsError if there is none.
+    """
     path = Path(source).expanduser()
+    shipped = None if path.exists() else find(str(source))
+    if shipped is not None:
+        return shipped
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
             raise WeightsError(
@@ -138,7 +147,7 @@ def locate(source: Path | str) -> Path:
         return path / FILE_NAME
     if not path.is_file():
         hint = f" {_is_a_name(str(source))}" if not path.exists() else ""
-        raise WeightsError(f"{path}: no such run folder or .safetensors file.{hint}")
+        raise WeightsError(f"{path}: no such run folder or .safetensors file, and no name of `vgg weights list`.{hint}")
     return path
 
 
@@ -148,7 +157,7 @@ def _is_a_name(source: str) -> str:
         name = resolve(source).name
     except ConfigError:
         return ""
-    return f"It is a model's name, but no trained weights come with it: train one, or vggnet.build({name!r})."
+    return f"It is a model's name, not that of weights: train one, or vggnet.build({name!r})."
 
 
 def _read(path: Path) -> dict[str, Tensor]:

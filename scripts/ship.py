@@ -1,0 +1,35 @@
+"""Put the weights of a finished run of `vgg study speed` into the package, in float16, with their card.
+
+    python scripts/ship.py RUN ROWS NAME
+
+RUN is the run folder, ROWS the study's rows, which say how good the run was; NAME is what the weights are called.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from vggnet.studies.speed import find, read_rows
+from vggnet.training.run import Run
+from vggnet.weights.files import load, save
+from vggnet.weights.named import SHIPPED
+
+
+def main() -> None:
+    folder, rows, name = sys.argv[1:]
+    run = Run.open(Path(folder))
+    row = find(read_rows(Path(rows)), run.description["preset"], run.config)
+    if row is None:
+        sys.exit(f"{rows} has no row of {folder}; let the study finish first.")
+    notes = {
+        "data": "cifar10", "preset": row["preset"], "seed": row["seed"], "top1": row["top1"],
+        "top1_six_views": row["top1_six_views"], "test_images": row["images"], "config": row["config"],
+        "fingerprint": row["fingerprint"], "environment": row["environment"],
+    }  # fmt: skip
+    path = SHIPPED / f"{name}.safetensors"
+    save(load(run.folder).half(), path, notes=notes)
+    print(json.dumps({"file": path.name, "megabytes": path.stat().st_size / 1e6}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Weights that come with the package, by name."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+SHIPPED = Path(__file__).parent / "shipped"
+DEFAULT = "vgg13_bn-cifar10-fast"  # what a picture is answered by if no weights are named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What there is to know of named weights before they are used."""
+
+    name: str
+    model: str
+    width: float
+    num_classes: int
+    data: str  # what they were trained on
+    preset: str  # how
+    top1: float  # 0..1, on the test images
+    top1_six_views: float
+    test_images: int
+    megabytes: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def names() -> list[str]:
+    """Of all weights that are here."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def find(name: str) -> Path | None:
+    """The file of named weights."""
+    return SHIPPED / f"{name}.safetensors" if name in names() else None
+
+
+def card(name: str) -> Card:
+    """Of named weights."""
+    path = SHIPPED / f"{name}.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    architecture, notes = json.loads(metadata["architecture"]), json.loads(metadata["notes"])
+    return Card(
+        name=name,
+        model=architecture["name"],
+        width=architecture["width"],
+        num_classes=architecture["num_classes"],
+        data=notes["data"],
+        preset=notes["preset"],
+        top1=notes["top1"],
+        top1_six_views=notes["top1_six_views"],
+        test_images=notes["test_images"],
+        megabytes=round(path.stat().st_size / 1e6, 2),
+    )

@@ -1,0 +1,148 @@
+"""The study of speed: what is done is not done again, a stopped run goes on, and the numbers are the runs' own."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+import vggnet
+from vggnet.cli.study import main
+from vggnet.errors import ConfigError
+from vggnet.report import figures
+from vggnet.studies import speed
+from vggnet.studies.bench import Bench
+from vggnet.training.config import DIGITS, PRESETS
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+TINY = replace(DIGITS, width=0.05, epochs=2, batch_size=512, optimizer="muon", flip="random", val_fraction=0.0)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Two small presets on the digits, and an article whose steps take 2 seconds."""
+    monkeypatch.setitem(PRESETS, "quick", TINY)
+    monkeypatch.setitem(PRESETS, "fast", replace(TINY, epochs=3))
+    bench = Bench(work="", batch=128, seconds={speed.ARTICLE_WAY: [1.0, 2.0, 9.0]}, environment={})
+    monkeypatch.setattr(speed, "bench_article", lambda progress: bench)
+
+    def run(**options):
+        return speed.study_speed("digits", out=tmp_path / "runs", rows=tmp_path / "rows.jsonl", **options)
+
+    return run
+
+
+def test_rows_are_what_the_runs_and_their_tests_say(study, tmp_path):
+    """Oracle: the run folder's history, and `vggnet.test` called by itself."""
+    found = study(presets=("quick",), seeds=1)
+    row, article = found.rows
+    run = tmp_path / "runs" / "quick-0"
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert row["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in history))
+    assert row["top1"] == vggnet.test(run, data="digits").top1
+    assert row["top1_six_views"] == vggnet.test(run, data="digits", views=6).top1
+    assert article["estimate"] is True
+    images = json.loads((run / "config.json").read_text())["images"]
+    assert article["seconds"] == 2.0 * math.ceil(round(0.9 * images) / 128) * 50
+
+
+def test_what_is_there_is_not_run_again(study, tmp_path):
+    """Invariant: a second call trains nothing; a new seed or another recipe is one run more."""
+    first = study(presets=("quick",), seeds=1)
+    marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert study(presets=("quick",), seeds=1).rows == first.rows
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks
+    more = study(presets=("quick",), seeds=2)
+    assert [(row["preset"], row["seed"]) for row in more.rows] == [("quick", 0), ("article", 0), ("quick", 1)]
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_stopped_study_goes_on_from_the_runs_checkpoint(study, tmp_path, monkeypatch):
+    """Oracle: the accuracy of a study that was not stopped; the first run ends after one of its epochs, by Ctrl-C."""
+    whole = study(presets=("quick",), seeds=1).rows[0]
+    (tmp_path / "rows.jsonl").unlink()
+    monkeypatch.setattr(speed, "train", lambda *arguments, out, **fields: stopped_after_one_epoch(out, fields))
+    half = speed.study_speed(
+        "digits", presets=("quick",), seeds=1, out=tmp_path / "again", rows=tmp_path / "rows.jsonl"
+    )
+    assert (half.finished, half.rows) == (False, [])
+    went_on = speed.study_speed(
+        "digits", presets=("quick",), seeds=1, out=tmp_path / "again", rows=tmp_path / "rows.jsonl"
+    ).rows[0]
+    for name in ("top1", "top1_six_views", "config", "operations_per_image"):
+        assert went_on[name] == whole[name]
+
+
+def stopped_after_one_epoch(out, fields):
+    """A run that Ctrl-C ends when its first epoch is written."""
+    import os
+    import signal
+
+    from vggnet.training import train as training
+    from vggnet.training.run import Run
+
+    write = Run.write_history
+
+    def interrupting(self, rows):
+        write(self, rows)
+        if len(rows) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "write_history", interrupting)
+        return training.train("digits", out=out, **fields)
+
+
+def test_table_by_hand():
+    """Oracle: mean and standard deviation of typed rows; an older recipe of the same preset does not count."""
+    config = {**TINY.as_dict(), "epochs": 10}
+    rows = [
+        {
+            "preset": "quick", "seed": seed, "estimate": False, "top1": top1, "top1_six_views": top1 + 0.01,
+            "seconds": 60.0 * (seed + 1), "operations_per_image": 1.5e9, "share_of_limit": 0.5,
+            "config": {**config, "seed": seed, "lr": lr},
+        }
+        for seed, top1, lr in ((0, 0.1, 0.9), (0, 0.9, 0.5), (1, 0.92, 0.5))
+    ]  # fmt: skip
+    line = speed.SpeedStudy(rows=rows, finished=True).as_table().splitlines()[-1]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "quick"
+    assert cells[2:4] == ["10", "0, 1"]
+    assert cells[4] == f"{mean([90, 92]):.2f} ± {stdev([90, 92]):.2f}"
+    assert cells[6:] == ["1.5", "9.0", "1.50e+09", "50 %"]
+
+
+def test_operations_by_hand():
+    """Oracle: the multiplications of VGG-11's convolutions and its head at 32 pixels, layer by layer."""
+    config = replace(TINY, model="vgg11_bn", width=1.0, head="cifar")
+    layers = [(3, 64, 32), (64, 128, 16), (128, 256, 8), (256, 256, 8), (256, 512, 4), (512, 512, 4)]
+    layers += 2 * [(512, 512, 2)]
+    multiplications = sum(9 * c * k * side**2 for c, k, side in layers) + 512 * 10
+    assert speed._work(config, 10, 1.0)["operations_per_image"] == 3 * 2 * multiplications
+
+
+def test_command_draws_and_prints(study, tmp_path, monkeypatch, capsys):
+    """Oracle: the row that the command wrote; the figure has a point for each kind of answer."""
+    caught = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: caught.append((figure, Path(path))))
+    folders = ["--out", str(tmp_path / "runs"), "--rows", str(tmp_path / "r.jsonl")]
+    options = ["--presets", "quick", "--seeds", "1", *folders]
+    assert main(["speed", "--data", "digits", *options, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rows"][0]["preset"] == "quick"
+    figure, path = caught[-1]  # after the run's own
+    assert path == tmp_path / "r.png"
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == ["one view", "six views"]
+
+
+def test_mistakes_are_named(tmp_path):
+    """Oracle: the message names what was given."""
+    with pytest.raises(ConfigError, match="slow"):
+        speed.study_speed("digits", presets=("slow",))
+    with pytest.raises(ConfigError, match="seeds is 0"):
+        speed.study_speed("digits", seeds=0)
+    with pytest.raises(ConfigError, match="size"):
+        main(["size"])
