@@ -207,6 +207,7 @@ def result(**changes):
         "fingerprint": "0123456789abcdef",
         "model": "runs/mine",
         "seconds": 3.0,
+        "views": 1,
         "device": "cpu",
         "torch": "2.9",
         "date": "2025-01-01T00:00:00+00:00",

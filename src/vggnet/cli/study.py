@@ -31,7 +31,9 @@ Train many networks and compare them.
 studies:
   speed    accuracy against time: the presets, with several seeds each
 
-`vgg study speed --help` has its options and an example."""
+Example: vgg study speed --data cifar10 --presets quick --seeds 1
+
+`vgg study speed --help` has its options."""
 
 
 def main(arguments: list[str]) -> int:
