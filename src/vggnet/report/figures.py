@@ -129,7 +129,7 @@ def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
             place, spread = (minutes.mean(), percents.mean()), (minutes.std(), percents.std())
             axes.errorbar(*place, xerr=spread[0], yerr=spread[1], fmt=marker, color=colour, capsize=3, label=text)
         axes.annotate(
-            f"{name} ({len(rows)} runs)", (minutes.mean(), percents.mean()), (6, 6), textcoords="offset points"
+            f"{name}, seeds: {len(rows)}", (minutes.mean(), percents.mean()), (6, 6), textcoords="offset points"
         )
     axes.set_xscale("log")
     axes.set_xlabel("minutes of training")
