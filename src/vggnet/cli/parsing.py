@@ -40,6 +40,20 @@ def parse(kind: Any, arguments: list[str], *, prog: str, **options: Any) -> Any:
     raise ConfigError(f"{_in_one_line(printed.getvalue())} See {prog} --help.")
 
 
+def parse_only(kind: Any, name: str, arguments: list[str], *, prog: str, usage: str) -> Any:
+    """As `parse`, for a command that has one subcommand yet, `name`; None once `usage` was printed instead.
+
+    Raises: ConfigError for another subcommand, and as `parse`.
+    """
+    given = arguments[0] if arguments else "--help"
+    if given in ("-h", "--help"):
+        print(usage)
+        return None
+    if given != name:
+        raise ConfigError(f"unknown command {given!r}. There is one: {prog} {name}. See {prog} --help.")
+    return parse(kind, arguments[1:], prog=f"{prog} {name}")
+
+
 @contextmanager
 def _wide() -> Iterator[None]:
     """A terminal so wide that no line is broken."""

@@ -4,8 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.cli.parsing import parse_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +37,9 @@ Example: vgg study speed --data cifar10 --presets quick --seeds 1
 
 def main(arguments: list[str]) -> int:
     """Run the study; returns the exit code."""
-    study_name = arguments[0] if arguments else "--help"
-    if study_name in ("-h", "--help"):
-        print(USAGE)
+    args: Speed | None = parse_only(Speed, "speed", arguments, prog="vgg study", usage=USAGE)
+    if args is None:
         return 0
-    if study_name != "speed":
-        raise ConfigError(f"unknown study {study_name!r}. There is one: speed. See vgg study --help.")
-    args: Speed = parse(Speed, arguments[1:], prog="vgg study speed")
     from vggnet.report.figures import draw_speed
     from vggnet.studies.speed import by_preset, study_speed
 

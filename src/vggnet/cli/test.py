@@ -36,11 +36,11 @@ def main(arguments: list[str]) -> int:
     from vggnet.evaluation.testing import test
     from vggnet.training.run import Run
     from vggnet.weights.files import locate
-    from vggnet.weights.named import card, names
+    from vggnet.weights.named import card, find
 
     locate(args.model)  # what is missing is said first
     is_run = args.model.is_dir()
-    named = str(args.model) in names() and not args.model.exists()
+    named = find(args.model) is not None
     if args.data is None and not is_run and not named:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or (card(str(args.model)).data if named else Run.open(args.model).data)

@@ -3,8 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.cli.parsing import parse_only
 
 USAGE = """usage: vgg weights list [--json]
 
@@ -26,13 +25,9 @@ class List:
 
 def main(arguments: list[str]) -> int:
     """List; returns the exit code."""
-    command = arguments[0] if arguments else "--help"
-    if command in ("-h", "--help"):
-        print(USAGE)
+    args: List | None = parse_only(List, "list", arguments, prog="vgg weights", usage=USAGE)
+    if args is None:
         return 0
-    if command != "list":
-        raise ConfigError(f"unknown command {command!r}. There is one: vgg weights list.")
-    args: List = parse(List, arguments[1:], prog="vgg weights list")
     from vggnet.weights.named import card, names
 
     cards = [card(name) for name in names()]

@@ -45,8 +45,7 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: b
     def unfolded() -> Tensor:
         from vggnet.conv3x3 import unfold  # compiles its kernels
 
-        y = unfold.forward(x, weight, bias, relu=relu)
-        return F.max_pool2d(y, 2) if pool else y
+        return _follow(unfold.forward(x, weight, bias, relu=relu), False, pool)
 
     def by_winograd(name: str) -> Tensor:
         from vggnet.conv3x3 import kernels, winograd  # compiles its kernels

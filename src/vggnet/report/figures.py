@@ -126,11 +126,10 @@ def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
         for key, label, colour, marker in kinds:
             percents = 100 * np.array([row[key] for row in rows])
             text = None if label in axes.get_legend_handles_labels()[1] else label
-            place, spread = (minutes.mean(), percents.mean()), (minutes.std(), percents.std())
-            axes.errorbar(*place, xerr=spread[0], yerr=spread[1], fmt=marker, color=colour, capsize=3, label=text)
-        axes.annotate(
-            f"{name}, seeds: {len(rows)}", (minutes.mean(), percents.mean()), (6, 6), textcoords="offset points"
-        )
+            place = (minutes.mean(), percents.mean())
+            xerr, yerr = (values.std(ddof=1) if len(rows) > 1 else 0 for values in (minutes, percents))
+            axes.errorbar(*place, xerr=xerr, yerr=yerr, fmt=marker, color=colour, capsize=3, label=text)
+        axes.annotate(f"{name}, seeds: {len(rows)}", place, (6, 6), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("test accuracy (%)")

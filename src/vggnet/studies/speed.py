@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vggnet.devices import choose_device
+from vggnet.data.opening import open_source
 from vggnet.errors import ConfigError
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
@@ -138,8 +138,6 @@ def _row(preset: str, run: Run, data: str | Path) -> Row:
 
 def _article_row(data: str | Path, progress: bool) -> Row:
     """The whole of the article's training at the speed of a few of its steps."""
-    from vggnet.data.opening import open_source
-
     source = open_source(data, "train")
     per_step = median(bench_article(progress=progress).seconds[ARTICLE_WAY])
     images = round(len(source) * (1 - ARTICLE.val_fraction))
@@ -167,7 +165,7 @@ def _work(config: TrainConfig, images: int, seconds: float) -> dict[str, float]:
 
 def _matrix_limit() -> float:
     """Operations a second of PyTorch's float32 matrix product: the best of five."""
-    a, b = torch.randn(2, MATRIX, MATRIX, device=choose_device("cpu"))
+    a, b = torch.randn(2, MATRIX, MATRIX)
     return 2 * MATRIX**3 / min(_seconds(a, b) for _ in range(5))
 
 

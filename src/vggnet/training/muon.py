@@ -36,7 +36,10 @@ class Muon(torch.optim.SGD):
         if kernel.grad is None:
             return
         kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
-        average = self.state[kernel].setdefault("average", torch.zeros_like(kernel))
+        state = self.state[kernel]
+        if "average" not in state:
+            state["average"] = torch.zeros_like(kernel)
+        average = state["average"]
         average.mul_(MOMENTUM).add_(kernel.grad)
         update = kernel.grad.add(average, alpha=MOMENTUM)  # Nesterov's form
         rows = update.permute(0, 2, 3, 1)  # as they lie in channels-last memory

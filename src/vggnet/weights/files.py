@@ -134,10 +134,10 @@ def locate(source: Path | str) -> Path:
 
     Raises: WeightsError if there is none.
     """
-    path = Path(source).expanduser()
-    shipped = None if path.exists() else find(str(source))
+    shipped = find(source)
     if shipped is not None:
         return shipped
+    path = Path(source).expanduser()
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
             raise WeightsError(

@@ -36,9 +36,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
-def find(name: str) -> Path | None:
-    """The file of named weights."""
-    return SHIPPED / f"{name}.safetensors" if name in names() else None
+def find(source: Path | str) -> Path | None:
+    """The file of named weights; None if this is no name, or if there is a file or folder of that name here."""
+    is_name = str(source) in names() and not Path(source).exists()
+    return SHIPPED / f"{source}.safetensors" if is_name else None
 
 
 def card(name: str) -> Card:
