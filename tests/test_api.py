@@ -107,6 +107,8 @@ def test_ctrl_c_during_an_import_is_one_line_and_exit_code_130():
 import os, signal, sys
 from vggnet.cli.main import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
+
 class Finder:
     def find_spec(self, name, *others):
         if name == "tyro":
