@@ -1,51 +1,14 @@
 """A kill loses nothing and a resumed run is the uninterrupted one, with real processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from killable import Training
 from safetensors.torch import load_file
-
-# A training that can be killed: at the N-th file operation in its folder (KILL_AT), or by its parent after a marker.
-CHILD = """
-import json, os, signal, sys
-from pathlib import Path
-import torch
-import vggnet
-from vggnet.training import fit as fitting
-
-torch.set_num_threads(1)
-kill_at, calls = int(os.environ["KILL_AT"]), 0
-
-def killing(function):
-    def wrapper(file, *arguments, **options):
-        global calls
-        path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else str(file)
-        if path.startswith(sys.argv[1]):  # not those of caches, which the first of several runs fills
-            calls += 1
-            if calls == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return function(file, *arguments, **options)
-    return wrapper
-
-os.replace, os.fsync, Path.unlink = killing(os.replace), killing(os.fsync), killing(Path.unlink)
-count = fitting.Position.count
-
-def marking(self, *arguments):
-    count(self, *arguments)
-    print(f"step {self.epoch}:{self.step}", flush=True)
-    if f"{self.epoch}:{self.step}" == os.environ["PAUSE_AT"]:
-        sys.stdin.readline()
-
-fitting.Position.count = marking
-folder, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
-run = vggnet.resume(folder) if (folder / "config.json").exists() else vggnet.train("digits", out=folder, **fields)
-print("calls", calls, "finished", run.finished, flush=True)
-"""
 
 SMALL = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 2, "batch_size": 256}
 EVERY_STEP = {"checkpoint_minutes": 0.0}
@@ -55,14 +18,7 @@ WORKERS = {"augment": "article", "workers": 2}
 
 
 def start(folder, fields, kill_at=0, pause_at=""):
-    environment = {**os.environ, "KILL_AT": str(kill_at), "PAUSE_AT": pause_at}
-    command = [sys.executable, "-c", CHILD, str(folder), json.dumps({**SMALL, **fields})]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+    return Training(folder, SMALL | fields, kill_at, pause_at)
 
 
 def result(folder):
@@ -93,10 +49,9 @@ def uninterrupted(tmp_path_factory):
         key = json.dumps(fields)
         if key not in results:
             folder = tmp_path_factory.mktemp("reference") / "run"
-            code, output = finish(start(folder, fields))
-            assert code == 0
-            calls = int(output.split("calls ")[1].split()[0])
-            results[key] = result(folder), calls
+            training = start(folder, fields)
+            assert training.finish() == 0
+            results[key] = result(folder), training.result["calls"]
         return results[key]
 
     return run
@@ -114,11 +69,10 @@ def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
     fields = AVERAGED | still
     reference, calls = uninterrupted(fields)
     assert len(reference[2]) == 2
-    code, _ = finish(start(tmp_path / "run", fields, calls - before_end))
-    assert code == -signal.SIGKILL
-    code, output = finish(start(tmp_path / "run", fields))
-    assert code == 0
-    assert "finished True" in output
+    assert start(tmp_path / "run", fields, calls - before_end).finish() == -signal.SIGKILL
+    training = start(tmp_path / "run", fields)
+    assert training.finish() == 0
+    assert training.result["finished"]
     assert_equal(tmp_path / "run", reference)
 
 
@@ -130,12 +84,11 @@ def test_kill_inside_saving(tmp_path, uninterrupted, part):
     kills = 0
     # Its first checkpoint; the end of its first epoch (file operations 54 to 72); somewhere between.
     for kill_at in ((3, 1, 2, 5), (58, 4, 6), (64, 7, 9))[part]:
-        code, _ = finish(start(tmp_path / "run", AVERAGED | EVERY_STEP, kill_at))
-        kills += code == -signal.SIGKILL
+        kills += start(tmp_path / "run", AVERAGED | EVERY_STEP, kill_at).finish() == -signal.SIGKILL
     assert kills == (4, 3, 3)[part]
-    code, output = finish(start(tmp_path / "run", AVERAGED | EVERY_STEP))
-    assert code == 0
-    assert "finished True" in output
+    training = start(tmp_path / "run", AVERAGED | EVERY_STEP)
+    assert training.finish() == 0
+    assert training.result["finished"]
     assert_equal(tmp_path / "run", reference)
 
 
@@ -144,29 +97,25 @@ def test_kill_at_any_step(tmp_path, uninterrupted, fields):
     """Oracle: the uninterrupted run. Killed by another process within an epoch, twice."""
     reference, _ = uninterrupted(fields)
     for step in ("0:2", "1:3"):
-        process = start(tmp_path / "run", fields, pause_at=step)
-        for line in process.stdout:
-            if line == f"step {step}\n":
-                process.kill()
-                break
-        assert finish(process)[0] == -signal.SIGKILL
-    assert finish(start(tmp_path / "run", fields))[0] == 0
+        training = start(tmp_path / "run", fields, pause_at=step)
+        training.wait_for(step)
+        training.signal(signal.SIGKILL)
+        assert training.finish() == -signal.SIGKILL
+    assert start(tmp_path / "run", fields).finish() == 0
     assert_equal(tmp_path / "run", reference)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
     """Oracle: the uninterrupted run; Ctrl-C ends with a checkpoint at the step, so nothing is repeated."""
     reference, _ = uninterrupted(DROPOUT)
-    process = start(tmp_path / "run", DROPOUT, pause_at="1:2")
-    for line in process.stdout:
-        if line == "step 1:2\n":
-            process.send_signal(signal.SIGINT)  # waits for the end of the pause
-            break
-    code, output = finish(process)
-    assert code == 0
-    assert "finished False" in output
-    code, output = finish(start(tmp_path / "run", DROPOUT))
-    assert "step 1:2\n" not in output
+    training = start(tmp_path / "run", DROPOUT, pause_at="1:2")
+    training.wait_for("1:2")
+    training.signal(signal.SIGINT)  # waits for the end of the pause
+    assert training.finish() == 0
+    assert not training.result["finished"]
+    training = start(tmp_path / "run", DROPOUT)
+    assert training.finish() == 0
+    assert "1:2" not in training.steps
     assert_equal(tmp_path / "run", reference)
 
 
