@@ -4,6 +4,7 @@
     python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
     python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, and their picture
+    python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
 
 A section that is there already is replaced.
@@ -20,12 +21,14 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from vggnet.report.figures import draw_speed
 from vggnet.studies.speed import SpeedStudy, by_preset, read_rows
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
 from vggnet.training.run import CURVES, STATE, Run, environment
+from vggnet.weights.named import card, find
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -41,6 +44,8 @@ def main() -> None:
     commands.add_parser("augment")
     commands.add_parser("same-training")
     commands.add_parser("speed")
+    of_weights = commands.add_parser("card")
+    of_weights.add_argument("name", help="as `vgg weights list` shows it")
     bench = commands.add_parser("bench")
     bench.add_argument("name", help="name of the section")
     arguments, options = parser.parse_known_args()
@@ -50,6 +55,8 @@ def main() -> None:
         insert(DOCS / "benchmarks.md", "same-training", same_training_section())
     elif arguments.command == "speed":
         insert(DOCS / "results.md", "speed", speed_section())
+    elif arguments.command == "card":
+        insert(DOCS / "weights.md", arguments.name, card_section(arguments.name))
     elif arguments.command == "bench":
         insert(DOCS / "benchmarks.md", arguments.name, bench_section(options))
     else:
@@ -148,6 +155,32 @@ def speed_section() -> str:
     }
     study = SpeedStudy(rows=rows, finished=True).as_table()
     return f"{table(facts)}\n\n{study}\n\n![Test accuracy against minutes of training](speed.png)"
+
+
+def card_section(name: str) -> str:
+    """What named weights are, from the notes they carry."""
+    found = card(name)
+    with safe_open(find(name), framework="pt") as file:
+        notes = json.loads(file.metadata()["notes"])
+    preset = PRESETS[found.preset].as_dict()
+    changed = [option(key, value) for key, value in notes["config"].items() if value != preset[key]]
+    megabytes = f"{found.megabytes} MB in float16"
+    views = "as they are", "by six views of each (mirror, shifts by a pixel)"
+    accuracies = zip((found.top1, found.top1_six_views), views, strict=True)
+    facts = {
+        "network": f"{found.model} of width {found.width:g}, {found.num_classes} classes, {megabytes}",
+        "data": f"all of CIFAR-10's train (fingerprint {notes['fingerprint']}), images of 32x32 pixels",
+        "recipe": f"`vgg train --data $CIFAR10 --preset {found.preset} {' '.join(changed)}`, "
+        f"{notes['seconds'] / 60:.1f} min",
+        "test accuracy": ", ".join(f"**{100 * accuracy:.2f} %** {how}" for accuracy, how in accuracies)
+        + f"; {found.test_images:,} images, touched once",
+        "limits": "knows ten classes and chooses one of them, whatever the picture shows; learnt from small pictures "
+        "of one thing each; a photo is shrunk to 32 pixels and loses its details; label smoothing makes its "
+        "probabilities cautious",
+        **owners(notes["environment"]),
+    }
+    classes = "\n".join(f"| {label} | {100 * accuracy:.1f} % |" for label, accuracy in notes["per_class"].items())
+    return f"{table(facts)}\n\n| class | accuracy by six views |\n|---|---|\n{classes}"
 
 
 def bench_section(options: list[str]) -> str:

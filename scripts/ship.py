@@ -3,6 +3,7 @@
     python scripts/ship.py RUN ROWS NAME
 
 RUN is the run folder, ROWS the study's rows, which say how good the run was; NAME is what the weights are called.
+`python scripts/record.py card NAME` then writes the card into docs/weights.md.
 """
 
 import json
@@ -23,8 +24,9 @@ def main() -> None:
         sys.exit(f"{rows} has no row of {folder}; let the study finish first.")
     notes = {
         "data": "cifar10", "preset": row["preset"], "seed": row["seed"], "top1": row["top1"],
-        "top1_six_views": row["top1_six_views"], "test_images": row["images"], "config": row["config"],
-        "fingerprint": row["fingerprint"], "environment": row["environment"],
+        "top1_six_views": row["top1_six_views"], "per_class": row["per_class"], "test_images": row["images"],
+        "config": row["config"], "seconds": row["seconds"], "fingerprint": row["fingerprint"],
+        "environment": row["environment"],
     }  # fmt: skip
     path = SHIPPED / f"{name}.safetensors"
     save(load(run.folder).half(), path, notes=notes)

@@ -25,6 +25,17 @@ def test_column_d_layer_by_layer():
     ]  # fmt: skip
 
 
+def test_our_own_column():
+    """Oracle: typed by hand; its pools leave one pixel of 32, as the paper's do."""
+    assert [(layer.kind, layer.channels) for layer in layers("S", 0.5)] == [
+        *[("conv", 16), ("conv", 32), ("pool", 32)],
+        *[("conv", 32), ("conv", 128), ("pool", 128)],
+        *[("conv", 128), ("conv", 128), ("pool", 128)],
+        *[("conv", 128), ("pool", 128)],
+        ("pool", 128),
+    ]
+
+
 def test_column_c_ends_its_last_blocks_with_1x1():
     """Oracle: column C of Table 1 shows conv1 as the last of blocks 3, 4, 5."""
     kernels = [layer.kernel for layer in layers("C") if layer.kind == "conv"]
@@ -32,15 +43,15 @@ def test_column_c_ends_its_last_blocks_with_1x1():
 
 
 def test_every_name_and_letter_resolves():
-    """Oracle: the list of products: six columns, and batch norm for all but the LRN one."""
-    assert len(MODEL_NAMES) == 11
-    assert {resolve(name).column for name in MODEL_NAMES} == set(TABLE_1)
+    """Oracle: the list of products: six columns, batch norm for all but the LRN one, and ours with batch norm alone."""
+    assert len(MODEL_NAMES) == 12
+    assert {resolve(name).column for name in MODEL_NAMES} == {*TABLE_1, "S"}
     assert resolve("D") == resolve("vgg16")
     assert resolve("E_bn") == resolve("vgg19_bn")
     assert resolve("A-LRN").name == "vgg11_lrn"
 
 
-@pytest.mark.parametrize("name", ["vgg12", "", "F", "A-LRN_bn", "vgg11_lrn_bn", "resnet18"])
+@pytest.mark.parametrize("name", ["vgg12", "", "F", "A-LRN_bn", "vgg11_lrn_bn", "vgg8", "resnet18"])
 def test_unknown_names_say_what_exists(name):
     """Oracle: the message names a model that does exist."""
     with pytest.raises(ConfigError, match="vgg16_bn"):

@@ -1,4 +1,4 @@
-"""Table 1 of the VGG paper as data, and the names of its networks. No PyTorch here.
+"""Table 1 of the VGG paper as data, a column of our own, and the names of the networks. No PyTorch here.
 
 Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015,
 arXiv:1409.1556v6).
@@ -22,6 +22,9 @@ TABLE_1: dict[str, tuple[tuple[int | Literal["LRN"], ...], ...]] = {
     "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
 }
 WIDTHS = (64, 128, 256, 512, 512)  # output channels of blocks 1..5, the same in every column
+# Column S is ours, not the paper's, and made for 32x32 images: output channels of the 3x3 convolutions of its blocks.
+# It has few where the map is largest, most at 16x16 and 8x8, and grows before a pool rather than after it.
+SMALL_IMAGES = ((32, 64), (64, 256), (256, 256), (256,), ())
 FC_WIDTH = 4096  # outputs of fc6 and fc7
 POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
 TOTAL_STRIDE = 32  # five pools of stride 2
@@ -33,9 +36,13 @@ COLUMN_OF_NAME = {
     "vgg16_1x1": "C",
     "vgg16": "D",
     "vgg19": "E",
+    "vgg8": "S",
 }
 # "Batch norm after each convolution" is younger than the paper; column A-LRN has its own normalisation.
-MODEL_NAMES = (*COLUMN_OF_NAME, *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column != "A-LRN"))
+MODEL_NAMES = (
+    *(name for name, column in COLUMN_OF_NAME.items() if column != "S"),
+    *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column != "A-LRN"),
+)
 
 
 class Network(NamedTuple):
@@ -66,7 +73,7 @@ def resolve(name: str) -> Network:
 
 
 class Layer(NamedTuple):
-    """One layer of Table 1: `kind` is "conv", "lrn" or "pool"; `kernel` is 0 for LRN."""
+    """One layer of a column: `kind` is "conv", "lrn" or "pool"; `kernel` is 0 for LRN."""
 
     kind: Literal["conv", "lrn", "pool"]
     block: int
@@ -77,13 +84,21 @@ class Layer(NamedTuple):
 
 def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
     """The layers of a column in order. `width` multiplies the channels of the convolutions."""
-    for block, (channels, kernels) in enumerate(zip(WIDTHS, TABLE_1[column], strict=True), start=1):
-        channels = max(1, round(channels * width))
+    channels = 0
+    for block, members in enumerate(_blocks(column), start=1):
         number = 0
-        for kernel in kernels:
+        for kernel, outputs in members:
             if kernel == LRN:
                 yield Layer("lrn", block, number, 0, channels)
             else:
                 number += 1
+                channels = max(1, round(outputs * width))
                 yield Layer("conv", block, number, int(kernel), channels)
         yield Layer("pool", block, 0, 2, channels)
+
+
+def _blocks(column: str) -> list[list[tuple[int | Literal["LRN"], int]]]:
+    """Kernel size and output channels of each convolution, block by block."""
+    if column == "S":
+        return [[(3, outputs) for outputs in block] for block in SMALL_IMAGES]
+    return [[(kernel, outputs) for kernel in block] for outputs, block in zip(WIDTHS, TABLE_1[column], strict=True)]

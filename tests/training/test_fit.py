@@ -125,6 +125,20 @@ def test_article_preset_is_the_articles_recipe():
     assert {group["weight_decay"] for group in learner.optimizer.param_groups} == {5e-4}
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
+def test_each_parameter_has_its_rate(optimizer):
+    """Oracle: the documentation of the options lr, kernel_lr and norm_bias_lr, name by name."""
+    config = replace(FAST, width=0.05, lr=1.0, kernel_lr=2.0, norm_bias_lr=3.0, optimizer=optimizer)
+    learner = make_learner(config, build_model(config, 3))
+    rates = {p: group["base_lr"] for group in learner.optimizer.param_groups for p in group["params"]}
+    names = dict(learner.model.named_parameters())
+    assert len(rates) == len(names)
+    muons = {"conv.weight": 2.0, "bn.bias": 3.0} if optimizer == "muon" else {}
+    for name, parameter in names.items():
+        kind, _, which = name.removeprefix("features.").partition(".")
+        assert rates[parameter] == muons.get(f"{kind.rstrip('_1234')}.{which}", 1.0), name
+
+
 @pytest.mark.parametrize("poison", ["image", "weight"])
 def test_non_finite_values_stop_before_the_update(poison):
     """Oracle: the weights before the step."""

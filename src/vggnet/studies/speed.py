@@ -130,7 +130,8 @@ def _row(preset: str, run: Run, data: str | Path) -> Row:
     seconds = sum(row["seconds"] for row in run.history)
     return {
         "preset": preset, "seed": run.config.seed, "estimate": False, "top1": results[1].top1,
-        "top1_six_views": results[6].top1, "images": results[1].images, "seconds": seconds,
+        "top1_six_views": results[6].top1, "per_class": results[6].per_class, "images": results[1].images,
+        "seconds": seconds,
         **_work(run.config, run.description["images"], seconds), "config": run.description["config"],
         "fingerprint": run.description["fingerprint"], "environment": run.description["environment"],
     }  # fmt: skip

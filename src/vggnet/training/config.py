@@ -15,11 +15,12 @@ class TrainConfig:
     """
 
     # network
-    model: str = "vgg13_bn"  # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter
+    # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter; vgg8_bn is not the paper's
+    model: str = "vgg8_bn"
     # paper: its three layers; dense: the same as convolutions; folded: the same for 32 pixels; cifar: one layer, 32
     # pixels; gap: any size
     head: Literal["paper", "cifar", "gap", "dense", "folded"] = "cifar"
-    width: float = 0.75  # multiplies the channels of the convolutions
+    width: float = 1.0  # multiplies the channels of the convolutions
     in_channels: Literal[1, 3] = 3  # 1 trains on gray images
     dropout: float = 0.5  # of the three-layer heads
     init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"  # how the weights start
@@ -39,24 +40,25 @@ class TrainConfig:
     flip: Literal["none", "random", "alternating"] = "alternating"  # alternating: each image every other epoch
     rotation: float = 0.0  # degrees, largest to either side
     jitter: float = 0.0  # brightness, contrast, saturation: factors within 1 +- jitter
-    cutout: int = 8  # pixels, side of the square
+    cutout: int = 0  # pixels, side of the square
     padding: Literal["zero", "reflect"] = "reflect"  # what a shift or rotation brings into view
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
     # optimisation
-    epochs: int = 16  # passes over the training images
+    epochs: int = 10  # passes over the training images
     batch_size: int = 512  # images per optimiser step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
     # sgd, or muon: orthogonal updates for the convolutions, which batch norm must follow, and SGD for all else
     optimizer: Literal["sgd", "muon"] = "muon"
-    lr: float = 0.5  # SGD's highest learning rate
-    kernel_lr: float = 0.12  # muon's highest rate for the convolutions: the share of a kernel that a step changes
+    lr: float = 0.01  # SGD's highest learning rate
+    kernel_lr: float = 0.06  # muon's highest rate for the convolutions: the share of a kernel that a step changes
+    norm_bias_lr: float = 10.0  # muon's highest rate for the biases of batch norm
     schedule: Literal["onecycle", "step"] = "onecycle"  # onecycle: the rate rises, then falls to 0; step: by tenths
-    warmup: float = 0.2  # onecycle: share of the run in which the rate rises to its highest
+    warmup: float = 0.0  # onecycle: share of the run in which the rate rises to its highest
     step_epochs: int = 30  # step: the rate is divided by 10 every so many epochs
     momentum: float = 0.85  # SGD's: share of the last update that goes into the next
     nesterov: bool = True  # Nesterov's form of momentum
-    weight_decay: float = 5e-4  # L2 penalty on the weights
+    weight_decay: float = 0.1  # L2 penalty on the weights that SGD trains
     decay_norms: bool = False  # weight decay also on batch norm and biases
     label_smoothing: float = 0.2  # share of each label that is spread over all classes
     ema: float = 0.0  # decay per step of an average of the weights, which is then validated and kept; 0 is off
@@ -72,7 +74,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field, kind in get_type_hints(TrainConfig).items():
             self._require_type(field, kind)
-        for field in ("resize", "crop", "epochs", "batch_size", "accumulate", "lr", "kernel_lr", "step_epochs"):
+        for field in (
+            *("resize", "crop", "epochs", "batch_size", "accumulate", "step_epochs"),
+            *("lr", "kernel_lr", "norm_bias_lr"),
+        ):
             self._require(field, getattr(self, field) > 0, "above 0")
         for field in ("weight_decay", "patience", "checkpoint_minutes"):
             self._require(field, getattr(self, field) >= 0, "at least 0")
@@ -123,8 +128,8 @@ class TrainConfig:
 
 # CIFAR-10 and images like its own, on two ordinary cores; `quick` in minutes, `best` in hours.
 FAST = TrainConfig()
-QUICK = replace(FAST, width=0.5, epochs=7, cutout=0)
-BEST = replace(FAST, model="vgg16_bn", width=1.0, epochs=24, cutout=12)
+QUICK = replace(FAST, width=0.75, epochs=4)
+BEST = replace(FAST, width=1.5, epochs=16)
 
 # The tutorial's script: VGG-16-BN with the paper's head on 32x32 images. It drops the learning rate by steps, decays
 # every parameter, and normalises by a deviation that is not the data's per-pixel one.
@@ -146,6 +151,7 @@ ARTICLE = TrainConfig(
     schedule="step",
     momentum=0.9,
     nesterov=False,
+    weight_decay=5e-4,
     decay_norms=True,
     label_smoothing=0.0,
 )
@@ -168,7 +174,9 @@ PHOTOS = TrainConfig(
     batch_size=32,
     optimizer="sgd",
     lr=0.05,
+    warmup=0.2,
     momentum=0.9,
+    weight_decay=5e-4,
     label_smoothing=0.1,
 )
 
@@ -185,7 +193,9 @@ DIGITS = TrainConfig(
     batch_size=64,
     optimizer="sgd",
     lr=0.1,
+    warmup=0.2,
     momentum=0.9,
+    weight_decay=5e-4,
     label_smoothing=0.1,
 )
 

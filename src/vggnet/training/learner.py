@@ -132,25 +132,37 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
 
     Raises: ConfigError for Muon without batch norm.
     """
-    kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4]
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
-    norms_and_biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
-    decay = config.weight_decay
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "base_lr": config.lr, "weight_decay": decay},
-        {"params": norms_and_biases, "base_lr": config.lr, "weight_decay": decay if config.decay_norms else 0.0},
-    ]
-    options: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": True}
-    if config.optimizer == "sgd":
-        groups.append({"params": kernels, "base_lr": config.lr, "weight_decay": decay})
-        return torch.optim.SGD(groups, lr=config.lr, **options)
-    if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+    with_muon = config.optimizer == "muon"
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if with_muon and not norms:
         raise ConfigError(
             f'{config.model} has no batch norm, which optimizer="muon" needs. Take {config.model}_bn, or '
             'optimizer="sgd" with a low lr such as 0.01.'
         )
-    groups.append({"params": kernels, "base_lr": config.kernel_lr, "kernels": True, "momentum": 0.0, "nesterov": False})
-    return Muon(groups, lr=config.lr, **options)
+    norm_biases = {norm.bias for norm in norms}
+    decay = config.weight_decay
+    decay_vectors = decay if config.decay_norms else 0.0
+    of_kernels: dict[str, Any] = (
+        {"base_lr": config.kernel_lr, "kernels": True, "momentum": 0.0, "nesterov": False}
+        if with_muon
+        else {"base_lr": config.lr, "weight_decay": decay}
+    )
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim == 2], "base_lr": config.lr, "weight_decay": decay},
+        {
+            "params": [p for p in model.parameters() if p.ndim == 1 and p not in norm_biases],
+            "base_lr": config.lr,
+            "weight_decay": decay_vectors,
+        },
+        {
+            "params": [norm.bias for norm in norms],
+            "base_lr": config.norm_bias_lr if with_muon else config.lr,
+            "weight_decay": decay_vectors,
+        },
+        {"params": [p for p in model.parameters() if p.ndim == 4], **of_kernels},
+    ]
+    kind = Muon if with_muon else torch.optim.SGD
+    return kind(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def _require_finite(name: str, value: float) -> None:
