@@ -51,7 +51,7 @@ class TrainConfig:
     # sgd, or muon: orthogonal updates for the convolutions, which batch norm must follow, and SGD for all else
     optimizer: Literal["sgd", "muon"] = "muon"
     lr: float = 0.01  # SGD's highest learning rate
-    kernel_lr: float = 0.06  # muon's highest rate for the convolutions: the share of a kernel that a step changes
+    kernel_lr: float = 0.12  # muon's highest rate for the convolutions: the share of a kernel that a step changes
     norm_bias_lr: float = 10.0  # muon's highest rate for the biases of batch norm
     schedule: Literal["onecycle", "step"] = "onecycle"  # onecycle: the rate rises, then falls to 0; step: by tenths
     warmup: float = 0.0  # onecycle: share of the run in which the rate rises to its highest
