@@ -5,6 +5,7 @@
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
     python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, and their picture
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
+    python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
 
 A section that is there already is replaced.
@@ -23,8 +24,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from vggnet.report.figures import draw_speed
-from vggnet.studies.speed import SpeedStudy, by_preset, read_rows
+from vggnet.report.figures import draw_depth, draw_speed
+from vggnet.studies.depth import DepthStudy, by_label
+from vggnet.studies.rows import read_rows
+from vggnet.studies.speed import SpeedStudy, by_preset
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
 from vggnet.training.run import CURVES, STATE, Run, environment
@@ -44,6 +47,7 @@ def main() -> None:
     commands.add_parser("augment")
     commands.add_parser("same-training")
     commands.add_parser("speed")
+    commands.add_parser("depth")
     of_weights = commands.add_parser("card")
     of_weights.add_argument("name", help="as `vgg weights list` shows it")
     bench = commands.add_parser("bench")
@@ -55,6 +59,8 @@ def main() -> None:
         insert(DOCS / "benchmarks.md", "same-training", same_training_section())
     elif arguments.command == "speed":
         insert(DOCS / "results.md", "speed", speed_section())
+    elif arguments.command == "depth":
+        insert(DOCS / "depth.md", "depth", depth_section())
     elif arguments.command == "card":
         insert(DOCS / "weights.md", arguments.name, card_section(arguments.name))
     elif arguments.command == "bench":
@@ -155,6 +161,22 @@ def speed_section() -> str:
     }
     study = SpeedStudy(rows=rows, finished=True).as_table()
     return f"{table(facts)}\n\n{study}\n\n![Test accuracy against minutes of training](speed.png)"
+
+
+def depth_section() -> str:
+    """Error against depth: the table, the verdicts and the picture of the rows of `vgg study depth`."""
+    rows = read_rows(DOCS / "depth.jsonl")
+    draw_depth(by_label(rows), DOCS / "depth.png")
+    budget, tested = rows[-1]["config"], next(row for row in reversed(rows) if "images" in row)
+    facts = {
+        "command": f"`vgg study depth --data $CIFAR10 --width {budget['width']} --epochs {budget['epochs']}`",
+        "data": f"CIFAR-10: all of train (fingerprint {tested['fingerprint']}), {tested['images']:,} test images",
+        "budget": f"{budget['epochs']} epochs, width {budget['width']}, batch {budget['batch_size']}, SGD with rate "
+        f"{budget['lr']}, {budget['init']} initialisation, one fully connected layer",
+        **owners(tested["environment"]),
+    }
+    study = DepthStudy(rows=rows, finished=True).as_table()
+    return f"{table(facts)}\n\n{study}\n\n![Top-1 error of each network](depth.png)"
 
 
 def card_section(name: str) -> str:

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from vggnet.studies.speed import find, read_rows
+from vggnet.studies.rows import find_row, read_rows
 from vggnet.training.run import Run
 from vggnet.weights.files import load, save
 from vggnet.weights.named import SHIPPED
@@ -19,7 +19,7 @@ from vggnet.weights.named import SHIPPED
 def main() -> None:
     folder, rows, name = sys.argv[1:]
     run = Run.open(Path(folder))
-    row = find(read_rows(Path(rows)), run.description["preset"], run.config)
+    row = find_row(read_rows(Path(rows)), "preset", run.description["preset"], run.config)
     if row is None:
         sys.exit(f"{rows} has no row of {folder}; let the study finish first.")
     notes = {

@@ -36,6 +36,13 @@ def test_our_own_column():
     ]
 
 
+def test_the_shallow_net():
+    """Oracle: section 4.1: five 5x5 convolutions in place of B's pairs; 25 weights a channel pair instead of 18."""
+    assert [(layer.kernel, layer.channels) for layer in layers("B-5x5") if layer.kind == "conv"] == [
+        (5, 64), (5, 128), (5, 256), (5, 512), (5, 512)
+    ]  # fmt: skip
+
+
 def test_column_c_ends_its_last_blocks_with_1x1():
     """Oracle: column C of Table 1 shows conv1 as the last of blocks 3, 4, 5."""
     kernels = [layer.kernel for layer in layers("C") if layer.kind == "conv"]
@@ -43,9 +50,9 @@ def test_column_c_ends_its_last_blocks_with_1x1():
 
 
 def test_every_name_and_letter_resolves():
-    """Oracle: the list of products: six columns, batch norm for all but the LRN one, and ours with batch norm alone."""
-    assert len(MODEL_NAMES) == 12
-    assert {resolve(name).column for name in MODEL_NAMES} == {*TABLE_1, "S"}
+    """Oracle: the list of products: six columns, five also with batch norm, the shallow net, and ours."""
+    assert len(MODEL_NAMES) == 13
+    assert {resolve(name).column for name in MODEL_NAMES} == {*TABLE_1, "B-5x5", "S"}
     assert resolve("D") == resolve("vgg16")
     assert resolve("E_bn") == resolve("vgg19_bn")
     assert resolve("A-LRN").name == "vgg11_lrn"

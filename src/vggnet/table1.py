@@ -1,4 +1,4 @@
-"""Table 1 of the VGG paper as data, a column of our own, and the names of the networks. No PyTorch here.
+"""Table 1 of the VGG paper as data, its shallow net, a column of our own, and the networks' names. No PyTorch here.
 
 Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015,
 arXiv:1409.1556v6).
@@ -22,6 +22,8 @@ TABLE_1: dict[str, tuple[tuple[int | Literal["LRN"], ...], ...]] = {
     "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
 }
 WIDTHS = (64, 128, 256, 512, 512)  # output channels of blocks 1..5, the same in every column
+# Section 4.1's shallow net, which the paper compares with B: each pair of 3x3 convolutions is one 5x5.
+SHALLOW_B = ((5,), (5,), (5,), (5,), (5,))
 # Column S is ours, not the paper's, and made for 32x32 images: output channels of the 3x3 convolutions of its blocks.
 # It has few where the map is largest, most at 16x16 and 8x8, and grows before a pool rather than after it.
 SMALL_IMAGES = ((32, 64), (64, 256), (256, 256), (256,), ())
@@ -36,12 +38,13 @@ COLUMN_OF_NAME = {
     "vgg16_1x1": "C",
     "vgg16": "D",
     "vgg19": "E",
+    "vgg13_5x5": "B-5x5",
     "vgg8": "S",
 }
 # "Batch norm after each convolution" is younger than the paper; column A-LRN has its own normalisation.
 MODEL_NAMES = (
     *(name for name, column in COLUMN_OF_NAME.items() if column != "S"),
-    *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column != "A-LRN"),
+    *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column not in ("A-LRN", "B-5x5")),
 )
 
 
@@ -101,4 +104,5 @@ def _blocks(column: str) -> list[list[tuple[int | Literal["LRN"], int]]]:
     """Kernel size and output channels of each convolution, block by block."""
     if column == "S":
         return [[(3, outputs) for outputs in block] for block in SMALL_IMAGES]
-    return [[(kernel, outputs) for kernel in block] for outputs, block in zip(WIDTHS, TABLE_1[column], strict=True)]
+    blocks = SHALLOW_B if column == "B-5x5" else TABLE_1[column]
+    return [[(kernel, outputs) for kernel in block] for outputs, block in zip(WIDTHS, blocks, strict=True)]

@@ -12,7 +12,7 @@ import vggnet
 from vggnet.cli.study import main
 from vggnet.errors import ConfigError
 from vggnet.report import figures
-from vggnet.studies import speed
+from vggnet.studies import rows, speed
 from vggnet.studies.bench import Bench
 from vggnet.training.config import DIGITS, PRESETS
 
@@ -63,7 +63,7 @@ def test_a_stopped_study_goes_on_from_the_runs_checkpoint(study, tmp_path, monke
     """Oracle: the accuracy of a study that was not stopped; the first run ends after one of its epochs, by Ctrl-C."""
     whole = study(presets=("quick",), seeds=1).rows[0]
     (tmp_path / "rows.jsonl").unlink()
-    monkeypatch.setattr(speed, "train", lambda *arguments, out, **fields: stopped_after_one_epoch(out, fields))
+    monkeypatch.setattr(rows, "train", lambda *arguments, out, **fields: stopped_after_one_epoch(out, fields))
     half = speed.study_speed(
         "digits", presets=("quick",), seeds=1, out=tmp_path / "again", rows=tmp_path / "rows.jsonl"
     )

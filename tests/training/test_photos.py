@@ -126,6 +126,23 @@ def test_what_is_taken_from_given_weights(given, ours, kept):
         assert (tensor == (7 if name in kept else 1)).all(), name
 
 
+def test_a_deeper_network_starts_from_column_a():
+    """Oracle: section 3.1: the first four convolutions and the fully connected layers of A, typed by hand."""
+    given = build("vgg11", num_classes=2, head="paper", width=0.05)
+    model = build("vgg19", num_classes=2, head="paper", width=0.05)
+    given.classes = model.classes = ("cat", "dog")
+    for network, value in ((given, 1), (model, 7)):
+        for tensor in network.state_dict().values():
+            tensor.fill_(value)
+    kept = transfer(given, model)
+    copied = ("features.conv1_1", "features.conv2_1", "features.conv3_1", "features.conv3_2", "head.fc")
+    for name, tensor in model.state_dict().items():
+        assert (tensor == (1 if name.startswith(copied) else 7)).all(), name
+        assert (name in kept) is not name.startswith(copied)
+    with pytest.raises(WeightsError, match="name vgg11"):
+        transfer(given, build("vgg19_bn", num_classes=2, head="paper", width=0.05))
+
+
 def test_other_classes_get_a_new_last_layer():
     """Oracle: by hand: as many classes, but with other names."""
     source, model = filled(1, num_classes=2, head="gap"), filled(7, num_classes=2, head="gap")

@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -17,13 +17,12 @@ from vggnet.errors import ConfigError
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
+from vggnet.studies.rows import Row, append_row, find_row, read_rows, spread, train_or_resume
 from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
 from vggnet.training.run import Run
-from vggnet.training.train import resume, train
 from vggnet.vgg import Architecture, empty
 
 MATRIX = 2048  # side of the matrix product that gives the cores' limit
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,8 @@ class SpeedStudy:
             seeds = ", ".join(str(row["seed"]) for row in rows if not row["estimate"]) or "none: an estimate"
             minutes = [row["seconds"] / 60 for row in rows]
             lines.append(
-                f"| {preset} | {network} | {config['epochs']} | {seeds} | {_spread(rows, 'top1')} "
-                f"| {_spread(rows, 'top1_six_views')} | {mean(minutes):.1f} "
+                f"| {preset} | {network} | {config['epochs']} | {seeds} | {spread(_percents(rows, 'top1'))} "
+                f"| {spread(_percents(rows, 'top1_six_views'))} | {mean(minutes):.1f} "
                 f"| {mean(row['seconds'] for row in rows) / config['epochs']:.1f} "
                 f"| {rows[0]['operations_per_image']:.2e} | {100 * mean(row['share_of_limit'] for row in rows):.0f} % |"
             )
@@ -83,32 +82,16 @@ def study_speed(
         (preset, replace(PRESETS[preset], seed=seed, val_fraction=0.0)) for seed in range(seeds) for preset in presets
     ]
     for preset, config in wanted:
-        if find(read_rows(path), preset, config):
+        if find_row(read_rows(path), "preset", preset, config):
             continue
         folder = Path(out) / f"{preset}-{config.seed}"
-        begun = (folder / "config.json").is_file()
-        run = (
-            resume(folder, progress=progress)
-            if begun
-            else train(data, preset=preset, out=folder, progress=progress, seed=config.seed, val_fraction=0.0)
-        )
+        run = train_or_resume(data, folder, preset=preset, seed=config.seed, val_fraction=0.0, progress=progress)
         if not run.finished:
             return SpeedStudy(rows=read_rows(path), finished=False)
-        _append(path, _row(preset, run, data))
-    if not find(read_rows(path), "article", ARTICLE):
-        _append(path, _article_row(data, progress))
+        append_row(path, _row(preset, run, data))
+    if not find_row(read_rows(path), "preset", "article", ARTICLE):
+        append_row(path, _article_row(data, progress))
     return SpeedStudy(rows=read_rows(path), finished=True)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a study that are there already."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def find(rows: Sequence[Row], preset: str, config: TrainConfig) -> Row | None:
-    """The row of a run with exactly this configuration."""
-    plain = json.loads(json.dumps(config.as_dict()))
-    return next((row for row in rows if row["preset"] == preset and row["config"] == plain), None)
 
 
 def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -176,18 +159,5 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _append(path: Path, row: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _spread(rows: Sequence[Row], name: str) -> str:
-    values = list(_percent(rows, name))
-    if not values:
-        return "-"
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def _percent(rows: Sequence[Row], name: str) -> Iterator[float]:
-    return (100 * row[name] for row in rows if row[name] is not None)
+def _percents(rows: Sequence[Row], name: str) -> list[float]:
+    return [100 * row[name] for row in rows if row[name] is not None]

@@ -3,20 +3,26 @@
 import torch
 
 from vggnet.errors import WeightsError
+from vggnet.table1 import resolve
 from vggnet.vgg import VGG
+
+FIRST_FOUR = ("1_1", "2_1", "3_1", "3_2")  # convolutions of column A, which deeper networks start with
 
 
 @torch.no_grad()
 def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
     """Copy the weights of `given` into `model`, and return the names of what keeps its own initialisation.
 
-    All convolutions (and their norms) must fit. Of the head, each tensor of the same name and shape is copied, but the
-    last layer only if both models name the same `classes`: it would otherwise answer with the old ones.
+    All convolutions (and their norms) must fit, unless `given` is column A and `model` a deeper one: it then starts
+    with A's first four convolutions, as the paper's did (section 3.1). Of the head, each tensor of the same name and
+    shape is copied, but the last layer only if both models name the same `classes`: it would otherwise answer with the
+    old ones.
     Raises: WeightsError if the networks differ in column, batch norm, width or input channels.
     """
+    grows = _grows(given, model)
     for field in ("name", "width", "in_channels"):
         found, expected = getattr(given.architecture, field), getattr(model.architecture, field)
-        if found != expected:
+        if found != expected and not (field == "name" and grows):
             raise WeightsError(
                 f"the given weights are of a network with {field} {found}, but the one to train has {field} "
                 f"{expected}. Train with {field} {found}, or start without given weights."
@@ -27,8 +33,16 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
     kept = []
     for name, tensor in ours.items():
         is_last = name.startswith(f"{last_layer}.")
-        if name in theirs and theirs[name].shape == tensor.shape and (same_classes or not is_last):
+        is_wanted = not grows or name.startswith("head.") or name.split(".")[1].endswith(FIRST_FOUR)
+        fits = name in theirs and theirs[name].shape == tensor.shape
+        if fits and is_wanted and (same_classes or not is_last):
             tensor.copy_(theirs[name])
         else:
             kept.append(name)
     return tuple(kept)
+
+
+def _grows(given: VGG, model: VGG) -> bool:
+    """Whether this is column A and a deeper column, both with batch norm or both without."""
+    shallow, deep = resolve(given.architecture.name), resolve(model.architecture.name)
+    return shallow.column == "A" and deep.column in ("B", "C", "D", "E") and shallow.batch_norm == deep.batch_norm
