@@ -207,6 +207,8 @@ def result(**changes):
         "fingerprint": "0123456789abcdef",
         "model": "runs/mine",
         "seconds": 3.0,
+        "protocol": "single",
+        "scales": (256,),
         "views": 1,
         "device": "cpu",
         "torch": "2.9",
@@ -228,6 +230,22 @@ def test_table():
         "loss 0.0432 nats, calibration error 1.23 %",
         "test accuracy 98.61 %",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"protocol": "dense"}, "protocol dense, scale 256"),
+        (
+            {"protocol": "dense+multicrop", "scales": (256, 384), "views": 104},
+            "protocol dense+multicrop, scale 256, 384: answers are means over 104 views of each image",
+        ),
+        ({"views": 6}, "protocol single, scale 256: answers are means over 6 views of each image"),
+    ],
+)
+def test_table_names_the_protocol(changes, line):
+    """Oracle: written by hand."""
+    assert result(**changes).as_table().splitlines()[6] == line
 
 
 @pytest.mark.parametrize("classes", [1, 6, 20, 21, 1000])

@@ -1,11 +1,13 @@
-"""Six views: the mean is the one written out by hand, and it is what `vgg test --views` measures."""
+"""Views and their mean: six views written out by hand, the grid of crops by its corners."""
 
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import vggnet
-from vggnet.evaluation.views import SixViews
+from vggnet.evaluation.views import SixViews, grid_crops, mean_answer
 from vggnet.vgg import build
 
 
@@ -50,3 +52,33 @@ def test_a_test_by_six_views_says_so(tmp_path):
     assert expected.views == 1
     assert (result.loss, result.confusion) == (expected.loss, expected.confusion)
     assert result.loss != vggnet.test(model, data="digits", split="test").loss
+
+
+@given(st.integers(1, 9), st.integers(0, 20), st.integers(0, 20))
+def test_the_grid_reaches_the_corners_evenly(crop, more_rows, more_columns):
+    """Oracle: numpy.linspace for where a crop may begin; each pixel holds its place, so a crop tells where it is."""
+    height, width = crop + more_rows, crop + more_columns
+    places = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))[None]
+    crops = grid_crops(places, crop)
+    assert crops.shape == (25, 1, 2, crop, crop)
+    corners = crops[:, 0, :, 0, 0].numpy().reshape(5, 5, 2)
+    tops, lefts = np.linspace(0, more_rows, 5), np.linspace(0, more_columns, 5)
+    assert np.abs(corners[:, :, 0] - tops[:, None]).max() <= 0.5
+    assert np.abs(corners[:, :, 1] - lefts).max() <= 0.5
+    assert (crops[-1, 0, :, -1, -1] == torch.tensor([height - 1, width - 1])).all()
+    assert (crops[:, 0, 0].diff(dim=1) == 1).all()
+    assert (crops[:, 0, 1].diff(dim=2) == 1).all()
+
+
+def test_the_mean_answer_is_the_mean_of_the_softmax_outputs():
+    """Oracle: numpy, in probabilities; logits far apart, whose exponentials overflow, included."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(5, 7, 3)) * 4
+    exponentials = np.exp(logits)
+    expected = (exponentials / exponentials.sum(2, keepdims=True)).mean(0)
+    answer = mean_answer([torch.from_numpy(one) for one in logits])
+    np.testing.assert_allclose(answer.exp().numpy(), expected, rtol=1e-12)
+    far = mean_answer([torch.tensor([[2000.0, 0.0]]), torch.tensor([[0.0, 2000.0]])])
+    np.testing.assert_allclose(far.exp().numpy(), [[0.5, 0.5]])
+    one = torch.randn(2, 3)
+    assert mean_answer([one]) is one

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vggnet.cli.parsing import parse
+from vggnet.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,47 +16,80 @@ class Test:
     """Measure a trained network: accuracy, loss, each class, confusion, calibration; draws the mistakes.
 
     Example: vgg test runs/mine --data cifar10 --split test
+
+    As the paper does: vgg test runs/d runs/e --data photos/ --protocol dense+multicrop --scales 256,384,512 --flip
     """
 
     # a run folder, a .safetensors file, or a name of `vgg weights list`
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional]  # more of them: the softmax outputs of all are averaged
     data: str | None = None  # by default what it was trained on
     split: str = "test"
-    batch_size: int | None = None  # by default 500 small images or 32 photos
+    # single: the centre crop; multiscale: at several scales; dense: the whole photo, the head on every window of its
+    # last feature map; multicrop: a 5x5 grid of crops and their mirror images; dense+multicrop: both, half each
+    protocol: Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"] = "single"
+    # pixels of the shorter side, as in 256,384,512; by default as in training, for multiscale also 32 less and 32 more
+    scales: str | None = None
+    flip: bool = False  # the mirror image of each view as well; multicrop always has them
+    batch_size: int | None = None  # crops at once, or as many pixels; by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
-    out: Path | None = None  # where test.json and the pictures go; by default the run folder
+    out: Path | None = None  # where test.json and the pictures go; by default the folder of a single run
     json: bool = False  # print one JSON object instead of a table
 
 
 def main(arguments: list[str]) -> int:
     """Test; returns the exit code."""
     args: Test = parse(Test, arguments, prog="vgg test")
-    from vggnet.errors import ConfigError
+    scales = _numbers(args.scales)
+    from tqdm import tqdm
+
     from vggnet.evaluation.testing import test
     from vggnet.training.run import Run
     from vggnet.weights.files import locate
     from vggnet.weights.named import card, find
 
-    locate(args.model)  # what is missing is said first
+    models = (args.model, *args.others)
+    for model in models:
+        locate(model)  # what is missing is said first
     is_run = args.model.is_dir()
     named = find(args.model) is not None
     if args.data is None and not is_run and not named:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or (card(str(args.model)).data if named else Run.open(args.model).data)
-    out = args.out or (args.model if is_run else None)
-    result = test(
-        args.model,
-        data=data,
-        split=args.split,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=args.device,
-        views=args.views,
-        out=out,
-    )
+    out = args.out or (args.model if is_run and not args.others else None)
+    with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = test(
+            models,
+            data=data,
+            split=args.split,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            device=args.device,
+            views=args.views,
+            protocol=args.protocol,
+            scales=scales,
+            flip=args.flip,
+            out=out,
+            progress=show,
+        )
     print(result.as_json() if args.json else result.as_table())
     if result.error:
         print(f"vgg: {result.error}", file=sys.stderr)
     return 2 if result.error else 0
+
+
+def _numbers(scales: str | None) -> tuple[int, ...]:
+    """Raises: ConfigError."""
+    try:
+        return tuple(int(scale) for scale in scales.split(",")) if scales is not None else ()
+    except ValueError:
+        raise ConfigError(
+            f"--scales {scales}: expected whole numbers with commas between, as in 256,384,512."
+        ) from None

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from vggnet.conv3x3 import dense
 from vggnet.conv3x3.choice import DIRECT, Algorithm, choices
 from vggnet.conv3x3.kept import kept
-from vggnet.conv3x3.operator import DENSE, DIRECT_NCHW, UNFOLD, WINOGRAD, fills_vectors, fits_unfold, shape_key
+from vggnet.conv3x3.operator import (
+    DENSE,
+    DIRECT_NCHW,
+    UNFOLD,
+    WINOGRAD,
+    fills_vectors,
+    fits_unfold,
+    round_up,
+    shape_key,
+)
 
 HALVES = "halves"
 
@@ -83,7 +92,7 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
         from vggnet.conv3x3 import halves
 
         algorithms[HALVES] = partial(halves.linear, x, weight, layer.bias)
-    key = f"answer linear n={len(x)} {layer.in_features}->{layer.out_features}"
+    key = f"answer linear n={round_up(len(x))} {layer.in_features}->{layer.out_features}"
     return choices().run(key, algorithms)
 
 

@@ -54,6 +54,24 @@ class EvalBatches:
         return self.batches(self.chunks, 0)
 
 
+class WholeImages:
+    """Every image once, in order, whole: uint8 (C, h, w) with `preprocess.resize` as its shorter side.
+
+    Workers are two images ahead, however large these are.
+    """
+
+    def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0) -> None:
+        self.images = _Whole(source, preprocess)
+        self.workers = workers
+
+    def __iter__(self) -> Iterator[Tensor]:
+        loader = DataLoader(self.images, batch_size=None, num_workers=self.workers, worker_init_fn=_ignore_interrupts)
+        for pixels in loader:
+            if isinstance(pixels, ImageError):
+                raise pixels
+            yield pixels
+
+
 class TrainBatches:
     """Shuffled batches of the images at `indices`.
 
@@ -166,3 +184,24 @@ class _Images(Dataset[Tensor | ImageError]):
             return self.source.read(index).convert(self.preprocess.mode)
         image: Image.Image = to_pil_image(decoded(self.source, self.preprocess)[index])
         return image
+
+
+class _Whole(Dataset[Tensor | ImageError]):
+    """The images of a source by index, resized and not cropped."""
+
+    def __init__(self, source: Source, preprocess: Preprocess) -> None:
+        self.source = source
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Tensor | ImageError:
+        try:
+            image = self.source.read(index)
+        except ImageError as error:
+            return error
+        try:
+            return self.preprocess.whole(image)
+        except ImageError as error:
+            return ImageError(f"{self.source.describe(index)}: {error}")

@@ -50,20 +50,26 @@ class Preprocess:
         return "RGB" if len(self.mean) == 3 else "L"
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Resize and crop. PIL image -> uint8 (C, crop, crop).
+        """Resize and crop. PIL image -> uint8 (C, crop, crop).  Raises: ImageError as `whole`."""
+        pixels: Tensor = tv.pil_to_tensor(tv.center_crop(self._resized(image), [self.crop]))
+        return pixels
 
-        Raises: ImageError for an image so elongated that it would have over MAX_RESIZED pixels when resized.
+    def whole(self, image: Image.Image) -> Tensor:
+        """Resize alone. PIL image -> uint8 (C, h, w), the smaller of h and w is `resize`.
+
+        Raises: ImageError for an image that would have over MAX_RESIZED pixels when resized.
         """
+        pixels: Tensor = tv.pil_to_tensor(self._resized(image))
+        return pixels
+
+    def _resized(self, image: Image.Image) -> Image.Image:
         if self.resize**2 * max(image.size) / min(image.size) > MAX_RESIZED:
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels is too elongated to resize its shorter side to "
-                f"{self.resize}. Crop it first."
+                f"{self.resize}: that makes over {MAX_RESIZED:,} pixels. Crop it first, or resize to less."
             )
         image = image if image.mode == self.mode else image.convert(self.mode)
-        if min(image.size) != self.resize:
-            image = tv.resize(image, [self.resize])
-        pixels: Tensor = tv.pil_to_tensor(tv.center_crop(image, [self.crop]))
-        return pixels
+        return tv.resize(image, [self.resize]) if min(image.size) != self.resize else image
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (..., C, H, W) in 0..255, or float in [0, 1] -> float32 with the training set's mean and deviation."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,18 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from vggnet.atomic import write_text
-from vggnet.data.arrays import SMALL
-from vggnet.data.loading import Batch, EvalBatches, default_workers
+from vggnet.data.loading import Batch
 from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError, DataError, StorageError
-from vggnet.evaluation.predicting import check_at_least, inference, prepare
-from vggnet.evaluation.views import SixViews
+from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare
+from vggnet.evaluation.protocols import Name, Protocol, answer, default_batch_size
+from vggnet.evaluation.views import mean_answer
 from vggnet.metrics import Metrics, Scores
 
 RESULT, PREDICTIONS, CONFUSION = "test.json", "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
+
+Model = nn.Module | Path | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,9 @@ class TestResult:
     split: str
     fingerprint: str  # of the data
     model: str
-    views: Literal[1, 6]  # of each image whose logits were averaged
+    protocol: str
+    scales: tuple[int, ...]  # pixels, the shorter side of the images
+    views: int  # of each image, by each network
     seconds: float  # from the first batch to the last
     device: str
     torch: str  # version
@@ -60,7 +64,9 @@ class TestResult:
         speed = self.images / max(self.seconds, 1e-9)
         lines = [*self._class_lines(), ""] if len(self.classes) <= 20 else []
         lines += [f"{self.images:,} images of {self.data} in {self.seconds:.1f} s ({speed:,.0f} images/s)"]
-        lines += [f"answers are means over {self.views} views of each image"] if self.views > 1 else []
+        at = ", ".join(map(str, self.scales))
+        means = f": answers are means over {self.views} views of each image" if self.views > 1 else ""
+        lines += [f"protocol {self.protocol}, scale {at}{means}"] if self.protocol != "single" or means else []
         lines += [f"loss {self.loss:.4f} nats, calibration error {100 * self.calibration_error:.2f} %"]
         lines += [f"top-5 accuracy {100 * self.top5:.2f} %"] if len(self.classes) > 5 else []
         lines += [f"drawn: {file}" for file in self.files]
@@ -79,7 +85,7 @@ class TestResult:
 
 
 def test(
-    model: nn.Module | Path | str,
+    model: Model | Sequence[Model],
     *,
     data: str | Path,
     split: str = "test",
@@ -87,16 +93,24 @@ def test(
     workers: int | None = None,
     device: str | None = None,
     views: Literal[1, 6] = 1,
+    protocol: Name = "single",
+    scales: Sequence[int] = (),
+    flip: bool = False,
     out: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TestResult:
-    """Test a model on one split of a data set.
+    """Test a model, or several together, on one split of a data set.
 
-    batch_size: by default 500 small images or 32 photos.  workers: loader processes, by default `default_workers`.
-    model, device: as for `predict`.  data: whatever `open_source` takes.
+    model, device: as for `predict`. The answer of several is the mean of their softmax outputs (paper, section 4.5).
+    batch_size: crops at once, by default 500 small images or 32 photos; whole images have as many pixels at once.
+    workers: loader processes, by default `default_workers`.  data: whatever `open_source` takes.
+    protocol, scales, flip: how each image is seen; see `Protocol`.
     views: 6 answers by the mean over six views of each image (`SixViews`), for images that mean the same mirrored.
     out: a folder (made if missing) for `test.json`, `confusion.png` and `predictions.png`. The last shows eight images
         spread evenly over the split: four correct and four mistakes, or what there is, filled up from the others.
-    The data's classes must be the model's; in another order they are matched by name.
+    progress: called after each batch with the number of images done and to do, each as often as it is passed over.
+    The data's classes must be the model's; in another order they are matched by name. The logits of all images are held
+    in memory.
     Raises: ConfigError for an option that cannot work; DataError for data that cannot be read or has other classes;
         WeightsError, NonFiniteError as `predict`; StorageError if `out` cannot be made. If the disk is full afterwards,
         the result is returned all the same, with `error`.
@@ -105,21 +119,22 @@ def test(
     check_at_least(0, workers=0 if workers is None else workers)
     if views not in (1, 6):
         raise ConfigError(f"views is {views}; it must be 1 or 6.")
+    how = Protocol(name=protocol, scales=tuple(scales), flip=flip, six_views=views == 6)
+    models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
+    if not models:
+        raise ConfigError("no model was given; give one, or several to average their answers.")
     folder = None if out is None else _made(Path(out))  # before the work, not after it
-    ready = prepare(model, device)
+    networks = [prepare(one, device) for one in models]
+    protocols = [how.at(ready.preprocess) for ready in networks]
     source = open_source(data, split)
-    classes = ready.classes or source.classes
-    to_model = _match_classes(source, ready.classes, ready.num_classes)
-    batches = EvalBatches(
-        source,
-        ready.preprocess,
-        batch_size or (500 if ready.preprocess.crop <= SMALL else 32),
-        default_workers(ready.preprocess) if workers is None else workers,
-    )
-    relabelled = (batch._replace(labels=to_model[batch.labels]) for batch in batches)
+    to_model = [_match_classes(source, ready.classes, ready.num_classes) for ready in networks]
+    classes = networks[0].classes or source.classes
+    size = batch_size or min(default_batch_size(ready.preprocess) for ready in networks)
     start = time.perf_counter()
-    network = SixViews(ready.network) if views == 6 else ready.network
-    scores, answers = _score(network, relabelled, ready.preprocess, ready.device)
+    logits = _answer_all(networks, protocols, to_model, source, size, workers, progress)
+    labels = to_model[0][torch.from_numpy(source.labels)]
+    parts = -(-len(source) // size)
+    scores, answers = _score(zip(logits.tensor_split(parts), labels.tensor_split(parts), strict=True), len(classes))
     seconds = time.perf_counter() - start
     result = TestResult(
         top1=scores.top1,
@@ -133,10 +148,12 @@ def test(
         data=str(data),
         split=split,
         fingerprint=source.fingerprint,
-        model=_describe(model),
-        views=views,
+        model=" + ".join(map(_describe, models)),
+        protocol=protocol,
+        scales=tuple(sorted({scale for each in protocols for scale in each.scales})),
+        views=protocols[0].views,
         seconds=seconds,
-        device=str(ready.device),
+        device=str(networks[0].device),
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         files=() if folder is None else (folder / PREDICTIONS, folder / CONFUSION),
@@ -151,6 +168,33 @@ def test(
     return result
 
 
+def _answer_all(
+    networks: Sequence[Ready],
+    protocols: Sequence[Protocol],
+    to_model: Sequence[Tensor],
+    source: Source,
+    batch_size: int,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """The mean answer of all networks: logits (N, K) with the classes in the order of the first network."""
+    total, done = len(source) * sum(protocol.passes for protocol in protocols), 0
+
+    def tick(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress(done, total)
+
+    to_data = to_model[0].argsort()  # the data's class for each of the first network's
+    return mean_answer(
+        [
+            answer(ready, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[:, order[to_data]]
+            for ready, protocol, order in zip(networks, protocols, to_model, strict=True)
+        ]
+    )
+
+
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], *, preprocess: Preprocess, device: torch.device | str
 ) -> Scores:
@@ -159,7 +203,11 @@ def evaluate(
     Every layer is left in the mode (training or not) it was found in.
     Raises: DataError if there is no image; InputError if a label is no class; NonFiniteError if a logit is not finite.
     """
-    return _score(model, batches, preprocess, device)[0]
+    with inference(model):
+        logits = (
+            (model(preprocess.normalize(batch.images.to(device, non_blocking=True))), batch.labels) for batch in batches
+        )
+        return _score(logits, cast(int, model.num_classes))[0]
 
 
 class _Answers(NamedTuple):
@@ -170,15 +218,10 @@ class _Answers(NamedTuple):
     confidence: Tensor  # float64 (N,), 0..1, of the predicted class
 
 
-def _score(
-    model: nn.Module, batches: Iterable[Batch], preprocess: Preprocess, device: torch.device | str
-) -> tuple[Scores, _Answers]:
-    metrics = Metrics(cast(int, model.num_classes))
-    answers = []
-    with inference(model):
-        for batch in batches:
-            logits = model(preprocess.normalize(batch.images.to(device, non_blocking=True)))
-            answers.append(_Answers(batch.labels, *metrics.update(logits, batch.labels)))
+def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Scores, _Answers]:
+    """Of batches of logits (n, K) and labels (n,)."""
+    metrics = Metrics(num_classes)
+    answers = [_Answers(labels, *metrics.update(logits, labels)) for logits, labels in batches]
     return metrics.compute(), _Answers(*map(torch.cat, zip(*answers, strict=True)))
 
 
@@ -251,7 +294,7 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f", ... {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _describe(model: nn.Module | Path | str) -> str:
+def _describe(model: Model) -> str:
     if isinstance(model, nn.Module):
         return str(getattr(getattr(model, "architecture", None), "name", type(model).__name__))
     return str(model)

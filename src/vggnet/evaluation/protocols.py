@@ -1,0 +1,202 @@
+"""The paper's test protocols (section 3.2): at which scales and by which views a network sees each image.
+
+A protocol is a list of passes over the data, one for each scale and kind of view. A pass answers every image by the
+mean of the softmax over its views; the protocol, and the fusion of several networks, by the mean over all passes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vggnet.data.arrays import SMALL
+from vggnet.data.loading import EvalBatches, WholeImages, default_workers
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.source import Source
+from vggnet.errors import ConfigError
+from vggnet.evaluation.dense import dense_logits
+from vggnet.evaluation.predicting import Ready, inference
+from vggnet.evaluation.views import GRID, SixViews, grid_crops, mean_answer
+from vggnet.metrics import check_finite_logits
+from vggnet.vgg import VGG, from_dense
+
+Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
+Kind = Literal["centre", "six", "whole", "grid"]
+
+KINDS: dict[Name, tuple[Kind, ...]] = {
+    "single": ("centre",),
+    "multiscale": ("centre",),
+    "dense": ("whole",),
+    "multicrop": ("grid",),
+    "dense+multicrop": ("whole", "grid"),
+}
+VIEWS: dict[Kind, int] = {"centre": 1, "six": 6, "whole": 1, "grid": GRID**2}
+SCALE_STEP = 32  # pixels between the scales of a network trained at one (paper, section 4.2)
+
+Answer = Callable[[Tensor], Tensor]  # normalised images (N, C, H, W) -> logits (N, K)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How each image is tested.
+
+    name: "single", the centre crop; "multiscale", the centre crop at each of several scales; "dense", the whole image,
+        the head on every window of its last feature map; "multicrop", a 5x5 grid of crops and their mirror images;
+        "dense+multicrop", both, each counting half.
+    scales: pixels, to which the shorter side of the image is resized; by default the network's own, for "multiscale"
+        with 32 less and 32 more.
+    flip: the mirror image of every view as well; "multicrop" has them always.
+    six_views: `SixViews` of the centre crop instead, which are for small images.
+    Raises: ConfigError for an unknown name, a scale below 1, or options that exclude each other.
+    """
+
+    name: Name = "single"
+    scales: tuple[int, ...] = ()
+    flip: bool = False
+    six_views: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(Name):
+            raise ConfigError(f"unknown protocol {self.name!r}. The protocols are {', '.join(get_args(Name))}.")
+        if self.name == "single" and len(self.scales) > 1:
+            raise ConfigError(
+                f"the protocol single takes one scale, but {len(self.scales)} were given; take multiscale for more."
+            )
+        if any(scale < 1 for scale in self.scales):
+            raise ConfigError(f"scale {min(self.scales)} cannot work; it is a number of pixels, at least the crop.")
+        if self.six_views and (self.name != "single" or self.flip):
+            raise ConfigError(
+                "six views are mirrored already, and are views of the centre crop: leave out protocol and flip."
+            )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of views, each of which is a pass at every scale."""
+        return ("six",) if self.six_views else KINDS[self.name]
+
+    @property
+    def views(self) -> int:
+        """Of each image."""
+        return len(self.scales) * sum(VIEWS[kind] * (2 if self.mirrors(kind) else 1) for kind in self.kinds)
+
+    @property
+    def passes(self) -> int:
+        """Over the data."""
+        return len(self.scales) * len(self.kinds)
+
+    def mirrors(self, kind: Kind) -> bool:
+        """Whether the views of this kind are seen mirrored as well."""
+        return kind == "grid" or (self.flip and kind != "six")
+
+    def at(self, preprocess: Preprocess) -> "Protocol":
+        """With the scales that it has for a network of this preprocessing, where none were given.
+
+        Raises: ConfigError if one is smaller than the crop.
+        """
+        own = preprocess.resize
+        around = (own - SCALE_STEP, own, own + SCALE_STEP) if self.name == "multiscale" else (own,)
+        scales = self.scales or around
+        if min(scales) < preprocess.crop:
+            given = "" if self.scales else f" ({', '.join(map(str, scales))} are the default of {self.name})"
+            raise ConfigError(
+                f"scale {min(scales)} is smaller than the crop of {preprocess.crop} pixels that the network takes"
+                f"{given}; give scales of {preprocess.crop} and more."
+            )
+        return replace(self, scales=scales)
+
+
+def default_batch_size(preprocess: Preprocess) -> int:
+    """500 small images or 32 photos."""
+    return 500 if preprocess.crop <= SMALL else 32
+
+
+def answer(
+    ready: Ready,
+    source: Source,
+    protocol: Protocol,
+    *,
+    batch_size: int,
+    workers: int | None,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Tensor:
+    """Logits (N, K) of all images of the source, on the CPU, by a protocol whose scales are known (`Protocol.at`).
+
+    batch_size: crops at once; whole images have as many pixels at once, in tiles if need be.
+    progress: called with the number of images that one pass has just answered.
+    Raises: ConfigError if the protocol is dense and the network no VGG; ImageError; NonFiniteError.
+    """
+    if "whole" in protocol.kinds:
+        ready = ready._replace(network=_sliding(ready.network))
+    answers = []
+    with inference(ready.network):
+        for scale in protocol.scales:
+            preprocess = replace(ready.preprocess, resize=scale)
+            max_pixels = batch_size * preprocess.crop**2
+            for kind in protocol.kinds:
+                logits_of = _viewer(kind, ready, batch_size, max_pixels)
+                mirrors = protocol.mirrors(kind)
+                parts = []
+                for images in _images(kind, source, preprocess, batch_size, workers, max_pixels):
+                    parts.append(_mean_over_views(logits_of, images.to(ready.device, non_blocking=True), mirrors))
+                    progress(len(images))
+                answers.append(torch.cat(parts))
+    return mean_answer(answers)
+
+
+def _sliding(network: torch.nn.Module) -> VGG:
+    """The network with a head that takes single windows.  Raises: ConfigError if it is no VGG."""
+    if not isinstance(network, VGG):
+        raise ConfigError(f"dense answers are for a VGG, not for a {type(network).__name__}; take another protocol.")
+    return from_dense(network) if network.architecture.head == "dense" else network
+
+
+def _images(
+    kind: Kind, source: Source, preprocess: Preprocess, batch_size: int, workers: int | None, max_pixels: int
+) -> Iterator[Tensor]:
+    """All images once, in order: uint8 (n, C, h, w), centre crops or whole ones of one size that follow each other."""
+    workers = default_workers(preprocess) if workers is None else workers
+    if kind in ("centre", "six"):
+        return (batch.images for batch in EvalBatches(source, preprocess, batch_size, workers))
+    return _of_one_size(WholeImages(source, preprocess, workers), max_pixels)
+
+
+def _of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:
+    """Stacks of images that follow each other and have the same size, of up to max_pixels together, or of one."""
+    group: list[Tensor] = []
+    for image in images:
+        if group and (image.shape != group[0].shape or (len(group) + 1) * image[0].numel() > max_pixels):
+            yield torch.stack(group)
+            group = []
+        group.append(image)
+    if group:
+        yield torch.stack(group)
+
+
+def _viewer(kind: Kind, ready: Ready, batch_size: int, max_pixels: int) -> Callable[[Tensor], list[Tensor]]:
+    """A function of uint8 images (N, C, H, W): the logits (N, K) of each view."""
+    network, normalize, crop = ready.network, ready.preprocess.normalize, ready.preprocess.crop
+    if kind == "whole":
+        assert isinstance(network, VGG)
+        dense = partial(dense_logits, network, normalize=normalize, crop=crop, max_pixels=max_pixels)
+        return lambda images: [dense(images)]
+    if kind == "grid":
+
+        def grid(images: Tensor) -> list[Tensor]:
+            parts = grid_crops(images, crop).flatten(0, 1).split(batch_size)  # type: ignore[no-untyped-call]
+            logits = torch.cat([network(normalize(part)) for part in parts])
+            return list(logits.view(GRID**2, len(images), -1))
+
+        return grid
+    shown = SixViews(network) if kind == "six" else network
+    return lambda images: [shown(normalize(images))]
+
+
+def _mean_over_views(logits_of: Callable[[Tensor], list[Tensor]], images: Tensor, mirrors: bool) -> Tensor:
+    """uint8 (N, C, H, W) -> logits (N, K) on the CPU.  Raises: NonFiniteError."""
+    logits = logits_of(images) + (logits_of(images.flip(3)) if mirrors else [])
+    for view in logits:
+        check_finite_logits(view)
+    return mean_answer(logits).cpu()
