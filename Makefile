@@ -30,6 +30,7 @@ bench: .venv/ready-bench
 	$(BIN)/python scripts/record.py bench infer-vgg16-1 infer --batch 1
 	$(BIN)/python scripts/record.py bench infer-vgg16-16 infer --batch 16 --rounds 7
 	$(BIN)/python scripts/record.py bench shapes shapes
+	$(BIN)/python scripts/record.py bench features features
 
 format: .venv/ready-test
 	$(BIN)/ruff format .

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
+    from vggnet.reuse.taps import FeatureExtractor, features
     from vggnet.training.run import Run
     from vggnet.training.train import resume, train
     from vggnet.vgg import VGG, Architecture, build, fold_repeated_pool, from_dense, to_dense
@@ -43,6 +44,7 @@ _MODULES = {
     ),
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
+    "vggnet.reuse.taps": ("FeatureExtractor", "features"),
     "vggnet.training.run": ("Run",),
     "vggnet.training.train": ("resume", "train"),
     "vggnet.vgg": ("VGG", "Architecture", "build", "fold_repeated_pool", "from_dense", "to_dense"),
@@ -54,6 +56,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
     "test", "TestResult", "predict", "Prediction",
+    "features", "FeatureExtractor",
     "load", "save", "Preprocess",
     "accelerate", "restore",
     "VGGError", "ConfigError", "InputError", "DataError", "ImageError", "WeightsError", "RunError", "NonFiniteError",

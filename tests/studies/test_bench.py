@@ -88,3 +88,11 @@ def test_choices_are_shown(capsys):
     assert all(entry["algorithm"] in entry["ms"] for entry in found.values())
     assert main(["choices"]) == 0
     assert "grad_weight n<=2 8x8 32->64" in capsys.readouterr().out
+
+
+def test_features_are_measured_against_torchvision(capsys):
+    """Oracle: the ways that are promised, each once a round."""
+    options = ["--model", "vgg11_bn", "--layer", "relu1_1", "--size", "32", "--batch", "2", "--rounds", "1", "--json"]
+    assert main(["features", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["seconds"]) == {"vggnet", "PyTorch, NCHW", "PyTorch, channels-last"}

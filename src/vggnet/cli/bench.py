@@ -58,6 +58,17 @@ class Shapes(_Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Features(_Measured):
+    """Time one layer's output for a batch of images: ours against torchvision's create_feature_extractor."""
+
+    model: str = "vgg16"
+    layer: str = "relu4_3"
+    size: int = 224  # pixels
+    batch: int = 16  # images
+    rounds: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choices(_Measured):
     """Show which algorithm each convolution takes on this machine, and the milliseconds that were measured."""
 
@@ -67,6 +78,7 @@ Command = (
     | Annotated[Infer, tyro.conf.subcommand("infer")]
     | Annotated[Article, tyro.conf.subcommand("article")]
     | Annotated[Shapes, tyro.conf.subcommand("shapes")]
+    | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Choices, tyro.conf.subcommand("choices")]
 )
 DESCRIPTION = """Measure how fast a network trains and answers on this CPU.
@@ -76,7 +88,7 @@ Example: vgg bench train --model vgg11_bn --width 0.5"""
 
 def main(arguments: list[str]) -> int:
     """Measure, or show what was chosen; returns the exit code."""
-    args: Train | Infer | Article | Shapes | Choices
+    args: Train | Infer | Article | Shapes | Features | Choices
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.conv3x3.choice import choices
@@ -86,11 +98,12 @@ def main(arguments: list[str]) -> int:
         return 0
     from vggnet.studies.bench import bench_infer, bench_train
     from vggnet.studies.bench_article import bench_article
+    from vggnet.studies.bench_reuse import bench_features
     from vggnet.studies.bench_shapes import bench_shapes
 
     options = {name: value for name, value in vars(args).items() if name != "json"}
     measures: dict[type, Any] = {
-        Train: bench_train, Infer: bench_infer, Article: bench_article, Shapes: bench_shapes,
+        Train: bench_train, Infer: bench_infer, Article: bench_article, Shapes: bench_shapes, Features: bench_features,
     }  # fmt: skip
     bench = measures[type(args)](**options, progress=sys.stderr.isatty())
     print(bench.as_json() if args.json else bench.as_table())

@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vggnet.conv3x3.accelerate import accelerate
-from vggnet.data.decode import as_viewed, decode_image, image_files
+from vggnet.data.pictures import Picture, named_pictures, read_pixels
 from vggnet.data.preprocess import Preprocess
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, ImageError, WeightsError
 from vggnet.metrics import check_finite_logits
 from vggnet.weights.files import load
-
-Picture = Path | str | Image.Image | bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +61,13 @@ def predict(
     """
     check_at_least(1, top=top, batch_size=batch_size)
     ready = prepare(model, device)
-    pictures = list(_named([images] if isinstance(images, Picture) else images))
+    pictures = list(named_pictures(images))
     predictions: list[Prediction] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(pictures), batch_size):
-            names, files = zip(*pictures[start : start + batch_size], strict=True)
-            pixels = list(pool.map(_pixels, names, files, repeat(ready.preprocess)))
-            predictions += _answer(ready, names, pixels, top)
+            batch = pictures[start : start + batch_size]
+            pixels = list(pool.map(read_pixels, batch, repeat(ready.preprocess)))
+            predictions += _answer(ready, [name for name, _ in batch], pixels, top)
     return predictions
 
 
@@ -131,25 +128,6 @@ def check_at_least(least: int, **options: int) -> None:
     for name, value in options.items():
         if value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")
-
-
-def _named(images: Sequence[Picture]) -> Iterator[tuple[str, Path | bytes | Image.Image]]:
-    for position, image in enumerate(images, start=1):
-        if isinstance(image, bytes | Image.Image):
-            yield f"image {position}", image
-        else:
-            path = Path(image).expanduser()
-            yield from ((str(file), file) for file in (image_files([path]) if path.is_dir() else [path]))
-
-
-def _pixels(name: str, image: Path | bytes | Image.Image, preprocess: Preprocess) -> Tensor | ImageError:
-    """uint8 (C, H, W), or why there is none."""
-    try:
-        if isinstance(image, Image.Image):
-            return preprocess.pixels(as_viewed(image))
-        return preprocess.pixels(decode_image(image, name=name))
-    except ImageError as error:
-        return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
 
 def _answer(ready: Ready, names: Sequence[str], pixels: Sequence[Tensor | ImageError], top: int) -> list[Prediction]:
