@@ -2,8 +2,9 @@
 
     python scripts/record.py run RUN NAME     a finished and tested run, or one stopped by Ctrl-C -> docs/results.md
     python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
+    python scripts/record.py overhead DATA    runs benchmarks/overhead.py on CIFAR-10 -> docs/benchmarks.md
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
-    python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, and their picture
+    python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, README.md, a picture
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
@@ -26,8 +27,8 @@ from safetensors import safe_open
 
 from vggnet.report.figures import draw_depth, draw_speed
 from vggnet.studies.depth import DepthStudy, by_label
-from vggnet.studies.rows import read_rows
-from vggnet.studies.speed import SpeedStudy, by_preset
+from vggnet.studies.rows import read_rows, spread
+from vggnet.studies.speed import SpeedStudy, by_preset, percents
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
 from vggnet.training.run import CURVES, STATE, Run, environment
@@ -45,6 +46,8 @@ def main() -> None:
     of_run.add_argument("name", help="name of the section")
     of_run.add_argument("--note", help="how the run went, where that is not plain sailing")
     commands.add_parser("augment")
+    of_overhead = commands.add_parser("overhead")
+    of_overhead.add_argument("data", help="CIFAR-10")
     commands.add_parser("same-training")
     commands.add_parser("speed")
     commands.add_parser("depth")
@@ -55,10 +58,13 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     if arguments.command == "augment":
         insert(DOCS / "benchmarks.md", "augmentation", augment_section())
+    elif arguments.command == "overhead":
+        insert(DOCS / "benchmarks.md", "overhead", overhead_section(arguments.data))
     elif arguments.command == "same-training":
         insert(DOCS / "benchmarks.md", "same-training", same_training_section())
     elif arguments.command == "speed":
         insert(DOCS / "results.md", "speed", speed_section())
+        insert(ROOT / "README.md", "speed", speed_at_a_glance())
     elif arguments.command == "depth":
         insert(DOCS / "depth.md", "depth", depth_section())
     elif arguments.command == "card":
@@ -122,6 +128,20 @@ def augment_section() -> str:
     return f"{table(rows)}\n\n{header}\n" + "\n".join(lines)
 
 
+def overhead_section(data: str) -> str:
+    """The benchmark of what a step costs beside the network, run now."""
+    benchmark = [sys.executable, "benchmarks/overhead.py", data, "--json"]
+    parts = json.loads(subprocess.run(benchmark, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    share = parts.pop("share")
+    facts = {
+        "command": "`python benchmarks/overhead.py $CIFAR10`",
+        "all but the network": f"**{100 * share:.1f} %** of a step",
+        **owners(environment(torch.device("cpu"))),
+    }
+    lines = [f"| {name.removesuffix('_ms')} | {ms} |" for name, ms in parts.items()]
+    return f"{table(facts)}\n\n| part | ms a step |\n|---|---|\n" + "\n".join(lines)
+
+
 def same_training_section() -> str:
     """Accuracy and time of training with the engine and without, from the rows of finished runs."""
     rows = [json.loads(line) for line in (DOCS / "same_training.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -161,6 +181,21 @@ def speed_section() -> str:
     }
     study = SpeedStudy(rows=rows, finished=True).as_table()
     return f"{table(facts)}\n\n{study}\n\n![Test accuracy against minutes of training](speed.png)"
+
+
+def speed_at_a_glance() -> str:
+    """For the README: each preset in a line, and the picture."""
+    lines = [
+        "| preset | network | test accuracy (%) | by six views (%) | minutes of two cores | seeds |",
+        "|---" * 6 + "|",
+    ]
+    for preset, rows in by_preset(read_rows(DOCS / "speed.jsonl")).items():
+        config, minutes = rows[0]["config"], mean(row["seconds"] for row in rows) / 60
+        accuracies = [spread(percents(rows, name)) for name in ("top1", "top1_six_views")]
+        seeds = "an estimate" if rows[0]["estimate"] else len(rows)
+        network = f"{config['model']}, width {config['width']:g}"
+        lines.append(f"| `{preset}` | {network} | {' | '.join(accuracies)} | {minutes:,.0f} | {seeds} |")
+    return "\n".join(lines) + "\n\n![Test accuracy against minutes of training](docs/speed.png)"
 
 
 def depth_section() -> str:

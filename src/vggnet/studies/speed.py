@@ -49,8 +49,8 @@ class SpeedStudy:
             seeds = ", ".join(str(row["seed"]) for row in rows if not row["estimate"]) or "none: an estimate"
             minutes = [row["seconds"] / 60 for row in rows]
             lines.append(
-                f"| {preset} | {network} | {config['epochs']} | {seeds} | {spread(_percents(rows, 'top1'))} "
-                f"| {spread(_percents(rows, 'top1_six_views'))} | {mean(minutes):.1f} "
+                f"| {preset} | {network} | {config['epochs']} | {seeds} | {spread(percents(rows, 'top1'))} "
+                f"| {spread(percents(rows, 'top1_six_views'))} | {mean(minutes):.1f} "
                 f"| {mean(row['seconds'] for row in rows) / config['epochs']:.1f} "
                 f"| {rows[0]['operations_per_image']:.2e} | {100 * mean(row['share_of_limit'] for row in rows):.0f} % |"
             )
@@ -159,5 +159,6 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _percents(rows: Sequence[Row], name: str) -> list[float]:
+def percents(rows: Sequence[Row], name: str) -> list[float]:
+    """Of the rows that were tested."""
     return [100 * row[name] for row in rows if row[name] is not None]

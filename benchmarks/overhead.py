@@ -1,0 +1,65 @@
+"""What a step of the preset `fast` costs beside the network: order and loading, augmentation, and evaluation.
+
+    python benchmarks/overhead.py DATA [--steps 30] [--json]
+
+Medians over the steps; the evaluation after an epoch is shared out among the epoch's steps.
+"""
+
+import argparse
+import json
+import time
+from statistics import median
+
+import torch
+
+from vggnet.data.opening import open_source
+from vggnet.data.splits import carve
+from vggnet.evaluation.testing import evaluate
+from vggnet.training.config import FAST
+from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
+from vggnet.training.learner import build_model, make_learner
+
+
+def measure(data: str, steps: int) -> dict[str, float]:
+    """Milliseconds a step of each part, and the share of all but the network."""
+    source = open_source(data, "train")
+    preprocess = make_preprocess(FAST, source)
+    train_indices, val_indices = carve(source.labels, FAST.val_fraction, FAST.seed)
+    batches = make_train_batches(FAST, source, preprocess, train_indices)
+    learner = make_learner(FAST, build_model(FAST, len(source.classes)))
+    prepare = make_prepare(FAST, preprocess)
+    learner.model.train()
+    times = []
+    start = time.perf_counter()
+    for batch in batches.epoch(0):
+        loaded = time.perf_counter()
+        images = prepare(batch.images, batch.indices, 0)
+        prepared = time.perf_counter()
+        learner.train_step(images, batch.labels)
+        end = time.perf_counter()
+        times.append((loaded - start, prepared - loaded, end - prepared))
+        if len(times) == steps:
+            break
+        start = time.perf_counter()
+    order, augmentation, network = (1e3 * median(column) for column in zip(*times, strict=True))
+    start = time.perf_counter()
+    val_batches = make_val_batches(FAST, source, preprocess, val_indices)
+    evaluate(learner.model, val_batches, preprocess=preprocess, device=torch.device("cpu"))
+    evaluation = 1e3 * (time.perf_counter() - start) / len(batches)
+    rest = order + augmentation + evaluation
+    parts = {"order_ms": order, "augmentation_ms": augmentation, "evaluation_ms": evaluation, "network_ms": network}
+    return {**{name: round(ms, 2) for name, ms in parts.items()}, "share": round(rest / (rest + network), 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="CIFAR-10: a folder of parquet files, or its name")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    parts = measure(arguments.data, arguments.steps)
+    print(json.dumps(parts) if arguments.json else "\n".join(f"{name}: {value}" for name, value in parts.items()))
+
+
+if __name__ == "__main__":
+    main()
