@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         VGGError,
         WeightsError,
     )
+    from vggnet.evaluation.localising import LocalisationResult, localise
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
     from vggnet.reuse.taps import FeatureExtractor, features
@@ -42,6 +43,7 @@ _MODULES = {
         "VGGError",
         "WeightsError",
     ),
+    "vggnet.evaluation.localising": ("LocalisationResult", "localise"),
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
     "vggnet.reuse.taps": ("FeatureExtractor", "features"),
@@ -55,7 +57,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
-    "test", "TestResult", "predict", "Prediction",
+    "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
     "features", "FeatureExtractor",
     "load", "save", "Preprocess",
     "accelerate", "restore",

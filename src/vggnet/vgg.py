@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Architecture:
     in_channels: int = 3
     width: float = 1.0  # multiplies the channels of the convolutions
     dropout: float = 0.5  # of the three-layer heads
+    # What the outputs are: class scores (None), or boxes (paper, appendix A), one for all classes or one for each.
+    boxes: Literal["shared", "per_class"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", resolve(self.name).name)
@@ -44,6 +46,13 @@ class Architecture:
             raise ConfigError(f"width is {self.width}; it multiplies the channels and must lie in (0, 16].")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it is a probability in [0, 1).")
+        if self.boxes not in (None, "shared", "per_class"):
+            raise ConfigError(f"boxes is {self.boxes!r}; it must be shared, per_class, or None for class scores.")
+
+    @property
+    def num_outputs(self) -> int:
+        """Of the last layer: a score for each class, or four numbers for each box."""
+        return {None: self.num_classes, "shared": 4, "per_class": 4 * self.num_classes}[self.boxes]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -53,7 +62,8 @@ class Architecture:
 class VGG(nn.Module):
     """VGG classifier (arXiv:1409.1556, Table 1).
 
-    Shapes: images (N, in_channels, H, W), H and W at least 32, normalised -> logits (N, num_classes).
+    Shapes: images (N, in_channels, H, W), H and W at least 32, normalised -> logits (N, num_classes); of a network that
+    gives boxes (N, 4) or (N, 4 num_classes), four numbers a class: centre x and y, width, height, in units of the crop.
     Layers carry the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
     place, so any of them can be hooked.
     Differs from the paper: optional batch norm after each convolution; heads other than the paper's.
@@ -83,16 +93,16 @@ class VGG(nn.Module):
                 self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(2))
             channels = layer.channels
         self.head = build_head(
-            architecture.head, channels=channels, num_classes=architecture.num_classes, dropout=architecture.dropout
+            architecture.head, channels=channels, num_classes=architecture.num_outputs, dropout=architecture.dropout
         )
 
     @property
     def num_classes(self) -> int:
-        """Number of logits."""
+        """Number of classes."""
         return self.architecture.num_classes
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes."""
         self._check(images)
         return self.head(self.features(images))  # type: ignore[no-any-return]
 
@@ -125,6 +135,7 @@ def build(
     in_channels: int = 3,
     width: float = 1.0,
     dropout: float = 0.5,
+    boxes: Literal["shared", "per_class"] | None = None,
     init: str | None = "he",
 ) -> VGG:
     """Build a VGG by name (`vgg16`, `vgg16_bn`, ...) or by the paper's column letter (`D`, `A-LRN`, `D_bn`).
@@ -132,12 +143,19 @@ def build(
     head: "paper" (4096-4096-classes), "cifar" (one linear layer, 32x32 images), "gap" (global average pool, any size),
         "dense" (the paper's as convolutions, 224 pixels and more), "folded" (the paper's three layers, 32x32 images).
     width: multiplies the channels of the convolutions only.
+    boxes: the last layer gives a box instead of class scores: "shared", one for all classes, or "per_class".
     init: "he", "glorot", "gaussian", "dirac"; None builds on the meta device without memory or random numbers, to be
         filled by `load_state_dict`.
     Raises: ConfigError for an unknown name, head or initialisation, or a number out of range.
     """
     architecture = Architecture(
-        name=name, num_classes=num_classes, head=head, in_channels=in_channels, width=width, dropout=dropout
+        name=name,
+        num_classes=num_classes,
+        head=head,
+        in_channels=in_channels,
+        width=width,
+        dropout=dropout,
+        boxes=boxes,
     )
     if init is not None and init not in INITIALIZERS:
         raise ConfigError(f"unknown initialisation {init!r}. The initialisations are {', '.join(INITIALIZERS)}.")

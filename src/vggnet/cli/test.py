@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -30,6 +30,7 @@ class Test:
     protocol: Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"] = "single"
     # pixels of the shorter side, as in 256,384,512; by default as in training, for multiscale also 32 less and 32 more
     scales: str | None = None
+    classifier: Path | None = None  # for networks that give boxes: a network for the class
     flip: bool = False  # the mirror image of each view as well; multicrop always has them
     batch_size: int | None = None  # crops at once, or as many pixels; by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
@@ -45,9 +46,10 @@ def main(arguments: list[str]) -> int:
     scales = _numbers(args.scales)
     from tqdm import tqdm
 
-    from vggnet.evaluation.testing import test
+    from vggnet.evaluation.localising import LocalisationResult, localise
+    from vggnet.evaluation.testing import TestResult, test
     from vggnet.training.run import Run
-    from vggnet.weights.files import locate
+    from vggnet.weights.files import describe, locate
     from vggnet.weights.named import card, find
 
     models = (args.model, *args.others)
@@ -58,31 +60,38 @@ def main(arguments: list[str]) -> int:
     if args.data is None and not is_run and not named:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or (card(str(args.model)).data if named else Run.open(args.model).data)
-    out = args.out or (args.model if is_run and not args.others else None)
+    gives_boxes = describe(args.model)[0].boxes is not None
+    _check(args, gives_boxes)
+    options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "batch_size": args.batch_size}
+    options |= {"workers": args.workers, "device": args.device}
+    result: LocalisationResult | TestResult
     with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        result = test(
-            models,
-            data=data,
-            split=args.split,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            device=args.device,
-            views=args.views,
-            protocol=args.protocol,
-            scales=scales,
-            flip=args.flip,
-            out=out,
-            progress=show,
-        )
+        if gives_boxes:
+            result = localise(models, **options, classifier=args.classifier, progress=show)
+        else:
+            out = args.out or (args.model if is_run and not args.others else None)
+            views: dict[str, Any] = {"views": args.views, "protocol": args.protocol, "flip": args.flip}
+            result = test(models, **options, **views, out=out, progress=show)
     print(result.as_json() if args.json else result.as_table())
     if result.error:
         print(f"vgg: {result.error}", file=sys.stderr)
     return 2 if result.error else 0
+
+
+def _check(args: Test, gives_boxes: bool) -> None:
+    """Raises: ConfigError for an option that has no meaning for the network."""
+    if args.classifier and not gives_boxes:
+        raise ConfigError(f"{args.model} gives classes; --classifier is for a network that gives boxes. Leave it out.")
+    if gives_boxes and (args.protocol not in ("single", "dense") or args.flip or args.views != 1 or args.out):
+        raise ConfigError(
+            f"{args.model} gives boxes, and is tested on whole images without mirroring, by several scales; leave out "
+            "--protocol, --flip, --views and --out."
+        )
 
 
 def _numbers(scales: str | None) -> tuple[int, ...]:

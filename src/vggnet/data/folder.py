@@ -6,10 +6,12 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.model_selection import train_test_split
 from torchvision.datasets.folder import find_classes, make_dataset
 
+from vggnet.data.boxes import read_voc
 from vggnet.data.decode import IMAGE_SUFFIXES, decode_image
 from vggnet.data.source import Source
 from vggnet.errors import DataError
@@ -70,10 +72,18 @@ class _Folder(Source):
     def describe(self, index: int) -> str:
         return self._files[index]
 
+    def boxes(self) -> NDArray[np.float64]:
+        files = [Path(file).with_suffix(".xml") for file in self._files]
+        if not any(file.exists() for file in files):
+            return super().boxes()
+        names = [self.classes[label] for label in self.labels]
+        return np.array([read_voc(file, name) for file, name in zip(files, names, strict=True)])
+
     def ignored(self) -> list[str]:
         root = self._path / self.split if (self._path / self.split).is_dir() else self._path
         files = (file for file in sorted(root.rglob("*")) if file.is_file() and not file.name.startswith("."))
-        return [str(file) for file in files if file.parent == root or file.suffix.lower() not in IMAGE_SUFFIXES]
+        known = {*IMAGE_SUFFIXES, ".xml"}  # XML may hold boxes
+        return [str(file) for file in files if file.parent == root or file.suffix.lower() not in known]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +70,18 @@ class WholeImages:
             if isinstance(pixels, ImageError):
                 raise pixels
             yield pixels
+
+
+def of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:
+    """Stacks of images that follow each other and have the same size, of up to max_pixels together, or of one."""
+    group: list[Tensor] = []
+    for image in images:
+        if group and (image.shape != group[0].shape or (len(group) + 1) * image[0].numel() > max_pixels):
+            yield torch.stack(group)
+            group = []
+        group.append(image)
+    if group:
+        yield torch.stack(group)
 
 
 class TrainBatches:

@@ -29,6 +29,7 @@ from vggnet.errors import DataError, ImageError
 
 _HUB_TIMEOUT = 5.0  # seconds
 _SPLIT_ORDER = ("train", "val", "validation", "test")
+_BOX_COLUMN = "box"  # xmin, ymin, xmax, ymax: pixels counted from 0, the last ones included
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 
@@ -87,6 +88,19 @@ class _Rows(Source):
         super().__init__(name=name, split=split, classes=classes, labels=labels)
         self._rows = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         self._image = image
+        self._box_rows = data.select_columns([_BOX_COLUMN]) if _BOX_COLUMN in data.features else None
+
+    def boxes(self) -> NDArray[np.float64]:
+        if self._box_rows is None:
+            return super().boxes()
+        boxes = [row[_BOX_COLUMN] for row in self._box_rows]
+        for index, box in enumerate(boxes):
+            if box is None or len(box) != 4 or None in box:
+                raise DataError(
+                    f"{self.describe(index)}: the box is {box}; expected four numbers, xmin, ymin, xmax, ymax."
+                )
+        edges: NDArray[np.float64] = np.array(boxes, dtype=np.float64) + np.array([0, 0, 1, 1])
+        return edges
 
     def read(self, index: int) -> Image.Image:
         encoded = (self._rows[index][self._image] or {}).get("bytes")

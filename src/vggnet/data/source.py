@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vggnet.errors import DataError
+
 
 class Source(ABC):
     """Images by index, with labels and class names. Decoding happens on `read`, never before.
@@ -31,6 +33,16 @@ class Source(ABC):
     @abstractmethod
     def describe(self, index: int) -> str:
         """Where image `index` lies, for messages: a path, or a path and a row."""
+
+    def boxes(self) -> NDArray[np.float64]:
+        """One box an image, unchecked: (N, 4) left, top, right, bottom, as in `vggnet.data.boxes`.
+
+        Raises: DataError if there are none.
+        """
+        raise DataError(
+            f"{self.name}, split {self.split}: no boxes; expected a parquet column box (xmin, ymin, xmax, ymax), or "
+            "beside each image of a class folder an XML file of the same name, as PASCAL VOC has it."
+        )
 
     def ignored(self) -> list[str]:
         """Files that lie among the images but are not taken for images of a class."""

@@ -61,6 +61,7 @@ def predict(
     """
     check_at_least(1, top=top, batch_size=batch_size)
     ready = prepare(model, device)
+    require_scores(ready)
     pictures = list(named_pictures(images))
     predictions: list[Prediction] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -107,6 +108,12 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
     network.to(place)
     classes = getattr(network, "classes", None)
     return Ready(network, preprocess, classes, cast(int, network.num_classes), place)
+
+
+def require_scores(ready: Ready) -> None:
+    """Raises: ConfigError if the network gives boxes, not class scores."""
+    if getattr(getattr(ready.network, "architecture", None), "boxes", None) is not None:
+        raise ConfigError("this network gives boxes, not classes; give a classifier, or test it by vggnet.localise.")
 
 
 @contextmanager

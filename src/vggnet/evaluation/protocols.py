@@ -4,7 +4,7 @@ A protocol is a list of passes over the data, one for each scale and kind of vie
 mean of the softmax over its views; the protocol, and the fusion of several networks, by the mean over all passes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vggnet.data.arrays import SMALL
-from vggnet.data.loading import EvalBatches, WholeImages, default_workers
+from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_one_size
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError
@@ -129,7 +129,7 @@ def answer(
     Raises: ConfigError if the protocol is dense and the network no VGG; ImageError; NonFiniteError.
     """
     if "whole" in protocol.kinds:
-        ready = ready._replace(network=_sliding(ready.network))
+        ready = ready._replace(network=with_sliding_head(ready.network))
     answers = []
     with inference(ready.network):
         for scale in protocol.scales:
@@ -146,7 +146,7 @@ def answer(
     return mean_answer(answers)
 
 
-def _sliding(network: torch.nn.Module) -> VGG:
+def with_sliding_head(network: torch.nn.Module) -> VGG:
     """The network with a head that takes single windows.  Raises: ConfigError if it is no VGG."""
     if not isinstance(network, VGG):
         raise ConfigError(f"dense answers are for a VGG, not for a {type(network).__name__}; take another protocol.")
@@ -160,19 +160,7 @@ def _images(
     workers = default_workers(preprocess) if workers is None else workers
     if kind in ("centre", "six"):
         return (batch.images for batch in EvalBatches(source, preprocess, batch_size, workers))
-    return _of_one_size(WholeImages(source, preprocess, workers), max_pixels)
-
-
-def _of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:
-    """Stacks of images that follow each other and have the same size, of up to max_pixels together, or of one."""
-    group: list[Tensor] = []
-    for image in images:
-        if group and (image.shape != group[0].shape or (len(group) + 1) * image[0].numel() > max_pixels):
-            yield torch.stack(group)
-            group = []
-        group.append(image)
-    if group:
-        yield torch.stack(group)
+    return of_one_size(WholeImages(source, preprocess, workers), max_pixels)
 
 
 def _viewer(kind: Kind, ready: Ready, batch_size: int, max_pixels: int) -> Callable[[Tensor], list[Tensor]]:

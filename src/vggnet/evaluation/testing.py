@@ -18,7 +18,7 @@ from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError, DataError, StorageError
-from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare
+from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare, require_scores
 from vggnet.evaluation.protocols import Name, Protocol, answer, default_batch_size
 from vggnet.evaluation.views import mean_answer
 from vggnet.metrics import Metrics, Scores
@@ -125,9 +125,11 @@ def test(
         raise ConfigError("no model was given; give one, or several to average their answers.")
     folder = None if out is None else _made(Path(out))  # before the work, not after it
     networks = [prepare(one, device) for one in models]
+    for ready in networks:
+        require_scores(ready)
     protocols = [how.at(ready.preprocess) for ready in networks]
     source = open_source(data, split)
-    to_model = [_match_classes(source, ready.classes, ready.num_classes) for ready in networks]
+    to_model = [match_classes(source, ready.classes, ready.num_classes) for ready in networks]
     classes = networks[0].classes or source.classes
     size = batch_size or min(default_batch_size(ready.preprocess) for ready in networks)
     start = time.perf_counter()
@@ -148,7 +150,7 @@ def test(
         data=str(data),
         split=split,
         fingerprint=source.fingerprint,
-        model=" + ".join(map(_describe, models)),
+        model=describe_models(models),
         protocol=protocol,
         scales=tuple(sorted({scale for each in protocols for scale in each.scales})),
         views=protocols[0].views,
@@ -225,7 +227,7 @@ def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[
     return metrics.compute(), _Answers(*map(torch.cat, zip(*answers, strict=True)))
 
 
-def _match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: int) -> Tensor:
+def match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: int) -> Tensor:
     """The model's class for each class of the data: int64 (C,).  Raises: DataError if they do not fit."""
     theirs = source.classes
     if len(theirs) != num_classes:
@@ -294,7 +296,12 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f", ... {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _describe(model: Model) -> str:
-    if isinstance(model, nn.Module):
-        return str(getattr(getattr(model, "architecture", None), "name", type(model).__name__))
-    return str(model)
+def describe_models(models: Sequence[Model]) -> str:
+    """Their paths, or the names of what has none."""
+
+    def describe(model: Model) -> str:
+        if isinstance(model, nn.Module):
+            return str(getattr(getattr(model, "architecture", None), "name", type(model).__name__))
+        return str(model)
+
+    return " + ".join(map(describe, models))

@@ -14,6 +14,9 @@ class TrainConfig:
     Raises: ConfigError, naming the field, if a value cannot work.
     """
 
+    task: Literal["classify", "localise"] = "classify"  # localise: the box of the object, from data that have boxes
+    boxes: Literal["shared", "per_class"] = "per_class"  # localise: one box for all classes, or one for each
+
     # network
     # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter; vgg8_bn is not the paper's
     model: str = "vgg8_bn"

@@ -3,18 +3,28 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vggnet.data.draws import derive_seed
-from vggnet.data.loading import TrainBatches
+from vggnet.data.loading import Batch
 from vggnet.errors import NonFiniteError
 from vggnet.training.learner import Learner, check_finite_weights
 from vggnet.vgg import VGG
 
 Row = dict[str, Any]  # of history.jsonl
+
+
+class Batches(Protocol):
+    """What an epoch is made of; `TrainBatches`, or what stands for it."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from batch `start` on."""
 
 
 @dataclass
@@ -55,7 +65,7 @@ class Position:
 
 def fit(
     learner: Learner,
-    batches: TrainBatches,
+    batches: Batches,
     *,
     prepare: Callable[[Tensor, Tensor, int], Tensor],
     validate: Callable[[VGG], Row],

@@ -75,7 +75,18 @@ def make_val_batches(
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
     """A function of uint8 pixels on the device, their indices and the epoch: augmented and normalised float images."""
-    augment = BatchAugment(
+    augment = make_augment(config, preprocess)
+
+    def prepare(pixels: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        images = pixels if config.augment == "article" else augment(pixels, indices, seed=config.seed, epoch=epoch)
+        return preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
+
+    return prepare
+
+
+def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:
+    """The augmentation of whole batches."""
+    return BatchAugment(
         shift=config.shift,
         flip=config.flip,
         rotation=config.rotation,
@@ -84,12 +95,6 @@ def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tenso
         fill=preprocess.mean,
         padding=config.padding,
     )
-
-    def prepare(pixels: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        images = pixels if config.augment == "article" else augment(pixels, indices, seed=config.seed, epoch=epoch)
-        return preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
-
-    return prepare
 
 
 def _workers(config: TrainConfig, preprocess: Preprocess) -> int:

@@ -46,12 +46,10 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, correct = 0.0, 0
         for part, part_labels in zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True):
-            logits = self.forward(part)
-            loss = F.cross_entropy(logits, part_labels, label_smoothing=self.label_smoothing, reduction="sum")
+            loss, plain_loss, part_correct = self.losses(self.forward(part), part_labels)
             (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
-            logits = logits.detach()
-            loss_sum += F.cross_entropy(logits, part_labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == part_labels).sum())
+            loss_sum += plain_loss.item()
+            correct += int(part_correct)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         _require_finite("the loss", loss_sum)
         _require_finite("the norm of the gradient", get_total_norm(gradients).item())
@@ -59,6 +57,12 @@ class Learner:
         if self.average:
             self.average.update_parameters(self.model)
         return loss_sum, correct
+
+    def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of logits (n, K) and labels (n,), summed: what to minimise, the loss without smoothing, number correct."""
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum")
+        logits = logits.detach()
+        return loss, F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
 
 
 def check_finite_weights(model: nn.Module) -> None:
@@ -78,6 +82,7 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
         in_channels=config.in_channels,
         width=config.width,
         dropout=config.dropout,
+        boxes=config.boxes if config.task == "localise" else None,
         init=config.init,
     )
 

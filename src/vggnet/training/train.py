@@ -24,10 +24,18 @@ from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
 from vggnet.training.events import Events
-from vggnet.training.fit import Position, Row, fit
-from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
+from vggnet.training.fit import Batches, Position, Row, fit
+from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches, make_val_batches
 from vggnet.training.interrupting import StopRequest, stop_on_signal
 from vggnet.training.learner import Learner, build_model, make_learner
+from vggnet.training.localising import (
+    BoxBatches,
+    BoxLearner,
+    box_targets,
+    box_validator,
+    check_box_config,
+    start_at_the_mean,
+)
 from vggnet.training.progress import Progress
 from vggnet.training.run import (
     CURVES,
@@ -60,7 +68,8 @@ def train(
     data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id.
     preset: a key of PRESETS; by default `suggest_preset(data)`. `fields` replace single values of it (TrainConfig).
     init_from: weights to start from (fine-tuning), a run folder or a `.safetensors` file; see `starting_config` and
-        `vggnet.weights.transfer.transfer` for what is taken from it.
+        `vggnet.weights.transfer.transfer` for what is taken from it. A network that gives boxes (task "localise")
+        starts from a classifier, but for its last layer.
     out: the run folder; by default runs/DATA-MODEL-DATE-TIME.
     progress: show a progress bar and a line for each epoch on stderr.
     A run that fails before its first checkpoint leaves nothing behind; only if the disk was full, `resume` goes on.
@@ -74,6 +83,8 @@ def train(
     model = build_model(config, len(source.classes))
     model.classes, model.preprocess = source.classes, preprocess
     _check(config, source, preprocess, model)
+    if config.task == "localise":
+        start_at_the_mean(model, box_targets(source, preprocess))
     if init_from is not None:
         transfer(load(init_from), model)
     folder = Path(out) if out else default_folder(str(data), config.model)
@@ -152,6 +163,8 @@ def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
 def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG) -> None:
     """Find what cannot work before a run folder is made.  Raises: ConfigError, InputError."""
     carve(source.labels, config.val_fraction, config.seed)
+    if config.task == "localise":
+        check_box_config(config)
     if config.augment == "article" and config.crop > SMALL:
         raise ConfigError(f'augment "article" is for images of {SMALL} pixels or fewer, but crop is {config.crop}.')
     shape = (2, config.in_channels, config.crop, config.crop)
@@ -163,9 +176,15 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
     """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
     config, preprocess = run.config, run.preprocess
     train_indices, val_indices = carve(source.labels, config.val_fraction, config.seed)
-    batches = make_train_batches(config, source, preprocess, train_indices)
+    batches: Batches = make_train_batches(config, source, preprocess, train_indices)
     val_batches = make_val_batches(config, source, preprocess, val_indices)
     learner = make_learner(config, model)
+    validate = _validator(val_batches, preprocess, learner.device)
+    if config.task == "localise":
+        targets = box_targets(source, preprocess)
+        batches = BoxBatches(batches, targets, make_augment(config, preprocess), config.seed, config.crop)
+        learner = BoxLearner.of(learner, config.crop)
+        validate = box_validator(val_batches, targets, preprocess, learner.device)
     shown = Progress(config.epochs, len(batches), visible=progress)
     factor = partial(lr_factor, config, steps_per_epoch=len(batches))
     with stop_on_signal() as stop, closing(shown):
@@ -174,7 +193,7 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
             learner,
             batches,
             prepare=make_prepare(config, preprocess),
-            validate=_validator(val_batches, preprocess, learner.device),
+            validate=validate,
             lr_factor=factor,
             epochs=config.epochs,
             seed=config.seed,

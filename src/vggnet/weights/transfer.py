@@ -15,8 +15,8 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
 
     All convolutions (and their norms) must fit, unless `given` is column A and `model` a deeper one: it then starts
     with A's first four convolutions, as the paper's did (section 3.1). Of the head, each tensor of the same name and
-    shape is copied, but the last layer only if both models name the same `classes`: it would otherwise answer with the
-    old ones.
+    shape is copied, but the last layer only if both models name the same `classes`, and give scores or boxes alike: it
+    would otherwise answer with the old ones.
     Raises: WeightsError if the networks differ in column, batch norm, width or input channels.
     """
     grows = _grows(given, model)
@@ -30,6 +30,7 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
     theirs, ours = given.state_dict(), model.state_dict()
     last_layer = list(ours)[-1].rpartition(".")[0]
     same_classes = given.classes is not None and given.classes == model.classes
+    same_classes = same_classes and given.architecture.boxes == model.architecture.boxes
     kept = []
     for name, tensor in ours.items():
         is_last = name.startswith(f"{last_layer}.")

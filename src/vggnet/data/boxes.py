@@ -1,0 +1,111 @@
+"""Boxes around objects: read, checked, and followed through the preprocessing.
+
+A box is (left, top, right, bottom), the edges of a rectangle in pixels of the upright image: right - left is its width,
+and the whole of an image is (0, 0, width, height).
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.source import Source
+from vggnet.errors import DataError
+
+Array = NDArray[np.float64]
+
+_VOC = "expected <annotation><object><name>...</name><bndbox> with xmin, ymin, xmax, ymax, as PASCAL VOC has it"
+MAX_XML = 1 << 20  # bytes
+
+
+class Boxes(NamedTuple):
+    """One box an image, with the sizes of the images."""
+
+    edges: Array  # (N, 4) left, top, right, bottom
+    sizes: Array  # (N, 2) width, height
+
+
+@lru_cache(maxsize=2)
+def read_boxes(source: Source) -> Boxes:
+    """The boxes of a source, each checked against its image, all of which are decoded for that.
+
+    Raises: DataError naming the first image whose box has no area or reaches outside, or whose box is missing;
+        ImageError for an image that cannot be read.
+    """
+    edges = source.boxes()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = pool.map(lambda index: source.read(index).size, range(len(source)))
+        shown = tqdm(sizes, total=len(source), desc="checking boxes", unit="image", leave=False, disable=None)
+        boxes = Boxes(edges, np.array(list(shown), dtype=np.float64).reshape(-1, 2))
+    left, top, right, bottom = edges.T
+    width, height = boxes.sizes.T
+    _refuse(source, edges, ~((left < right) & (top < bottom)), "has no area; its right and lower edge must lie beyond")
+    outside = (left < 0) | (top < 0) | (right > width) | (bottom > height)
+    _refuse(
+        source, edges, outside, "reaches outside the image; expected edges within {width:g} x {height:g}", boxes.sizes
+    )
+    return boxes
+
+
+def read_voc(file: Path, label: str) -> tuple[float, float, float, float]:
+    """The box of an XML file as PASCAL VOC has it: of the largest object named `label`, or else of the largest of all.
+
+    VOC counts pixels from 1 and includes the last; a 0, as ILSVRC has it, is taken for a 1.
+    Raises: DataError, naming the file, if it is missing, no such XML, or has no object.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: does not exist, so its image has no box; {_VOC}.")
+    text = file.read_bytes()[: MAX_XML + 1]
+    if len(text) > MAX_XML or b"<!ENTITY" in text:
+        raise DataError(f"{file}: too large, or defines entities; {_VOC}.")
+    try:
+        objects = list(ElementTree.fromstring(text).iter("object"))
+        named = [one for one in objects if one.findtext("name", "").strip() == label] or objects
+        boxes = [_voc_box(one) for one in named]
+    except (ElementTree.ParseError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); {_VOC}.") from error
+    if not boxes:
+        raise DataError(f"{file}: no object, so its image has no box; {_VOC}.")
+    return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+
+
+def resize_factors(sizes: Array, resize: int) -> Array:
+    """By what `Preprocess.whole` multiplies width and height, (N, 2) as `sizes`: it rounds the longer side down."""
+    shorter, longer = sizes.min(1, keepdims=True), sizes.max(1, keepdims=True)
+    resized = np.where(sizes == shorter, resize, np.floor(resize * longer / shorter))
+    factors: Array = resized / sizes
+    return factors
+
+
+def to_crop(boxes: Boxes, preprocess: Preprocess) -> Array:
+    """The boxes in pixels of the preprocessed images, (N, 4); they may reach outside the crop."""
+    factors = resize_factors(boxes.sizes, preprocess.resize)
+    offsets = np.round((boxes.sizes * factors - preprocess.crop) / 2)  # as torchvision's centre crop
+    edges: Array = boxes.edges * np.tile(factors, 2) - np.tile(offsets, 2)
+    return edges
+
+
+def _voc_box(element: ElementTree.Element) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[arg-type]
+    return max(left - 1, 0), max(top - 1, 0), right, bottom
+
+
+def _refuse(source: Source, edges: Array, wrong: NDArray[np.bool_], why: str, sizes: Array | None = None) -> None:
+    """Raises: DataError naming the first image that is wrong."""
+    if not wrong.any():
+        return
+    first = int(wrong.argmax())
+    width, height = (0, 0) if sizes is None else sizes[first]
+    box = ", ".join(f"{edge:g}" for edge in edges[first])
+    more = f" So do {wrong.sum() - 1} more." if wrong.sum() > 1 else ""
+    raise DataError(
+        f"{source.describe(first)}: the box (left, top, right, bottom) = ({box}) "
+        f"{why.format(width=width, height=height)}.{more} Mend or remove the box."
+    )

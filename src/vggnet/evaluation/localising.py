@@ -1,0 +1,232 @@
+"""Networks that give boxes against a split with boxes, as the paper tests them (appendix A): densely, and merged."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vggnet.data.boxes import Boxes, read_boxes, resize_factors
+from vggnet.data.loading import WholeImages, default_workers, of_one_size
+from vggnet.data.opening import open_source, source_splits
+from vggnet.data.source import Source
+from vggnet.errors import ConfigError
+from vggnet.evaluation.dense import feature_map, score_map
+from vggnet.evaluation.localisation import Array, constant_box, decode, is_correct, merge, overlap
+from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare, require_scores
+from vggnet.evaluation.protocols import Protocol, default_batch_size, with_sliding_head
+from vggnet.evaluation.testing import Model, describe_models, match_classes
+from vggnet.evaluation.views import mean_answer
+from vggnet.metrics import check_finite_logits, rank
+from vggnet.table1 import TOTAL_STRIDE
+from vggnet.vgg import VGG
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalisationResult:
+    """What a test of boxes found. A box is right if it overlaps the true one by more than half (ILSVRC)."""
+
+    error_class_given: float  # 0..1, of the box for the true class
+    error_top1: float | None  # 0..1, of class and box: the first class is the true one and its box is right
+    error_top5: float | None  # 0..1, the true class is among the first five; None without a classifier
+    mean_overlap: float  # 0..1, intersection over union, with the class given
+    error_whole_image: float  # 0..1, of the whole image as a box: what a network must beat
+    error_constant_box: float | None  # 0..1, of the box that fits the most training images; None without a train split
+    images: int
+    scales: tuple[int, ...]  # pixels, the shorter side of the images
+    data: str
+    split: str
+    fingerprint: str  # of the data
+    model: str
+    classifier: str | None
+    seconds: float
+    device: str
+    torch: str  # version
+    date: str  # UTC
+    error: None = None  # nothing is written
+
+    def as_json(self) -> str:
+        """All of it as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    def as_table(self) -> str:
+        """For people; the last line is the error with the class given."""
+        lines = [f"{self.images:,} images of {self.data} in {self.seconds:.1f} s"]
+        lines += [f"whole image as a box: error {100 * self.error_whole_image:.2f} %"]
+        if self.error_constant_box is not None:
+            lines += [f"best constant box of train: error {100 * self.error_constant_box:.2f} %"]
+        lines += [f"mean overlap {self.mean_overlap:.3f}"]
+        if self.error_top1 is not None and self.error_top5 is not None:
+            lines += [f"class predicted: error {100 * self.error_top1:.2f} %, top-5 {100 * self.error_top5:.2f} %"]
+        return "\n".join([*lines, f"{self.split} class given: error {100 * self.error_class_given:.2f} %"])
+
+
+def localise(
+    model: Model | Sequence[Model],
+    *,
+    data: str | Path,
+    split: str = "test",
+    classifier: Model | None = None,
+    scales: Sequence[int] = (),
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LocalisationResult:
+    """Test networks that give boxes: on whole images, at each scale, a box for every window of the last feature map.
+
+    The boxes of all windows, scales and networks are merged (`merge`), and the one with the best score is taken.
+    model, device, workers: as for `vggnet.test`.
+    data: a data set with boxes, see `Source.boxes`.
+    classifier: a network for the class, whose softmax in each window is the score of the window's boxes; without one
+        all windows count the same.
+    scales: pixels of the shorter side, by default the network's own.
+    batch_size: crops; as many pixels at once.
+    Raises: ConfigError for networks that give no boxes or take other crops; DataError for boxes that cannot be; others
+        as `vggnet.test`.
+    """
+    check_at_least(1, batch_size=1 if batch_size is None else batch_size)
+    check_at_least(0, workers=0 if workers is None else workers)
+    models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
+    given = [_with_boxes(prepare(one, device)) for one in models]
+    given += [] if classifier is None else [_with_scores(prepare(classifier, device))]
+    if len({(ready.preprocess.crop, ready.preprocess.mode) for ready in given}) > 1:
+        raise ConfigError("the networks take crops of different sizes or colours; localise by networks of one kind.")
+    preprocess = given[0].preprocess
+    at = Protocol(name="dense", scales=tuple(scales)).at(preprocess).scales
+    source = open_source(data, split)
+    sliding = [_Sliding(ready, _as_model_numbers(source, ready)) for ready in given]
+    networks, scorer = sliding[: len(models)], None if classifier is None else sliding[-1]
+    boxes = read_boxes(source)
+    start = time.perf_counter()
+    seen = [_Seen([], [], []) for _ in source.labels]
+    max_pixels = (batch_size or default_batch_size(preprocess)) * preprocess.crop**2
+    workers = default_workers(preprocess) if workers is None else workers
+    for number, scale in enumerate(at):
+        factors, first = resize_factors(boxes.sizes, scale), 0
+        for pixels in of_one_size(WholeImages(source, replace(preprocess, resize=scale), workers), max_pixels):
+            places = slice(first, first + len(pixels))
+            _look(networks, scorer, pixels, places, factors[places], max_pixels, seen[places])
+            first += len(pixels)
+            if progress:
+                progress(number * len(seen) + first, len(at) * len(seen))
+    predicted = np.array([merge(np.concatenate(one.boxes), np.concatenate(one.scores))[0][0] for one in seen])
+    right = is_correct(predicted, boxes.edges)
+    ranks = None if scorer is None else _ranks(seen, scorer.labels)
+    return LocalisationResult(
+        error_class_given=float(1 - right.mean()),
+        error_top1=None if ranks is None else float(1 - (right & (ranks < 1)).mean()),
+        error_top5=None if ranks is None else float(1 - (right & (ranks < 5)).mean()),
+        mean_overlap=float(overlap(predicted, boxes.edges).mean()),
+        error_whole_image=_error_of_constant(np.array([0, 0, 1, 1]), boxes),
+        error_constant_box=_error_of_best_constant(data, split, boxes),
+        images=len(seen),
+        scales=at,
+        data=str(data),
+        split=split,
+        fingerprint=source.fingerprint,
+        model=describe_models(models),
+        classifier=None if classifier is None else describe_models([classifier]),
+        seconds=time.perf_counter() - start,
+        device=str(given[0].device),
+        torch=torch.__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+class _Sliding(NamedTuple):
+    """A network whose head takes single windows."""
+
+    ready: Ready
+    labels: Tensor  # int64 (N,), the images' classes as the network numbers them
+
+    def outputs(self, pixels: Tensor, max_pixels: int) -> Tensor:
+        """For every window, on the CPU: uint8 (n, C, h, w) -> (n, outputs, rows, columns).  Raises: NonFiniteError."""
+        network, preprocess = self.ready.network, self.ready.preprocess
+        assert isinstance(network, VGG)
+        with inference(network):
+            features = feature_map(network, pixels.to(self.ready.device), preprocess.normalize, max_pixels)
+            outputs = score_map(network, features, preprocess.crop // TOTAL_STRIDE).cpu()
+        check_finite_logits(outputs.flatten(1))
+        return outputs
+
+
+class _Seen(NamedTuple):
+    """What the windows of one image said, at one scale after the other."""
+
+    boxes: list[Array]  # (n, 4), in pixels of the image, for its true class
+    scores: list[Array]  # (n,)
+    logits: list[Tensor]  # (K,)
+
+
+def _look(
+    networks: Sequence[_Sliding],
+    scorer: _Sliding | None,
+    pixels: Tensor,
+    places: slice,
+    factors: Array,
+    max_pixels: int,
+    seen: Sequence[_Seen],
+) -> None:
+    """Add what the networks say of uint8 images (n, C, h, w), at these places of the source, to what was seen."""
+    rows = torch.arange(len(pixels))
+    scores: Array | None = None
+    if scorer is not None:
+        classes = scorer.outputs(pixels, max_pixels)  # (n, K, h, w)
+        scores = classes.softmax(1)[rows, scorer.labels[places]].flatten(1).double().numpy()  # (n, h w)
+        for one, logits in zip(seen, classes.mean((2, 3)), strict=True):
+            one.logits.append(logits)
+    for network in networks:
+        outputs = network.outputs(pixels, max_pixels)
+        values = outputs.view(len(pixels), -1, 4, *outputs.shape[2:])  # (n, 1 or K, 4, h, w)
+        of_class = values[rows, network.labels[places] if values.shape[1] > 1 else 0]
+        edges = decode(of_class.permute(0, 2, 3, 1).double().numpy(), network.ready.preprocess.crop)
+        down, across = np.indices(edges.shape[1:3]) * TOTAL_STRIDE  # where each window begins
+        edges = edges + np.stack([across, down, across, down], -1)
+        for row, one in enumerate(seen):
+            one.boxes.append(edges[row].reshape(-1, 4) / np.tile(factors[row], 2))
+            one.scores.append(np.ones(len(one.boxes[-1])) if scores is None else scores[row])
+
+
+def _ranks(seen: Sequence[_Seen], labels: Tensor) -> NDArray[np.int64]:
+    """How many classes come before the true one: (N,), by the mean softmax over the scales."""
+    answer = mean_answer([torch.stack(scale) for scale in zip(*(one.logits for one in seen), strict=True)])
+    ranks: NDArray[np.int64] = rank(answer, labels).numpy()
+    return ranks
+
+
+def _as_model_numbers(source: Source, ready: Ready) -> Tensor:
+    return match_classes(source, ready.classes, ready.num_classes)[torch.from_numpy(source.labels)]
+
+
+def _with_boxes(ready: Ready) -> Ready:
+    """Raises: ConfigError if the network gives no boxes."""
+    network = with_sliding_head(ready.network)
+    if network.architecture.boxes is None:
+        raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localise.")
+    return ready._replace(network=network)
+
+
+def _with_scores(ready: Ready) -> Ready:
+    """Raises: ConfigError if the network gives boxes."""
+    require_scores(ready)
+    return ready._replace(network=with_sliding_head(ready.network))
+
+
+def _error_of_constant(relative: Array, boxes: Boxes) -> float:
+    """Of one box (4,) for all images, in units of width and height."""
+    return float(1 - is_correct(relative * np.tile(boxes.sizes, 2), boxes.edges).mean())
+
+
+def _error_of_best_constant(data: str | Path, split: str, boxes: Boxes) -> float | None:
+    if split == "train" or "train" not in source_splits(data):
+        return None
+    train: Source = open_source(data, "train")
+    return _error_of_constant(constant_box(*read_boxes(train)), boxes)

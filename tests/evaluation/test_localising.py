@@ -1,0 +1,169 @@
+"""Tests of networks that give boxes: windows looked at one by one, boxes placed by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as tv
+
+import vggnet
+from vggnet.cli.main import main
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError
+from vggnet.evaluation.localisation import merge
+from vggnet.weights.files import save
+
+CLASSES = ("cat", "dog", "elk")
+# Width, height and box of each photo, two of each class in the order in which they are read.
+PHOTOS = [
+    (96, 64, (10, 10, 60, 60)), (64, 64, (0, 0, 64, 64)), (130, 97, (60, 20, 130, 90)),
+    (64, 128, (8, 70, 60, 120)), (64, 64, (30, 30, 60, 62)), (100, 100, (20, 20, 90, 80)),
+]  # fmt: skip
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    for number, (width, height, (left, top, right, bottom)) in enumerate(PHOTOS):
+        file = tmp_path / "photos" / "test" / CLASSES[number // 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file)
+        bounds = zip(("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, right, bottom), strict=True)
+        box = "".join(f"<{name}>{value}</{name}>" for name, value in bounds)
+        file.with_suffix(".xml").write_text(f"<annotation><object><bndbox>{box}</bndbox></object></annotation>")
+    return tmp_path / "photos"
+
+
+def network(boxes, seed=0, classes=CLASSES, head="gap"):
+    """Boxes of about half the crop, in its middle."""
+    torch.manual_seed(seed)
+    model = vggnet.build("vgg11_bn", num_classes=3, head=head, width=0.1, boxes=boxes).eval()
+    model.classes, model.preprocess = classes, Preprocess(resize=64, crop=64)
+    last = model.head.fc if head == "gap" else model.head.fc8
+    with torch.no_grad():
+        if boxes:
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor([0.5, 0.5, 0.6, 0.6]).repeat(len(last.bias) // 4))
+    return model
+
+
+def windows(model, image, scale):
+    """For each window of 2x2 cells: its place (left, top) in pixels, and what the head says of it alone."""
+    pixels = tv.pil_to_tensor(tv.resize(image, [scale])).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.preprocess.mean, model.preprocess.std))
+    with torch.no_grad():
+        features = model.features(((pixels - mean) / std)[None])
+        for top in range(features.shape[2] - 1):
+            for left in range(features.shape[3] - 1):
+                outputs = model.head(features[:, :, top : top + 2, left : left + 2])[0]
+                yield 32 * left, 32 * top, outputs.double().numpy()
+
+
+def by_hand(models, scorer, scales):
+    """The box for each photo's class, and the mean softmax of the classifier; photos as in PHOTOS."""
+    random, boxes, answers = np.random.default_rng(0), [], []
+    for number, (width, height, _) in enumerate(PHOTOS):
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        label, found, scores, of_scales = number // 2, [], [], []
+        for scale in scales:
+            factor = np.array(tv.resize(image, [scale]).size) / (width, height)
+            classes = [logits for _, _, logits in windows(scorer, image, scale)] if scorer else None
+            if classes is not None:
+                mean = np.exp(np.mean(classes, 0))
+                of_scales.append(mean / mean.sum())
+            for model in models:
+                for place, (left, top, outputs) in enumerate(windows(model, image, scale)):
+                    own = model.classes.index(CLASSES[label]) if len(outputs) > 4 else 0
+                    x, y, w, h = outputs[4 * own : 4 * own + 4] * 64
+                    corners = np.array([[left + x - w / 2, top + y - h / 2], [left + x + w / 2, top + y + h / 2]])
+                    found.append((corners / factor).ravel())
+                    if classes is None:
+                        scores.append(1.0)
+                    else:
+                        softmax = np.exp(classes[place]) / np.exp(classes[place]).sum()
+                        scores.append(softmax[scorer.classes.index(CLASSES[label])])
+        boxes.append(merge(np.array(found), np.array(scores))[0][0])
+        answers.append(np.mean(of_scales, 0) if of_scales else None)
+    return np.array(boxes), answers
+
+
+def overlaps(boxes):
+    """Intersection over union with the true boxes, in plain numbers."""
+    for (left, top, right, bottom), (_, _, (a, b, c, d)) in zip(boxes, PHOTOS, strict=True):
+        common = max(0, min(right, c) - max(left, a)) * max(0, min(bottom, d) - max(top, b))
+        yield common / ((right - left) * (bottom - top) + (c - a) * (d - b) - common)
+
+
+@pytest.mark.parametrize("scales", [(), (64, 100)])
+@pytest.mark.parametrize("with_classes", [False, True])
+@pytest.mark.parametrize("head", ["gap", "paper"])
+def test_boxes_of_all_windows_are_merged(photos, scales, with_classes, head):
+    """Oracle: each window by itself, placed by hand; networks of both kinds, one with its classes in another order."""
+    models = [network("shared", 0, head=head), network("per_class", 1, ("elk", "cat", "dog"), head)]
+    scorer = network(None, 2, ("dog", "elk", "cat"), head) if with_classes else None
+    result = vggnet.localise(models, data=photos, classifier=scorer, scales=scales, workers=0)
+    boxes, answers = by_hand(models, scorer, scales or (64,))
+    expected = np.array(list(overlaps(boxes)))
+    assert result.mean_overlap == pytest.approx(expected.mean(), abs=1e-4)
+    assert result.error_class_given == pytest.approx((expected <= 0.5).mean())
+    assert 0 < result.error_class_given < 1
+    whole = [(right - left) * (bottom - top) / (w * h) for w, h, (left, top, right, bottom) in PHOTOS]
+    assert result.error_whole_image == pytest.approx(np.mean(np.array(whole) <= 0.5))
+    assert result.error_constant_box is None
+    if scorer is None:
+        assert result.error_top1 is result.error_top5 is None
+    else:
+        first = np.array([scorer.classes[answer.argmax()] == CLASSES[i // 2] for i, answer in enumerate(answers)])
+        assert result.error_top1 == pytest.approx(1 - (first & (expected > 0.5)).mean())
+        assert result.error_top5 == pytest.approx(result.error_class_given)  # there are three classes
+
+
+def test_what_cannot_be_localised(photos):
+    """Oracle: the contract."""
+    boxes, classes = network("shared"), network(None)
+    with pytest.raises(ConfigError, match="gives classes, not boxes"):
+        vggnet.localise(classes, data=photos, workers=0)
+    with pytest.raises(ConfigError, match="gives boxes, not classes"):
+        vggnet.localise(boxes, data=photos, classifier=boxes, workers=0)
+    for use in (lambda: vggnet.test(boxes, data=photos), lambda: vggnet.predict(boxes, photos)):
+        with pytest.raises(ConfigError, match="gives boxes, not classes"):
+            use()
+    other = network(None)
+    other.preprocess = Preprocess(resize=96, crop=96)
+    with pytest.raises(ConfigError, match="crops of different sizes"):
+        vggnet.localise(boxes, data=photos, classifier=other, workers=0)
+    with pytest.raises(ConfigError, match="scale 63 is smaller than the crop"):
+        vggnet.localise(boxes, data=photos, scales=(63,), workers=0)
+
+
+def vgg(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err.strip().splitlines()
+
+
+def test_the_command(photos, tmp_path, capsys, own_cache):
+    """Oracle: the library. Options that have no meaning for boxes are refused in one line."""
+    boxes, classes = tmp_path / "boxes.safetensors", tmp_path / "classes.safetensors"
+    save(network("per_class"), boxes)
+    save(network(None), classes)
+    given = ["test", boxes, "--data", photos, "--classifier", classes, "--scales", "64,80", "--workers", "0"]
+    code, out, lines = vgg(capsys, *given, "--json")
+    assert (code, lines) == (0, [])
+    answer = json.loads(out)
+    expected = vggnet.localise(network("per_class"), data=photos, classifier=network(None), scales=(64, 80), workers=0)
+    assert answer["scales"] == [64, 80]
+    assert answer["mean_overlap"] == pytest.approx(expected.mean_overlap, abs=1e-3)
+    code, out, _ = vgg(capsys, *given)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("test class given: error ")
+    for options in (["--flip"], ["--protocol", "multicrop"], ["--out", tmp_path / "new"]):
+        code, out, lines = vgg(capsys, *given, *options)
+        assert (code, out, len(lines)) == (2, "", 1)
+        assert "gives boxes" in lines[0]
+    code, out, lines = vgg(capsys, "test", classes, "--data", photos, "--classifier", classes)
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert "--classifier" in lines[0]
