@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggnet.evaluation.dense import dense_logits, feature_map, reach, score_map
+from vggnet.evaluation.dense import dense_logits, feature_map, reach, score_map, sliding
 from vggnet.vgg import build, to_dense
 
 
@@ -55,7 +55,7 @@ def test_the_score_map_is_the_head_on_every_window(head, crop):
             for column in range(found.shape[3]):
                 alone = model.head(features[:, :, row : row + window, column : column + window])
                 torch.testing.assert_close(found[:, :, row, column], alone, rtol=1e-4, atol=1e-5)
-        answer = dense_logits(model, images, same, crop=crop, max_pixels=10**9)
+        answer = dense_logits(model, images, same, window=window, max_pixels=10**9)
         torch.testing.assert_close(answer, found.mean((2, 3)))
 
 
@@ -68,7 +68,7 @@ def test_a_large_photo_is_worked_through_in_pieces():
     model.head.register_forward_pre_hook(lambda layer, given: windows.append(len(given[0])))
     pixels, limit = torch.zeros(1, 3, 3000, 4000, dtype=torch.uint8), 32 * 224**2
     with torch.inference_mode():
-        answer = dense_logits(model, pixels, torch.Tensor.float, crop=224, max_pixels=limit)
+        answer = dense_logits(model, pixels, torch.Tensor.float, window=7, max_pixels=limit)
     assert answer.shape == (1, model.features[0].out_channels)
     assert max(sizes) <= limit
     assert sum(windows) == (93 - 6) * (125 - 6)
@@ -80,7 +80,7 @@ def test_dense_answers_are_those_of_the_dense_head(paper):
     images = torch.randn(2, 3, 260, 330)
     with torch.inference_mode():
         expected = to_dense(paper)(images)
-        found = dense_logits(paper, images, same, crop=224, max_pixels=10**9)
+        found = dense_logits(paper, images, same, window=7, max_pixels=10**9)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -89,7 +89,7 @@ def test_an_image_of_the_crop_is_answered_as_ever(head):
     """Oracle: the network itself."""
     model, images = network(head=head), torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
-        found = dense_logits(model, images, same, crop=224, max_pixels=10**9)
+        found = dense_logits(model, images, same, window=7, max_pixels=10**9)
         torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)
 
 
@@ -127,3 +127,20 @@ def test_the_margin_covers_what_a_cell_sees(name, pixels):
     assert seen.min(0).values.tolist() == [160 - pixels] * 2
     assert seen.max(0).values.tolist() == [191 + pixels] * 2
     assert 32 * reach(model) >= pixels > 32 * (reach(model) - 1)
+
+
+@pytest.mark.parametrize(("head", "crop", "window"), [("paper", 224, 7), ("paper", 64, 2), ("cifar", 32, 1)])
+def test_the_window_is_the_map_of_a_crop(head, crop, window):
+    """Oracle: by hand."""
+    model = network(head=head)
+    assert sliding(model, crop) == (model, window)
+
+
+def test_a_head_of_convolutions_keeps_its_window():
+    """Oracle: the network itself, on crops that have more windows than one."""
+    model = network(head="dense")
+    slides, window = sliding(model, 260)
+    images = torch.randn(1, 3, 260, 330)
+    with torch.inference_mode():
+        found = dense_logits(slides, images, same, window=window, max_pixels=10**9)
+        torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)

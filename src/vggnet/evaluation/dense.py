@@ -6,8 +6,8 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from vggnet.table1 import TOTAL_STRIDE, layers, resolve
-from vggnet.vgg import VGG
+from vggnet.table1 import POOLED_SIZE, TOTAL_STRIDE, layers, resolve
+from vggnet.vgg import VGG, from_dense
 
 LEAST_TILE = 8  # cells of the last feature map along a side, beside the margin
 MAX_WINDOWS = 512  # that the head works on at once
@@ -60,18 +60,27 @@ def score_map(network: VGG, features: Tensor, window: int) -> Tensor:
     return torch.cat(strips, 2)
 
 
-def dense_logits(
-    network: VGG, pixels: Tensor, normalize: Callable[[Tensor], Tensor], *, crop: int, max_pixels: int
-) -> Tensor:
-    """Whole images (N, c, H, W), no side below `crop` -> logits (N, K), averaged over the score map.
+def sliding(network: VGG, crop: int) -> tuple[VGG, int]:
+    """The network with a head for single windows, and how many cells a side these have.
 
-    crop: pixels, the size of image that the head knows; its map of crop // 32 cells is the window that slides over the
-        whole image's. The `gap` head, which takes a map of any size, sees all of it at once.
+    They are as large as the map that the head knows from crops of `crop` pixels; 7 if it is made of convolutions.
+    """
+    if network.architecture.head == "dense":
+        return from_dense(network), POOLED_SIZE
+    return network, crop // TOTAL_STRIDE
+
+
+def dense_logits(
+    network: VGG, pixels: Tensor, normalize: Callable[[Tensor], Tensor], *, window: int, max_pixels: int
+) -> Tensor:
+    """Whole images (N, c, H, W) -> logits (N, K), averaged over the score map.
+
+    network, window: of `sliding`. The `gap` head, which takes a map of any size, sees all of it at once.
     """
     features = feature_map(network, pixels, normalize, max_pixels)
     if network.architecture.head == "gap":
         return network.head(features)  # type: ignore[no-any-return]
-    return score_map(network, features, crop // TOTAL_STRIDE).mean((2, 3))
+    return score_map(network, features, window).mean((2, 3))
 
 
 def _tiles(length: int, side: int, margin: int) -> list[tuple[int, int, int, int]]:

@@ -17,11 +17,11 @@ from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.opening import open_source, source_splits
 from vggnet.data.source import Source
-from vggnet.errors import ConfigError
-from vggnet.evaluation.dense import feature_map, score_map
+from vggnet.errors import ConfigError, DataError
+from vggnet.evaluation.dense import feature_map, score_map, sliding
 from vggnet.evaluation.localisation import Array, constant_box, decode, is_correct, merge, overlap
 from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare, require_scores
-from vggnet.evaluation.protocols import Protocol, default_batch_size, with_sliding_head
+from vggnet.evaluation.protocols import Protocol, check_is_vgg, default_batch_size
 from vggnet.evaluation.testing import Model, describe_models, match_classes
 from vggnet.evaluation.views import mean_answer
 from vggnet.metrics import check_finite_logits, rank
@@ -38,7 +38,7 @@ class LocalisationResult:
     error_top5: float | None  # 0..1, the true class is among the first five; None without a classifier
     mean_overlap: float  # 0..1, intersection over union, with the class given
     error_whole_image: float  # 0..1, of the whole image as a box: what a network must beat
-    error_constant_box: float | None  # 0..1, of the box that fits the most training images; None without a train split
+    error_constant_box: float | None  # 0..1, of the box that fits the most of train; None if train has no boxes
     images: int
     scales: tuple[int, ...]  # pixels, the shorter side of the images
     data: str
@@ -95,15 +95,19 @@ def localise(
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
-    given = [_with_boxes(prepare(one, device)) for one in models]
-    given += [] if classifier is None else [_with_scores(prepare(classifier, device))]
+    given = [prepare(one, device) for one in models]
+    for ready in given:
+        _require_boxes(ready)
+    if classifier is not None:
+        given.append(prepare(classifier, device))
+        require_scores(given[-1])
     if len({(ready.preprocess.crop, ready.preprocess.mode) for ready in given}) > 1:
         raise ConfigError("the networks take crops of different sizes or colours; localise by networks of one kind.")
     preprocess = given[0].preprocess
     at = Protocol(name="dense", scales=tuple(scales)).at(preprocess).scales
     source = open_source(data, split)
-    sliding = [_Sliding(ready, _as_model_numbers(source, ready)) for ready in given]
-    networks, scorer = sliding[: len(models)], None if classifier is None else sliding[-1]
+    all_sliding = [_slide(ready, source) for ready in given]
+    networks, scorer = all_sliding[: len(models)], None if classifier is None else all_sliding[-1]
     boxes = read_boxes(source)
     start = time.perf_counter()
     seen = [_Seen([], [], []) for _ in source.labels]
@@ -144,16 +148,17 @@ def localise(
 class _Sliding(NamedTuple):
     """A network whose head takes single windows."""
 
+    network: VGG
+    window: int  # cells
     ready: Ready
     labels: Tensor  # int64 (N,), the images' classes as the network numbers them
 
     def outputs(self, pixels: Tensor, max_pixels: int) -> Tensor:
         """For every window, on the CPU: uint8 (n, C, h, w) -> (n, outputs, rows, columns).  Raises: NonFiniteError."""
-        network, preprocess = self.ready.network, self.ready.preprocess
-        assert isinstance(network, VGG)
-        with inference(network):
-            features = feature_map(network, pixels.to(self.ready.device), preprocess.normalize, max_pixels)
-            outputs = score_map(network, features, preprocess.crop // TOTAL_STRIDE).cpu()
+        device, normalize = self.ready.device, self.ready.preprocess.normalize
+        with inference(self.network):
+            features = feature_map(self.network, pixels.to(device), normalize, max_pixels)
+            outputs = score_map(self.network, features, self.window).cpu()
         check_finite_logits(outputs.flatten(1))
         return outputs
 
@@ -202,22 +207,17 @@ def _ranks(seen: Sequence[_Seen], labels: Tensor) -> NDArray[np.int64]:
     return ranks
 
 
-def _as_model_numbers(source: Source, ready: Ready) -> Tensor:
-    return match_classes(source, ready.classes, ready.num_classes)[torch.from_numpy(source.labels)]
+def _slide(ready: Ready, source: Source) -> _Sliding:
+    """Raises: ConfigError if the network is no VGG; DataError if it has other classes."""
+    to_model = match_classes(source, ready.classes, ready.num_classes)
+    network, window = sliding(check_is_vgg(ready.network), ready.preprocess.crop)
+    return _Sliding(network, window, ready, to_model[torch.from_numpy(source.labels)])
 
 
-def _with_boxes(ready: Ready) -> Ready:
+def _require_boxes(ready: Ready) -> None:
     """Raises: ConfigError if the network gives no boxes."""
-    network = with_sliding_head(ready.network)
-    if network.architecture.boxes is None:
+    if check_is_vgg(ready.network).architecture.boxes is None:
         raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localise.")
-    return ready._replace(network=network)
-
-
-def _with_scores(ready: Ready) -> Ready:
-    """Raises: ConfigError if the network gives boxes."""
-    require_scores(ready)
-    return ready._replace(network=with_sliding_head(ready.network))
 
 
 def _error_of_constant(relative: Array, boxes: Boxes) -> float:
@@ -228,5 +228,8 @@ def _error_of_constant(relative: Array, boxes: Boxes) -> float:
 def _error_of_best_constant(data: str | Path, split: str, boxes: Boxes) -> float | None:
     if split == "train" or "train" not in source_splits(data):
         return None
-    train: Source = open_source(data, "train")
-    return _error_of_constant(constant_box(*read_boxes(train)), boxes)
+    try:
+        train = read_boxes(open_source(data, "train"))
+    except DataError:
+        return None
+    return _error_of_constant(constant_box(*train), boxes)

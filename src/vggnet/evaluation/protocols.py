@@ -17,11 +17,11 @@ from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_on
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError
-from vggnet.evaluation.dense import dense_logits
+from vggnet.evaluation.dense import dense_logits, sliding
 from vggnet.evaluation.predicting import Ready, inference
 from vggnet.evaluation.views import GRID, SixViews, grid_crops, mean_answer
 from vggnet.metrics import check_finite_logits
-from vggnet.vgg import VGG, from_dense
+from vggnet.vgg import VGG
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
 Kind = Literal["centre", "six", "whole", "grid"]
@@ -128,15 +128,17 @@ def answer(
     progress: called with the number of images that one pass has just answered.
     Raises: ConfigError if the protocol is dense and the network no VGG; ImageError; NonFiniteError.
     """
+    window = 0
     if "whole" in protocol.kinds:
-        ready = ready._replace(network=with_sliding_head(ready.network))
+        network, window = sliding(check_is_vgg(ready.network), ready.preprocess.crop)
+        ready = ready._replace(network=network)
     answers = []
     with inference(ready.network):
         for scale in protocol.scales:
             preprocess = replace(ready.preprocess, resize=scale)
             max_pixels = batch_size * preprocess.crop**2
             for kind in protocol.kinds:
-                logits_of = _viewer(kind, ready, batch_size, max_pixels)
+                logits_of = _viewer(kind, ready, window, batch_size, max_pixels)
                 mirrors = protocol.mirrors(kind)
                 parts = []
                 for images in _images(kind, source, preprocess, batch_size, workers, max_pixels):
@@ -146,11 +148,11 @@ def answer(
     return mean_answer(answers)
 
 
-def with_sliding_head(network: torch.nn.Module) -> VGG:
-    """The network with a head that takes single windows.  Raises: ConfigError if it is no VGG."""
+def check_is_vgg(network: torch.nn.Module) -> VGG:
+    """The network.  Raises: ConfigError if it is no VGG."""
     if not isinstance(network, VGG):
         raise ConfigError(f"dense answers are for a VGG, not for a {type(network).__name__}; take another protocol.")
-    return from_dense(network) if network.architecture.head == "dense" else network
+    return network
 
 
 def _images(
@@ -163,12 +165,14 @@ def _images(
     return of_one_size(WholeImages(source, preprocess, workers), max_pixels)
 
 
-def _viewer(kind: Kind, ready: Ready, batch_size: int, max_pixels: int) -> Callable[[Tensor], list[Tensor]]:
+def _viewer(
+    kind: Kind, ready: Ready, window: int, batch_size: int, max_pixels: int
+) -> Callable[[Tensor], list[Tensor]]:
     """A function of uint8 images (N, C, H, W): the logits (N, K) of each view."""
     network, normalize, crop = ready.network, ready.preprocess.normalize, ready.preprocess.crop
     if kind == "whole":
         assert isinstance(network, VGG)
-        dense = partial(dense_logits, network, normalize=normalize, crop=crop, max_pixels=max_pixels)
+        dense = partial(dense_logits, network, normalize=normalize, window=window, max_pixels=max_pixels)
         return lambda images: [dense(images)]
     if kind == "grid":
 
@@ -184,7 +188,7 @@ def _viewer(kind: Kind, ready: Ready, batch_size: int, max_pixels: int) -> Calla
 
 def _mean_over_views(logits_of: Callable[[Tensor], list[Tensor]], images: Tensor, mirrors: bool) -> Tensor:
     """uint8 (N, C, H, W) -> logits (N, K) on the CPU.  Raises: NonFiniteError."""
-    logits = logits_of(images) + (logits_of(images.flip(3)) if mirrors else [])
+    logits = [view.cpu() for view in logits_of(images) + (logits_of(images.flip(3)) if mirrors else [])]
     for view in logits:
         check_finite_logits(view)
-    return mean_answer(logits).cpu()
+    return mean_answer(logits)

@@ -80,11 +80,8 @@ def train(
     config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
-    model = build_model(config, len(source.classes))
-    model.classes, model.preprocess = source.classes, preprocess
+    model = _new_model(config, source, preprocess)
     _check(config, source, preprocess, model)
-    if config.task == "localise":
-        start_at_the_mean(model, box_targets(source, preprocess))
     if init_from is not None:
         transfer(load(init_from), model)
     folder = Path(out) if out else default_folder(str(data), config.model)
@@ -132,8 +129,7 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
         )
     if was.get("init_from") and not opened.has_checkpoint:
         raise RunError(f"{run} was stopped before its given weights were saved. Start it again into another folder.")
-    model = build_model(opened.config, len(source.classes))
-    model.classes, model.preprocess = source.classes, opened.preprocess
+    model = _new_model(opened.config, source, opened.preprocess)
     with opened.locked():
         return _run(opened, model, source, progress)
 
@@ -160,11 +156,19 @@ def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
     return replace(config, mean=preprocess.mean, std=preprocess.std) if preprocess else config
 
 
+def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> VGG:
+    """The network before its first step.  Raises: ConfigError; DataError for boxes that are missing or cannot be."""
+    model = build_model(config, len(source.classes))
+    model.classes, model.preprocess = source.classes, preprocess
+    if config.task == "localise":
+        check_box_config(config)
+        start_at_the_mean(model, box_targets(source, preprocess))
+    return model
+
+
 def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG) -> None:
     """Find what cannot work before a run folder is made.  Raises: ConfigError, InputError."""
     carve(source.labels, config.val_fraction, config.seed)
-    if config.task == "localise":
-        check_box_config(config)
     if config.augment == "article" and config.crop > SMALL:
         raise ConfigError(f'augment "article" is for images of {SMALL} pixels or fewer, but crop is {config.crop}.')
     shape = (2, config.in_channels, config.crop, config.crop)
