@@ -135,8 +135,15 @@ def test_correct_is_above_one_half():
 
 
 def test_the_best_constant_box():
-    """Oracle: by hand. Of images twice as large in one direction the box is, too."""
+    """Oracle: by hand: it is right for three of four. In an image twice as wide it is twice as wide."""
     sizes = np.array([[100.0, 100], [200, 100], [100, 100], [100, 100]])
     edges = np.array([[10.0, 10, 60, 60], [20, 10, 120, 60], [12, 10, 60, 62], [80, 80, 100, 100]])
     box = constant_box(edges, sizes)
     np.testing.assert_allclose(box, [0.1, 0.1, 0.6, 0.6])
+
+
+def test_the_best_constant_box_may_be_none_of_them():
+    """Oracle: by hand: neither box is right for the other, one between them is for both."""
+    edges = np.array([[0.0, 0, 64, 30], [0, 0, 64, 64]])
+    assert not is_correct(edges[0], edges[1])
+    assert is_correct(constant_box(edges, np.full((2, 2), 64.0)) * 64, edges).all()
