@@ -19,7 +19,7 @@ from vggnet.weights.files import save
 
 TINY = {
     "task": "localise", "preset": "fast", "model": "vgg11_bn", "width": 0.1, "head": "gap", "epochs": 2,
-    "batch_size": 16, "val_fraction": 0.2, "optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "cutout": 0,
+    "batch_size": 16, "val_fraction": 0.2, "optimizer": "sgd", "lr": 0.01, "warmup": 0.2, "weight_decay": 5e-4,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import safe_open
 
 SHIPPED = Path(__file__).parent / "shipped"
-DEFAULT = "vgg13_bn-cifar10-quick"  # what a picture is answered by if no weights are named
+DEFAULT = "vgg8_bn-cifar10-fast"  # what a picture is answered by if no weights are named
 
 
 @dataclass(frozen=True, kw_only=True)
