@@ -31,6 +31,8 @@ bench: .venv/ready-bench
 	$(BIN)/python scripts/record.py bench infer-vgg16-16 infer --batch 16 --rounds 7
 	$(BIN)/python scripts/record.py bench shapes shapes
 	$(BIN)/python scripts/record.py bench features features
+	$(BIN)/python scripts/record.py bench lpips lpips
+	$(BIN)/python scripts/record.py bench lpips-gradient lpips --gradient
 
 format: .venv/ready-test
 	$(BIN)/ruff format .

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from vggnet.evaluation.localising import LocalisationResult, localise
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
+    from vggnet.reuse.dists import DISTS
+    from vggnet.reuse.gatys import ContentDistance, StyleDistance
+    from vggnet.reuse.lpips import LPIPS
     from vggnet.reuse.taps import FeatureExtractor, features
     from vggnet.training.run import Run
     from vggnet.training.train import resume, train
@@ -46,6 +49,9 @@ _MODULES = {
     "vggnet.evaluation.localising": ("LocalisationResult", "localise"),
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
+    "vggnet.reuse.dists": ("DISTS",),
+    "vggnet.reuse.gatys": ("ContentDistance", "StyleDistance"),
+    "vggnet.reuse.lpips": ("LPIPS",),
     "vggnet.reuse.taps": ("FeatureExtractor", "features"),
     "vggnet.training.run": ("Run",),
     "vggnet.training.train": ("resume", "train"),
@@ -58,7 +64,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
     "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
-    "features", "FeatureExtractor",
+    "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
     "load", "save", "Preprocess",
     "accelerate", "restore",
     "VGGError", "ConfigError", "InputError", "DataError", "ImageError", "WeightsError", "RunError", "NonFiniteError",

@@ -7,30 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torchvision.models.vgg import cfgs, make_layers
 
 import vggnet
 from vggnet.errors import WeightsError
 from vggnet.reuse.pretrained import FEATURES_FILE, feature_network
 
 
-@pytest.fixture(scope="session")
-def stock():
-    """torchvision's VGG-16 without its head."""
-    torch.manual_seed(0)
-    return make_layers(cfgs["D"]).eval()
-
-
-@pytest.fixture(scope="session")
-def sound(stock, tmp_path_factory):
-    """Its tensors under the paper's names."""
-    blocks = [
-        f"conv{block}_{number}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for number in range(1, count + 1)
-    ]
-    names = [f"{conv}.{kind}" for conv in blocks for kind in ("weight", "bias")]
-    path = tmp_path_factory.mktemp("weights") / FEATURES_FILE
-    save_file(dict(zip(names, stock.state_dict().values(), strict=True)), path)
-    return path
+@pytest.fixture
+def sound(weights):
+    return weights / FEATURES_FILE
 
 
 def test_the_bare_convolutions_are_torchvisions(stock, sound):

@@ -96,3 +96,12 @@ def test_features_are_measured_against_torchvision(capsys):
     assert main(["features", *options]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["seconds"]) == {"vggnet", "PyTorch, NCHW", "PyTorch, channels-last"}
+
+
+@pytest.mark.parametrize("options", [[], ["--gradient"]])
+def test_lpips_is_measured_against_its_package(capsys, options):
+    """Oracle: the ways that are promised, each once a round."""
+    pytest.importorskip("lpips", reason="the package lpips is not installed")
+    assert main(["lpips", "--size", "16", "--batch", "2", "--rounds", "1", "--json", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["seconds"]) == {"vggnet", "PyTorch, NCHW", "PyTorch, channels-last"}

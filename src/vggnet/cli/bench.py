@@ -69,6 +69,16 @@ class Features(_Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lpips(_Measured):
+    """Time LPIPS of a batch of pairs of images: ours against the package lpips (pip install 'vggnet[peers]')."""
+
+    size: int = 64  # pixels
+    batch: int = 16  # pairs
+    rounds: int = 7
+    gradient: bool = False  # with the gradient for the first image of each pair, as when it is a loss
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choices(_Measured):
     """Show which algorithm each convolution takes on this machine, and the milliseconds that were measured."""
 
@@ -79,6 +89,7 @@ Command = (
     | Annotated[Article, tyro.conf.subcommand("article")]
     | Annotated[Shapes, tyro.conf.subcommand("shapes")]
     | Annotated[Features, tyro.conf.subcommand("features")]
+    | Annotated[Lpips, tyro.conf.subcommand("lpips")]
     | Annotated[Choices, tyro.conf.subcommand("choices")]
 )
 DESCRIPTION = """Measure how fast a network trains and answers on this CPU.
@@ -88,7 +99,7 @@ Example: vgg bench train --model vgg11_bn --width 0.5"""
 
 def main(arguments: list[str]) -> int:
     """Measure, or show what was chosen; returns the exit code."""
-    args: Train | Infer | Article | Shapes | Features | Choices
+    args: Train | Infer | Article | Shapes | Features | Lpips | Choices
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.conv3x3.choice import choices
@@ -98,12 +109,13 @@ def main(arguments: list[str]) -> int:
         return 0
     from vggnet.studies.bench import bench_infer, bench_train
     from vggnet.studies.bench_article import bench_article
-    from vggnet.studies.bench_reuse import bench_features
+    from vggnet.studies.bench_reuse import bench_features, bench_lpips
     from vggnet.studies.bench_shapes import bench_shapes
 
     options = {name: value for name, value in vars(args).items() if name != "json"}
     measures: dict[type, Any] = {
-        Train: bench_train, Infer: bench_infer, Article: bench_article, Shapes: bench_shapes, Features: bench_features,
+        Train: bench_train, Infer: bench_infer, Article: bench_article, Shapes: bench_shapes,
+        Features: bench_features, Lpips: bench_lpips,
     }  # fmt: skip
     bench = measures[type(args)](**options, progress=sys.stderr.isatty())
     print(bench.as_json() if args.json else bench.as_table())

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from vggnet.cli.bars import counting
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
@@ -22,7 +23,8 @@ class Features:
     layers: tuple[str, ...]  # such as conv1_1, bn1_1, relu4_3, pool5
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # a .safetensors, .npy (one layer) or .parquet file
     model: str = "vgg16:features"  # a name of `vgg weights list`, a run folder or a .safetensors file
-    pooling: Literal["mean", "max"] | None = None  # one number for each channel instead of a map
+    # one number for each channel instead of a map; gem: the cubic root of the mean of cubes
+    pooling: Literal["mean", "max", "gem"] | None = None
     output_stride: Literal[8, 16, 32] = 32  # 8 and 16: deep layers sampled more densely, by dilation
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
@@ -34,18 +36,10 @@ def main(arguments: list[str]) -> int:
     args: Features = parse(Features, arguments, prog="vgg features")
     if not args.images:
         raise ConfigError("no picture was given; add image files or folders.")
-    from tqdm import tqdm
-
     from vggnet.reuse.extracting import extract
 
-    with tqdm(desc="features", unit="image", leave=False, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done
-            bar.update(done - bar.n)
-
-        try:
+    try:
+        with counting("features") as progress:
             extraction = extract(
                 args.model,
                 args.images,
@@ -55,12 +49,11 @@ def main(arguments: list[str]) -> int:
                 output_stride=args.output_stride,
                 batch_size=args.batch_size,
                 device=args.device,
-                progress=show,
+                progress=progress,
             )
-        except KeyboardInterrupt:
-            bar.close()
-            print("stopped; the same command goes on where it was", file=sys.stderr)
-            return 130
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
     print(extraction.as_json() if args.json else extraction.as_table())
     for message in extraction.unreadable:
         print(f"vgg: {message}", file=sys.stderr)

@@ -16,6 +16,7 @@ COMMANDS = {
     "test": "measure a trained network on the test images, and draw what it gets wrong",
     "predict": "name what is on a picture, or on each picture of a folder",
     "features": "write the outputs of layers, by the paper's names, for pictures",
+    "distance": "tell how different two pictures look",
     "weights": "list the trained weights that come with the package",
     "study": "train many networks and compare them: accuracy against time",
     "bench": "time training and answering against stock PyTorch on this CPU",

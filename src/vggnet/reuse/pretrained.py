@@ -1,7 +1,9 @@
 """The network that is tapped, from wherever its weights lie, and the small files beside it."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,12 +69,26 @@ def read_tensors(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tens
 
 
 def beside(source: Path | str, name: str) -> Path:
-    """The file of this name in the folder of the weights.  Raises: WeightsError if it is not there."""
+    """Where a file of this name would lie in the folder of the weights.  Raises: WeightsError if they are not there."""
     path = Path(source).expanduser()
-    file = (path if path.is_dir() else (_bare_file(path) or locate(source)).parent) / name
-    if not file.is_file():
-        raise WeightsError(f"{file}: no such file; {source} must lie in one folder with it.")
-    return file
+    return (path if path.is_dir() else (_bare_file(path) or locate(source)).parent) / name
+
+
+def installed_tensors(package: str, member: str) -> dict[str, Tensor] | None:
+    """The tensors in a file of an installed package, which is not imported; None if it is not installed.
+
+    Raises: WeightsError if the file is not what it should be.
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    path = Path(found.origin).parent / member
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, UnpicklingError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}). Install {package} again."
+        ) from error
 
 
 def _bare_file(path: Path) -> Path | None:

@@ -1,17 +1,27 @@
 """How fast VGG's features and distances are here: ours against what torchvision and the lpips package do."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vgg import cfgs, make_layers
 
 from vggnet.conv3x3.accelerate import accelerate
+from vggnet.errors import ConfigError
+from vggnet.reuse.lpips import LAYERS, LPIPS
+from vggnet.reuse.pretrained import HEADS_FILE
 from vggnet.reuse.taps import FeatureExtractor
 from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, Bench, cpu_environment, in_turns
 from vggnet.table1 import resolve
 from vggnet.vgg import build
+from vggnet.weights.files import save
 
 
 def bench_features(
@@ -39,6 +49,51 @@ def bench_features(
         ways[way] = _answer(stock, laid_out)
     work = f"features, {model}, {layer}, {size}x{size}, batch {batch}"
     return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+
+
+def bench_lpips(
+    *, size: int = 64, batch: int = 16, rounds: int = 7, gradient: bool = False, progress: bool = False
+) -> Bench:
+    """Time LPIPS of a batch of pairs on a CPU, against the package lpips in both memory formats, on random weights.
+
+    gradient: also the gradient for the first image of each pair, as when it is a loss.
+    Raises: ConfigError if the package is not installed.
+    """
+    if find_spec("lpips") is None:
+        raise ConfigError("the package to compare with is not installed: pip install 'vggnet[peers]'.")
+    network = build("vgg16", head="gap", num_classes=1).eval()
+    images, others = (torch.rand(batch, 3, size, size) * 2 - 1 for _ in range(2))
+    with TemporaryDirectory() as folder:
+        save(network, Path(folder) / "weights.safetensors")
+        save_file({f"lin{i}": torch.rand(c) for i, c in enumerate(LAYERS.values())}, Path(folder) / HEADS_FILE)
+        ways = {OURS: _compare(LPIPS(folder), images, others, gradient)}
+    for way, memory_format in ((NCHW, torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
+        package = _lpips_package().to(memory_format=memory_format)
+        first, second = (tensor.contiguous(memory_format=memory_format) for tensor in (images, others))
+        ways[way] = _compare(package, first, second, gradient)
+    work = f"LPIPS{', with gradient' if gradient else ''}, {size}x{size}, batch {batch}"
+    return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+
+
+def _lpips_package() -> nn.Module:
+    """With random weights and without torchvision's head, whose 124 million values it would throw away."""
+    import lpips
+
+    bare = SimpleNamespace(features=make_layers(cfgs["D"]))
+    with patch("torchvision.models.vgg16", lambda **_: bare):
+        module: nn.Module = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    return module.requires_grad_(False).eval()
+
+
+def _compare(distance: nn.Module, images: Tensor, others: Tensor, gradient: bool) -> Callable[[], object]:
+    def compare() -> object:
+        if not gradient:
+            with torch.no_grad():
+                return distance(images, others)
+        leaf = images.detach().requires_grad_()
+        return torch.autograd.grad(distance(leaf, others).sum(), leaf)
+
+    return compare
 
 
 def _torchvision_extractor(features: nn.Sequential, model: str, layer: str) -> nn.Module:

@@ -1,0 +1,19 @@
+"""The progress bar of commands that go through many pictures."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to be called with the pictures done and to do; what was done before the first call is not timed."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="image", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.total, bar.initial, bar.n = total, done, done
+            bar.update(done - bar.n)
+
+        yield show
