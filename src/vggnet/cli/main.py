@@ -18,7 +18,7 @@ COMMANDS = {
     "features": "write the outputs of layers, by the paper's names, for pictures",
     "distance": "tell how different two pictures look",
     "weights": "list the trained weights that come with the package",
-    "study": "train many networks and compare them: accuracy against time",
+    "study": "train many networks and compare them: accuracy against time, or against depth",
     "bench": "time training and answering against stock PyTorch on this CPU",
     "data": "count, measure and verify a data set",
 }
@@ -27,7 +27,7 @@ USAGE = f"""usage: vgg COMMAND ...
 VGG, the network family of Simonyan & Zisserman: trained, tested and used.
 
 commands:
-{chr(10).join(f"  {name:<9}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
 
 Each has --help with an example; `vgg train --data digits` is a good start.
 exit codes: 0 done, 2 a mistake of the caller's (one line says which), 1 a mistake of ours (a traceback),
