@@ -263,6 +263,23 @@ def test_impossible_options_say_what_is_possible(options, message):
         build("vgg11", **options)
 
 
+@pytest.mark.parametrize("name", ["vgg11", "vgg16_bn", "A-LRN"])
+def test_without_head_the_network_gives_the_last_map(name):
+    """Oracle: the features themselves; five pools halve 96 x 70 pixels to 3 x 2; the number of classes says nothing."""
+    model = build(name, head="none", width=0.1, num_classes=7).eval()
+    images = torch.randn(2, 3, 96, 70)
+    with torch.inference_mode():
+        assert torch.equal(model(images), model.features(images))
+    assert model(images).shape == (2, 51, 3, 2)
+    assert model.num_classes == 0
+    assert num_parameters(model.head) == 0
+
+
+def test_the_features_of_vgg16_are_59_megabytes():
+    """Oracle: the paper's table, counted by hand elsewhere: 14,714,688 parameters."""
+    assert num_parameters(build("vgg16", head="none", init=None)) == 14_714_688
+
+
 @pytest.mark.parametrize("head", ["cifar", "folded"])
 def test_small_heads_refuse_larger_images(head):
     """Oracle: 64 pixels leave a 2x2 map."""

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from vggnet.training.run import Run
     from vggnet.training.train import resume, train
     from vggnet.vgg import VGG, Architecture, build, fold_repeated_pool, from_dense, to_dense
+    from vggnet.weights.converting import convert
+    from vggnet.weights.fetching import fetch
     from vggnet.weights.files import load, save
+    from vggnet.weights.hub import pull_from_hub, push_to_hub
 
 _MODULES = {
     "vggnet.conv3x3.accelerate": ("accelerate", "restore"),
@@ -56,7 +59,10 @@ _MODULES = {
     "vggnet.training.run": ("Run",),
     "vggnet.training.train": ("resume", "train"),
     "vggnet.vgg": ("VGG", "Architecture", "build", "fold_repeated_pool", "from_dense", "to_dense"),
+    "vggnet.weights.converting": ("convert",),
+    "vggnet.weights.fetching": ("fetch",),
     "vggnet.weights.files": ("load", "save"),
+    "vggnet.weights.hub": ("pull_from_hub", "push_to_hub"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -66,6 +72,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
     "load", "save", "Preprocess",
+    "fetch", "convert", "push_to_hub", "pull_from_hub",
     "accelerate", "restore",
     "VGGError", "ConfigError", "InputError", "DataError", "ImageError", "WeightsError", "RunError", "NonFiniteError",
     "StorageError",

@@ -1,7 +1,7 @@
 """What follows the last feature map, and the exact conversions between the heads.
 
 A head takes the feature map of the five blocks, (N, C, h, w) with C = 512 at width 1, and returns logits
-(N, num_classes). The paper's layer names are kept: fc6, fc7, fc8.
+(N, num_classes); the head "none" returns the map. The paper's layer names are kept: fc6, fc7, fc8.
 """
 
 from collections import OrderedDict
@@ -112,12 +112,18 @@ def gap_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     )
 
 
+def no_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Nothing: the network ends at pool5 and gives its map, (N, C, h, w)."""
+    return nn.Sequential()
+
+
 HEADS = {
     "paper": paper_head,
     "cifar": cifar_head,
     "gap": gap_head,
     "dense": dense_head,
     "folded": folded_head,
+    "none": no_head,
 }
 
 

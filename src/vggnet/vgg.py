@@ -25,7 +25,7 @@ class Architecture:
     """
 
     name: str = "vgg16"
-    num_classes: int = 1000
+    num_classes: int = 1000  # 0 if there is no head
     head: str = "paper"
     in_channels: int = 3
     width: float = 1.0  # multiplies the channels of the convolutions
@@ -35,7 +35,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", resolve(self.name).name)
-        for field in ("num_classes", "in_channels"):
+        if self.head == "none":
+            object.__setattr__(self, "num_classes", 0)
+        for field in ("in_channels",) if self.head == "none" else ("num_classes", "in_channels"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field} is {value!r}; it must be a whole number of at least 1.")
@@ -63,7 +65,8 @@ class VGG(nn.Module):
     """VGG classifier (arXiv:1409.1556, Table 1).
 
     Shapes: images (N, in_channels, H, W), H and W at least 32, normalised -> logits (N, num_classes); of a network that
-    gives boxes (N, 4) or (N, 4 num_classes), four numbers a class: centre x and y, width, height, in units of the crop.
+    gives boxes (N, 4) or (N, 4 num_classes), four numbers a class: centre x and y, width, height, in units of the crop;
+    with the head "none" the map of pool5, (N, C, H // 32, W // 32).
     Layers carry the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
     place, so any of them can be hooked.
     Differs from the paper: optional batch norm after each convolution; heads other than the paper's.
@@ -98,11 +101,11 @@ class VGG(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; 0 without a head."""
         return self.architecture.num_classes
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes."""
+        """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes; without a head the map of pool5."""
         self._check(images)
         return self.head(self.features(images))  # type: ignore[no-any-return]
 
@@ -141,7 +144,8 @@ def build(
     """Build a VGG by name (`vgg16`, `vgg16_bn`, ...) or by the paper's column letter (`D`, `A-LRN`, `D_bn`).
 
     head: "paper" (4096-4096-classes), "cifar" (one linear layer, 32x32 images), "gap" (global average pool, any size),
-        "dense" (the paper's as convolutions, 224 pixels and more), "folded" (the paper's three layers, 32x32 images).
+        "dense" (the paper's as convolutions, 224 pixels and more), "folded" (the paper's three layers, 32x32 images),
+        "none" (the network gives the map of pool5, and `num_classes` does not apply).
     width: multiplies the channels of the convolutions only.
     boxes: the last layer gives a box instead of class scores: "shared", one for all classes, or "per_class".
     init: "he", "glorot", "gaussian", "dirac"; None builds on the meta device without memory or random numbers, to be

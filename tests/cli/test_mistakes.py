@@ -296,6 +296,24 @@ def test_a_model_that_does_not_exist_is_not_tested(vgg, model):
     assert_one_line(vgg("test", model), model, "no such run folder")
 
 
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_a_network_without_head_answers_nothing(vgg, tmp_path, photos, command):
+    """Oracle: the contract: one line says what is missing, and how to get it."""
+    save(build("vgg11", head="none", width=0.05), tmp_path / "features.safetensors")
+    given = ["--data", photos] if command == "test" else [photos / "cat" / "1.jpg"]
+    assert_one_line(vgg(command, tmp_path / "features.safetensors", *given), "has no head", "--init-from")
+
+
+def test_weights_that_are_not_here_yet(vgg):
+    """Oracle: the command that gets them."""
+    for command in (
+        ["test", "vgg16:keras"],
+        ["predict", "vgg16:keras", "x.png"],
+        ["train", "--init-from", "vgg16:keras"],
+    ):
+        assert_one_line(vgg(*command), "vgg weights fetch vgg16:keras")
+
+
 def test_a_file_of_weights_does_not_say_what_to_test_on(vgg, run):
     """Oracle: the option to add."""
     assert_one_line(vgg("test", run / "weights.safetensors"), "weights.safetensors", "--data")

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vggnet
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ImageError, RunError, WeightsError
 from vggnet.training.fit import Position
 from vggnet.training.run import Run
@@ -171,6 +172,32 @@ def test_fine_tuning_starts_from_the_given_weights(photos, tmp_path):
     assert trained.preprocess.mean == load(tmp_path / "given.safetensors").preprocess.mean
     for name, parameter in model.features.named_parameters():
         torch.testing.assert_close(trained.features.get_parameter(name), parameter, rtol=0, atol=1e-6)
+
+
+def test_fine_tuning_at_another_width_from_features_alone(photos, tmp_path):
+    """Oracle: with a rate of almost nothing, the first channels of the given convolutions."""
+    model = build("vgg11_bn", head="none", width=0.1)
+    save(model, tmp_path / "given.safetensors")
+    run = vggnet.train(
+        photos, init_from=tmp_path / "given.safetensors", out=tmp_path / "run", workers=0, lr=1e-12, **TINY
+    )
+    trained = load(run.folder)
+    assert trained.architecture.width == 0.05
+    for name, parameter in trained.features.named_parameters():
+        given = model.features.get_parameter(name)[tuple(map(slice, parameter.shape))]
+        torch.testing.assert_close(parameter, given, rtol=0, atol=1e-6)
+
+
+def test_weights_for_bgr_are_turned_round():
+    """Oracle: a first layer whose channels are told apart."""
+    source, model = filled(1, num_classes=2, head="gap"), filled(7, num_classes=2, head="gap")
+    with torch.no_grad():
+        source.features.conv1_1.weight.copy_(
+            torch.arange(3.0).view(1, 3, 1, 1).expand_as(source.features.conv1_1.weight)
+        )
+    source.preprocess, model.preprocess = Preprocess(bgr=True), Preprocess()
+    transfer(source, model)
+    assert model.features.conv1_1.weight[0, :, 0, 0].tolist() == [2, 1, 0]
 
 
 def test_fine_tuning_is_resumed_from_the_given_weights(photos, tmp_path, monkeypatch):

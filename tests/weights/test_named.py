@@ -15,6 +15,7 @@ from vggnet.errors import ConfigError, WeightsError
 from vggnet.vgg import build
 from vggnet.weights import named
 from vggnet.weights.files import save
+from vggnet.weights.known import KNOWN
 
 NOTES = {"data": "digits", "preset": "quick", "top1": 0.5, "top1_six_views": 0.625, "test_images": 8}
 
@@ -35,7 +36,9 @@ def test_list_says_what_the_files_say(shipped, capsys, tmp_path):
     assert main(["list", "--json"]) == 0
     size = (tmp_path / "tiny-digits-quick.safetensors").stat().st_size
     network = {"name": "tiny-digits-quick", "model": "vgg11_bn", "width": 0.05, "num_classes": 10}
-    assert json.loads(capsys.readouterr().out) == [{**network, **NOTES, "megabytes": round(size / 1e6, 2)}]
+    listed = json.loads(capsys.readouterr().out)
+    assert listed[0] == {**network, **NOTES, "megabytes": round(size / 1e6, 2), "here": True}
+    assert [entry["name"] for entry in listed[1:]] == list(KNOWN)
     assert main(["list"]) == 0
     assert "50.00 % of 8 test images, 62.50 % by six views" in capsys.readouterr().out
 
@@ -78,11 +81,13 @@ def test_other_names_are_no_weights(shipped, name, tmp_path, monkeypatch):
 
 def test_unknown_commands_are_named():
     """Oracle: the message names what was given."""
-    with pytest.raises(ConfigError, match="fetch"):
+    with pytest.raises(ConfigError, match="steal"):
+        main(["steal"])
+    with pytest.raises(ConfigError, match="no name was given"):
         main(["fetch"])
 
 
-@pytest.mark.skipif(not named.names(), reason="no weights in this tree")
+@pytest.mark.skipif(not named.shipped(), reason="no weights in this tree")
 def test_the_packages_own_weights_answer_a_photo(tmp_path):
     """Oracle: a process with nothing but the package; a class of CIFAR-10 is named."""
     photo = tmp_path / "photo.jpg"

@@ -17,7 +17,7 @@ COMMANDS = {
     "predict": "name what is on a picture, or on each picture of a folder",
     "features": "write the outputs of layers, by the paper's names, for pictures",
     "distance": "tell how different two pictures look",
-    "weights": "list the trained weights that come with the package",
+    "weights": "list, fetch, convert and verify trained weights",
     "study": "train many networks and compare them: accuracy against time, or against depth",
     "bench": "time training and answering against stock PyTorch on this CPU",
     "data": "count, measure and verify a data set",

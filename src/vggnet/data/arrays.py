@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vggnet.atomic import replacing
+from vggnet.cache import cache_folder
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import StorageError
@@ -29,7 +30,7 @@ def decoded(source: Source, preprocess: Preprocess) -> Tensor:
     Raises: ImageError for an image that cannot be read.
     """
     shape = (len(source), len(preprocess.mean), preprocess.crop, preprocess.crop)
-    path = cache_folder() / f"{_key(source, preprocess)}.npy"
+    path = cache_folder() / "decoded" / f"{_key(source, preprocess)}.npy"
     array = _cached(path, shape)
     if array is None:
         array = _decode(source, preprocess, shape)
@@ -38,11 +39,6 @@ def decoded(source: Source, preprocess: Preprocess) -> Tensor:
                 np.save(file, array)
             array = _cached(path, shape)
     return torch.from_numpy(array)
-
-
-def cache_folder() -> Path:
-    """Where decoded arrays are kept: $VGGNET_CACHE, or ~/.cache/vggnet."""
-    return Path(os.environ.get("VGGNET_CACHE", "~/.cache/vggnet")).expanduser() / "decoded"
 
 
 def _key(source: Source, preprocess: Preprocess) -> str:

@@ -23,7 +23,8 @@ MAX_RESIZED = 89_478_485  # pixels; as many as a decoded file may have
 class Preprocess:
     """Shorter side to `resize` (bilinear, antialiased), centre crop of `crop`, scale to [0, 1], normalise.
 
-    `mean` and `std` are in units of [0, 1], one value a channel: three for RGB, one for gray.
+    `mean` and `std` are in units of [0, 1], one value a channel: three for RGB, one for gray. With `bgr` the network is
+    given the channels in Caffe's order, blue first; mean, std and the pixels before normalising stay in RGB.
     Raises: ConfigError if the sizes or statistics cannot work.
     """
 
@@ -31,6 +32,7 @@ class Preprocess:
     crop: int = 224  # pixels, both sides
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
@@ -43,6 +45,8 @@ class Preprocess:
                 f"preprocessing: mean {self.mean} and std {self.std} must have one (gray) or three (RGB) values each, "
                 "and every std must be positive."
             )
+        if self.bgr and len(self.mean) != 3:
+            raise ConfigError("preprocessing: only images of three channels can be given as BGR.")
 
     @property
     def mode(self) -> str:
@@ -76,7 +80,8 @@ class Preprocess:
         scaled = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
-        return (scaled - mean) / std
+        normal = (scaled - mean) / std
+        return normal.flip(-3) if self.bgr else normal
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image of any size -> float32 (C, crop, crop)."""
@@ -89,4 +94,10 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `as_dict`."""
-        return cls(resize=values["resize"], crop=values["crop"], mean=tuple(values["mean"]), std=tuple(values["std"]))
+        return cls(
+            resize=values["resize"],
+            crop=values["crop"],
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            bgr=bool(values.get("bgr", False)),
+        )

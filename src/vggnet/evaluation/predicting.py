@@ -91,7 +91,8 @@ def predictions_table(predictions: Sequence[Prediction]) -> str:
 def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
     """Load the model unless it is one, and move it to `device` (see `predict`).
 
-    Raises: ConfigError if there is no such device; WeightsError if the file is damaged or has no preprocessing.
+    Raises: ConfigError if there is no such device, or the network has no head; WeightsError if the file is damaged or
+        has no preprocessing.
     """
     if isinstance(model, nn.Module):
         network, place = model, choose_device(device or str(next(model.parameters(), torch.empty(0)).device))
@@ -99,6 +100,11 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
         network, place = load(model), choose_device(device)
         if place.type == "cpu":
             accelerate(network)
+    if getattr(network, "num_classes", None) == 0:
+        raise ConfigError(
+            "the network has no head, so it names no classes: it ends at pool5 with a feature map. Train a head on it "
+            "with `vgg train --init-from`, or load it with num_classes=N."
+        )
     preprocess = getattr(network, "preprocess", None)
     if preprocess is None:
         raise WeightsError(

@@ -26,7 +26,10 @@ def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
     """The preprocessing of a run. Statistics not given are measured if the images are small, else ImageNet's."""
     if config.mean is not None and config.std is not None:
         if len(config.mean) != config.in_channels:
-            raise ConfigError(f"mean has {len(config.mean)} values, but in_channels is {config.in_channels}.")
+            raise ConfigError(
+                f"mean has {len(config.mean)} values, but in_channels is {config.in_channels}; give mean and std with "
+                "one value a channel."
+            )
         return Preprocess(resize=config.resize, crop=config.crop, mean=config.mean, std=config.std)
     mean, std = _imagenet_statistics(config.in_channels)
     photos = Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)

@@ -83,7 +83,7 @@ def train(
     model = _new_model(config, source, preprocess)
     _check(config, source, preprocess, model)
     if init_from is not None:
-        transfer(load(init_from), model)
+        transfer(load(init_from, in_channels=config.in_channels, width=config.width), model)
     folder = Path(out) if out else default_folder(str(data), config.model)
     copies = 2 + 3 * (3 if config.ema else 2)  # weights and their successor; three checkpoints with momentum, average
     require_room(folder, copies * sum(tensor.nbytes for tensor in model.state_dict().values()))

@@ -1,6 +1,7 @@
 """Weights as data: safetensors files that carry architecture, class names and preprocessing."""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,15 @@ from vggnet.data.preprocess import (
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.table1 import resolve
 from vggnet.vgg import VGG, Architecture, empty
+from vggnet.weights.adapting import adapt
+from vggnet.weights.checking import check
+from vggnet.weights.known import KNOWN
 from vggnet.weights.named import find
 
 FILE_NAME = "weights.safetensors"  # within a run folder
-FORMAT = "vggnet 1"
+FORMAT = "vggnet 2"
+OLD_FORMAT = "vggnet 1"  # without checksum
+CHECKSUM = "crc32"  # of metadata and tensors, within the metadata
 
 # (32-pixel images, input channels) -> mean and std
 _STATISTICS: dict[tuple[bool, int], tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -78,25 +84,37 @@ def save(
         "notes": json.dumps(dict(notes or {})),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata[CHECKSUM] = _checksum(metadata, tensors)
     with replacing(Path(path)) as temporary:
         save_file(tensors, temporary, metadata)
 
 
-def load(source: Path | str) -> VGG:
+def load(
+    source: Path | str, *, num_classes: int | None = None, in_channels: int | None = None, width: float | None = None
+) -> VGG:
     """The model of a run folder, a `.safetensors` file or a name of `vgg weights list`, ready to answer.
 
-    It is in eval mode and has its `.classes` and `.preprocess`.
+    It is in eval mode and has its `.classes` and `.preprocess`. The arguments change the network, as a start for
+    fine-tuning, and keep of the weights what they can:
+    num_classes: another number than the file's gives a new last layer (drawn from PyTorch's global generator) without
+        class names; a network without a head gets the head "gap".
+    in_channels: the first layer is summed over its channels for gray, else repeated and scaled (`to_channels`).
+    width: the first channels of each layer are kept, as many as a network of this width has; it can only be smaller.
 
-    Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description.
+    Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description;
+        ConfigError if an argument cannot work.
     """
     path = locate(source)
     architecture, classes, preprocess = describe(path)
     model = empty(architecture)
     tensors = _read(path)
-    _check(path, tensors, model.state_dict())
+    check(path, tensors, model.state_dict())
+    metadata = _metadata(path)
+    if metadata["format"] == FORMAT and metadata.get(CHECKSUM) != _checksum(metadata, tensors):
+        raise WeightsError(f"{path}: damaged: its checksum is not that of what it holds. Fetch or train it again.")
     model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     model.classes, model.preprocess = classes, preprocess
-    return model.eval()
+    return adapt(model.eval(), num_classes=num_classes, in_channels=in_channels, width=width)
 
 
 def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:
@@ -105,18 +123,7 @@ def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, 
     Raises: WeightsError as `load`.
     """
     path = locate(source)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a sound safetensors file ({error}). It may be cut short; fetch or train it again."
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(
-            f'{path}: a safetensors file, but not one of vggnet\'s (its "format" is {metadata.get("format")!r}, '
-            f"expected {FORMAT!r})."
-        )
+    metadata = _metadata(path)
     try:
         architecture = Architecture(**json.loads(metadata["architecture"]))
         classes, preprocess = json.loads(metadata["classes"]), json.loads(metadata["preprocess"])
@@ -127,6 +134,15 @@ def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, 
         )
     except (KeyError, TypeError, ValueError, VGGError) as error:
         raise WeightsError(f"{path}: its description of the network cannot be read ({error}).") from error
+
+
+def read_notes(source: Path | str) -> dict[str, Any]:
+    """The notes that were saved with the weights.  Raises: WeightsError as `load`."""
+    path = locate(source)
+    try:
+        return dict(json.loads(_metadata(path)["notes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its notes cannot be read ({error}).") from error
 
 
 def locate(source: Path | str) -> Path:
@@ -146,6 +162,12 @@ def locate(source: Path | str) -> Path:
             )
         return path / FILE_NAME
     if not path.is_file():
+        known = KNOWN.get(str(source))
+        if known is not None:
+            raise WeightsError(
+                f"{source}: these weights are not here yet. Fetch them ({known.megabytes:.0f} MB): "
+                f"vgg weights fetch {source}"
+            )
         hint = f" {_is_a_name(str(source))}" if not path.exists() else ""
         raise WeightsError(f"{path}: no such run folder or .safetensors file, and no name of `vgg weights list`.{hint}")
     return path
@@ -160,23 +182,33 @@ def _is_a_name(source: str) -> str:
     return f"It is a model's name, not that of weights: train one, or vggnet.build({name!r})."
 
 
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a sound safetensors file ({error}). It may be cut short; fetch or train it again."
+        ) from error
+    if metadata.get("format") not in (FORMAT, OLD_FORMAT):
+        raise WeightsError(
+            f'{path}: a safetensors file, but not one of vggnet\'s (its "format" is {metadata.get("format")!r}, '
+            f"expected {FORMAT!r}). One of torchvision's or timm's is made ours by `vgg weights convert`."
+        )
+    return metadata
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
-def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises: WeightsError with the list of differences."""
-    differences = [f"{name} is missing" for name in expected if name not in found]
-    differences += [f"{name} does not belong" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        if found[name].shape != expected[name].shape:
-            differences.append(f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
-        elif found[name].is_floating_point() != expected[name].is_floating_point():
-            differences.append(f"{name} has type {found[name].dtype}, expected {expected[name].dtype}")
-        elif found[name].is_floating_point() and not torch.isfinite(found[name]).all():
-            differences.append(f"{name} holds NaN or infinity")
-    if differences:
-        shown = "; ".join(sorted(differences)[:8])
-        more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
-        raise WeightsError(f"{path}: the tensors do not fit the network that the file describes: {shown}{more}.")
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of all that a file says and holds, in eight digits; safetensors itself notices no damaged number."""
+    crc = 0
+    for key in sorted(metadata.keys() - {CHECKSUM}):
+        crc = zlib.crc32(f"{key}={metadata[key]}".encode(), crc)
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"

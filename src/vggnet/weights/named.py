@@ -1,4 +1,4 @@
-"""Weights that come with the package, by name."""
+"""Weights by name: those that come with the package, and those that were fetched."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+
+from vggnet.cache import cache_folder
+from vggnet.weights.known import KNOWN, Known
 
 SHIPPED = Path(__file__).parent / "shipped"
 DEFAULT = "vgg8_bn-cifar10-fast"  # what a picture is answered by if no weights are named
@@ -31,19 +34,29 @@ class Card:
         return asdict(self)
 
 
-def names() -> list[str]:
-    """Of all weights that are here."""
+def shipped() -> list[str]:
+    """The names of the weights that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
+def fetched_file(known: Known) -> Path:
+    """Where published weights are once they were fetched."""
+    return cache_folder() / "weights" / known.file_name
+
+
 def find(source: Path | str) -> Path | None:
-    """The file of named weights; None if this is no name, or if there is a file or folder of that name here."""
-    is_name = str(source) in names() and not Path(source).exists()
-    return SHIPPED / f"{source}.safetensors" if is_name else None
+    """The file of named weights that are here; None for others, and if a file or folder has that name."""
+    name = str(source)
+    if Path(source).exists():
+        return None
+    if name in KNOWN:
+        path = fetched_file(KNOWN[name])
+        return path if path.is_file() else None
+    return SHIPPED / f"{name}.safetensors" if name in shipped() else None
 
 
 def card(name: str) -> Card:
-    """Of named weights."""
+    """Of weights that come with the package."""
     path = SHIPPED / f"{name}.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()

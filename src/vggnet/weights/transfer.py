@@ -5,6 +5,7 @@ import torch
 from vggnet.errors import WeightsError
 from vggnet.table1 import resolve
 from vggnet.vgg import VGG
+from vggnet.weights.adapting import FIRST
 
 FIRST_FOUR = ("1_1", "2_1", "3_1", "3_2")  # convolutions of column A, which deeper networks start with
 
@@ -27,7 +28,9 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
                 f"the given weights are of a network with {field} {found}, but the one to train has {field} "
                 f"{expected}. Train with {field} {found}, or start without given weights."
             )
-    theirs, ours = given.state_dict(), model.state_dict()
+    theirs, ours = dict(given.state_dict()), model.state_dict()
+    if _takes_bgr(given) != _takes_bgr(model):
+        theirs[FIRST] = theirs[FIRST].flip(1)
     last_layer = list(ours)[-1].rpartition(".")[0]
     same_classes = given.classes is not None and given.classes == model.classes
     same_classes = same_classes and given.architecture.boxes == model.architecture.boxes
@@ -47,3 +50,7 @@ def _grows(given: VGG, model: VGG) -> bool:
     """Whether this is column A and a deeper column, both with batch norm or both without."""
     shallow, deep = resolve(given.architecture.name), resolve(model.architecture.name)
     return shallow.column == "A" and deep.column in ("B", "C", "D", "E") and shallow.batch_norm == deep.batch_norm
+
+
+def _takes_bgr(model: VGG) -> bool:
+    return model.preprocess is not None and model.preprocess.bgr

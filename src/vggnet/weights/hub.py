@@ -1,0 +1,105 @@
+"""Weights on the Hugging Face hub, as the same safetensors file that a run folder has."""
+
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from vggnet.errors import WeightsError
+from vggnet.vgg import VGG
+from vggnet.weights.checking import one_line
+from vggnet.weights.files import FILE_NAME, load, save
+
+TIMEOUT = 5.0  # seconds
+CARD = """---
+library_name: vggnet
+pipeline_tag: image-classification
+tags: [vgg]
+---
+# {repo_id}
+
+{model} (VGG, arXiv:1409.1556) with the head `{head}`, {classes}. Preprocessing and class names are inside the file.
+
+```python
+import vggnet
+
+model = vggnet.pull_from_hub("{repo_id}")
+```
+"""
+
+
+def push_to_hub(
+    model: VGG | Path | str, repo_id: str, *, private: bool = False, message: str = "Upload weights"
+) -> str:
+    """Upload weights and a model card to `user/name` on the Hugging Face hub, made if missing; returns its address.
+
+    model: a network, or what `vggnet.load` takes. The hub's own settings hold (HF_TOKEN, `hf auth login`, ...).
+    Raises: WeightsError if the hub cannot be reached or refuses; ConfigError, WeightsError as `load` and `save`.
+    """
+    network = model if isinstance(model, VGG) else load(model)
+    with tempfile.TemporaryDirectory() as folder:
+        save(network, Path(folder) / FILE_NAME)
+        (Path(folder) / "README.md").write_text(_card(network, repo_id), encoding="utf-8")
+        try:
+            api = HfApi()
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        except Exception as error:  # of whichever HTTP library the hub's client uses
+            raise WeightsError(
+                f"{repo_id}: cannot be uploaded to the Hugging Face hub ({one_line(error)}). Log in with "
+                "`hf auth login`, and take a name that is yours."
+            ) from error
+    return str(address)
+
+
+def pull_from_hub(repo_id: str, *, revision: str | None = None) -> VGG:
+    """The network that `push_to_hub` has uploaded to `user/name`, kept in the hub's own cache.
+
+    revision: a branch, a tag or a commit.
+    Raises: WeightsError if there is no such repository or no weights of ours in it, or the hub cannot be reached.
+    """
+    try:
+        path = hf_hub_download(
+            repo_id, FILE_NAME, revision=revision, local_files_only=not _is_reached(repo_id, revision)
+        )
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"{repo_id}: the Hugging Face hub cannot be reached, and no copy is here. Get {FILE_NAME} by other means; "
+            "vggnet.load takes the file."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise WeightsError(f"{repo_id}: no such repository on the Hugging Face hub, or it is private.") from error
+    except EntryNotFoundError as error:
+        raise WeightsError(
+            f"{repo_id}: has no {FILE_NAME}; expected weights that were pushed by vggnet. Those of other libraries are "
+            "made ours by `vgg weights convert`."
+        ) from error
+    except Exception as error:  # of whichever HTTP library the hub's client uses
+        raise WeightsError(f"{repo_id}: cannot be downloaded from the Hugging Face hub ({one_line(error)}).") from error
+    return load(path)
+
+
+def _is_reached(repo_id: str, revision: str | None) -> bool:
+    """Whether the hub answers, in one try: its client's download would try for half a minute.
+
+    Raises: HfHubHTTPError, HFValidationError if it knows no such repository, or none can have the name.
+    """
+    try:
+        HfApi().model_info(repo_id, revision=revision, timeout=TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception:  # of whichever HTTP library the hub's client uses, or it is told to stay offline
+        return False
+    return True
+
+
+def _card(model: VGG, repo_id: str) -> str:
+    classes = f"{model.num_classes} classes" if model.num_classes else "which gives the last feature map"
+    return CARD.format(repo_id=repo_id, model=model.architecture.name, head=model.architecture.head, classes=classes)
