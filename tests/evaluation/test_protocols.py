@@ -258,7 +258,7 @@ def test_a_photo_that_cannot_be_shown_whole_is_named(photos, workers):
 
 
 def test_a_diverged_network_is_not_hidden_by_the_mean(photos):
-    """Oracle: the contract. One of a photo's views has an infinite logit; the mean of the softmax outputs has not."""
+    """Oracle: the contract. One of a photo's views has an infinite logit; the mean of the softmax outputs is finite."""
 
     class Diverged(torch.nn.Module):
         classes, num_classes, preprocess = CLASSES, 3, Preprocess(resize=72, crop=64)

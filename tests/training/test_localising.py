@@ -16,6 +16,7 @@ from vggnet.training.fit import Position
 from vggnet.training.localising import BoxBatches, box_sums, box_targets
 from vggnet.vgg import build
 from vggnet.weights.files import save
+from vggnet.weights.transfer import transfer
 
 TINY = {
     "task": "localise", "preset": "fast", "model": "vgg11_bn", "width": 0.1, "head": "gap", "epochs": 2,
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on_exactly(rectangles, tmp_path, monkeypatch):
 
 
 def test_a_classifier_is_a_start(rectangles, tmp_path):
-    """Oracle: its weights, all but the last layer's, which says the mean box; though it has as many outputs."""
+    """Oracle: its weights, all but the last layer's, which says the mean box."""
     classifier = build("vgg11_bn", num_classes=2, head="gap", width=0.1)
     classifier.classes = ("high", "wide")
     save(classifier, tmp_path / "classifier.safetensors", preprocess=Preprocess(resize=32, crop=32))
@@ -133,6 +134,15 @@ def test_a_classifier_is_a_start(rectangles, tmp_path):
     torch.testing.assert_close(model.features.conv5_2.weight, classifier.features.conv5_2.weight)
     targets = box_targets(open_source(rectangles, "train"), model.preprocess)
     torch.testing.assert_close(model.head.fc.bias, targets[:, 1:].mean(0).repeat(2))
+
+
+def test_four_scores_are_no_box():
+    """Oracle: by hand: of a classifier for the same four classes all is copied but the last layer."""
+    classifier, model = (
+        build("vgg11", num_classes=4, head="gap", width=0.1, boxes=boxes) for boxes in (None, "shared")
+    )
+    classifier.classes = model.classes = tuple("abcd")
+    assert transfer(classifier, model) == ("head.fc.weight", "head.fc.bias")
 
 
 @pytest.mark.parametrize("field", [{"rotation": 5.0}, {"augment": "article"}, {"min_area": 0.5}])
