@@ -300,8 +300,8 @@ def test_a_model_that_does_not_exist_is_not_tested(vgg, model):
 def test_a_network_without_head_answers_nothing(vgg, tmp_path, photos, command):
     """Oracle: the contract: one line says what is missing, and how to get it."""
     save(build("vgg11", head="none", width=0.05), tmp_path / "features.safetensors")
-    given = ["--data", photos] if command == "test" else [photos / "cat" / "1.jpg"]
-    assert_one_line(vgg(command, tmp_path / "features.safetensors", *given), "has no head", "--init-from")
+    for given in ([], ["--data", photos]) if command == "test" else ([photos / "cat" / "1.jpg"],):
+        assert_one_line(vgg(command, tmp_path / "features.safetensors", *given), "has no head", "--init-from")
 
 
 def test_weights_that_are_not_here_yet(vgg):

@@ -47,14 +47,15 @@ def main(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from vggnet.evaluation.localising import LocalisationResult, localise
+    from vggnet.evaluation.predicting import check_has_head
     from vggnet.evaluation.testing import TestResult, test
     from vggnet.training.run import Run
-    from vggnet.weights.files import describe, locate
+    from vggnet.weights.files import describe
     from vggnet.weights.named import card, find, shipped
 
     models = (args.model, *args.others)
     for model in models:
-        locate(model)  # what is missing is said first
+        check_has_head(describe(model)[0].num_classes)  # what is missing is said first
     is_run = args.model.is_dir()
     with_package = find(args.model) is not None and str(args.model) in shipped()
     if args.data is None and not is_run and not with_package:

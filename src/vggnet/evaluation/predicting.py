@@ -100,11 +100,7 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
         network, place = load(model), choose_device(device)
         if place.type == "cpu":
             accelerate(network)
-    if getattr(network, "num_classes", None) == 0:
-        raise ConfigError(
-            "the network has no head, so it names no classes: it ends at pool5 with a feature map. Train a head on it "
-            "with `vgg train --init-from`, or load it with num_classes=N."
-        )
+    check_has_head(cast(int, network.num_classes))
     preprocess = getattr(network, "preprocess", None)
     if preprocess is None:
         raise WeightsError(
@@ -134,6 +130,15 @@ def inference(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def check_has_head(num_classes: int) -> None:
+    """Raises: ConfigError if a network has no classes to answer with."""
+    if num_classes == 0:
+        raise ConfigError(
+            "the network has no head, so it names no classes: it ends at pool5 with a feature map. Train a head on it "
+            "with `vgg train --init-from`, or load it with num_classes=N."
+        )
 
 
 def check_at_least(least: int, **options: int) -> None:

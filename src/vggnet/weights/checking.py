@@ -11,7 +11,13 @@ from vggnet.errors import WeightsError
 _SHOWN = 8  # differences that an error lists
 
 
-def check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check(
+    path: Path,
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    network: str = "the network that the file describes",
+) -> None:
     """Raises: WeightsError with the list of differences. Values are looked at where there are some (not on "meta")."""
     differences = [f"{name} is missing" for name in expected if name not in found]
     differences += [f"{name} does not belong" for name in found if name not in expected]
@@ -25,7 +31,7 @@ def check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor
     if differences:
         shown = "; ".join(sorted(differences)[:_SHOWN])
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        raise WeightsError(f"{path}: the tensors do not fit the network that the file describes: {shown}{more}.")
+        raise WeightsError(f"{path}: the tensors do not fit {network}: {shown}{more}.")
 
 
 def one_line(error: BaseException) -> str:

@@ -40,7 +40,8 @@ def push_to_hub(
 ) -> str:
     """Upload weights and a model card to `user/name` on the Hugging Face hub, made if missing; returns its address.
 
-    model: a network, or what `vggnet.load` takes. The hub's own settings hold (HF_TOKEN, `hf auth login`, ...).
+    model: a network, or what `vggnet.load` takes. Its notes, which name data and folders of a run, are not uploaded.
+    The hub's own settings hold (HF_TOKEN, `hf auth login`, HF_ENDPOINT).
     Raises: WeightsError if the hub cannot be reached or refuses; ConfigError, WeightsError as `load` and `save`.
     """
     network = model if isinstance(model, VGG) else load(model)

@@ -4,6 +4,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,22 @@ def recognise(
         "num_classes": _size(state, f"{head['head.fc8']}.weight", 0, 1000),
         "in_channels": _size(state, "features.0.weight", 1, 3),
     }
-    candidates = []
-    for name in NAMES:
-        model = empty(Architecture(name=name, **sizes))
-        numbered = {
-            f"features.{place}": f"features.{i}" for i, (place, _) in enumerate(model.features.named_children())
-        }
-        names = {ours: _renamed(ours, {**head, **numbered}) for ours in model.state_dict()}
-        candidates.append((model, names))
-    model, names = min(candidates, key=lambda candidate: len(state.keys() ^ set(candidate[1].values())))
+    layouts = {name: _their_names(name, sizes["head"], tuple(head.items())) for name in NAMES}
+    name = min(layouts, key=lambda name: len(state.keys() ^ set(layouts[name].values())))
+    names, model = layouts[name], empty(Architecture(name=name, **sizes))
     counters = {theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith(".num_batches_tracked")}
     found = {**counters, **state}  # files from before PyTorch 0.4.1 do not count batches
-    check(path, found, {theirs: model.state_dict()[ours] for ours, theirs in names.items()})
+    expected = {theirs: model.state_dict()[ours] for ours, theirs in names.items()}
+    check(path, found, expected, network=f"{name}, the nearest one")
     return model.architecture, {ours: found[theirs] for ours, theirs in names.items()}
+
+
+@cache
+def _their_names(name: str, head_name: str, head: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Our name of each tensor -> theirs."""
+    model = empty(Architecture(name=name, head=head_name))
+    numbers = {f"features.{place}": f"features.{i}" for i, (place, _) in enumerate(model.features.named_children())}
+    return {ours: _renamed(ours, {**numbers, **dict(head)}) for ours in model.state_dict()}
 
 
 def _unpickled(path: Path) -> object:
