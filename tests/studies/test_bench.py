@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vggnet.cli.bench import main
+from vggnet.errors import ConfigError
 from vggnet.studies.bench import Bench
 from vggnet.studies.bench_shapes import _shapes
 from vggnet.studies.memory import peak_bytes
@@ -42,6 +43,12 @@ def test_a_network_of_torchvision_with_its_memory(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["peak_bytes"].keys() == found["seconds"].keys()
     assert min(found["peak_bytes"].values()) > 4 * 3 * 64 * 64 * 4
+
+
+def test_a_network_without_head_is_not_trained():
+    """Oracle: the option is named."""
+    with pytest.raises(ConfigError, match="head none"):
+        main(["train", "--head", "none"])
 
 
 def test_peak_of_memory():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vggnet.conv3x3.accelerate import accelerate
+from vggnet.errors import ConfigError
 from vggnet.studies.memory import peak_bytes
 from vggnet.studies.peers import installed_peers
 from vggnet.table1 import MODEL_NAMES
@@ -83,7 +84,10 @@ def bench_train(
     model: a VGG, or a network of torchvision (`resnet18`), for which `width` and `head` do not apply.
     compiled: torch.compile as well, which needs a C++ compiler and minutes.
     memory: also run two steps of each way in a process of its own, for the most memory that they take.
+    Raises: ConfigError for the head "none", which has nothing to learn from labels.
     """
+    if head == "none":
+        raise ConfigError("a training step needs a head that names classes, not head none.")
     torch.manual_seed(0)
     network = _network(model, 10, width, head)
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
