@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vggnet.reuse.dists import DISTS
     from vggnet.reuse.gatys import ContentDistance, StyleDistance
     from vggnet.reuse.lpips import LPIPS
+    from vggnet.reuse.style import style_transfer
     from vggnet.reuse.taps import FeatureExtractor, features
     from vggnet.training.run import Run
     from vggnet.training.train import resume, train
@@ -55,6 +56,7 @@ _MODULES = {
     "vggnet.reuse.dists": ("DISTS",),
     "vggnet.reuse.gatys": ("ContentDistance", "StyleDistance"),
     "vggnet.reuse.lpips": ("LPIPS",),
+    "vggnet.reuse.style": ("style_transfer",),
     "vggnet.reuse.taps": ("FeatureExtractor", "features"),
     "vggnet.training.run": ("Run",),
     "vggnet.training.train": ("resume", "train"),
@@ -71,6 +73,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "train", "resume", "Run",
     "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
+    "style_transfer",
     "load", "save", "Preprocess",
     "fetch", "convert", "push_to_hub", "pull_from_hub",
     "accelerate", "restore",

@@ -1,0 +1,117 @@
+"""Paint the examples of docs/style.md, and write down their losses and times.
+
+    python scripts/style_examples.py WEIGHTS [NAME ...]
+
+WEIGHTS: of VGG-16 on ImageNet, as `vgg style --weights` takes them. Needs scikit-image, whose pictures these are:
+chelsea (a cat, CC0), coffee (CC0), rocket (public domain), ihc (stained tissue, no known restrictions). The other style
+is drawn here. NAME: of the examples to be painted; all by default.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from vggnet.reuse.style import style_transfer
+from vggnet.studies.bench import cpu_environment
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PICTURES = DOCS / "style"
+ROWS = DOCS / "style.jsonl"  # a line for each example
+SQUARE = (384, 384)
+
+# name -> content, styles, options
+EXAMPLES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "cat-strokes": ("chelsea.png", ("strokes",), {}),
+    "cat-strokes-colour": ("chelsea.png", ("strokes",), {"keep_colour": True}),
+    "cat-strokes-tissue": ("chelsea.png", ("strokes", "ihc.png"), {"style_weights": (1, 2)}),
+    "coffee-strokes-adam": ("coffee.png", ("strokes",), {"optimizer": "adam", "pooling": "max"}),
+}
+
+
+def main() -> None:
+    weights, names = sys.argv[1], sys.argv[2:] or list(EXAMPLES)
+    rows = {row["name"]: row for row in map(json.loads, ROWS.read_text().splitlines())} if ROWS.exists() else {}
+    PICTURES.mkdir(exist_ok=True)
+    strokes(384).save(PICTURES / "strokes.jpg", quality=88)
+    for name in names:
+        content, styles, options = EXAMPLES[name]
+        start = perf_counter()
+        for step in style_transfer(picture(content), list(map(picture, styles)), weights=weights, **options):
+            print(f"\r{name} {step.step}/{step.steps} {step.loss:.4f}", end="", file=sys.stderr)
+        seconds = round(perf_counter() - start, 1)
+        step.render().save(PICTURES / f"{name}.jpg", quality=88)
+        rows[name] = {"name": name, "content": content, "styles": styles, "options": options, "size": step.size}
+        losses = {"content_loss" if key == "content" else key: value for key, value in step.losses.items()}
+        rows[name] |= {"steps": step.steps, "seconds": seconds, **losses, "environment": cpu_environment()}
+        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+        (DOCS / "style.md").write_text(page(rows.values()), encoding="utf-8")
+
+
+def page(rows: Iterable[dict[str, Any]]) -> str:
+    sections = [
+        "# Style transfer: examples",
+        "Painted by `python scripts/style_examples.py WEIGHTS` with the convolutions of VGG-16 on ImageNet, 384 x 384 "
+        "pixels, from small to large. Losses are squared errors relative to the content's features, the style's Gram "
+        "matrices. The cat and the coffee (CC0) and the tissue (no known restrictions) come with scikit-image; the "
+        "strokes are drawn by the script.",
+        "![Strokes](style/strokes.jpg)",
+    ]
+    for row in rows:
+        facts = row["environment"]
+        styles = " and ".join(Path(style).stem for style in row["styles"])
+        options = ", ".join(f"{key} {value}" for key, value in row["options"].items()) or "as they are by default"
+        sections += [
+            f"## {row['name']}",
+            f"![{Path(row['content']).stem}, painted as {styles}](style/{row['name']}.jpg)",
+            f"{Path(row['content']).stem} as {styles}; options {options}. After {row['steps']} steps: content "
+            f"{row['content_loss']:.4f}, style {row['style']:.4f}, variation {row['variation']:.4f}, in all "
+            f"{row['loss']:.4f}. {row['seconds']:.0f} s by {facts['threads']} threads of {facts['device']}, torch "
+            f"{facts['torch']}, {facts['date']}.",
+        ]
+    return "\n\n".join(sections) + "\n"
+
+
+def picture(name: str) -> Image.Image:
+    if name == "strokes":
+        return strokes(384)
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        sys.exit("the pictures are scikit-image's: pip install scikit-image")
+    with Image.open(Path(package.origin).parent / "data" / name) as image:
+        side = min(image.size)
+        left, upper = (image.width - side) // 2, (image.height - side) // 2
+        return image.convert("RGB").crop((left, upper, left + side, upper + side)).resize(SQUARE)
+
+
+def strokes(side: int) -> Image.Image:
+    """Short brush strokes that follow six whirls, in the colours of a night and of lamps."""
+    random = np.random.default_rng(0)
+    palette = ("#16325c", "#2f6db5", "#7fb2e5", "#f2c14e", "#f6e7b4", "#1e4d3b", "#d9822b")
+    canvas = Image.new("RGB", (2 * side, 2 * side), palette[0])
+    pen = ImageDraw.Draw(canvas)
+    centres, turns = random.uniform(0, 2 * side, (6, 2)), random.choice([-1, 1], 6)
+    for _ in range(5200):
+        place = random.uniform(0, 2 * side, 2)
+        shade = abs(np.sin(place[0] / 170) + np.cos(place[1] / 140) + random.normal(0, 0.35))
+        path = [tuple(place)]
+        for _ in range(9):
+            away = place - centres
+            pull = turns / ((away**2).sum(1) + 8000)
+            flow = (pull[:, None] * away[:, ::-1] * (-1, 1)).sum(0)
+            place = place + 9 * flow / (np.linalg.norm(flow) + 1e-9)
+            path.append(tuple(place))
+        pen.line(
+            path, fill=palette[min(len(palette) - 1, int(3 * shade))], width=int(random.integers(5, 13)), joint="curve"
+        )
+    return canvas.resize((side, side), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    main()
