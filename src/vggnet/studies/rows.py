@@ -28,7 +28,7 @@ def append_row(path: Path, row: Row) -> None:
 
 def find_row(rows: Sequence[Row], name: str, value: str, config: TrainConfig) -> Row | None:
     """The row of a run with exactly this configuration, and with this value under `name`."""
-    return next((row for row in rows if row[name] == value and _config(row) == config), None)
+    return next((row for row in rows if row[name] == value and config_of(row) == config), None)
 
 
 def train_or_resume(data: str | Path, folder: Path, *, progress: bool, **options: Any) -> Run:
@@ -45,7 +45,7 @@ def spread(percents: Sequence[float]) -> str:
     return f"{mean(percents):.2f}" + (f" ± {stdev(percents):.2f}" if len(percents) > 1 else "")
 
 
-def _config(row: Row) -> TrainConfig | None:
+def config_of(row: Row) -> TrainConfig | None:
     """Options that are younger than the row have their defaults; None if it has an option that is no more."""
     try:
         return TrainConfig.from_dict(row["config"])

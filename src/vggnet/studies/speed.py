@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +16,7 @@ from vggnet.errors import ConfigError
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
-from vggnet.studies.rows import Row, append_row, find_row, read_rows, spread, train_or_resume
+from vggnet.studies.rows import Row, append_row, config_of, find_row, read_rows, spread, train_or_resume
 from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
 from vggnet.training.run import Run
 from vggnet.vgg import Architecture, empty
@@ -103,8 +102,9 @@ def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def _recipe(row: Row) -> dict[str, Any]:
-    return {name: value for name, value in row["config"].items() if name != "seed"}
+def _recipe(row: Row) -> TrainConfig | None:
+    config = config_of(row)
+    return None if config is None else replace(config, seed=0)
 
 
 def _row(preset: str, run: Run, data: str | Path) -> Row:
