@@ -48,7 +48,7 @@ class TrainConfig:
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
     # optimisation
-    epochs: int = 10  # passes over the training images
+    epochs: int = 15  # passes over the training images
     batch_size: int = 512  # images per optimiser step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
     # sgd, or muon: orthogonal updates for the convolutions, which batch norm must follow, and SGD for all else
