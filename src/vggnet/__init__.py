@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
     from vggnet.reuse.dists import DISTS
+    from vggnet.reuse.duplicates import find_duplicates
     from vggnet.reuse.gatys import ContentDistance, StyleDistance
     from vggnet.reuse.lpips import LPIPS
+    from vggnet.reuse.similar import build_index, find_similar
     from vggnet.reuse.style import style_transfer
     from vggnet.reuse.taps import FeatureExtractor, features
     from vggnet.training.run import Run
@@ -54,8 +56,10 @@ _MODULES = {
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
     "vggnet.reuse.dists": ("DISTS",),
+    "vggnet.reuse.duplicates": ("find_duplicates",),
     "vggnet.reuse.gatys": ("ContentDistance", "StyleDistance"),
     "vggnet.reuse.lpips": ("LPIPS",),
+    "vggnet.reuse.similar": ("build_index", "find_similar"),
     "vggnet.reuse.style": ("style_transfer",),
     "vggnet.reuse.taps": ("FeatureExtractor", "features"),
     "vggnet.training.run": ("Run",),
@@ -73,7 +77,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "train", "resume", "Run",
     "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
-    "style_transfer",
+    "style_transfer", "build_index", "find_similar", "find_duplicates",
     "load", "save", "Preprocess",
     "fetch", "convert", "push_to_hub", "pull_from_hub",
     "accelerate", "restore",

@@ -214,6 +214,23 @@ def test_dists_of_the_same_images(dists_ours):
     assert images.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("make", [vggnet.LPIPS, vggnet.DISTS, vggnet.StyleDistance])
+def test_a_distance_goes_where_it_is_sent(weights, make):
+    """Oracle: in float64 it gives the same, with a gradient and without: all of it has moved."""
+    if make is vggnet.DISTS:
+        pytest.importorskip("DISTS_pytorch", reason="the package DISTS-pytorch is not installed")
+    distance = make(weights)
+    images, others = pair()
+    with torch.no_grad():
+        expected = distance(images, others)
+    moved = distance.double()
+    found = moved(images.double().requires_grad_(), others.double())
+    assert found.dtype == torch.float64
+    with torch.no_grad():
+        assert torch.allclose(moved(images.double(), others.double()), found)
+    assert torch.allclose(found.float(), expected, rtol=1e-3)
+
+
 def test_gram_by_hand():
     """Oracle: by hand: two channels of three places, [1 2 3] and [0 1 -1]."""
     features = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 1.0, -1.0]]]])

@@ -59,6 +59,7 @@ def read(path):
         shapes = {name: json.loads(table.schema.field(name).metadata[b"shape"]) for name in table.column_names[1:]}
         columns = {name: np.stack(table[name].to_numpy()).reshape(-1, *shape) for name, shape in shapes.items()}
         return table["image"].to_pylist(), columns
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # the format wants its data aligned
     with safe_open(path, "np") as file:
         return json.loads(file.metadata()["images"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

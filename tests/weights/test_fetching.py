@@ -274,7 +274,7 @@ def test_the_list_tells_what_is_here(published, capsys):
     assert re.search(r"vgg11:tiny .*none .*no classes .*127\.0\.0\.1", out)
 
 
-def test_verify_finds_the_damage(published, capsys):
+def test_verify_finds_damage_and_fetch_mends_it(published, capsys):
     """Oracle: a byte changed by hand."""
     path = vggnet.fetch("vgg11:tiny")
     vggnet.fetch("vgg11:graded")
@@ -291,6 +291,8 @@ def test_verify_finds_the_damage(published, capsys):
     assert captured.err.count("\n") == 1
     assert "vgg: " in captured.err
     assert "checksum" in captured.err
+    assert main(["fetch", "vgg11:tiny"]) == 0
+    assert main(["verify", "vgg11:tiny"]) == 0
 
 
 def test_nothing_is_left_of_a_wrong_file(published, server, tmp_path):

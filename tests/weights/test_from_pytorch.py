@@ -1,12 +1,15 @@
 """torchvision's and timm's files: the same answers as the library that wrote them, and refusal of everything else."""
 
+import json
+
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vggnet
+from vggnet.cli.weights import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, WeightsError
 from vggnet.weights.converting import convert, sha256
@@ -106,7 +109,7 @@ def test_half_precision_becomes_float32(torchvision_network, assert_equal_answer
     """Oracle: the rounded weights."""
     theirs = torchvision_network("vgg11").bfloat16()
     ours = imported(theirs, tmp_path)
-    assert ours.head.fc8.weight.dtype == torch.float32
+    assert {tensor.dtype for tensor in load_file(tmp_path / "ours.safetensors").values()} == {torch.float32}
     assert_equal_answers(ours, theirs.float())
 
 
@@ -116,6 +119,25 @@ def test_the_source_is_noted(torchvision_network, tmp_path):
     notes = read_notes(tmp_path / "ours.safetensors")
     digest = sha256(tmp_path / "theirs.pth")
     assert notes == {"library": "torchvision", "source": "theirs.pth", "sha256": digest, "licence": "mine"}
+
+
+def test_by_the_command(torchvision_network, tmp_path, capsys):
+    """Oracle: the file and the names that were given; ten lines of text, or ImageNet's thousand, which do not fit."""
+    torch.save(torchvision_network("vgg11").state_dict(), tmp_path / "theirs.pth")
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES) + "\n")
+    command = ["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]
+    assert main([*command, "--classes", str(tmp_path / "names.txt"), "--json"]) == 0
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert (printed["model"], printed["head"], printed["classes"]) == ("vgg11", "paper", 10)
+    assert printed["source_sha256"] == sha256(tmp_path / "theirs.pth")
+    assert load(tmp_path / "ours.safetensors").classes == tuple(CLASSES)
+    assert main(command) == 0
+    assert "sound, vgg11 with head paper" in capsys.readouterr().out
+    for given, message in {"imagenet": "1000 class names", str(tmp_path): "no text file"}.items():
+        with pytest.raises(ConfigError, match=message):
+            main([*command, "--classes", given])
+    with pytest.raises(ConfigError, match="BGR"):
+        main([*command, "--keep-bgr"])
 
 
 CHANGES = {

@@ -21,12 +21,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import json, sys
 import vggnet
+from vggnet.cli.weights import main
 
 for step in sys.argv[1:]:
     task, _, rest = step.partition(" ")
     try:
         if task == "push":
             print(json.dumps(vggnet.push_to_hub(*rest.split())))
+        elif task == "vgg":
+            main(rest.split())
         else:
             vggnet.save(vggnet.pull_from_hub(rest), rest.replace("/", "-") + ".safetensors")
             print(json.dumps("pulled"))
@@ -49,6 +52,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 self.answer(403, b"", {"X-Error-Message": "not yours"})
                 return
             self.server.models.setdefault(name, {})
+            self.server.private[name] = asked.get("private") or asked.get("visibility") == "private"
             self.answer_json({"url": f"{self.server.url}/{name}", "name": name, "id": COMMIT})
             return
         if self.path == "/api/validate-yaml":
@@ -100,7 +104,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.url, server.models = f"http://127.0.0.1:{server.server_port}", {"some/empty": {}}
+        server.url, server.private = f"http://127.0.0.1:{server.server_port}", {}
+        server.models = {"some/empty": {}}
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -133,7 +138,7 @@ def run(endpoint, home, *steps):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) if line[0] in '["' else line for line in done.stdout.splitlines()]
 
 
 def test_pushed_and_pulled(hub, model, tmp_path):
@@ -151,6 +156,20 @@ def test_pushed_and_pulled(hub, model, tmp_path):
     )  # fmt: skip
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(found(images), model(images))
+
+
+def test_by_the_command(hub, model, tmp_path):
+    """Oracle: the network; the server was told that it is private."""
+    pushed, pulled = run(
+        hub.url,
+        tmp_path,
+        "vgg push mine.safetensors some/secret --private",
+        "vgg pull some/secret out.safetensors --json",
+    )
+    assert pushed == f"{hub.url}/some/secret"
+    assert pulled[0]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert hub.private == {"some/secret": True}
+    assert torch.equal(vggnet.load(tmp_path / "out.safetensors").head.fc.weight, model.head.fc.weight)
 
 
 def test_what_the_hub_refuses(hub, model, tmp_path):

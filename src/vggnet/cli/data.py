@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from vggnet.cli.bars import counting
 from vggnet.cli.parsing import parse
 
 
@@ -13,29 +14,33 @@ from vggnet.cli.parsing import parse
 class Data:
     """Count, measure and verify a data set: classes, sizes, mean and deviation, and every unreadable image.
 
-    Example: vgg data photos/
+    Example: vgg data photos/ --duplicates
 
     Exits with 2 if an image cannot be read.
     """
 
     # digits, cifar10, cifar100, a folder, or a Hugging Face id
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    duplicates: bool = False  # also name pictures that are nearly the same, within and across splits
+    threshold: float = 0.9  # how much the same: a cosine, 1 for copies
+    weights: str = "vgg16:features"  # what tells duplicates: a name of `vgg weights list`, or a file
     json: bool = False  # print one JSON object instead of a table
 
 
 def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
     args: Data = parse(Data, arguments, prog="vgg data")
-    from tqdm import tqdm
-
     from vggnet.data.inspecting import inspect
 
-    with tqdm(desc="reading", unit="image", leave=False, disable=None) as bar:
+    with counting("reading") as progress:
+        inspection = inspect(args.data, progress=progress)
+    result, tables = inspection.as_dict(), [inspection.as_table()]
+    if args.duplicates:
+        from vggnet.reuse.duplicates import find_duplicates
 
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        inspection = inspect(args.data, progress=show)
-    print(json.dumps(inspection.as_dict()) if args.json else inspection.as_table())
+        with counting("comparing") as progress:
+            found = find_duplicates(args.data, network=args.weights, threshold=args.threshold, progress=progress)
+        result["duplicates"] = found.as_dict()
+        tables.append(found.as_table())
+    print(json.dumps(result) if args.json else "\n\n".join(tables))
     return 2 if any(split.unreadable for split in inspection.splits) else 0

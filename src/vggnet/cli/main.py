@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "name what is on a picture, or on each picture of a folder",
     "features": "write the outputs of layers, by the paper's names, for pictures",
     "distance": "tell how different two pictures look",
+    "similar": "find the pictures of a folder that look most like one",
     "style": "paint one picture as others are painted",
     "weights": "list, fetch, convert and verify trained weights",
     "study": "train many networks and compare them: accuracy against time, or against depth",

@@ -164,6 +164,25 @@ def draw_depth(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
     _save(figure, path)
 
 
+def draw_gallery(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], path: Path) -> None:
+    """Rows of pictures over their captions, all rows of one length; None is an empty frame.
+
+    Raises: StorageError if `path` cannot be written.
+    """
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(1.9 * columns, 2.1 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row, across in zip(rows, grid, strict=True):
+        for axes in across[len(row) :]:
+            axes.set_axis_off()
+        for axes, (image, caption) in zip(across, row, strict=False):
+            if image is not None:
+                axes.imshow(_thumbnail(image))
+            axes.set_title(caption, fontsize=9, parse_math=False)
+            axes.set(xticks=[], yticks=[])
+    _save(figure, path)
+
+
 def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], quantity: str, *, scale: float) -> None:
     marker = "o" if len(rows) <= 30 else ""
     for split, label, colour in (("train", "training", BLUE), ("val", "validation", ORANGE)):

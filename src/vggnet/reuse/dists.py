@@ -41,10 +41,11 @@ class DISTS(nn.Module):
         self.features = FrozenFeatures(weights, list(LAYERS))
         if (3, *self.features.extractor.channels.values()) != CHANNELS:
             raise WeightsError(f"{weights}: DISTS is made for the features of VGG-16 at its full width, not for these.")
+        pools = [BlurredPool(channels) for channels in CHANNELS[1:-1]]
         for extractor in self.features.extractors:
-            for stage, channels in zip(list(extractor.stages.values())[1:], CHANNELS[1:], strict=False):
+            for stage, pool in zip(list(extractor.stages.values())[1:], pools, strict=True):
                 assert isinstance(stage, nn.Sequential)
-                stage[0] = BlurredPool(channels)
+                stage[0] = pool
         self.eval()
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:

@@ -105,7 +105,10 @@ def style_transfer(
     for name, number in (("strength", strength), ("smoothness", smoothness)):
         if not 0 <= number < float("inf"):
             raise ConfigError(f"{name} is {number}; it must be a number of at least 0.")
-    (original,) = (read_picture(*named) for named in named_pictures(content))
+    contents = list(named_pictures(content))
+    if len(contents) != 1:
+        raise ConfigError(f"the content is a folder of {len(contents)} pictures; expected one to paint.")
+    original = read_picture(*contents[0])
     painted = [read_picture(*named) for named in style_pictures]
     gray = original.convert("L").convert("RGB")
     task = _Task(

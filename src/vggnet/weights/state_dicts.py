@@ -25,7 +25,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises: WeightsError if the file is damaged, or holds anything but named tensors; code in it is not run.
     """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        state = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: damaged, or it holds more than tensors, which is never run here. Fetch it again, or write it by "
