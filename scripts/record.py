@@ -7,6 +7,7 @@
     python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, README.md, a picture
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
+    python scripts/record.py transfer         the rows of vgg study transfer -> docs/transfer.md
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
 
 A section that is there already is replaced.
@@ -29,6 +30,7 @@ from vggnet.report.figures import draw_depth, draw_speed
 from vggnet.studies.depth import DepthStudy, by_label
 from vggnet.studies.rows import read_rows, spread
 from vggnet.studies.speed import SpeedStudy, by_preset, percents
+from vggnet.studies.transfer import TransferStudy
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
 from vggnet.training.run import CURVES, STATE, Run, environment
@@ -51,6 +53,7 @@ def main() -> None:
     commands.add_parser("same-training")
     commands.add_parser("speed")
     commands.add_parser("depth")
+    commands.add_parser("transfer")
     of_weights = commands.add_parser("card")
     of_weights.add_argument("name", help="as `vgg weights list` shows it")
     bench = commands.add_parser("bench")
@@ -67,6 +70,8 @@ def main() -> None:
         insert(ROOT / "README.md", "speed", speed_at_a_glance())
     elif arguments.command == "depth":
         insert(DOCS / "depth.md", "depth", depth_section())
+    elif arguments.command == "transfer":
+        insert(DOCS / "transfer.md", "transfer", transfer_section())
     elif arguments.command == "card":
         insert(DOCS / "weights.md", arguments.name, card_section(arguments.name))
     elif arguments.command == "bench":
@@ -212,6 +217,17 @@ def depth_section() -> str:
     }
     study = DepthStudy(rows=rows, finished=True).as_table()
     return f"{table(facts)}\n\n{study}\n\n![Top-1 error of each network](depth.png)"
+
+
+def transfer_section() -> str:
+    """Frozen features for other classes: the table of the rows of `vgg study transfer`."""
+    rows = read_rows(DOCS / "transfer.jsonl")
+    facts = {
+        "command": "`vgg study transfer --data DATA`, with the scales and the choices of the table",
+        "penalty": "by five-fold cross-validation on the chosen training images; test images are scored once a seed",
+        **owners(rows[-1]["environment"]),
+    }
+    return f"{table(facts)}\n\n{TransferStudy(rows=rows, finished=True).as_table()}"
 
 
 def card_section(name: str) -> str:

@@ -20,7 +20,7 @@ COMMANDS = {
     "similar": "find the pictures of a folder that look most like one",
     "style": "paint one picture as others are painted",
     "weights": "list, fetch, convert and verify trained weights",
-    "study": "train many networks and compare them: accuracy against time, or against depth",
+    "study": "train many networks and compare them: against time, against depth, on other classes",
     "bench": "time training and answering against stock PyTorch on this CPU",
     "data": "count, measure and verify a data set",
 }

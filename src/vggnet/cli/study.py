@@ -1,9 +1,10 @@
 """`vgg study`."""
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,8 +14,6 @@ from vggnet.cli.parsing import parse
 @dataclass(frozen=True, kw_only=True)
 class _Study:
     data: str
-    seeds: int = 3  # runs of each
-    figure: Path | None = None  # where the picture goes; by default beside the rows
     json: bool = False  # print one JSON object instead of a table
 
 
@@ -26,8 +25,10 @@ class Speed(_Study):
     """
 
     presets: tuple[str, ...] = ("quick", "fast")
+    seeds: int = 3  # runs of each
     out: Path = Path("runs/speed")  # the run folders
     rows: Path = Path("docs/speed.jsonl")  # a row for each finished run; what is there is not run again
+    figure: Path | None = None  # where the picture goes; by default beside the rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,34 +40,70 @@ class Depth(_Study):
 
     width: float = 0.25  # multiplies the channels of the convolutions
     epochs: int = 10
+    seeds: int = 3  # runs of each
     out: Path = Path("runs/depth")  # the run folders, which networks that start from column A need
     rows: Path = Path("docs/depth.jsonl")  # a row for each finished run; what is there is not run again
+    figure: Path | None = None  # where the picture goes; by default beside the rows
 
 
-Command = Annotated[Speed, tyro.conf.subcommand("speed")] | Annotated[Depth, tyro.conf.subcommand("depth")]
-DESCRIPTION = """Train many networks and compare them.
+@dataclass(frozen=True, kw_only=True)
+class Transfer(_Study):
+    """Frozen features for other classes: pooled, at several scales, and one linear classifier.
+
+    Example: vgg study transfer --data flowers17 --per-class 40 --seeds 5
+    """
+
+    weights: str = "vgg16:features"  # a name of `vgg weights list`, a run folder or a .safetensors file
+    scales: tuple[int, ...] = (256, 384)  # pixels, shorter sides at which the whole image is seen
+    combine: Literal["average", "stack"] = "average"  # what is done with the scales
+    classifier: Literal["svm", "logistic"] = "svm"
+    per_class: int = 40  # training images of each class, which the seed chooses
+    seeds: int = 5
+    out: Path = Path("runs/transfer")  # the features, which are not computed again
+    rows: Path = Path("docs/transfer.jsonl")  # a row for each classifier; what is there is not run again
+
+
+Command = (
+    Annotated[Speed, tyro.conf.subcommand("speed")]
+    | Annotated[Depth, tyro.conf.subcommand("depth")]
+    | Annotated[Transfer, tyro.conf.subcommand("transfer")]
+)
+DESCRIPTION = """Train many networks or classifiers and compare them.
 
 Example: vgg study speed --data cifar10 --presets quick --seeds 1"""
 
 
 def main(arguments: list[str]) -> int:
     """Run the study; returns the exit code."""
-    args: Speed | Depth = parse(Command, arguments, prog="vgg study", description=DESCRIPTION)
-    from vggnet.report.figures import draw_depth, draw_speed
-    from vggnet.studies.depth import by_label, study_depth
-    from vggnet.studies.speed import by_preset, study_speed
+    args: Speed | Depth | Transfer = parse(Command, arguments, prog="vgg study", description=DESCRIPTION)
+    from vggnet.studies.depth import DepthStudy, study_depth
+    from vggnet.studies.speed import SpeedStudy, study_speed
+    from vggnet.studies.transfer import TransferStudy, study_transfer
 
     options = {name: value for name, value in vars(args).items() if name not in ("figure", "json")}
-    is_speed = isinstance(args, Speed)
-    study = study_speed(**options, progress=True) if is_speed else study_depth(**options, progress=True)
+    studies: dict[type, Callable[..., SpeedStudy | DepthStudy | TransferStudy]] = {
+        Speed: study_speed,
+        Depth: study_depth,
+        Transfer: study_transfer,
+    }
+    study = studies[type(args)](**options, progress=True)
     print(study.as_json() if args.json else study.as_table())
     if not study.finished:
         print("stopped and saved; the same command goes on", file=sys.stderr)
         return 130
-    figure = args.figure or args.rows.with_suffix(".png")
-    if is_speed:
-        draw_speed(by_preset(study.rows), figure)
-    else:
-        draw_depth(by_label(study.rows), figure)
-    print(f"drawn: {figure}", file=sys.stderr)
+    if not isinstance(args, Transfer):
+        figure = args.figure or args.rows.with_suffix(".png")
+        _draw(args, study.rows, figure)
+        print(f"drawn: {figure}", file=sys.stderr)
     return 0
+
+
+def _draw(args: Speed | Depth, rows: Sequence[dict[str, Any]], figure: Path) -> None:
+    from vggnet.report.figures import draw_depth, draw_speed
+    from vggnet.studies.depth import by_label
+    from vggnet.studies.speed import by_preset
+
+    if isinstance(args, Speed):
+        draw_speed(by_preset(rows), figure)
+    else:
+        draw_depth(by_label(rows), figure)

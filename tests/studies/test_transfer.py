@@ -1,0 +1,199 @@
+"""The study of transfer: its vectors and scores by other ways, what it has is not computed again, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.svm import LinearSVC
+
+import vggnet
+from vggnet.cli.main import main
+from vggnet.data.opening import open_source
+from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.reuse.pretrained import answering
+from vggnet.studies import transfer
+from vggnet.studies.transfer import TransferStudy, study_transfer
+
+CLASSES, TRAIN, TEST = ("blue", "green", "red"), 7, 4
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Plain colours with much noise, of changing sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 200, (40 + 3 * index, 50, 3))
+                pixels[..., 2 - label] += 55
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = vggnet.build("vgg11", num_classes=2, head="gap", width=0.0625).eval()
+    model.preprocess = vggnet.Preprocess(resize=36, crop=32)
+    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
+    vggnet.save(model, path)
+    return path
+
+
+@pytest.fixture
+def study(photos, weights, tmp_path):
+    def run(**options):
+        options = {"weights": weights, "scales": (32, 48), "per_class": 5, "seeds": 1, **options}
+        return study_transfer(photos, out=tmp_path / "features", rows=tmp_path / "rows.jsonl", **options)
+
+    return run
+
+
+def by_hand(weights, photos, scale):
+    """Oracle: the network's own layers on each whole image and its mirror image, in NumPy: (N, 3 layers, C) each."""
+    network = vggnet.load(weights)
+    source = open_source(photos, "test")
+    vectors = []
+    for index in range(len(source)):
+        image = source.read(index)
+        width, height = (round(side * scale / min(image.size), 6) for side in image.size)
+        small = image.resize((int(width), int(height)), Image.Resampling.BILINEAR)
+        pixels = np.asarray(small).astype(np.float32) / 255
+        normal = (pixels - np.float32(network.preprocess.mean)) / np.float32(network.preprocess.std)
+        views = torch.from_numpy(np.stack([normal, normal[:, ::-1]])).permute(0, 3, 1, 2)
+        parts = []
+        with torch.no_grad():
+            for name, layer in network.features.named_children():
+                views = layer(views)
+                if name in ("relu4_2", "relu5_1", "relu5_2"):
+                    part = np.cbrt((views.double().numpy() ** 3).mean((2, 3))).mean(0)
+                    parts.append(part / np.linalg.norm(part) / np.sqrt(3))
+        vectors.append(np.concatenate(parts))
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("combine", ["average", "stack"])
+def test_vectors_are_those_by_hand(photos, weights, tmp_path, combine):
+    """Oracle: `by_hand`; scales averaged or side by side, and the length of the whole."""
+    source = open_source(photos, "test")
+    found = transfer._described(answering(weights), source, (32, 48), combine, tmp_path, show=False)
+    small, large = (by_hand(weights, photos, scale) for scale in (32, 48))
+    whole = small + large if combine == "average" else np.concatenate([small, large], axis=1)
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    assert np.allclose(found, expected, atol=2e-4)
+
+
+def test_scores_by_hand():
+    """Oracle: by hand: two right of three in one class, all in the other; scikit-learn's classifier sees no order."""
+    vectors = np.array([[1.0, 0.0]] * 5 + [[0.0, 1.0]] * 5, np.float32)
+    labels = np.repeat([0, 1], 5)
+    test_vectors = np.array([[1, 0], [0.9, 0.1], [0.2, 0.8], [0, 1], [0.1, 0.9]], np.float32)
+    score = transfer._score(LinearSVC(), vectors, labels, test_vectors, np.array([0, 0, 0, 1, 1]))
+    assert score["class_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    # ranked for class 0: 0, 0, 0, 1, 1: precision 1; for class 1: 1, 1, 0, 0, 0: 1
+    assert score["map"] == pytest.approx(1)
+    assert (score["validation_accuracy"], score["test_images"]) == (1, 5)
+    swapped = transfer._score(LinearSVC(), vectors, labels, test_vectors[[0, 1, 3, 2, 4]], np.array([0, 0, 0, 1, 1]))
+    # for class 0: 0, 0, 1, 1, 0: (1 + 1 + 3/5) / 3; for class 1: 0, 1, 1, 0, 0: (1/2 + 2/3) / 2
+    assert swapped["map"] == pytest.approx(((1 + 1 + 3 / 5) / 3 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+def test_each_seed_chooses_its_images():
+    """Oracle: counts; other seeds choose others, the same seed the same."""
+    labels = np.repeat([2, 0, 1], 9)
+    first, again, other = (transfer._choose(labels, 4, seed) for seed in (0, 0, 1))
+    assert np.bincount(labels[first]).tolist() == [4, 4, 4]
+    assert len(set(first)) == 12
+    assert (first == again).all()
+    assert set(first) != set(other)
+
+
+def test_what_is_there_is_not_computed_again(study, tmp_path, monkeypatch):
+    """Oracle: a network that is not asked any more; other data, weights or options are."""
+    first = study()
+    assert first.finished
+    assert [row["seed"] for row in first.rows] == [0]
+    monkeypatch.setattr(transfer, "_pooled", None)
+    assert study(seeds=2, classifier="logistic", combine="stack").rows[0] == first.rows[0]
+    assert [row["seed"] for row in study(seeds=2).rows] == [0, 0, 1, 1]
+    assert [row["seed"] for row in study(seeds=2).rows] == [0, 0, 1, 1]
+    with pytest.raises(TypeError):  # not there yet
+        study(scales=(40,))
+    (tmp_path / "features" / "test-48.safetensors").write_bytes(b"damaged")
+    with pytest.raises(TypeError):
+        study(seeds=3)
+
+
+def test_ctrl_c_keeps_what_is_done(study, tmp_path, monkeypatch):
+    """Oracle: the file of the first scale is there, and the second is computed by the next call."""
+
+    def stop(network, data, scale, show, pooled=transfer._pooled):
+        if scale == 48:
+            raise KeyboardInterrupt
+        return pooled(network, data, scale, show)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "_pooled", stop)
+        assert study() == TransferStudy(rows=[], finished=False)
+    assert [path.name for path in (tmp_path / "features").iterdir()] == ["train-32.safetensors"]
+    assert study().finished
+
+
+def test_the_table(study):
+    """Oracle: by hand from the rows."""
+    rows = [*study(seeds=2).rows]
+    for row, accuracy in zip(rows, (0.5, 0.7), strict=True):
+        row["class_accuracy"] = row["map"] = accuracy
+    (line,) = TransferStudy(rows=rows, finished=True).as_table().splitlines()[2:]
+    assert "| 32, 48 | average | svm | 5 | 0, 1 | 60.00 ± 14.14 | 60.00 ± 14.14 |" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": ()}, "scales is"),
+        ({"scales": (16,)}, "at least 32 pixels"),
+        ({"combine": "sum"}, "unknown combine 'sum'"),
+        ({"classifier": "tree"}, "unknown classifier 'tree'"),
+        ({"per_class": 4}, "per_class is 4"),
+        ({"seeds": 0}, "seeds is 0"),
+    ],
+)
+def test_what_cannot_work(study, options, message):
+    """Oracle: the contract."""
+    with pytest.raises(ConfigError, match=message):
+        study(**options)
+
+
+def test_data_that_cannot_serve(study, photos, tmp_path, weights):
+    """Oracle: the contract."""
+    with pytest.raises(DataError, match="blue has 7 training images; 8 of each"):
+        study(per_class=8)
+    other = tmp_path / "other"
+    for split, name in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "cow")):
+        (other / split / name).mkdir(parents=True)
+        for index in range(5):
+            Image.new("RGB", (40, 40)).save(other / split / name / f"{index}.png")
+    options = {"weights": weights, "scales": (32,), "per_class": 5, "out": tmp_path / "f", "rows": tmp_path / "r"}
+    with pytest.raises(DataError, match="other classes"):
+        study_transfer(other, **options)
+    (other / "test" / "cow").rename(other / "test" / "dog")
+    (other / "test" / "dog" / "3.png").write_bytes(b"broken")
+    with pytest.raises(ImageError, match=r"dog/3\.png"):
+        study_transfer(other, **options)
+
+
+def test_the_command(photos, weights, tmp_path, capsys, monkeypatch):
+    """Oracle: the rows on disk."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--scales", "32", "--per-class", "5", "--seeds", "2", "--rows", "rows.jsonl", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "transfer", "--data", str(photos), "--weights", str(weights), *options])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert found["rows"][0]["class_accuracy"] > 0.34
