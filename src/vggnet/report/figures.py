@@ -44,8 +44,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
             axes.axvline(best["epoch"], color=GRAY, linewidth=1, linestyle=":", zorder=1)
             label = f"best: epoch {best['epoch']}, {value:.4g}{' %' if axes is accuracy else ''}"
             axes.plot(best["epoch"], value, "*", color=ORANGE, markersize=13, markeredgecolor="white", label=label)
-    for axes in (loss, accuracy):
-        axes.legend(frameon=False)
+    loss.legend(frameon=False, loc="upper right")
+    accuracy.legend(frameon=False, loc="lower right")
     _title(figure, title)
     _save(figure, path)
 
