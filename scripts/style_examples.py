@@ -72,8 +72,8 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
             f"![{Path(row['content']).stem}, painted as {styles}](style/{row['name']}.jpg)",
             f"{Path(row['content']).stem} as {styles}; options {options}. After {row['steps']} steps: content "
             f"{row['content_loss']:.4f}, style {row['style']:.4f}, variation {row['variation']:.4f}, in all "
-            f"{row['loss']:.4f}. {row['seconds']:.0f} s by {facts['threads']} threads of {facts['device']}, torch "
-            f"{facts['torch']}, {facts['date']}.",
+            f"{row['loss']:.4f}. {row['seconds']:.0f} s (threads: {facts['threads']}; {facts['device']}, torch "
+            f"{facts['torch']}, {facts['date']}).",
         ]
     return "\n\n".join(sections) + "\n"
 
