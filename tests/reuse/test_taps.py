@@ -195,6 +195,22 @@ def test_it_can_be_exported():
     assert all(close(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch deprecates TorchScript
+def test_it_can_be_scripted():
+    """Oracle: the extractor itself, values and gradients, and its own error."""
+    extractor = vggnet.FeatureExtractor(tiny("vgg11"), ["conv1_1", "relu2_1", "pool5"], output_stride=16).eval()
+    scripted = torch.jit.script(extractor)
+    images, same = (torch.ones(2, 3, 32, 32).mul(0.5).requires_grad_() for _ in range(2))
+    found, expected = scripted(images), extractor(same)
+    assert list(found) == list(expected)
+    assert all(close(found[name], expected[name]) for name in expected)
+    for answers in (found, expected):
+        sum(values.square().sum() for values in answers.values()).backward()
+    assert close(images.grad, same.grad)
+    with pytest.raises(torch.jit.Error, match="at least 16x16 pixels"):
+        scripted(torch.zeros(1, 3, 8, 8))
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """Five PNG files of five sizes."""
@@ -248,7 +264,7 @@ def test_arguments_that_cannot_work(pictures, layers, options, message):
 def test_inputs_that_cannot_work(pictures, tmp_path):
     """Oracle: the contract."""
     model = tiny()
-    with pytest.raises(InputError, match=r"\(N, 3, H, W\), but got \(2, 1, 32, 32\)"):
+    with pytest.raises(InputError, match=r"\(N, 3, H, W\), but got \[2, 1, 32, 32\]"):
         vggnet.features(model, torch.randn(2, 1, 32, 32), "relu1_1")
     with pytest.raises(InputError, match="relu3_1 needs images of at least 4x4 pixels, but got 9x3"):
         vggnet.features(model, torch.randn(2, 3, 9, 3), "relu3_1")

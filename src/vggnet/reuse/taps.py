@@ -30,7 +30,7 @@ class FeatureExtractor(nn.Module):
         and the convolutions after them are dilated (Chen et al., arXiv:1606.00915, section 3.1). At the places that
         the plain network has, the values are the same, if H and W are multiples of 32.
     `channels`: {layer: C}.
-    It goes through `torch.export` and `torch.compile`; `vggnet.accelerate` makes it fast on CPUs.
+    It goes through `torch.export`, `torch.compile` and `torch.jit.script`; `vggnet.accelerate` makes it fast on CPUs.
     Raises: ConfigError for a layer or an output stride that there is not; WeightsError as `vggnet.load`; when called,
         InputError if the images are too small or have another number of channels.
     """
@@ -57,6 +57,7 @@ class FeatureExtractor(nn.Module):
                 stage = nn.Sequential()
             if len(self.stages) == len(wanted):
                 break
+        self.deepest = list(self.channels)[-1]
         self.train(network.training)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -64,11 +65,11 @@ class FeatureExtractor(nn.Module):
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise InputError(
                 f"the layers of {self.name} take images of shape (N, {self.in_channels}, H, W), but got "
-                f"{tuple(images.shape)}. Convert the images; gray is RGB with the channel repeated."
+                f"{list(images.shape)}. Convert the images; gray is RGB with the channel repeated."
             )
-        if min(images.shape[2:]) < self.least:
+        if min(images.shape[2], images.shape[3]) < self.least:
             raise InputError(
-                f"{next(reversed(self.channels))} needs images of at least {self.least}x{self.least} pixels, but got "
+                f"{self.deepest} needs images of at least {self.least}x{self.least} pixels, but got "
                 f"{images.shape[2]}x{images.shape[3]}. Enlarge the images, or take a shallower layer."
             )
         taps: dict[str, Tensor] = {}
