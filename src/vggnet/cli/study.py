@@ -76,12 +76,13 @@ Example: vgg study speed --data cifar10 --presets quick --seeds 1"""
 def main(arguments: list[str]) -> int:
     """Run the study; returns the exit code."""
     args: Speed | Depth | Transfer = parse(Command, arguments, prog="vgg study", description=DESCRIPTION)
-    from vggnet.studies.depth import DepthStudy, study_depth
-    from vggnet.studies.speed import SpeedStudy, study_speed
-    from vggnet.studies.transfer import TransferStudy, study_transfer
+    from vggnet.studies.depth import study_depth
+    from vggnet.studies.rows import Study
+    from vggnet.studies.speed import study_speed
+    from vggnet.studies.transfer import study_transfer
 
     options = {name: value for name, value in vars(args).items() if name not in ("figure", "json")}
-    studies: dict[type, Callable[..., SpeedStudy | DepthStudy | TransferStudy]] = {
+    studies: dict[type, Callable[..., Study]] = {
         Speed: study_speed,
         Depth: study_depth,
         Transfer: study_transfer,

@@ -1,8 +1,7 @@
 """Does depth help? Table 3 of the paper asked of small images: every column, plain, with an equal budget and seeds."""
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from scipy.stats import ttest_ind
 
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.evaluation.testing import test
-from vggnet.studies.rows import Row, append_row, find_row, read_rows, spread, train_or_resume
+from vggnet.studies.rows import Row, Study, append_row, find_row, read_rows, spread, train_or_resume
 from vggnet.table1 import layers, resolve
 from vggnet.training.config import FAST, TrainConfig
 from vggnet.training.run import Run
@@ -59,16 +58,8 @@ CLAIMS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DepthStudy:
+class DepthStudy(Study):
     """The rows of the finished runs: one for each entry and seed."""
-
-    rows: list[Row]
-    finished: bool  # False if Ctrl-C stopped it; the same command goes on
-
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(asdict(self))
 
     def as_table(self) -> str:
         """Markdown in the shape of the paper's Table 3, then a line for each claim."""

@@ -1,7 +1,9 @@
 """The rows of a study, one JSON object a line for each finished run: a killed study goes on where it was."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,6 +14,22 @@ from vggnet.training.run import Run
 from vggnet.training.train import resume, train
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(ABC):
+    """The rows of what is finished."""
+
+    rows: list[Row]
+    finished: bool  # False if Ctrl-C stopped it; the same command goes on
+
+    def as_json(self) -> str:
+        """All of it as one JSON object."""
+        return json.dumps(asdict(self))
+
+    @abstractmethod
+    def as_table(self) -> str:
+        """Markdown."""
 
 
 def read_rows(path: Path) -> list[Row]:

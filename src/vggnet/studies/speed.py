@@ -1,9 +1,8 @@
 """How accurate a network is after how much time: the presets trained on all training images and tested once."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import mean, median
@@ -16,7 +15,7 @@ from vggnet.errors import ConfigError
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
-from vggnet.studies.rows import Row, append_row, config_of, find_row, read_rows, spread, train_or_resume
+from vggnet.studies.rows import Row, Study, append_row, config_of, find_row, read_rows, spread, train_or_resume
 from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
 from vggnet.training.run import Run
 from vggnet.vgg import Architecture, empty
@@ -24,16 +23,8 @@ from vggnet.vgg import Architecture, empty
 MATRIX = 2048  # side of the matrix product that gives the cores' limit
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeedStudy:
+class SpeedStudy(Study):
     """The rows of the finished runs: one for each preset and seed, and the article's estimate."""
-
-    rows: list[Row]
-    finished: bool  # False if Ctrl-C stopped it; the same command goes on
-
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(asdict(self))
 
     def as_table(self) -> str:
         """Markdown: a line for each preset, with mean and standard deviation over its seeds."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from vggnet.reuse.pooling import pool
 from vggnet.reuse.pretrained import DEFAULT, answering
 from vggnet.reuse.taps import FeatureExtractor, on_device, preprocess_of
 from vggnet.studies.bench import cpu_environment
-from vggnet.studies.rows import Row, append_row, read_rows, spread
+from vggnet.studies.rows import Row, Study, append_row, read_rows, spread
 from vggnet.vgg import VGG
 
 COMBINE = ("average", "stack")
@@ -37,16 +37,8 @@ FOLDS = 5
 Vectors = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferStudy:
+class TransferStudy(Study):
     """The rows of the classifiers: one for each choice of options and seed."""
-
-    rows: list[Row]
-    finished: bool  # False if Ctrl-C stopped it; the same command goes on
-
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(asdict(self))
 
     def as_table(self) -> str:
         """Markdown: a line for each choice of options, with mean and standard deviation over its seeds."""
