@@ -160,6 +160,7 @@ def test_what_cannot_work(model, pictures, tmp_path):
         extract(model, pictures, LAYERS, tmp_path / "f.npy", pooling="median")
     with pytest.raises(DataError, match=r"none of the 1 pictures can be read; the first: .*1 ü\.png"):
         extract(model, pictures / "1 ü.png", LAYERS, tmp_path / "f.safetensors")
+    assert not (tmp_path / "f.safetensors.partial").exists()  # repaired, it must not meet what was left of it
     with pytest.raises(DataError, match="no pictures"):
         extract(model, [], LAYERS, tmp_path / "f.safetensors")
     (tmp_path / "file").write_text("")

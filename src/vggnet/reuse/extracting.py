@@ -202,6 +202,7 @@ class _Store:
 def _finish(store: _Store, files: Sequence[Path], out: Path, facts: dict[str, str]) -> Extraction:
     """Write the rows to `out` in one piece, and remove the store."""
     if not store.rows:
+        shutil.rmtree(store.folder)
         raise DataError(f"none of the {len(files)} pictures can be read; the first: {store.unreadable[0]}")
     images = [str(file) for position, file in enumerate(files) if position not in store.unreadable]
     writers = {".safetensors": _write_safetensors, ".npy": _write_npy, ".parquet": _write_parquet}
