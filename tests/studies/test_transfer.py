@@ -196,4 +196,5 @@ def test_the_command(photos, weights, tmp_path, capsys, monkeypatch):
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert found["rows"][0]["data"] == photos.name
     assert found["rows"][0]["class_accuracy"] > 0.34

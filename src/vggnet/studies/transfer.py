@@ -107,7 +107,7 @@ def study_transfer(
         for seed in wanted:
             chosen = _choose(train.labels, per_class, seed)
             row = _score(CLASSIFIERS[classifier], found[0][chosen], train.labels[chosen], found[1], test.labels)
-            about = {"data": train.name, "weights": str(weights), "seed": seed}
+            about = {"data": Path(train.name).name, "weights": str(weights), "seed": seed}
             append_row(path, {**about, **row, "options": options, "environment": cpu_environment()})
     except KeyboardInterrupt:
         return TransferStudy(rows=read_rows(path), finished=False)
