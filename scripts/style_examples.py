@@ -3,7 +3,7 @@
     python scripts/style_examples.py WEIGHTS [NAME ...]
 
 WEIGHTS: of VGG-16 on ImageNet, as `vgg style --weights` takes them. Needs scikit-image, whose pictures these are:
-chelsea (a cat, CC0), coffee (CC0), rocket (public domain), ihc (stained tissue, no known restrictions). The other style
+chelsea (a cat, CC0), coffee (CC0), ihc (stained tissue, no known restrictions). The other style
 is drawn here. NAME: of the examples to be painted; all by default.
 """
 

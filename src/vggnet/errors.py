@@ -49,3 +49,10 @@ class NonFiniteError(VGGError, ArithmeticError):
 
 class StorageError(VGGError, OSError):
     """The disk refused a write."""
+
+
+def check_at_least(least: int, **options: int) -> None:
+    """Raises: ConfigError naming the first option that is smaller than `least`."""
+    for name, value in options.items():
+        if value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}.")

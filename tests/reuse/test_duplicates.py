@@ -51,7 +51,7 @@ def test_what_is_nearly_the_same_is_found(network, photos):
     """Oracle: how the pictures were made; the sure copies come first."""
     seen = []
     found = find_duplicates(
-        photos, network=network, threshold=0.93, progress=lambda done, total: seen.append((done, total))
+        photos, weights=network, threshold=0.93, progress=lambda done, total: seen.append((done, total))
     )
     names = [{image.rpartition("/")[2] for image in group.images} for group in found.groups]
     assert names == [{"3.png", "copy.png"}, {"0.png", "light.png", "again.jpg"}]
@@ -95,13 +95,13 @@ def test_what_cannot_work(network, photos, tmp_path):
     """Oracle: the contract."""
     for threshold in (0, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="threshold is"):
-            find_duplicates(photos, network=network, threshold=threshold)
+            find_duplicates(photos, weights=network, threshold=threshold)
     with pytest.raises(DataError, match="no such folder"):
-        find_duplicates(tmp_path / "nowhere", network=network)
+        find_duplicates(tmp_path / "nowhere", weights=network)
     for file in photos.rglob("*.*"):
         file.write_bytes(b"x")
     with pytest.raises(DataError, match="none of the 10 pictures"):
-        find_duplicates(photos, network=network)
+        find_duplicates(photos, weights=network)
 
 
 def test_the_command(network, photos, tmp_path, capsys):

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         from vggnet.reuse.duplicates import find_duplicates
 
         with counting("comparing") as progress:
-            found = find_duplicates(args.data, network=args.weights, threshold=args.threshold, progress=progress)
+            found = find_duplicates(args.data, weights=args.weights, threshold=args.threshold, progress=progress)
         result["duplicates"] = found.as_dict()
         tables.append(found.as_table())
     print(json.dumps(result) if args.json else "\n\n".join(tables))

@@ -1,13 +1,12 @@
 """`vgg features`."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from vggnet.cli.bars import counting
+from vggnet.cli.extracting import extract_by
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
@@ -36,25 +35,20 @@ def main(arguments: list[str]) -> int:
     args: Features = parse(Features, arguments, prog="vgg features")
     if not args.images:
         raise ConfigError("no picture was given; add image files or folders.")
-    from vggnet.reuse.extracting import extract
+    from vggnet.reuse.extracting import Extraction, extract
 
-    try:
-        with counting("features") as progress:
-            extraction = extract(
-                args.model,
-                args.images,
-                args.layers,
-                args.out,
-                pooling=args.pooling,
-                output_stride=args.output_stride,
-                batch_size=args.batch_size,
-                device=args.device,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
-    print(extraction.as_json() if args.json else extraction.as_table())
-    for message in extraction.unreadable:
-        print(f"vgg: {message}", file=sys.stderr)
-    return 2 if extraction.unreadable else 0
+    return extract_by(
+        "features",
+        lambda progress: extract(
+            args.model,
+            args.images,
+            args.layers,
+            args.out,
+            pooling=args.pooling,
+            output_stride=args.output_stride,
+            batch_size=args.batch_size,
+            device=args.device,
+            progress=progress,
+        ),
+        Extraction.as_json if args.json else Extraction.as_table,
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from vggnet.cli.bars import counting
+from vggnet.cli.extracting import extract_by
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
@@ -62,23 +62,18 @@ def main(arguments: list[str]) -> int:
 def _index(args: Index) -> int:
     from vggnet.reuse.similar import build_index
 
-    try:
-        with counting("describing") as progress:
-            extraction = build_index(
-                args.images,
-                args.out,
-                weights=args.weights,
-                batch_size=args.batch_size,
-                device=args.device,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
-    print(extraction.as_json() if args.json else f"{args.out}: {extraction.images:,} images")
-    for message in extraction.unreadable:
-        print(f"vgg: {message}", file=sys.stderr)
-    return 2 if extraction.unreadable else 0
+    return extract_by(
+        "describing",
+        lambda progress: build_index(
+            args.images,
+            args.out,
+            weights=args.weights,
+            batch_size=args.batch_size,
+            device=args.device,
+            progress=progress,
+        ),
+        lambda extraction: extraction.as_json() if args.json else f"{args.out}: {extraction.images:,} images",
+    )
 
 
 def _query(args: Query) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +42,14 @@ def main(arguments: list[str]) -> int:
     args: Style = parse(Style, arguments, prog="vgg style")
     if args.out.suffix.lower() != ".png":
         raise ConfigError(f"{args.out}: the picture is written as PNG; give a name that ends in .png.")
-    if args.save_every < 1:
-        raise ConfigError(f"save_every is {args.save_every}; it must be at least 1.")
+    check_at_least(1, save_every=args.save_every)
     from tqdm import tqdm
 
     from vggnet.reuse.style import save_step, style_transfer
     from vggnet.training.interrupting import stop_on_signal
 
-    painting = style_transfer(
-        args.content,
-        args.styles,
-        weights=args.weights,
-        size=args.size,
-        scales=args.scales,
-        steps=args.steps,
-        optimizer=args.optimizer,
-        pooling=args.pooling,
-        style_weights=args.style_weights,
-        strength=args.strength,
-        smoothness=args.smoothness,
-        keep_colour=args.keep_colour,
-        device=args.device,
-    )
+    options = {name: value for name, value in vars(args).items() if name not in ("out", "save_every", "json")}
+    painting = style_transfer(**options)
     with stop_on_signal() as stop, tqdm(desc="painting", unit="step", leave=False, disable=None) as bar:
         for step in painting:
             bar.total = step.steps

@@ -17,10 +17,10 @@ from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.opening import open_source, source_splits
 from vggnet.data.source import Source
-from vggnet.errors import ConfigError, DataError
+from vggnet.errors import ConfigError, DataError, check_at_least
 from vggnet.evaluation.dense import feature_map, score_map, sliding
 from vggnet.evaluation.localisation import Array, constant_box, decode, is_correct, merge, overlap
-from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare, require_scores
+from vggnet.evaluation.predicting import Ready, inference, prepare, require_scores
 from vggnet.evaluation.protocols import Protocol, check_is_vgg, default_batch_size
 from vggnet.evaluation.testing import Model, describe_models, match_classes
 from vggnet.evaluation.views import mean_answer

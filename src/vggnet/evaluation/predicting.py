@@ -17,7 +17,7 @@ from vggnet.conv3x3.accelerate import accelerate
 from vggnet.data.pictures import Picture, named_pictures, read_pixels
 from vggnet.data.preprocess import Preprocess
 from vggnet.devices import choose_device
-from vggnet.errors import ConfigError, ImageError, WeightsError
+from vggnet.errors import ConfigError, ImageError, WeightsError, check_at_least
 from vggnet.metrics import check_finite_logits
 from vggnet.weights.files import load
 
@@ -139,13 +139,6 @@ def check_has_head(num_classes: int) -> None:
             "the network has no head, so it names no classes: it ends at pool5 with a feature map. Train a head on it "
             "with `vgg train --init-from`, or load it with num_classes=N."
         )
-
-
-def check_at_least(least: int, **options: int) -> None:
-    """Raises: ConfigError naming the first option that is smaller than `least`."""
-    for name, value in options.items():
-        if value < least:
-            raise ConfigError(f"{name} is {value}; it must be at least {least}.")
 
 
 def _answer(ready: Ready, names: Sequence[str], pixels: Sequence[Tensor | ImageError], top: int) -> list[Prediction]:

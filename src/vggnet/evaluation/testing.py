@@ -17,8 +17,8 @@ from vggnet.data.loading import Batch
 from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
-from vggnet.errors import ConfigError, DataError, StorageError
-from vggnet.evaluation.predicting import Ready, check_at_least, inference, prepare, require_scores
+from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
+from vggnet.evaluation.predicting import Ready, inference, prepare, require_scores
 from vggnet.evaluation.protocols import Name, Protocol, answer, default_batch_size
 from vggnet.evaluation.views import mean_answer
 from vggnet.metrics import Metrics, Scores

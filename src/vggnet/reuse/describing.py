@@ -11,11 +11,11 @@ from torch import Tensor
 from vggnet.data.pictures import Named
 from vggnet.errors import ImageError
 from vggnet.reuse.pooling import pool
-from vggnet.reuse.pretrained import Source, answering
 from vggnet.reuse.taps import FeatureExtractor, last_relu, on_device, prepared
 from vggnet.vgg import VGG
 
 POOLING = "gem"
+BATCH = 16  # pictures at a time through the network
 
 
 def described_layers(network: VGG) -> list[str]:
@@ -33,17 +33,14 @@ def joined(layers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def describe_pictures(
-    network: Source, pictures: Sequence[Named], *, batch_size: int = 16, device: str | None = None
-) -> NDArray[np.float32]:
+def describe_pictures(network: VGG, pictures: Sequence[Named]) -> NDArray[np.float32]:
     """The vectors (N, D) of pictures, of length 1.
 
     Raises: ImageError for a picture that cannot be read; WeightsError as FeatureExtractor.
     """
-    network = answering(network, device)
     extractor = FeatureExtractor(network, described_layers(network)).eval()
     found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in extractor.channels}
-    for batch in prepared(network, pictures, batch_size):
+    for batch in prepared(network, pictures, BATCH):
         for layer, maps in extractor(on_device(network, [_readable(pixels) for pixels in batch])).items():
             found[layer].append(pool(maps, POOLING).cpu().numpy())
     return joined({layer: np.concatenate(values) for layer, values in found.items()})

@@ -79,7 +79,7 @@ class Duplicates:
 def find_duplicates(
     spec: str | Path,
     *,
-    network: Source = DEFAULT,
+    weights: Source = DEFAULT,
     threshold: float = THRESHOLD,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -95,7 +95,7 @@ def find_duplicates(
     splits = [split for split in source_splits(spec) if split != "all"]
     sources = [open_source(spec, split) for split in splits]
     places = [(source, index) for source in sources for index in range(len(source))]
-    found = list(_described(answering(network, device), places, progress))
+    found = list(_described(answering(weights, device), places, progress))
     if not found:
         raise DataError(f"{spec}: none of the {len(places)} pictures can be read.")
     kept = [places[position] for _, positions in found for position in positions]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from vggnet.data.decode import decode_image
 from vggnet.data.pictures import Picture, named_pictures
-from vggnet.errors import ConfigError, DataError, ImageError, StorageError
+from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
 from vggnet.report.figures import draw_gallery
 from vggnet.reuse.describing import POOLING, describe_pictures, described_layers, fingerprint, joined
 from vggnet.reuse.extracting import Extraction, Progress, extract
@@ -116,8 +116,7 @@ def find_similar(
     Raises: DataError for a file that is no index; ImageError for a picture that cannot be read; ConfigError for `top`
         below 1, or other weights than the index was made by; WeightsError.
     """
-    if top < 1:
-        raise ConfigError(f"top is {top}; it must be at least 1.")
+    check_at_least(1, top=top)
     opened = SimilarityIndex(index)
     network = answering(weights or opened.weights, device)
     if fingerprint(network) != opened.fingerprint:

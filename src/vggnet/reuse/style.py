@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 from vggnet.atomic import replacing
 from vggnet.data.pictures import Picture, named_pictures, read_picture
 from vggnet.devices import choose_device
-from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.errors import ConfigError, NonFiniteError, check_at_least
 from vggnet.reuse.frozen import FrozenFeatures
 from vggnet.reuse.gatys import CONTENT_LAYERS, STYLE_LAYERS, content_loss, gram, style_loss
 from vggnet.reuse.pretrained import DEFAULT, Source
@@ -98,7 +98,7 @@ def style_transfer(
     """
     style_pictures = list(named_pictures(styles))
     shares = _shares(style_weights, len(style_pictures))
-    _check_options(size=size, scales=scales, steps=steps)
+    check_at_least(1, size=size, scales=scales, steps=steps)
     for name, value, choices in (("optimizer", optimizer, OPTIMIZERS), ("pooling", pooling, POOLINGS)):
         if value not in choices:
             raise ConfigError(f"unknown {name} {value!r}; expected {' or '.join(choices)}.")
@@ -283,9 +283,3 @@ def _shares(style_weights: Sequence[float] | None, num_styles: int) -> list[floa
             "negative and not all 0."
         )
     return [share / sum(given) for share in given]
-
-
-def _check_options(**options: int) -> None:
-    for name, value in options.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.")

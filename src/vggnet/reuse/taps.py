@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vggnet.data.pictures import Named, Picture, named_pictures, read_pixels
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError, ImageError, InputError, WeightsError
+from vggnet.errors import ConfigError, ImageError, InputError, WeightsError, check_at_least
 from vggnet.reuse.pretrained import Source, answering, feature_network
 from vggnet.table1 import TOTAL_STRIDE
 from vggnet.vgg import VGG
@@ -130,8 +130,7 @@ def prepared(network: VGG, pictures: Sequence[Named], batch_size: int) -> Iterat
 
     Raises: ConfigError for a batch size below 1; WeightsError if the network does not say how images are prepared.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+    check_at_least(1, batch_size=batch_size)
     preprocess = preprocess_of(network)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(pictures), batch_size):

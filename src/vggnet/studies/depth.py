@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scipy.stats import ttest_ind
 
-from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.errors import NonFiniteError, check_at_least
 from vggnet.evaluation.testing import test
 from vggnet.studies.rows import Row, Study, append_row, find_row, read_rows, spread, train_or_resume
 from vggnet.table1 import layers, resolve
@@ -95,8 +95,7 @@ def study_depth(
     guessing, is a row that says so.
     Raises: ConfigError for no seed or an impossible value; otherwise as `train` and `test`.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; it must be at least 1.")
+    check_at_least(1, seeds=seeds)
     path = Path(rows)
     for entry, config in _wanted(seeds, fields):
         if find_row(read_rows(path), "label", entry.label, config):

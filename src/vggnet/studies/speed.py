@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vggnet.data.opening import open_source
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
@@ -65,8 +65,7 @@ def study_speed(
     """
     if unknown := [preset for preset in presets if preset not in PRESETS]:
         raise ConfigError(f"unknown preset {unknown[0]!r}. The presets are {', '.join(PRESETS)}.")
-    if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; it must be at least 1.")
+    check_at_least(1, seeds=seeds)
     path = Path(rows)
     wanted = [
         (preset, replace(PRESETS[preset], seed=seed, val_fraction=0.0)) for seed in range(seeds) for preset in presets

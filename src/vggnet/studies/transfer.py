@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vggnet.atomic import replacing
 from vggnet.data.opening import open_source
 from vggnet.data.source import Source as Data
-from vggnet.errors import ConfigError, DataError
+from vggnet.errors import ConfigError, DataError, check_at_least
 from vggnet.reuse.describing import POOLING, at_length_1, described_layers, fingerprint, joined
 from vggnet.reuse.pooling import pool
 from vggnet.reuse.pretrained import DEFAULT, answering
@@ -122,8 +122,7 @@ def _check(scales: Sequence[int], combine: str, classifier: str, per_class: int,
             raise ConfigError(f"unknown {name} {value!r}; expected one of {', '.join(known)}.")
     if per_class < FOLDS:
         raise ConfigError(f"per_class is {per_class}; {FOLDS}-fold cross-validation takes at least {FOLDS} images.")
-    if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; it must be at least 1.")
+    check_at_least(1, seeds=seeds)
 
 
 def _check_data(train: Data, test: Data, per_class: int) -> None:
