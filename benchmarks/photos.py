@@ -1,0 +1,69 @@
+"""relu4_3 of VGG-16, with its ImageNet weights, for a thousand real photos: ours against torchvision's extractor.
+
+    python benchmarks/photos.py FOLDER [--photos 1000] [--json]
+
+224 pixels, in batches of 16, which every way answers in turns; decoding is not counted. Also the largest difference of
+any value from stock PyTorch's, relative to the largest value of the batch.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.vgg import cfgs, make_layers
+
+import vggnet
+from vggnet.data.pictures import named_pictures
+from vggnet.reuse.taps import on_device, prepared
+
+LAYER, PLACE, BATCH = "relu4_3", "22", 16
+STOCK, LAST = "PyTorch, NCHW", "PyTorch, channels-last"
+
+
+def measure(folder: Path, photos: int) -> dict[str, object]:
+    """Images per second of each way, how many times as fast ours is as the best other, and the difference."""
+    network = vggnet.load("vgg16:features")
+    stock = make_layers(cfgs["D"])
+    stock.load_state_dict(dict(zip(stock.state_dict(), network.features.state_dict().values(), strict=True)))
+    stock = create_feature_extractor(stock.eval(), {PLACE: LAYER})
+    ways = {
+        "vggnet": (vggnet.accelerate(vggnet.FeatureExtractor(network, LAYER)).eval(), torch.channels_last),
+        LAST: (stock, torch.channels_last),
+        STOCK: (stock, torch.contiguous_format),
+    }
+    pictures = list(named_pictures(folder))[:photos]
+    seconds, difference, sizes = dict.fromkeys(ways, 0.0), 0.0, set()
+    for pixels in prepared(network, pictures, BATCH):
+        batch, answers = on_device(network, pixels), {}
+        for way, (extractor, memory_format) in ways.items():
+            images = batch.contiguous(memory_format=memory_format)
+            extractor.to(memory_format=memory_format)
+            for _ in range(2 if len(pixels) not in sizes else 1):  # the first of a size chooses algorithms
+                start = time.perf_counter()
+                with torch.inference_mode():
+                    answers[way] = extractor(images)[LAYER]
+                taken = time.perf_counter() - start
+            seconds[way] += taken
+        sizes.add(len(pixels))
+        largest = (answers["vggnet"] - answers[STOCK]).abs().max() / answers[STOCK].abs().max()
+        difference = max(difference, largest.item())
+    rates = {way: round(len(pictures) / total, 2) for way, total in seconds.items()}
+    ratio = rates["vggnet"] / max(rates[LAST], rates[STOCK])
+    return {"photos": len(pictures), "rates": rates, "ratio": round(ratio, 2), "difference": difference}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="photos, in folders or not")
+    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    found = measure(arguments.folder, arguments.photos)
+    print(json.dumps(found) if arguments.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()
