@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vggnet.cli.extracting import extract_by
+from vggnet.cli.bars import extract_by
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 

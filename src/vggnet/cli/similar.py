@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from vggnet.cli.extracting import extract_by
+from vggnet.cli.bars import extract_by
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
