@@ -11,7 +11,7 @@ from vggnet.report import figures
 def drawn(monkeypatch):
     """The figures that are drawn, unsaved."""
     caught = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: caught.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: caught.append(figure))
     return caught
 
 

@@ -1,28 +1,20 @@
 """Pictures of a run, drawn from saved rows and counts alone: curves, predictions, confusion."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vggnet.atomic import replacing
+from vggnet.report.style import BLUE, GRAY, ORANGE, RIGHT, WRONG, save_figure, short, thumbnail, write_title
 
-BLUE, ORANGE, GRAY = "#1f6fb4", "#d9730d", "#5f6b76"
-RIGHT, WRONG = "#1b7f4b", "#b3261e"
 MAX_PREDICTIONS = 16
-# Scripts that the default font lacks, by whichever of these fonts the machine has.
-MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Hiragino Sans", "Noto Sans")
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -46,8 +38,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
             axes.plot(best["epoch"], value, "*", color=ORANGE, markersize=13, markeredgecolor="white", label=label)
     loss.legend(frameon=False, loc="upper right")
     accuracy.legend(frameon=False, loc="lower right")
-    _title(figure, title)
-    _save(figure, path)
+    write_title(figure, title)
+    save_figure(figure, path)
 
 
 def draw_predictions(
@@ -73,15 +65,15 @@ def draw_predictions(
         axes.set_axis_off()
     for axes, image, truth, guess, sure in zip(grid, images, true, predicted, confidence, strict=False):
         colour = RIGHT if guess == truth else WRONG
-        verdict = "correct" if guess == truth else f"wrong, it is {_short(truth, 18)}"
-        axes.imshow(_thumbnail(image), interpolation="nearest")
-        axes.set_title(f"{_short(guess, 20)}, {100 * sure:.0f} %", color=colour, weight="bold", parse_math=False)
+        verdict = "correct" if guess == truth else f"wrong, it is {short(truth, 18)}"
+        axes.imshow(thumbnail(image), interpolation="nearest")
+        axes.set_title(f"{short(guess, 20)}, {100 * sure:.0f} %", color=colour, weight="bold", parse_math=False)
         axes.set_xlabel(verdict, color=colour, parse_math=False)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(edgecolor=colour, linewidth=3)
-    _title(figure, title)
-    _save(figure, path)
+    write_title(figure, title)
+    save_figure(figure, path)
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: Path, *, title: str) -> None:
@@ -103,8 +95,8 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
     _name_classes(axes, classes, num_images[:, 0])
     if num_classes <= 20:
         _write_cells(axes, counts, percents)
-    _title(figure, title)
-    _save(figure, path)
+    write_title(figure, title)
+    save_figure(figure, path)
 
 
 def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
@@ -136,7 +128,7 @@ def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
     axes.grid(color="#e4e7ea", which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_depth(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
@@ -161,7 +153,7 @@ def draw_depth(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
     axes.grid(color="#e4e7ea", axis="y")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_gallery(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], path: Path) -> None:
@@ -177,10 +169,10 @@ def draw_gallery(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], path:
             axes.set_axis_off()
         for axes, (image, caption) in zip(across, row, strict=False):
             if image is not None:
-                axes.imshow(_thumbnail(image))
+                axes.imshow(thumbnail(image))
             axes.set_title(caption, fontsize=9, parse_math=False)
             axes.set(xticks=[], yticks=[])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], quantity: str, *, scale: float) -> None:
@@ -200,11 +192,11 @@ def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], quantity: str, *,
 def _name_classes(axes: Axes, classes: Sequence[str], num_images: Sequence[int]) -> None:
     if len(classes) <= 60:
         ticks, size = range(len(classes)), 10 if len(classes) <= 20 else 7
-        down = [f"{_short(name, 24)} ({n:,})" for name, n in zip(classes, num_images, strict=True)]
-        across = [_short(name, 24) for name in classes]
+        down = [f"{short(name, 24)} ({n:,})" for name, n in zip(classes, num_images, strict=True)]
+        across = [short(name, 24) for name in classes]
     else:
         ticks, size = range(0, len(classes), -(-len(classes) // 10)), 9
-        down = across = [f"{_short(classes[tick], 20)} [{tick}]" for tick in ticks]
+        down = across = [f"{short(classes[tick], 20)} [{tick}]" for tick in ticks]
     axes.set_yticks(ticks, down, fontsize=size, parse_math=False)
     axes.set_xticks(ticks, across, fontsize=size, parse_math=False, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("true class (images)" if len(classes) <= 60 else "true class [index]")
@@ -217,33 +209,3 @@ def _write_cells(axes: Axes, counts: np.ndarray, percents: np.ndarray) -> None:
         percent = percents[row, column]
         colour = "white" if percent > 30 else "#12324f"
         axes.text(column, row, f"{percent:.{decimals}f}", ha="center", va="center", color=colour, fontsize=9)
-
-
-def _thumbnail(image: Image.Image) -> Image.Image:
-    small = image.convert("RGB")  # a copy
-    small.thumbnail((400, 400))
-    return small
-
-
-def _short(name: str, length: int) -> str:
-    """Cut out the middle, since names often differ at either end."""
-    tail = length // 3
-    return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
-
-
-def _title(figure: Figure, title: str) -> None:
-    if title:
-        figure.suptitle(title, parse_math=False)
-
-
-@cache
-def _fonts() -> list[str]:
-    return ["DejaVu Sans", *(name for name in MORE_FONTS if name in font_manager.get_font_names())]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    for text in figure.findobj(Text):
-        text.set_fontfamily(_fonts())
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as an empty box
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "vggnet"})
