@@ -23,7 +23,7 @@ class TrainConfig:
     # paper: its three layers; dense: the same as convolutions; folded: the same for 32 pixels; cifar: one layer, 32
     # pixels; gap: any size
     head: Literal["paper", "cifar", "gap", "dense", "folded"] = "cifar"
-    width: float = 1.0  # multiplies the channels of the convolutions
+    width: float = 1.5  # multiplies the channels of the convolutions
     in_channels: Literal[1, 3] = 3  # 1 trains on gray images
     dropout: float = 0.5  # of the three-layer heads
     init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"  # how the weights start
@@ -48,7 +48,7 @@ class TrainConfig:
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
     # optimisation
-    epochs: int = 15  # passes over the training images
+    epochs: int = 10  # passes over the training images
     batch_size: int = 512  # images per optimiser step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
     # sgd, or muon: orthogonal updates for the convolutions, which batch norm must follow, and SGD for all else
@@ -129,11 +129,11 @@ class TrainConfig:
             raise ConfigError(f"unknown training option ({error}). The options are {names}.") from error
 
 
-# CIFAR-10 and images like its own, on two ordinary cores; `quick` in minutes, `best` in hours.
+# CIFAR-10 and images like its own, on two ordinary cores; `quick` in minutes, `best` in an hour or two. Width buys more
+# than length: half again as wide for 10 epochs instead of 15 ends higher, on validation, at the same cost and a half.
 FAST = TrainConfig()
 QUICK = replace(FAST, width=0.75, epochs=4)
-# Wider for longer: from here on what it gets wrong is what it has learnt by heart, which cutout makes harder.
-BEST = replace(FAST, width=1.5, epochs=16, cutout=8)
+BEST = replace(FAST, width=2.0, epochs=12)
 
 # The tutorial's script: VGG-16-BN with the paper's head on 32x32 images. It drops the learning rate by steps, decays
 # every parameter, and normalises by a deviation that is not the data's per-pixel one.
