@@ -83,9 +83,10 @@ def test_draws_cover_their_ranges():
 
 def test_quantities_of_one_image_are_uncorrelated():
     """Oracle: numpy's correlation matrix of all drawn quantities over 10,000 images (standard error 0.01)."""
-    augment = BatchAugment(shift=4, flip="random", rotation=15, jitter=0.2, cutout=8)
+    colours = {"colour_shift": 0.1, "colour_axes": tuple(np.eye(3).ravel())}
+    augment = BatchAugment(shift=4, flip="random", rotation=15, jitter=0.2, cutout=8, **colours)
     draws = augment.draw(torch.arange(10_000), seed=0, epoch=0, height=32, width=32)
-    columns = np.stack([quantity.numpy().astype(np.float64) for quantity in vars(draws).values()])
+    columns = np.vstack([quantity.numpy().astype(np.float64).T for quantity in vars(draws).values()])
     assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 0.05
 
 
@@ -279,3 +280,33 @@ def test_batches_that_do_not_fit(options, pixels, indices, words):
     with pytest.raises(InputError, match=words) as caught:
         BatchAugment(**options)(pixels, indices, seed=0, epoch=0)
     assert "\n" not in str(caught.value)
+
+
+AXES = np.array([[0.1, -0.02, 0.03], [0.12, 0.01, -0.04], [0.09, 0.03, 0.02]])
+
+
+def test_colour_shift_adds_one_colour_to_an_image():
+    """Oracle: by hand: all pixels of an image move alike, out of [0, 1] if need be, each image in its own way."""
+    augment = BatchAugment(colour_shift=0.5, colour_axes=tuple(AXES.ravel()))
+    pixels = random_pixels(6, 3, 8, 8)
+    images, draws = run(augment, pixels)
+    moved = images - pixels.float() / 255
+    assert torch.allclose(moved, draws.colour[:, :, None, None].expand_as(moved), atol=1e-6)
+    assert len({tuple(colour.tolist()) for colour in (*draws.colour, *run(augment, pixels, epoch=1)[1].colour)}) == 12
+
+
+def test_colour_shifts_are_normal_along_the_axes():
+    """Oracle: numpy: the covariance of A z with z ~ N(0, s^2 I) is s^2 A A^T; kurtosis of a normal variable is 3."""
+    augment = BatchAugment(colour_shift=0.1, colour_axes=tuple(AXES.ravel()))
+    colours = augment.draw(torch.arange(40_000), seed=SEED, epoch=0, height=4, width=4).colour.double().numpy()
+    np.testing.assert_allclose(np.cov(colours.T), 0.01 * AXES @ AXES.T, atol=6e-6)
+    assert np.mean(colours**4) / np.mean(colours**2) ** 2 == pytest.approx(3, abs=0.6)
+    np.testing.assert_allclose(colours.mean(0), 0, atol=3e-4)
+
+
+def test_colour_axes_must_fit_the_images():
+    """Oracle: the docstring."""
+    with pytest.raises(ConfigError, match="colour_axes has 4 numbers"):
+        BatchAugment(colour_shift=0.1, colour_axes=(0.1,) * 4)
+    with pytest.raises(InputError, match="images of 1 channels need 1"):
+        run(BatchAugment(colour_shift=0.1, colour_axes=(0.1,) * 9), random_pixels(2, 1, 8, 8))

@@ -16,11 +16,11 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError, NonFiniteError, RunError, StorageError
 from vggnet.training.checkpoints import Checkpoints
-from vggnet.training.config import ARTICLE, DIGITS, FAST, PRESETS, TrainConfig
+from vggnet.training.config import ARTICLE, DIGITS, FAST, PAPER, PRESETS, TrainConfig
 from vggnet.training.fit import Position
 from vggnet.training.learner import build_model, make_learner
 from vggnet.training.run import Run, best_row, has_ended
-from vggnet.training.schedule import lr_factor, one_cycle
+from vggnet.training.schedule import drops, lr_factor, one_cycle
 
 TINY = replace(DIGITS, model="vgg11", width=0.05, batch_size=16, init="he", lr=0.05)
 
@@ -114,6 +114,34 @@ def test_article_rate_drops_every_thirty_epochs():
     rates = [ARTICLE.lr * lr_factor(ARTICLE, epoch * steps, steps) for epoch in (0, 29, 30, 49)]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
     assert lr_factor(ARTICLE, 30 * steps - 1, steps) == 1
+
+
+def test_plateau_by_hand():
+    """Oracle: by hand, with patience 2: epochs 3 and 4 are no better than epoch 2, 5 and 6 neither, and so on."""
+    accuracies = [0.3, 0.5, 0.5, 0.4, 0.45, 0.5, 0.6, 0.6, 0.1, 0.2, 0.2, 0.2]
+    assert [drops(accuracies[:epochs], 2) for epochs in range(13)] == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    config = replace(PAPER, plateau_epochs=2)
+    rows = [{"val_accuracy": accuracy} for accuracy in accuracies]
+    assert PAPER.lr * lr_factor(config, 1, 10, rows[:6]) == pytest.approx(1e-4)
+
+
+def test_paper_preset_is_the_papers_recipe():
+    """Oracle: section 3.1 of the paper, typed by hand."""
+    assert (PAPER.batch_size, PAPER.momentum, PAPER.nesterov, PAPER.weight_decay) == (256, 0.9, False, 5e-4)
+    assert (PAPER.dropout, PAPER.lr, PAPER.epochs, PAPER.crop, PAPER.colour_shift) == (0.5, 1e-2, 74, 224, 0.1)
+    assert (PAPER.resize, PAPER.max_resize, PAPER.flip, PAPER.schedule) == (256, 256, "random", "plateau")
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
+def test_frozen_blocks_stay_as_they_are(tmp_path, optimizer):
+    """Oracle: the weights and statistics before training, tensor by tensor; all others have moved."""
+    options = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 1, "optimizer": optimizer}
+    run = vggnet.train("digits", out=tmp_path / "run", freeze=2, **options)
+    before, after = build_model(run.config, 10).state_dict(), vggnet.load(run.folder).state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {
+        name for name in before if name.split("_")[0] in {f"features.{k}{b}" for k in ("conv", "bn") for b in (1, 2)}
+    }
 
 
 def test_article_preset_is_the_articles_recipe():

@@ -76,6 +76,28 @@ def test_an_interrupted_run_on_photos_goes_on_exactly(photos, tmp_path, monkeypa
     assert tensors(vggnet.resume(tmp_path / "run")) == tensors(whole)
 
 
+def test_the_papers_training(photos, tmp_path):
+    """Oracle: numpy's covariance of all pixels; a run resumed from its first checkpoint; the middle of both scales."""
+    options = {**TINY, "preset": "paper", "head": "gap", "resize": 72, "max_resize": 100, "accumulate": 2}
+    run = vggnet.train(photos, out=tmp_path / "run", workers=0, checkpoint_minutes=0, **options)
+    assert run.preprocess.resize == 86
+    axes = np.array(run.config.colour_axes).reshape(3, 3)
+    files = sorted((photos / "train").rglob("*.jpg"))
+    colours = np.concatenate([np.asarray(seen(file, 86, 72)).reshape(-1, 3) for file in files]) / 255
+    covariance = np.cov(colours.T, bias=True)
+    np.testing.assert_allclose(axes @ axes.T, covariance @ covariance, rtol=1e-3, atol=1e-9)
+    again = vggnet.train(photos, out=tmp_path / "again", workers=2, **options)
+    assert tensors(run) == tensors(again)
+
+
+def seen(file, resize, crop):
+    """Pillow's bilinear resizing, and its centre."""
+    image = Image.open(file)
+    image = image.resize([int(resize * side / min(image.size)) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = (round((side - crop) / 2) for side in image.size)
+    return image.crop((left, top, left + crop, top + crop))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_photo_leaves_room_for_the_next_try(photos, tmp_path, workers):
     """Oracle: no folder is left, and once the photo is mended the same command trains."""

@@ -21,8 +21,8 @@ class Start:
     """What the values of the other options depend on."""
 
     data: str = "cifar10"  # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id
-    # quick, fast, best, article, photos or digits: where the values below come from (shown are those of fast); by
-    # default chosen from the data: digits for the digits, fast for images of up to 64 pixels, photos for larger ones
+    # quick, fast, best, article, photos, paper or digits: where the values below come from (shown are those of fast);
+    # by default chosen from the data: digits for the digits, fast for images of up to 64 pixels, photos for larger ones
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME

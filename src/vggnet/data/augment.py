@@ -24,11 +24,12 @@ CACHED_IMAGES = 128  # worked on at a time on a CPU: as float 32x32 images they 
 
 # One stream of random numbers for each quantity.
 SHIFT_Y, SHIFT_X, FLIP, ANGLE, BRIGHTNESS, CONTRAST, SATURATION, CUTOUT_Y, CUTOUT_X = range(9)
+COLOUR = (9, 10, 11)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """What happens to each of N images; every field has shape (N,)."""
+    """What happens to each of N images; every field has shape (N,), but `colour`."""
 
     shift_y: Tensor  # int64, pixels: row y of the crop is row y + shift_y of the image
     shift_x: Tensor  # int64, pixels
@@ -37,6 +38,7 @@ class Draws:
     brightness: Tensor  # float32, factor
     contrast: Tensor  # float32, factor
     saturation: Tensor  # float32, factor
+    colour: Tensor  # float32 (N, C), added to each pixel, in units of [0, 1]
     cutout_y: Tensor  # int64, first row of the square
     cutout_x: Tensor  # int64, first column of the square
 
@@ -47,12 +49,15 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchAugment:
-    """Random shift, flip, rotation, colour jitter and cutout, in this order. The defaults change nothing.
+    """Random shift, flip, rotation, colour jitter, colour shift and cutout, in this order. The defaults change nothing.
 
     Shift and flip: crop at random after padding by `shift` pixels, mirror left to right with probability 1/2. An
     "alternating" flip mirrors a fixed random half of the images in even epochs and the other half in odd ones
     (Jordan, arXiv:2404.00498). Rotation: about the centre, nearest neighbour. Jitter: brightness, contrast, saturation
     as torchvision defines them for float images, always in this order (its ColorJitter shuffles them).
+    Colour shift (Krizhevsky et al. 2012, section 4.1): P (a * lambda) is added to every pixel of an image, with P and
+    lambda the eigenvectors and eigenvalues of the training pixels' covariance, a ~ N(0, sd `colour_shift`) for each
+    component; the result may leave [0, 1].
     Cutout (arXiv:1708.04552): a square that lies wholly inside the image.
 
     `padding` says what lies beyond the border. "zero": black, also in the corners that a rotation lays bare, as in
@@ -65,6 +70,8 @@ class BatchAugment:
     flip: Flip = "none"
     rotation: float = 0.0  # degrees, largest to either side
     jitter: float = 0.0  # each factor is uniform in [1 - jitter, 1 + jitter]
+    colour_shift: float = 0.0  # standard deviation of each component's factor
+    colour_axes: tuple[float, ...] = (0.0,)  # P diag(lambda), C x C, row by row
     cutout: int = 0  # pixels, side of the square
     fill: tuple[float, ...] = (0.0,)  # colour of the square in [0, 1]: one value, or one for each channel
     padding: Padding = "reflect"
@@ -76,9 +83,14 @@ class BatchAugment:
         for name, pixels in (("shift", self.shift), ("cutout", self.cutout)):
             if pixels < 0:
                 raise ConfigError(f"augmentation: {name} is {pixels} pixels; give 0 (off) or more.")
-        for name, value, largest in (("rotation", self.rotation, 180), ("jitter", self.jitter, 1)):
+        ranges = (("rotation", self.rotation, 180), ("jitter", self.jitter, 1), ("colour_shift", self.colour_shift, 1))
+        for name, value, largest in ranges:
             if not 0 <= value <= largest:
                 raise ConfigError(f"augmentation: {name} is {value}; give a number from 0 (off) to {largest}.")
+        if len(self.colour_axes) not in (1, 9):
+            raise ConfigError(
+                f"augmentation: colour_axes has {len(self.colour_axes)} numbers; give 9 for RGB, or 1 for gray."
+            )
         if len(self.fill) not in (1, 3) or not all(0 <= value <= 1 for value in self.fill):
             raise ConfigError(f"augmentation: fill is {self.fill}; give one or three values from 0 to 1.")
 
@@ -102,6 +114,8 @@ class BatchAugment:
         images = pixels.float().div_(255)
         if self.jitter:
             _jitter(images, draws)
+        if self.colour_shift:
+            images.add_(draws.colour[:, :, None, None])
         return self._cut(images, draws) if self.cutout else images
 
     def draw(self, indices: Tensor, *, seed: int, epoch: int, height: int, width: int) -> Draws:
@@ -126,9 +140,17 @@ class BatchAugment:
             brightness=between(1 - self.jitter, 1 + self.jitter, BRIGHTNESS),
             contrast=between(1 - self.jitter, 1 + self.jitter, CONTRAST),
             saturation=between(1 - self.jitter, 1 + self.jitter, SATURATION),
+            colour=self._colour(numbers, seed, epoch),
             cutout_y=integer(0, height - self.cutout, CUTOUT_Y),
             cutout_x=integer(0, width - self.cutout, CUTOUT_X),
         )
+
+    def _colour(self, indices: NDArray[np.int64], seed: int, epoch: int) -> Tensor:
+        axes = torch.tensor(self.colour_axes, dtype=torch.float64).view(int(len(self.colour_axes) ** 0.5), -1)
+        chances = np.stack([uniform(seed, epoch, indices, stream) for stream in COLOUR[: len(axes)]], 1)
+        normal = torch.special.ndtri(torch.from_numpy(chances).double() + 2**-25)  # never 0 or 1
+        colours: Tensor = self.colour_shift * normal @ axes.T
+        return colours.float()
 
     def _flipped(self, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.bool_]:
         if self.flip == "none":
@@ -155,6 +177,11 @@ class BatchAugment:
             )
         if len(self.fill) not in (1, channels):
             raise InputError(f"augmentation: fill {self.fill} is for RGB, the images are gray; give one value.")
+        if self.colour_shift and len(self.colour_axes) != channels**2:
+            raise InputError(
+                f"augmentation: colour_axes has {len(self.colour_axes)} numbers; images of {channels} channels need "
+                f"{channels**2}."
+            )
 
     def _move(self, pixels: Tensor, draws: Draws) -> Tensor:
         """Shift, flip and rotate. uint8 (N, C, H, W) -> the same."""

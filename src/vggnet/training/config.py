@@ -27,10 +27,14 @@ class TrainConfig:
     in_channels: Literal[1, 3] = 3  # 1 trains on gray images
     dropout: float = 0.5  # of the three-layer heads
     init: Literal["he", "glorot", "gaussian", "dirac"] = "dirac"  # how the weights start
+    freeze: int = 0  # blocks, from the first, whose weights and batch norm stay as they start
 
     # images
     resize: int = 32  # pixels, shorter side
     crop: int = 32  # pixels, both sides of what the network sees
+    # photos: random crops of the image whose shorter side is drawn from resize to max_resize, the paper's scale jitter;
+    # the same as resize for one scale. Tests then see the mean of both. None: whole images, or by min_area
+    max_resize: int | None = None
     mean: tuple[float, ...] | None = None  # in [0, 1]; by default measured on the training images (photos: ImageNet's)
     std: tuple[float, ...] | None = None  # given together with the mean, or not at all
     # share of the training images by which the best epoch is chosen; 0 trains on all of them and keeps the last epoch
@@ -44,6 +48,11 @@ class TrainConfig:
     rotation: float = 0.0  # degrees, largest to either side
     jitter: float = 0.0  # brightness, contrast, saturation: factors within 1 +- jitter
     cutout: int = 0  # pixels, side of the square
+    # the paper's random shift of an image's colour along the principal components of the training pixels: the standard
+    # deviation of each component's factor, 0.1 in the paper
+    colour_shift: float = 0.0
+    # C x C numbers, row by row: principal components in columns, times their variances; by default measured
+    colour_axes: tuple[float, ...] | None = None
     padding: Literal["zero", "reflect"] = "reflect"  # what a shift or rotation brings into view
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
@@ -56,9 +65,12 @@ class TrainConfig:
     lr: float = 0.01  # SGD's highest learning rate
     kernel_lr: float = 0.12  # muon's highest rate for the convolutions: the share of a kernel that a step changes
     norm_bias_lr: float = 10.0  # muon's highest rate for the biases of batch norm
-    schedule: Literal["onecycle", "step"] = "onecycle"  # onecycle: the rate rises, then falls to 0; step: by tenths
+    # onecycle: the rate rises, then falls to 0; step: a tenth every step_epochs; plateau: a tenth, at most three times,
+    # whenever plateau_epochs bring no better validation accuracy
+    schedule: Literal["onecycle", "step", "plateau"] = "onecycle"
     warmup: float = 0.0  # onecycle: share of the run in which the rate rises to its highest
     step_epochs: int = 30  # step: the rate is divided by 10 every so many epochs
+    plateau_epochs: int = 5  # plateau: the rate is divided by 10 after so many epochs without a better one
     momentum: float = 0.85  # SGD's: share of the last update that goes into the next
     nesterov: bool = True  # Nesterov's form of momentum
     weight_decay: float = 0.1  # L2 penalty on the weights that SGD trains
@@ -78,7 +90,7 @@ class TrainConfig:
         for field, kind in get_type_hints(TrainConfig).items():
             self._require_type(field, kind)
         for field in (
-            *("resize", "crop", "epochs", "batch_size", "accumulate", "step_epochs"),
+            *("resize", "crop", "epochs", "batch_size", "accumulate", "step_epochs", "plateau_epochs"),
             *("lr", "kernel_lr", "norm_bias_lr"),
         ):
             self._require(field, getattr(self, field) > 0, "above 0")
@@ -90,11 +102,16 @@ class TrainConfig:
             if get_origin(kind) is Literal:
                 choices = get_args(kind)
                 self._require(field, getattr(self, field) in choices, f"one of {', '.join(map(str, choices))}")
-        for field in ("shift", "rotation", "jitter", "cutout"):
+        for field in ("shift", "rotation", "jitter", "cutout", "colour_shift"):
             self._require(field, getattr(self, field) >= 0, "at least 0")
         self._require("seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
         self._require("nesterov", self.momentum > 0 or not self.nesterov, "False without momentum")
         self._require("min_area", 0 < self.min_area <= 1, "in (0, 1]")
+        self._require("max_resize", (self.max_resize or self.resize) >= self.resize, f"at least resize ({self.resize})")
+        self._require("max_resize", self.max_resize is None or self.min_area == 1, "None beside min_area below 1")
+        self._require("colour_axes", len(self.colour_axes or ()) in (0, self.in_channels**2), "C x C numbers")
+        self._require("schedule", self.schedule != "plateau" or self.val_fraction > 0, "another without validation")
+        self._require("freeze", 0 <= self.freeze <= 5, "from 0 to 5")
         self._require("workers", self.workers is None or self.workers >= 0, "at least 0")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most batch_size ({self.batch_size})")
         self._require("patience", not self.patience or self.val_fraction > 0, "0 without a validation split")
@@ -184,6 +201,35 @@ PHOTOS = TrainConfig(
     label_smoothing=0.1,
 )
 
+# The paper's own training (section 3.1), of column A; the deeper ones start from it: --model vgg16 --init-from RUN. At
+# one scale; --max-resize 512 is its scale jitter. The input lies in 0..255, and only its mean colour is subtracted.
+PAPER = TrainConfig(
+    model="vgg11",
+    width=1.0,
+    head="paper",
+    init="glorot",
+    resize=256,
+    crop=224,
+    max_resize=256,
+    mean=(0.485, 0.456, 0.406),
+    std=(1 / 255, 1 / 255, 1 / 255),
+    val_fraction=0.1,
+    shift=0,
+    flip="random",
+    colour_shift=0.1,
+    epochs=74,
+    batch_size=256,
+    accumulate=8,
+    optimizer="sgd",
+    lr=0.01,
+    schedule="plateau",
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=5e-4,
+    decay_norms=True,
+    label_smoothing=0.0,
+)
+
 # scikit-learn's 8x8 digits at 32x32: a minute on two cores.
 DIGITS = TrainConfig(
     model="vgg11_bn",
@@ -203,4 +249,12 @@ DIGITS = TrainConfig(
     label_smoothing=0.1,
 )
 
-PRESETS = {"quick": QUICK, "fast": FAST, "best": BEST, "article": ARTICLE, "photos": PHOTOS, "digits": DIGITS}
+PRESETS = {
+    "quick": QUICK,
+    "fast": FAST,
+    "best": BEST,
+    "article": ARTICLE,
+    "photos": PHOTOS,
+    "paper": PAPER,
+    "digits": DIGITS,
+}

@@ -69,7 +69,7 @@ def fit(
     *,
     prepare: Callable[[Tensor, Tensor, int], Tensor],
     validate: Callable[[VGG], Row],
-    lr_factor: Callable[[int], float],
+    lr_factor: Callable[[int, list[Row]], float],
     epochs: int,
     seed: int,
     position: Position,
@@ -79,7 +79,7 @@ def fit(
 
     prepare: uint8 pixels (N, C, H, W) on the device, their indices, the epoch -> augmented, normalised float images.
     validate: called with the weights to keep after each epoch -> columns to add to its row.
-    lr_factor: step of the whole run -> factor on each group's base_lr.
+    lr_factor: step of the whole run, rows of the epochs before it -> factor on each group's base_lr.
     after_step: called with the position after every step; the place for checkpoints and progress.
     Every random draw is a function of `seed` and the position (torch's global generator is seeded at each step), so
     a run that goes on from a saved position repeats the uninterrupted one exactly.
@@ -87,12 +87,13 @@ def fit(
     """
     steps_per_epoch = len(batches)
     for epoch in range(position.epoch, epochs):
-        learner.model.train()
+        learner.train()
         started = perf_counter()
         for batch in batches.epoch(epoch, start=position.step):
             torch.manual_seed(derive_seed(seed, epoch, position.step))
+            factor = lr_factor(epoch * steps_per_epoch + position.step, position.rows)
             for group in learner.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * lr_factor(epoch * steps_per_epoch + position.step)
+                group["lr"] = group["base_lr"] * factor
             images = prepare(batch.images.to(learner.device, non_blocking=True), batch.indices, epoch)
             labels = batch.labels.to(learner.device, non_blocking=True)
             try:

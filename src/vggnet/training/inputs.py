@@ -1,6 +1,7 @@
 """From a source to the tensors that a training step sees, as the configuration says."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from vggnet.data.arrays import SMALL, decoded
 from vggnet.data.article import article_augment
 from vggnet.data.augment import BatchAugment
-from vggnet.data.cropping import random_resized_crop
+from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
 from vggnet.data.loading import EvalBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.data.source import Source
@@ -20,10 +21,15 @@ from vggnet.errors import ConfigError
 from vggnet.training.config import TrainConfig
 
 EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
+COLOUR_IMAGES = 1000  # from which the principal components of colours are measured, at most
 
 
 def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
-    """The preprocessing of a run. Statistics not given are measured if the images are small, else ImageNet's."""
+    """The preprocessing of a run. Statistics not given are measured if the images are small, else ImageNet's.
+
+    Between the scales of scale jitter, tests see the middle one (paper, section 4.1).
+    """
+    config = replace(config, resize=(config.resize + (config.max_resize or config.resize)) // 2, max_resize=None)
     if config.mean is not None and config.std is not None:
         if len(config.mean) != config.in_channels:
             raise ConfigError(
@@ -51,6 +57,23 @@ def pixel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     variances = [np.average((values - mean) ** 2, weights=count) for mean, count in zip(means, counts, strict=True)]
     least = 1e-4  # of the deviation: images of one colour must not divide by zero
     return tuple(round(mean, 4) for mean in means), tuple(max(round(float(v**0.5), 4), least) for v in variances)
+
+
+def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess) -> TrainConfig:
+    """The configuration with the axes of its colour shift, measured on up to COLOUR_IMAGES of the images if need be.
+
+    They are the eigenvectors of the covariance of the pixels' colours in [0, 1], each times its eigenvalue.
+    """
+    if not config.colour_shift or config.colour_axes is not None:
+        return config
+    places = np.unique(np.linspace(0, len(source) - 1, COLOUR_IMAGES).round().astype(np.int64))
+    images = (preprocess.pixels(source.read(int(place))).flatten(1).double() / 255 for place in places)
+    count, total, square = 0, torch.zeros(config.in_channels).double(), torch.zeros(()).double()
+    for colours in images:  # (C, pixels)
+        count, total, square = count + colours.shape[1], total + colours.sum(1), square + colours @ colours.T
+    covariance = square / count - torch.outer(total, total) / count**2
+    values, vectors = torch.linalg.eigh(covariance)
+    return replace(config, colour_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
 
 
 def make_train_batches(
@@ -94,6 +117,8 @@ def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:
         flip=config.flip,
         rotation=config.rotation,
         jitter=config.jitter,
+        colour_shift=config.colour_shift,
+        colour_axes=config.colour_axes or (0.0,) * config.in_channels**2,
         cutout=config.cutout,
         fill=preprocess.mean,
         padding=config.padding,
@@ -108,6 +133,9 @@ def _view(config: TrainConfig) -> View | None:
     """What loader workers make of a decoded image, where that is not the preprocessing itself."""
     if config.augment == "article":
         return partial(_article_view, seed=config.seed)
+    if config.max_resize is not None:
+        scales = config.resize, config.max_resize
+        return partial(_jittered_view, seed=config.seed, size=config.crop, scales=scales)
     if config.min_area < 1:
         return partial(_crop_view, seed=config.seed, size=config.crop, min_area=config.min_area)
     return None
@@ -119,3 +147,9 @@ def _article_view(image: Image.Image, epoch: int, index: int, *, seed: int) -> T
 
 def _crop_view(image: Image.Image, epoch: int, index: int, *, seed: int, size: int, min_area: float) -> Tensor:
     return random_resized_crop(image, size=size, min_area=min_area, seed=seed, epoch=epoch, index=index)
+
+
+def _jittered_view(
+    image: Image.Image, epoch: int, index: int, *, seed: int, size: int, scales: tuple[int, int]
+) -> Tensor:
+    return scale_jittered_crop(image, size=size, scales=scales, seed=seed, epoch=epoch, index=index)

@@ -31,11 +31,18 @@ class Learner:
     device: torch.device
     label_smoothing: float = 0.0
     accumulate: int = 1
+    frozen: tuple[nn.Module, ...] = ()  # layers that stay as they are
 
     @property
     def kept(self) -> VGG:
         """The weights to validate and to keep."""
         return cast(VGG, self.average.module) if self.average else self.model
+
+    def train(self) -> None:
+        """Set the mode for training; frozen batch norms go on answering by their running statistics."""
+        self.model.train()
+        for layer in self.frozen:
+            layer.eval()
 
     def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
         """Update on one batch: images float (N, C, H, W), labels int64 (N,).
@@ -93,6 +100,7 @@ def make_learner(config: TrainConfig, model: VGG) -> Learner:
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         accelerate(model)
+    frozen = _freeze(model, config.freeze)
     ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
     return Learner(
         model=model,
@@ -102,7 +110,17 @@ def make_learner(config: TrainConfig, model: VGG) -> Learner:
         device=device,
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
+        frozen=frozen,
     )
+
+
+def _freeze(model: VGG, blocks: int) -> tuple[nn.Module, ...]:
+    """Take the layers of the first blocks out of training, and return them."""
+    firsts = tuple(f"{kind}{block}_" for block in range(1, blocks + 1) for kind in ("conv", "bn"))
+    layers = tuple(layer for name, layer in model.features.named_children() if name.startswith(firsts))
+    for layer in layers:
+        layer.requires_grad_(False)
+    return layers
 
 
 def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -138,6 +156,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
     Raises: ConfigError for Muon without batch norm.
     """
     with_muon = config.optimizer == "muon"
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     if with_muon and not norms:
         raise ConfigError(
@@ -153,18 +172,18 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
         else {"base_lr": config.lr, "weight_decay": decay}
     )
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if p.ndim == 2], "base_lr": config.lr, "weight_decay": decay},
+        {"params": [p for p in learning if p.ndim == 2], "base_lr": config.lr, "weight_decay": decay},
         {
-            "params": [p for p in model.parameters() if p.ndim == 1 and p not in norm_biases],
+            "params": [p for p in learning if p.ndim == 1 and p not in norm_biases],
             "base_lr": config.lr,
             "weight_decay": decay_vectors,
         },
         {
-            "params": [norm.bias for norm in norms],
+            "params": [p for p in learning if p in norm_biases],
             "base_lr": config.norm_bias_lr if with_muon else config.lr,
             "weight_decay": decay_vectors,
         },
-        {"params": [p for p in model.parameters() if p.ndim == 4], **of_kernels},
+        {"params": [p for p in learning if p.ndim == 4], **of_kernels},
     ]
     kind = Muon if with_muon else torch.optim.SGD
     return kind(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)

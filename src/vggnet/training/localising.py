@@ -40,7 +40,7 @@ def box_targets(source: Source, preprocess: Preprocess) -> Tensor:
 
 def check_box_config(config: TrainConfig) -> None:
     """Raises: ConfigError for an augmentation that boxes do not follow."""
-    for field, still in (("augment", "batch"), ("rotation", 0.0), ("min_area", 1.0)):
+    for field, still in (("augment", "batch"), ("rotation", 0.0), ("min_area", 1.0), ("max_resize", None)):
         if getattr(config, field) != still:
             raise ConfigError(
                 f'{field} is {getattr(config, field)}, but with task "localise" it must be {still}: boxes follow shift '

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,14 @@ from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
 from vggnet.training.events import Events
 from vggnet.training.fit import Batches, Position, Row, fit
-from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches, make_val_batches
+from vggnet.training.inputs import (
+    make_augment,
+    make_prepare,
+    make_preprocess,
+    make_train_batches,
+    make_val_batches,
+    with_colour_axes,
+)
 from vggnet.training.interrupting import StopRequest, stop_on_signal
 from vggnet.training.learner import Learner, build_model, make_learner
 from vggnet.training.localising import (
@@ -80,6 +86,7 @@ def train(
     config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
+    config = with_colour_axes(config, source, preprocess)
     model = _new_model(config, source, preprocess)
     _check(config, source, preprocess, model)
     if init_from is not None:
@@ -190,7 +197,10 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
         learner = BoxLearner.of(learner, config.crop)
         validate = box_validator(val_batches, targets, preprocess, learner.device)
     shown = Progress(config.epochs, len(batches), visible=progress)
-    factor = partial(lr_factor, config, steps_per_epoch=len(batches))
+
+    def factor(step: int, rows: list[Row]) -> float:
+        return lr_factor(config, step, len(batches), rows)
+
     with stop_on_signal() as stop, closing(shown):
         checkpoints, position = _restore(run, learner, shown)
         epochs = fit(
@@ -215,7 +225,7 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
                     checkpoints.save(learner, position)
                     run.write_history(position.rows)
                     run.write_choices(choices().used())
-                    events.write(row, config.lr * factor(position.epoch * len(batches) - 1))
+                    events.write(row, config.lr * factor(position.epoch * len(batches) - 1, position.rows[:-1]))
                     shown.epoch(row, best)
                     if stop.requested:
                         break

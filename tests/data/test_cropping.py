@@ -1,0 +1,57 @@
+"""Scale-jittered crops: against Pillow's resizing of the whole image, and the range of scales."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vggnet.data.cropping import scale_jittered_crop
+
+
+def noise(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width * 1000 + height)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def crop_of(image: Image.Image, scales: tuple[int, int], index: int = 0, size: int = 12) -> np.ndarray:
+    pixels = scale_jittered_crop(image, size=size, scales=scales, seed=3, epoch=1, index=index)
+    return pixels.permute(1, 2, 0).numpy().astype(int)
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(12, 40), height=st.integers(12, 40), scale=st.integers(12, 26), index=st.integers(0, 99))
+def test_it_is_a_crop_of_the_whole_image_resized(width, height, scale, index):
+    """Oracle: Pillow resizes the whole image; one of its crops, tried by brute force, is the same to a level or two."""
+    image = noise(width, height)
+    ratio = scale / min(image.size)
+    whole = image.resize([max(scale, round(side * ratio)) for side in image.size], Image.Resampling.BILINEAR)
+    crops = np.lib.stride_tricks.sliding_window_view(np.asarray(whole).astype(int), (12, 12), axis=(0, 1))
+    differences = np.abs(crops - crop_of(image, (scale, scale), index).transpose(2, 0, 1)).max(axis=(2, 3, 4))
+    assert differences.min() <= 2
+
+
+def test_scales_are_drawn_evenly_from_the_whole_range():
+    """Oracle: on a ramp as wide as it is high, the step from pixel to pixel tells the scale. Both ends are drawn."""
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 300).round().astype(np.uint8), (300, 1)))
+    crops = (scale_jittered_crop(ramp, size=90, scales=(100, 200), seed=0, epoch=0, index=i)[0] for i in range(400))
+    scales = np.array([255 * 89 / (int(rows[45, 89]) - int(rows[45, 0])) for rows in crops])
+    assert scales.min() == pytest.approx(100, abs=3)
+    assert scales.max() == pytest.approx(200, abs=6)
+    assert scales.mean() == pytest.approx(150, abs=5)
+
+
+def test_draws_are_functions_of_seed_epoch_and_index():
+    """Oracle: the same numbers again, others for another image."""
+    image = noise(50, 60)
+    assert (crop_of(image, (20, 40)) == crop_of(image, (20, 40))).all()
+    assert not (crop_of(image, (20, 40)) == crop_of(image, (20, 40), index=1)).all()
+
+
+def test_every_place_can_be_cropped():
+    """Oracle: by hand: an image of 14x13 has 3x2 crops of 12x12 at its own size."""
+    image = noise(14, 13)
+    found = {crop_of(image, (13, 13), index).tobytes() for index in range(200)}
+    assert found == {
+        np.asarray(image.crop((x, y, x + 12, y + 12))).astype(int).tobytes() for x in range(3) for y in (0, 1)
+    }
