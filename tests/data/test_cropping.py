@@ -1,4 +1,4 @@
-"""Scale-jittered crops: against Pillow's resizing of the whole image, and the range of scales."""
+"""Random crops: against Pillow's resizing, and the ranges that they are drawn from."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vggnet.data.cropping import scale_jittered_crop
+from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -55,3 +55,44 @@ def test_every_place_can_be_cropped():
     assert found == {
         np.asarray(image.crop((x, y, x + 12, y + 12))).astype(int).tobytes() for x in range(3) for y in (0, 1)
     }
+
+
+def places(width: int, height: int, min_area: float, count: int = 400) -> np.ndarray:
+    """Left, top, right and bottom of crops, (count, 4), read off images whose colours are ramps across and down."""
+    across, down = np.linspace(0, 255, width), np.linspace(0, 255, height)
+    ramps = np.stack(np.broadcast_arrays(across[None], down[:, None], 0), 2).round().astype(np.uint8)
+    found = []
+    for index in range(count):
+        crop = random_resized_crop(Image.fromarray(ramps), size=64, min_area=min_area, seed=1, epoch=2, index=index)
+        x, y = (crop[channel].double().mean(dim).numpy() / 255 for channel, dim in ((0, 0), (1, 1)))
+        middles = np.arange(64) + 0.5
+        edges = [np.polynomial.Polynomial.fit(middles, ramp, 1)(np.array([0, 64])) for ramp in (x, y)]
+        (left, right), (top, bottom) = edges[0] * width, edges[1] * height
+        found.append((left, top, right, bottom))
+    return np.array(found)
+
+
+def test_resized_crops_have_the_areas_and_ratios_of_the_paper():
+    """Oracle: Szegedy et al.: areas even in [1/4, 1], ratios even in their logarithm; read off ramps."""
+    left, top, right, bottom = places(300, 300, 0.25).T
+    shares = (right - left) * (bottom - top) / 300**2
+    ratios = (right - left) / (bottom - top)
+    assert shares.min() == pytest.approx(0.25, abs=0.02)
+    assert 0.9 < shares.max() < 1.04
+    assert np.log(ratios).mean() == pytest.approx(0, abs=0.04)
+    assert np.log(ratios).std() == pytest.approx(2 * np.log(4 / 3) / 12**0.5, abs=0.03)
+    assert min(left.min(), top.min()) > -4
+    assert max(right.max(), bottom.max()) < 304
+
+
+def test_an_elongated_image_gives_its_largest_crop():
+    """Oracle: by hand: of 400x40, no crop of nine tenths is 4:3; the largest in the middle is 53x40."""
+    assert np.abs(places(400, 40, 0.9, count=3) - (173, 0, 226, 40)).max() < 3
+
+
+def test_resized_crops_are_pillows_to_a_level():
+    """Oracle: Pillow, of a whole image: the only crop of all its area."""
+    image = noise(40, 40)
+    ours = random_resized_crop(image, size=24, min_area=1.0, seed=0, epoch=0, index=0).permute(1, 2, 0).numpy()
+    theirs = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1

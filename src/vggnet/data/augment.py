@@ -20,7 +20,7 @@ Padding = Literal["zero", "reflect"]
 
 LUMA = (0.2989, 0.587, 0.114)  # gray from R, G, B: ITU-R BT.601, with torchvision's digits
 
-CACHED_IMAGES = 128  # worked on at a time on a CPU: as float 32x32 images they stay in its second-level cache
+CACHED_PIXELS = 128 * 32 * 32  # worked on at a time on a CPU: as float numbers they stay in its second-level cache
 
 # One stream of random numbers for each quantity.
 SHIFT_Y, SHIFT_X, FLIP, ANGLE, BRIGHTNESS, CONTRAST, SATURATION, CUTOUT_Y, CUTOUT_X = range(9)
@@ -41,6 +41,10 @@ class Draws:
     colour: Tensor  # float32 (N, C), added to each pixel, in units of [0, 1]
     cutout_y: Tensor  # int64, first row of the square
     cutout_x: Tensor  # int64, first column of the square
+
+    def __getitem__(self, images: slice) -> "Draws":
+        """Those of some of the images."""
+        return Draws(**{field.name: getattr(self, field.name)[images] for field in fields(self)})
 
     def to(self, device: torch.device) -> "Draws":
         """The same draws on another device."""
@@ -102,15 +106,20 @@ class BatchAugment:
         Raises: InputError if the tensors' shapes or types are others, or shift, cutout or fill do not fit the images.
         """
         self._check(pixels, indices)
-        piece = CACHED_IMAGES if pixels.device.type == "cpu" else max(1, len(pixels))
-        pieces = zip(torch.split(pixels, piece), torch.split(indices, piece), strict=True)
-        return torch.cat([self._augment(images, places, seed, epoch) for images, places in pieces])
-
-    def _augment(self, pixels: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
         height, width = pixels.shape[2:]
         draws = self.draw(indices, seed=seed, epoch=epoch, height=height, width=width).to(pixels.device)
-        if self.shift or self.rotation or self.flip != "none":
+        pieces, first = [], 0
+        for images in cached_pieces(pixels):
+            pieces.append(self._augment(images, draws[first : first + len(images)]))
+            first += len(images)
+        return torch.cat(pieces)
+
+    def _augment(self, pixels: Tensor, draws: Draws) -> Tensor:
+        if self.shift or self.rotation:
             pixels = self._move(pixels, draws)
+        elif self.flip != "none":
+            unchanged, pixels = pixels, pixels.clone()
+            pixels[draws.flipped] = unchanged[draws.flipped].flip(3)
         images = pixels.float().div_(255)
         if self.jitter:
             _jitter(images, draws)
@@ -218,6 +227,12 @@ class BatchAugment:
         in_rows, in_columns = ((place >= 0) & (place < self.cutout) for place in (y, x))
         square = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (N, 1, H, W)
         return torch.where(square, torch.tensor(self.fill, device=images.device).view(1, -1, 1, 1), images)
+
+
+def cached_pieces(images: Tensor) -> tuple[Tensor, ...]:
+    """Images (N, C, H, W) in pieces that fit a CPU's cache; all at once on other devices."""
+    piece = CACHED_PIXELS // images.shape[2:].numel() if images.device.type == "cpu" else len(images)
+    return torch.split(images, max(1, piece))
 
 
 def _reflected(places: Tensor, size: int) -> Tensor:

@@ -77,10 +77,10 @@ class Preprocess:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (..., C, H, W) in 0..255, or float in [0, 1] -> float32 with the training set's mean and deviation."""
-        scaled = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+        scaled = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
         mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
-        normal = (scaled - mean) / std
+        normal = (scaled - mean).div_(std)
         return normal.flip(-3) if self.bgr else normal
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vggnet.data.arrays import SMALL, decoded
 from vggnet.data.article import article_augment
-from vggnet.data.augment import BatchAugment
+from vggnet.data.augment import BatchAugment, cached_pieces
 from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
 from vggnet.data.loading import EvalBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -105,7 +105,8 @@ def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tenso
 
     def prepare(pixels: Tensor, indices: Tensor, epoch: int) -> Tensor:
         images = pixels if config.augment == "article" else augment(pixels, indices, seed=config.seed, epoch=epoch)
-        return preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
+        normal = (preprocess.normalize(piece) for piece in cached_pieces(images))
+        return torch.cat([piece.contiguous(memory_format=torch.channels_last) for piece in normal])
 
     return prepare
 
