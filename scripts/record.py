@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from vggnet.devices import environment
 from vggnet.report.figures import draw_depth, draw_speed
 from vggnet.studies.depth import DepthStudy, by_label
 from vggnet.studies.rows import read_rows, spread
@@ -34,7 +35,7 @@ from vggnet.studies.speed import SpeedStudy, by_preset, percents
 from vggnet.studies.transfer import TransferStudy
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
-from vggnet.training.run import CURVES, STATE, Run, environment
+from vggnet.training.run import CURVES, STATE, Run
 from vggnet.weights.named import card, find
 
 ROOT = Path(__file__).resolve().parent.parent

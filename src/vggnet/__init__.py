@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vggnet.evaluation.localising import LocalisationResult, localise
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
+    from vggnet.explanation.layer_table import LayerTable, layer_table
     from vggnet.reuse.dists import DISTS
     from vggnet.reuse.duplicates import find_duplicates
     from vggnet.reuse.gatys import ContentDistance, StyleDistance
@@ -55,6 +56,7 @@ _MODULES = {
     "vggnet.evaluation.localising": ("LocalisationResult", "localise"),
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
+    "vggnet.explanation.layer_table": ("LayerTable", "layer_table"),
     "vggnet.reuse.dists": ("DISTS",),
     "vggnet.reuse.duplicates": ("find_duplicates",),
     "vggnet.reuse.gatys": ("ContentDistance", "StyleDistance"),
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
     "style_transfer", "build_index", "find_similar", "find_duplicates",
     "load", "save", "Preprocess",
+    "layer_table", "LayerTable",
     "fetch", "convert", "push_to_hub", "pull_from_hub",
     "accelerate", "restore",
     "VGGError", "ConfigError", "InputError", "DataError", "ImageError", "WeightsError", "RunError", "NonFiniteError",

@@ -1,4 +1,11 @@
-"""Where tensors live."""
+"""Where tensors live, and on what hardware."""
+
+import os
+import platform
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,3 +19,26 @@ def choose_device(name: str | None = None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # PyTorch's answers to an unknown device and to one not built in
         raise ConfigError(f'device {name!r} cannot be used ({str(error).splitlines()[0]}); try "cpu".') from error
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, for every number that is stored."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "vggnet": version("vggnet"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "date": f"{datetime.now():%Y-%m-%d}",
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -20,6 +20,7 @@ COMMANDS = {
     "similar": "find the pictures of a folder that look most like one",
     "style": "paint one picture as others are painted",
     "weights": "list, fetch, convert and verify trained weights",
+    "show": "show a network layer by layer, the paper's tables, or which claims about VGG hold",
     "study": "train many networks and compare them: against time, against depth, on other classes",
     "bench": "time training and answering against stock PyTorch on this CPU",
     "data": "count, measure and verify a data set",

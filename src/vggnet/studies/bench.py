@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vggnet.conv3x3.accelerate import accelerate
+from vggnet.devices import environment
 from vggnet.errors import ConfigError
 from vggnet.studies.memory import peak_bytes
 from vggnet.studies.peers import installed_peers
 from vggnet.table1 import MODEL_NAMES
-from vggnet.training.run import environment
 from vggnet.vgg import build
 
 OURS = "vggnet"

@@ -1,19 +1,15 @@
 """The run folder: everything of one training, in files that any program can read."""
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from vggnet.atomic import write_text
@@ -161,20 +157,6 @@ def default_folder(data: str, model: str) -> Path:
     return Path("runs") / f"{Path(data).name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, for every number that is stored."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "vggnet": version("vggnet"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "date": f"{datetime.now():%Y-%m-%d}",
-    }
-
-
 def require_room(folder: Path, num_bytes: int) -> None:
     """Raises: RunError if the disk of `folder` has less room than `num_bytes`, before any work is done."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
@@ -184,12 +166,3 @@ def require_room(folder: Path, num_bytes: int) -> None:
             f"{folder}: the disk has {free / 1e6:.0f} MB free, but this run needs about {num_bytes / 1e6:.0f} MB. "
             "Make room or choose another --out."
         )
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -16,7 +16,7 @@ from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
-from vggnet.devices import choose_device
+from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, NonFiniteError, RunError, StorageError
 from vggnet.evaluation.testing import evaluate
 from vggnet.report.figures import draw_curves
@@ -50,7 +50,6 @@ from vggnet.training.run import (
     Run,
     best_row,
     default_folder,
-    environment,
     has_ended,
     require_room,
 )

@@ -1,0 +1,209 @@
+"""`vgg show`: what is printed, and the page in a browser."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vggnet.cli.main import main
+from vggnet.explanation import claims
+from vggnet.explanation.claims import Deviations, Inference
+from vggnet.explanation.layer_table import layer_table
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+]  # fmt: skip
+OVERLAPS = """
+() => {
+  const found = [];
+  const places = [...document.querySelectorAll("svg text, dl div")].map(
+    element => [element, element.getBoundingClientRect()]);
+  for (const [i, [one, a]] of places.entries())
+    for (const [other, b] of places.slice(i + 1))
+      if (a.left + 0.5 < b.right && b.left + 0.5 < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom)
+        found.push(one.textContent + " | " + other.textContent);
+  return found;
+}
+"""
+
+
+@pytest.fixture
+def vgg(capsys, tmp_path, monkeypatch):
+    """The command in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def command(*arguments, columns=None):
+        if columns:
+            monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as ended:
+            main(["show", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("columns", [80, 140, None])
+def test_the_table_fits_the_terminal(vgg, columns):
+    """Oracle: no line is longer than the terminal, and no cell is cut."""
+    code, out, err = vgg(columns=columns)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= (columns or 140)
+    assert "…" not in out
+    lines = [line.split() for line in out.splitlines()]
+    if columns == 80:
+        assert ["conv3_1", "256x56x56", "3x3/1/1", "295,168", "924.8", "3,136", "24"] in lines
+        assert ["total", "138,357,544", "15,470.3", "59,620"] in lines
+    else:
+        assert [
+            "block",
+            "3",
+            "conv3_1",
+            "256x56x56",
+            "3x3/1/1",
+            "256",
+            "ReLU",
+            "295,168",
+            "924.8",
+            "3,136",
+            "24",
+        ] in lines
+    assert "head: 123,642,856 parameters (89.4 %), 0.8 % of the MACs" in out
+
+
+def test_options_reach_the_table(vgg):
+    """Oracle: the library, asked the same."""
+    code, out, _ = vgg("A_bn", "--input", 96, "--head", "gap", "--width", 0.5, "--classes", 7, "--json")
+    expected = layer_table("A_bn", size=96, head="gap", width=0.5, num_classes=7)
+    assert code == 0
+    assert json.loads(out) == json.loads(expected.as_json())
+
+
+@pytest.mark.parametrize("network", ["vgg19", "vgg8_bn-cifar10-fast"])
+@pytest.mark.parametrize(("width", "scheme", "paper"), [(360, "light", 255), (1400, "dark", 20)])
+def test_the_page_in_a_browser(vgg, browser, network, width, scheme, paper):
+    """Oracle: Chromium: no error, no request, nothing wider than the window, no text on another, the right colours."""
+    code, _, err = vgg(network, "--html", "page.html", "--svg", "drawing.svg")
+    assert (code, err) == (0, "written: drawing.svg\nwritten: page.html\n")
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    told, requests = [], []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(Path("page.html").absolute().as_uri())
+    assert told == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.url]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(OVERLAPS) == []
+    for selector in ("body", "svg.network .sheet"):
+        colour = "e => { const s = getComputedStyle(e); return e.matches('rect') ? s.fill : s.backgroundColor; }"
+        assert page.eval_on_selector(selector, colour).startswith(f"rgb({paper},")
+    assert page.locator("tbody tr").count() == len(layer_table(network).rows)
+    page.goto(Path("drawing.svg").absolute().as_uri())
+    assert told == []
+    page.close()
+
+
+def test_paper(vgg):
+    """Oracle: the paper: a line each of Tables 1 to 6."""
+    code, out, _ = vgg("--paper", columns=80)
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert ["LRN", *["conv3-64"] * 4] in lines
+    assert ["E", "144", "M", "143,667,240"] in lines
+    assert ["C", "256", "to", "512", "384", "dense", "27.3", "8.8"] in lines
+    assert ["B", "256", "224,", "256,", "288", "dense", "28.2", "9.6"] in lines
+    assert ["E", "256", "to", "512", "256,", "384,", "512", "multi-crop", "and", "dense", "24.4", "7.1"] in lines
+    assert ["D", "and", "E", "256", "to", "512", "256,", "384,", "512", "dense", "24.0", "7.1"] in lines
+    assert json.loads(vgg("--paper", "--json")[1])["table_3"][0]["network"] == "A"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Measurements that take no time."""
+    machine = {"device": "A processor", "threads": 1, "torch": "2.9", "date": "2026-01-01"}
+    inference = Inference(milliseconds={"PyTorch": 250.0, "vggnet": 100.0}, rounds=3, macs=10**10, environment=machine)
+    deviations = Deviations(of_pixels=(0.1, 0.2, 0.3), mean_of_images=(0.4, 0.5, 0.6), images=5)
+    monkeypatch.setattr(claims, "measure_inference", lambda: inference)
+    monkeypatch.setattr(claims, "measure_deviations", lambda data: deviations)
+
+
+def test_claims(vgg, quick):
+    """Oracle: what was measured, and the machine; where the depth study has not run, it is named."""
+    code, out, _ = vgg("--claims", "--data", "cifar10")
+    assert code == 0
+    assert "measured on A processor, 1 thread, PyTorch 2.9, 2026-01-01" in out
+    assert "PyTorch 250 ms" in out
+    assert "0.3000" in out
+    assert "vgg study depth --data cifar10" in out
+    assert len(json.loads(vgg("--claims", "--json")[1])["claims"]) == 14
+
+
+def test_claims_point_at_the_depth_study(vgg, quick, tmp_path):
+    """Oracle: rows of two seeds, by hand: A-LRN has 2 points more errors than A."""
+    rows = [
+        {"label": label, "diverged": False, "top1_error": error + seed / 1000, "seed": seed}
+        for label, error in (("A", 0.1), ("A-LRN", 0.12))
+        for seed in range(2)
+    ]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "depth.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    out = vgg("--claims")[1]
+    assert "LRN does not help (A against A-LRN): agrees: +2.00 points" in " ".join(out.split())
+
+
+def test_receptive_field(vgg):
+    """Oracle: the file that is named."""
+    code, out, err = vgg("--receptive-field", "fields.png")
+    assert (code, out, err) == (0, "", "drawn: fields.png\n")
+    assert Path("fields.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["vgg12"], "vgg12"),
+        (["--input", "20"], "20 pixels"),
+        (["--paper", "--claims"], "--paper and --claims"),
+        (["vgg16", "--paper", "--html", "page.html"], "--html"),
+        (["vgg16", "--data", "cifar10"], "--claims"),
+        (["--svg", "file/drawing.svg"], "file/drawing.svg"),
+    ],
+)
+def test_mistakes(vgg, tmp_path, arguments, named):
+    """Oracle: the documented exit code, and one line that names the culprit."""
+    (tmp_path / "file").touch()
+    code, _, err = vgg(*arguments)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert named in err
+
+
+def test_a_name_takes_no_heavy_library():
+    """Oracle: the interpreter's list of modules: neither matplotlib nor torchvision is imported for a table."""
+    program = (
+        "import sys; from vggnet.cli.main import main\n"
+        "try: main(['show', 'vgg16', '--json'])\n"
+        "finally: print([m for m in ('matplotlib', 'torchvision', 'scipy', 'jinja2') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]"
