@@ -94,4 +94,4 @@ def test_deviations(tmp_path, own_cache):
     found = measure_deviations(tmp_path / "data")
     assert found.images == 6
     np.testing.assert_allclose(found.of_pixels, images.std((0, 1, 2)))
-    np.testing.assert_allclose(found.mean_of_images, images.std((1, 2)).mean(0))
+    np.testing.assert_allclose(found.mean_of_images, images.std((1, 2), ddof=1).mean(0))

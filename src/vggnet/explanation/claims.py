@@ -73,7 +73,7 @@ class Deviations:
     """Of the pixels of a data set, R G B in [0, 1]."""
 
     of_pixels: tuple[float, ...]  # of all pixels of all images
-    mean_of_images: tuple[float, ...]  # of the pixels of each image, averaged over images
+    mean_of_images: tuple[float, ...]  # of the pixels of each image (divisor n - 1), averaged over images
     images: int
 
 
@@ -141,7 +141,7 @@ def measure_deviations(data: str | Path) -> Deviations:
     scaled = (pixels.double() / 255).flatten(2)  # (N, 3, 1024)
     return Deviations(
         of_pixels=tuple(scaled.transpose(0, 1).flatten(1).std(1, correction=0).tolist()),
-        mean_of_images=tuple(scaled.std(2, correction=0).mean(0).tolist()),
+        mean_of_images=tuple(scaled.std(2, correction=1).mean(0).tolist()),
         images=len(pixels),
     )
 
@@ -163,7 +163,7 @@ def _small_kernels() -> Claim:
     holds = all(fields[one.label] == fields[many.label] and many.weights < one.weights for one, many in PAIRS)
     told = [
         f"{many.label} see {fields[many.label]}x{fields[many.label]} pixels with {many.weights} weights a pair of "
-        f"channels, {one.label} {fields[one.label]}x{fields[one.label]} with {one.weights}"
+        f"channels, and {one.label} sees {fields[one.label]}x{fields[one.label]} with {one.weights}"
         for one, many in PAIRS
     ]
     return Claim(
@@ -320,7 +320,7 @@ def _deeper() -> Claim:
 
 
 def _normalisation(deviations: Deviations | None) -> Claim:
-    claim = "the standard deviation of CIFAR-10 is (0.2023, 0.1994, 0.2010)"
+    claim = "the standard deviation of CIFAR-10's pixels is (0.2023, 0.1994, 0.2010)"
     if deviations is None:
         return Claim(
             claim=claim,
