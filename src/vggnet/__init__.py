@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from vggnet.evaluation.localising import LocalisationResult, localise
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
+    from vggnet.explanation.exciting import find_exciting
+    from vggnet.explanation.explaining import Explanation, explain
     from vggnet.explanation.layer_table import LayerTable, layer_table
+    from vggnet.explanation.maximising import maximise
     from vggnet.reuse.dists import DISTS
     from vggnet.reuse.duplicates import find_duplicates
     from vggnet.reuse.gatys import ContentDistance, StyleDistance
@@ -56,7 +59,10 @@ _MODULES = {
     "vggnet.evaluation.localising": ("LocalisationResult", "localise"),
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
+    "vggnet.explanation.exciting": ("find_exciting",),
+    "vggnet.explanation.explaining": ("Explanation", "explain"),
     "vggnet.explanation.layer_table": ("LayerTable", "layer_table"),
+    "vggnet.explanation.maximising": ("maximise",),
     "vggnet.reuse.dists": ("DISTS",),
     "vggnet.reuse.duplicates": ("find_duplicates",),
     "vggnet.reuse.gatys": ("ContentDistance", "StyleDistance"),
@@ -78,6 +84,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
     "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
+    "explain", "Explanation", "find_exciting", "maximise",
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
     "style_transfer", "build_index", "find_similar", "find_duplicates",
     "load", "save", "Preprocess",

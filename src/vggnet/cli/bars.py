@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to be called with the pictures done and to do; what was done before the first call is not timed."""
+def counting(what: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
+    """A function to be called with what is done and to do; what was done before the first call is not timed."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit="image", leave=False, disable=None) as bar:
+    with tqdm(desc=what, unit=unit, leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:

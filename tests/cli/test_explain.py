@@ -1,0 +1,153 @@
+"""`vgg explain`: each way of asking, and the mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vggnet.cli.explain import Class
+from vggnet.cli.main import main
+from vggnet.data.preprocess import Preprocess
+from vggnet.explanation.explaining import METHODS
+from vggnet.vgg import build
+from vggnet.weights.files import save
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder, and a folder of pictures."""
+    torch.manual_seed(0)
+    model = build("vgg11_bn", num_classes=2, head="gap", width=0.05)
+    preprocess = Preprocess(resize=36, crop=32)
+    save(model, tmp_path / "run" / "weights.safetensors", classes=["cat", "dog"], preprocess=preprocess)
+    for number in range(4):
+        path = tmp_path / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return tmp_path
+
+
+@pytest.fixture
+def vgg(capsys, run, monkeypatch):
+    """The command in the folder of the run: exit code, stdout, lines of stderr."""
+    monkeypatch.setenv("VGGNET_CACHE", str(run / "cache"))
+    monkeypatch.setenv("VGGNET_CONV", "direct")
+    monkeypatch.chdir(run)
+
+    def command(line):
+        with pytest.raises(SystemExit) as ended:
+            main(["explain", *line.split()])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err.strip().splitlines()
+
+    return command
+
+
+def facts_of(answer, figure):
+    """What was printed as JSON; the figure is there and is a whole picture."""
+    code, out, lines = answer
+    assert code == 0
+    assert lines[-1] == f"drawn: {figure}"
+    with Image.open(figure) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) > 100
+    facts = json.loads(out)
+    assert facts.pop("figure") == figure
+    return facts
+
+
+@pytest.mark.parametrize("word", ["", "class "])
+def test_why_a_class(vgg, word):
+    """Oracle: the class that was asked for, and the sum of integrated gradients."""
+    command = f"{word}run photos/cat/1.png --class dog --steps 32 --window 8 --json"
+    facts = facts_of(vgg(command), "explanation.png")
+    assert (facts["name"], facts["index"]) == ("dog", 1)
+    assert 0 < facts["probability"] < 1
+    integrated = facts["methods"]["integrated-gradients"]
+    assert integrated["delta"] == pytest.approx(integrated["sum"] - integrated["rise"], abs=1e-9)
+    assert list(facts["methods"]) == list(METHODS)
+
+
+def test_some_methods_for_people(vgg):
+    """Oracle: a line for the class and one for each method."""
+    code, out, lines = vgg("run photos/cat/1.png --methods gradcam occlusion --layer relu2_1 -o why.png")
+    assert (code, lines) == (0, ["drawn: why.png"])
+    first, gradcam, occlusion = out.splitlines()
+    assert first.startswith("photos/cat/1.png: ")
+    assert gradcam.split() == ["gradcam", "relu2_1"]
+    assert occlusion.split()[:2] == ["occlusion", "4"]
+
+
+def test_the_methods_are_those_of_the_library():
+    """Oracle: the library's list."""
+    assert Class.__dataclass_fields__["methods"].default == METHODS
+
+
+def test_maps(vgg):
+    """Oracle: the shape of block 2's output, at 16 pixels."""
+    facts = facts_of(vgg("maps run photos/cat/1.png --layer relu2_1 --top 3 --json"), "maps.png")
+    assert facts["shape"] == [6, 16, 16]
+    assert len(facts["shown"]) == 3
+
+
+def test_filters(vgg):
+    """Oracle: the shape of the first layer's weights."""
+    assert facts_of(vgg("filters run --json"), "filters.png") == {"layer": "conv1_1", "shape": [3, 3, 3, 3]}
+
+
+def test_exciting(vgg):
+    """Oracle: two pictures for each channel, the more exciting first."""
+    command = "exciting run --channels relu1_1:0 pool3:2 --data photos --split all --top 2"
+    channels = facts_of(vgg(f"{command} --json"), "exciting.png")["channels"]
+    assert list(channels) == ["relu1_1:0", "pool3:2"]
+    for pictures in channels.values():
+        assert pictures[0]["activation"] >= pictures[1]["activation"]
+        assert pictures[0]["image"].startswith("photos/")
+    code, out, _ = vgg(command)
+    assert code == 0
+    assert len(out.splitlines()) == 6
+
+
+def test_maximise(vgg):
+    """Oracle: the activation rises."""
+    facts = facts_of(vgg("maximise run --channels conv2_1:3 conv1_1:0 --steps 20 --json"), "maximised.png")
+    assert [one["channel"] for one in facts["channels"]] == ["conv2_1:3", "conv1_1:0"]
+    assert all(one["after"] > one["before"] for one in facts["channels"])
+    code, out, _ = vgg("maximise run --channels conv2_1:3 --steps 2")
+    assert code == 0
+    assert out.startswith("conv2_1:3: mean activation ")
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("", "See vgg explain --help"),
+        ("run", "IMAGE"),
+        ("run broken.png", "broken.png"),
+        ("run missing.png", "missing.png"),
+        ("nowhere photos/cat/1.png", "nowhere"),
+        ("run photos/cat/1.png --class bird", "cat, dog"),
+        ("run photos/cat/1.png --layer relu7_1", "relu5_2"),
+        ("run photos/cat/1.png --methods lime", "gradcam"),
+        ("run photos/cat/1.png --out why.jpg", ".png"),
+        ("features.safetensors photos/cat/1.png", "no head"),
+        ("maps run photos/cat/1.png --layer fc6", "pool5"),
+        ("exciting run --channels relu1_1:99 --data photos", "0 to 2"),
+        ("exciting run --channels relu1_1:0 --data nothing", "nothing"),
+        ("maximise run --channels relu1_1", "relu1_1:17"),
+        ("maximise run --channels conv2_1:0 --steps 0", "steps"),
+    ],
+)
+def test_mistakes_are_one_line(vgg, run, command, named):
+    """Oracle: exit code 2, one line that says what there is, and no figure."""
+    (run / "broken.png").write_bytes(b"\x89PNG no more")
+    save(build("vgg11", head="none", width=0.05), run / "features.safetensors", preprocess=Preprocess(crop=32))
+    code, out, lines = vgg(command)
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert lines[0].startswith("vgg: ")
+    assert named in lines[0]
+    assert not list(run.glob("*.png")) or [path.name for path in run.glob("*.png")] == ["broken.png"]
