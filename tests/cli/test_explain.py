@@ -65,7 +65,7 @@ def test_why_a_class(vgg, word):
     """Oracle: the class that was asked for, and the sum of integrated gradients."""
     command = f"{word}run photos/cat/1.png --class dog --steps 32 --window 8 --json"
     facts = facts_of(vgg(command), "explanation.png")
-    assert (facts["name"], facts["index"]) == ("dog", 1)
+    assert (facts["class"], facts["index"]) == ("dog", 1)
     assert 0 < facts["probability"] < 1
     integrated = facts["methods"]["integrated-gradients"]
     assert integrated["delta"] == pytest.approx(integrated["sum"] - integrated["rise"], abs=1e-9)

@@ -68,4 +68,4 @@ def test_fields_are_framed_and_cut_out(drawn, tmp_path):
     assert np.array_equal(part, picture[3:9, 2:5])
     (frame,) = [patch for patch in drawn[0].axes[0].patches if isinstance(patch, Rectangle)]
     assert frame.get_bbox().extents.tolist() == [1.5, 2.5, 4.5, 8.5]
-    assert drawn[0].axes[2].get_xlabel() == "7.5, cat"
+    assert drawn[0].axes[0].get_xlabel() == "7.5, cat"

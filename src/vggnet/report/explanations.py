@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from vggnet.report.style import ORANGE, save_figure, write_title
@@ -103,7 +104,7 @@ def draw_tiles(tiles: NDArray[np.float32], names: Sequence[str], path: Path, *, 
 
 
 def draw_exciting(rows: Sequence[tuple[str, Sequence[Excitement]]], path: Path, *, title: str) -> None:
-    """For each channel its pictures with the field framed, and below each the field itself, enlarged.
+    """For each channel its pictures with the field framed and the caption, and below each the field itself, enlarged.
 
     rows: the channel's name and its pictures, the most exciting first.
     Raises: StorageError if `path` cannot be written.
@@ -118,10 +119,10 @@ def draw_exciting(rows: Sequence[tuple[str, Sequence[Excitement]]], path: Path, 
             left, top, right, bottom = one.box
             _show(whole, one.picture)
             frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, clip_on=False)
-            frame.set(edgecolor=ORANGE, linewidth=2)
+            frame.set(edgecolor=ORANGE, linewidth=2, path_effects=[withStroke(linewidth=4, foreground="white")])
             whole.add_patch(frame)
+            whole.set_xlabel(one.caption, fontsize=8, parse_math=False)
             _show(part, one.picture[top:bottom, left:right])
-            part.set_xlabel(one.caption, fontsize=8, parse_math=False)
         grid[2 * number, 0].set_ylabel(name, fontsize=10, parse_math=False)
     write_title(figure, title)
     save_figure(figure, path)
