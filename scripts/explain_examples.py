@@ -132,8 +132,8 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
     for row in rows:
         facts = row["environment"]
         time = (
-            f"{row['seconds']:.0f} s of processor time (threads: {facts['threads']}; {facts['device']}, torch {facts['torch']}, "
-            f"{facts['date']})."
+            f"{row['seconds']:.0f} s of processor time (threads: {facts['threads']}; {facts['device']}, torch "
+            f"{facts['torch']}, {facts['date']})."
         )
         sections += [*SECTIONS[row["name"].split("-")[0]](row), time]
     return "\n\n".join(sections) + "\n"

@@ -52,8 +52,8 @@ def test_colours_are_told_apart_in_gray():
 def test_maps_have_one_scale(drawn, tmp_path):
     """Oracle: the largest size of all maps."""
     maps = np.stack([np.full((3, 5), value, dtype=np.float32) for value in (1, 2, -4)])
-    draw_maps(maps, ["3", "7", "9"], tmp_path / "maps.png", title="relu1_1")
-    shown = [axes for axes in drawn[0].axes if axes.images]
+    draw_maps(np.zeros((6, 10), dtype=np.uint8), maps, ["3", "7", "9"], tmp_path / "maps.png", title="relu1_1")
+    _, *shown = [axes for axes in drawn[0].axes if axes.images]
     assert {axes.images[0].get_clim() for axes in shown} == {(-4, 4)}
     assert [axes.get_title() for axes in shown] == ["3", "7", "9"]
 

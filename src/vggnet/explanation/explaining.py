@@ -70,7 +70,11 @@ class Explanation:
     def as_dict(self) -> dict[str, Any]:
         """All but the arrays, for JSON."""
         facts = {name: value for name, value in vars(self).items() if name not in ("picture", "name", "attributions")}
-        return {"class": self.name, **facts, "methods": {method: found.facts for method, found in self.attributions.items()}}
+        return {
+            "class": self.name,
+            **facts,
+            "methods": {method: found.facts for method, found in self.attributions.items()},
+        }
 
     def as_table(self) -> str:
         """The class, then a line for each method."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vggnet.data.pictures import Picture, read_pixels
 from vggnet.errors import ImageError, check_at_least
 from vggnet.explanation.borrowing import Model, borrowed, opened, preprocess_of
-from vggnet.explanation.explaining import one_picture
+from vggnet.explanation.explaining import as_array, one_picture
 from vggnet.explanation.layers import check_layer, outputs
 from vggnet.report.explanations import draw_maps
 
@@ -19,6 +19,7 @@ class FeatureMaps(NamedTuple):
     """The output of a layer for one picture."""
 
     image: str
+    picture: NDArray[np.uint8]  # as the network saw it: (H, W, 3), or (H, W) gray
     layer: str
     maps: NDArray[np.float32]  # (C, h, w)
 
@@ -43,7 +44,7 @@ def feature_maps(model: Model, image: Picture, layer: str, *, device: str | None
     with borrowed(network), torch.no_grad():
         batch = preprocess.normalize(pixels.to(next(network.parameters()).device)).unsqueeze(0)
         maps = outputs(network, batch, [layer])[layer][0]
-    return FeatureMaps(named[0], layer, maps.float().cpu().contiguous().numpy())
+    return FeatureMaps(named[0], as_array(pixels), layer, maps.float().cpu().contiguous().numpy())
 
 
 def draw_feature_maps(found: FeatureMaps, path: Path, *, top: int = 64) -> list[int]:
@@ -53,5 +54,5 @@ def draw_feature_maps(found: FeatureMaps, path: Path, *, top: int = 64) -> list[
     count, height, width = found.maps.shape
     which = "all" if len(shown) == count else f"the {len(shown)} strongest of"
     title = f"{found.layer} of {Path(found.image).name}: {which} {count} channels, {height} x {width} places"
-    draw_maps(found.maps[shown], list(map(str, shown)), path, title=title)
+    draw_maps(found.picture, found.maps[shown], list(map(str, shown)), path, title=title)
     return shown

@@ -1,14 +1,16 @@
 """Pictures of what a network sees: attributions, feature maps, filters, exciting pictures; drawn from arrays alone."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
@@ -45,7 +47,7 @@ def draw_attributions(picture: NDArray[np.uint8], panels: Sequence[Panel], path:
     picture: (H, W, 3), or (H, W) gray.  Raises: StorageError if `path` cannot be written.
     """
     columns = 1 + len(panels)
-    figure = Figure(figsize=(2.9 * columns, 5.0), layout="constrained")
+    figure = Figure(figsize=(2.9 * columns, 4.4), layout=ConstrainedLayoutEngine(w_pad=0.12))  # inches
     grid = figure.subplots(2, columns, height_ratios=(1, 0.05), squeeze=False)
     _show(grid[0, 0], picture)
     grid[0, 0].set_title("the picture\nas the network saw it", fontsize=10)
@@ -66,23 +68,35 @@ def draw_attributions(picture: NDArray[np.uint8], panels: Sequence[Panel], path:
     save_figure(figure, path)
 
 
-def draw_maps(maps: NDArray[np.float32], names: Sequence[str], path: Path, *, title: str) -> None:
-    """Feature maps (K, h, w) as a grid, all by one scale, each under its name.
+def draw_maps(
+    picture: NDArray[np.uint8], maps: NDArray[np.float32], names: Sequence[str], path: Path, *, title: str
+) -> None:
+    """The picture, then its feature maps (K, h, w) as a grid, all by one scale, each under its name.
+
+    The scale is that of square roots if nothing is negative, as a few places are far above all others.
 
     Raises: StorageError if `path` cannot be written.
     """
     signed = bool(maps.min() < 0)
     scale = float(np.abs(maps).max()) or 1.0
-    columns, rows = _grid(len(maps))
+    columns, rows = _grid(1 + len(maps))
     figure = Figure(figsize=(MAPS_WIDTH, MAPS_WIDTH / columns * rows * 1.15 + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    norm = Normalize(-scale if signed else 0, scale)
+    norm = Normalize(-scale, scale) if signed else PowerNorm(0.5, 0, scale)
     colours = ScalarMappable(norm, AGAINST_FOR if signed else "magma")
-    for axes, values, name in zip(_filled(grid, len(maps)), maps, names, strict=True):
+    first, *others = _filled(grid, 1 + len(maps))
+    _show(first, picture)
+    first.set_title("the picture", fontsize=8, pad=2)
+    for axes, values, name in zip(others, maps, names, strict=True):
         axes.imshow(values, norm=norm, cmap=colours.get_cmap())
         axes.set_title(name, fontsize=8, pad=2, parse_math=False)
         axes.set(xticks=[], yticks=[])
-    figure.colorbar(colours, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.01, label="activation")
+    bar = figure.colorbar(colours, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.01)
+    bar.set_label("activation")
+    if not signed:
+        bar.set_ticks(
+            scale * np.linspace(0, 1, 5) ** 2, labels=[f"{scale * part**2:.3g}" for part in np.linspace(0, 1, 5)]
+        )
     write_title(figure, title)
     save_figure(figure, path)
 
@@ -164,7 +178,7 @@ def _over(pale: NDArray[np.float64], panel: Panel, scale: float) -> NDArray[np.f
 
 def _grid(count: int) -> tuple[int, int]:
     """Columns and rows, about as many of both, but not more than 16 a row."""
-    columns = min(16, max(4, round(count**0.5)))
+    columns = min(16, max(4, ceil(count**0.5)))
     return columns, -(-count // columns)
 
 
