@@ -9,6 +9,8 @@
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py transfer         the rows of vgg study transfer -> docs/transfer.md
+    python scripts/record.py drawbacks        the rows of vgg study drawbacks -> docs/drawbacks.md, and their picture
+    python scripts/record.py compare          the rows of vgg compare -> docs/compare.md, and their picture
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
 
 A section that is there already is replaced.
@@ -28,8 +30,11 @@ import torch
 from safetensors import safe_open
 
 from vggnet.devices import environment
+from vggnet.report.comparing import draw_drawbacks
 from vggnet.report.figures import draw_depth, draw_speed
+from vggnet.studies.compare import Comparison, draw_comparison
 from vggnet.studies.depth import DepthStudy, by_label
+from vggnet.studies.drawbacks import DrawbacksStudy, by_part
 from vggnet.studies.rows import read_rows, spread
 from vggnet.studies.speed import SpeedStudy, by_preset, percents
 from vggnet.studies.transfer import TransferStudy
@@ -58,6 +63,8 @@ def main() -> None:
     commands.add_parser("speed")
     commands.add_parser("depth")
     commands.add_parser("transfer")
+    commands.add_parser("drawbacks")
+    commands.add_parser("compare")
     of_weights = commands.add_parser("card")
     of_weights.add_argument("name", help="as `vgg weights list` shows it")
     bench = commands.add_parser("bench")
@@ -78,6 +85,10 @@ def main() -> None:
         insert(DOCS / "depth.md", "depth", depth_section())
     elif arguments.command == "transfer":
         insert(DOCS / "transfer.md", "transfer", transfer_section())
+    elif arguments.command == "drawbacks":
+        insert(DOCS / "drawbacks.md", "drawbacks", drawbacks_section())
+    elif arguments.command == "compare":
+        insert(DOCS / "compare.md", "compare", compare_section())
     elif arguments.command == "card":
         insert(DOCS / "weights.md", arguments.name, card_section(arguments.name))
     elif arguments.command == "bench":
@@ -249,6 +260,39 @@ def transfer_section() -> str:
         **owners(rows[-1]["environment"]),
     }
     return f"{table(facts)}\n\n{TransferStudy(rows=rows, finished=True).as_table()}"
+
+
+def drawbacks_section() -> str:
+    """What is held against VGG: the tables and the picture of the rows of `vgg study drawbacks`."""
+    rows = read_rows(DOCS / "drawbacks.jsonl")
+    draw_drawbacks(by_part(rows), DOCS / "drawbacks.png")
+    last = next(row for row in reversed(rows) if row["part"] == "heads")
+    small = next(row for row in reversed(rows) if row["part"] == "overfitting")
+    budget = last["config"]
+    facts = {
+        "command": f"`vgg study drawbacks --data $CIFAR10 --width {budget['width']:g} --epochs {budget['epochs']} "
+        f"--images {small['train_images']} --small-epochs {small['config']['epochs']}`",
+        "data": f"CIFAR-10, fingerprint of train {last['fingerprint']}; {last['images']:,} test images",
+        "test images": "touched once a training, after its last epoch",
+        "budget": f"{budget['model']}, width {budget['width']:g}, {budget['epochs']} epochs, batch "
+        f"{budget['batch_size']}, SGD with rate {budget['lr']}, {budget['init']} initialisation",
+        **owners(last["environment"]),
+    }
+    picture = "![Heads, overfitting, and gradients by depth](drawbacks.png)"
+    return f"{table(facts)}\n\n{DrawbacksStudy(rows=rows, finished=True).as_table()}\n\n{picture}"
+
+
+def compare_section() -> str:
+    """VGGs beside other networks: the table and the picture of the rows of `vgg compare`."""
+    rows = read_rows(DOCS / "compare.jsonl")
+    draw_comparison(rows, DOCS / "compare.png")
+    trained = next((row for row in reversed(rows) if row["kind"] == "training"), None)
+    training = f" --train --data $CIFAR10 --epochs {trained['config']['epochs']}" if trained else ""
+    data = {"data": f"CIFAR-10, fingerprint of train {trained['fingerprint']}"} if trained else {}
+    newest = next(row for row in reversed(rows) if row["kind"] == "speed")
+    facts = {"command": f"`vgg compare{training}`", **data, **owners(newest["environment"])}
+    picture = "![Accuracy on ImageNet against latency](compare.png)"
+    return f"{table(facts)}\n\n{Comparison(rows=rows, finished=True).as_table()}\n\n{picture}"
 
 
 def card_section(name: str) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "weights": "list, fetch, convert and verify trained weights",
     "show": "show a network layer by layer, the paper's tables, or which claims about VGG hold",
     "study": "train many networks and compare them: against time, against depth, on other classes",
+    "compare": "measure VGGs beside AlexNet, GoogLeNet, ResNets, MobileNets and SqueezeNet",
     "bench": "time training and answering against stock PyTorch on this CPU",
     "data": "count, measure and verify a data set",
 }

@@ -63,10 +63,28 @@ class Transfer(_Study):
     rows: Path = Path("docs/transfer.jsonl")  # a row for each classifier; what is there is not run again
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawbacks(_Study):
+    """What is held against VGG, measured: its head, overfitting, gradients in deep columns, memory.
+
+    Example: vgg study drawbacks --data cifar10
+    """
+
+    width: float = 0.25  # multiplies the channels of the convolutions
+    epochs: int = 3  # for each head, on all of train
+    images: int = 2000  # of train, on which a network overfits with dropout and without
+    small_epochs: int = 15  # on these
+    seeds: int = 2  # runs of each
+    out: Path = Path("runs/drawbacks")  # the run folders and checkpoints
+    rows: Path = Path("docs/drawbacks.jsonl")  # a row for each finished run; what is there is not run again
+    figure: Path | None = None  # where the picture goes; by default beside the rows
+
+
 Command = (
     Annotated[Speed, tyro.conf.subcommand("speed")]
     | Annotated[Depth, tyro.conf.subcommand("depth")]
     | Annotated[Transfer, tyro.conf.subcommand("transfer")]
+    | Annotated[Drawbacks, tyro.conf.subcommand("drawbacks")]
 )
 DESCRIPTION = """Train many networks or classifiers and compare them.
 
@@ -75,8 +93,9 @@ Example: vgg study speed --data cifar10 --presets quick --seeds 1"""
 
 def main(arguments: list[str]) -> int:
     """Run the study; returns the exit code."""
-    args: Speed | Depth | Transfer = parse(Command, arguments, prog="vgg study", description=DESCRIPTION)
+    args: Speed | Depth | Transfer | Drawbacks = parse(Command, arguments, prog="vgg study", description=DESCRIPTION)
     from vggnet.studies.depth import study_depth
+    from vggnet.studies.drawbacks import study_drawbacks
     from vggnet.studies.rows import Study
     from vggnet.studies.speed import study_speed
     from vggnet.studies.transfer import study_transfer
@@ -86,6 +105,7 @@ def main(arguments: list[str]) -> int:
         Speed: study_speed,
         Depth: study_depth,
         Transfer: study_transfer,
+        Drawbacks: study_drawbacks,
     }
     study = studies[type(args)](**options, progress=True)
     print(study.as_json() if args.json else study.as_table())
@@ -99,12 +119,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _draw(args: Speed | Depth, rows: Sequence[dict[str, Any]], figure: Path) -> None:
+def _draw(args: Speed | Depth | Drawbacks, rows: Sequence[dict[str, Any]], figure: Path) -> None:
+    from vggnet.report.comparing import draw_drawbacks
     from vggnet.report.figures import draw_depth, draw_speed
     from vggnet.studies.depth import by_label
+    from vggnet.studies.drawbacks import by_part
     from vggnet.studies.speed import by_preset
 
     if isinstance(args, Speed):
         draw_speed(by_preset(rows), figure)
-    else:
+    elif isinstance(args, Depth):
         draw_depth(by_label(rows), figure)
+    else:
+        draw_drawbacks(by_part(rows), figure)

@@ -89,7 +89,7 @@ def bench_train(
     if head == "none":
         raise ConfigError("a training step needs a head that names classes, not head none.")
     torch.manual_seed(0)
-    network = _network(model, 10, width, head)
+    network = build_network(model, 10, width, head)
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
 
     def stepping(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
@@ -119,7 +119,7 @@ def bench_infer(
     peers: onnxruntime, openvino and ncnn as well, as far as they are installed.
     """
     torch.manual_seed(0)
-    network = _network(model, 1000, width, head).eval()
+    network = build_network(model, 1000, width, head).eval()
     images = torch.randn(batch, 3, size, size)
 
     def answering(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
@@ -165,19 +165,22 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, progress: bo
     return seconds
 
 
+def build_network(model: str, num_classes: int, width: float, head: str) -> nn.Module:
+    """A VGG, or a network of torchvision, for which `width` and `head` do not apply, on random weights."""
+    if model not in MODEL_NAMES and model in torchvision.models.list_models(torchvision.models):
+        # Without these it warns, takes seconds to start, and has two more classifiers that only training asks.
+        options = {"aux_logits": False, "init_weights": False} if model == "googlenet" else {}
+        network: nn.Module = torchvision.models.get_model(model, num_classes=num_classes, **options)
+        return network
+    return build(model, num_classes=num_classes, head=head, width=width)
+
+
 def cpu_environment() -> dict[str, Any]:
     """Versions and hardware, as a run folder has them."""
     return environment(torch.device("cpu"))
 
 
 Prepare = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor]], Callable[[], object]]
-
-
-def _network(model: str, num_classes: int, width: float, head: str) -> nn.Module:
-    if model not in MODEL_NAMES and model in torchvision.models.list_models(torchvision.models):
-        network: nn.Module = torchvision.models.get_model(model, num_classes=num_classes)
-        return network
-    return build(model, num_classes=num_classes, head=head, width=width)
 
 
 def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) -> dict[str, Callable[[], object]]:
@@ -201,7 +204,7 @@ def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, 
 
 def _steps(way: str, model: str, width: float, head: str, size: int, batch: int) -> None:
     """Two training steps; the first of ours may measure which algorithms to take."""
-    network, images = _laid_out(way, _network(model, 10, width, head), torch.randn(batch, 3, size, size))
+    network, images = _laid_out(way, build_network(model, 10, width, head), torch.randn(batch, 3, size, size))
     forward = torch.compile(network) if way.endswith("compiled") else network
     step = training_step(network, images, torch.arange(batch) % 10, forward)
     step()

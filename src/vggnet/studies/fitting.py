@@ -1,0 +1,105 @@
+"""Any network trained by a budget and tested once, for studies that need no run folder."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from vggnet.data.loading import EvalBatches
+from vggnet.data.source import Source
+from vggnet.errors import DataError
+from vggnet.evaluation.testing import evaluate
+from vggnet.metrics import Scores
+from vggnet.training.checkpoints import Checkpoints
+from vggnet.training.config import TrainConfig
+from vggnet.training.fit import Position, Row, fit
+from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
+from vggnet.training.interrupting import stop_on_signal
+from vggnet.training.learner import make_learner
+from vggnet.training.progress import Progress
+from vggnet.training.schedule import lr_factor
+from vggnet.vgg import VGG
+
+
+def folder_of(out: Path, label: str, config: TrainConfig) -> Path:
+    """Where a run of a study lies: another configuration has another folder."""
+    digest = hashlib.blake2b(json.dumps(config.as_dict()).encode(), digest_size=4).hexdigest()
+    return out / f"{label.replace(' ', '-').replace(',', '')}-{config.seed}-{digest}"
+
+
+def fit_or_resume(
+    network: nn.Module,
+    config: TrainConfig,
+    source: Source,
+    indices: NDArray[np.int64],
+    folder: Path,
+    *,
+    validate: Callable[[nn.Module], Row] = lambda network: {},
+    progress: bool = False,
+) -> list[Row] | None:
+    """Train on the images at `indices`, from the newest checkpoint in `folder` on if there is one; changes `network`.
+
+    network: any, with parameters of one, two or four dimensions.
+    validate: called with the network after each epoch -> columns to add to its row.
+    Returns a row for each epoch, as the history of a run has them; None if Ctrl-C came, and the same call goes on.
+    Raises: NonFiniteError, RunError, StorageError.
+    """
+    preprocess = make_preprocess(config, source)
+    batches = make_train_batches(config, source, preprocess, indices)
+    learner = make_learner(config, cast(VGG, network))  # which asks it for parameters and logits alone
+    checkpoints = Checkpoints(folder)
+    shown = Progress(config.epochs, len(batches), visible=progress)
+    with stop_on_signal() as stop, closing(shown):
+        position, damaged = checkpoints.restore(learner)
+        for message in damaged:
+            shown.note(f"{message} Going on from an older checkpoint.")
+
+        def after_step(position: Position) -> None:
+            shown.step(position)
+            if stop.requested or checkpoints.is_due(config.checkpoint_minutes):
+                checkpoints.save(learner, position)
+            if stop.requested:
+                raise KeyboardInterrupt
+
+        epochs = fit(
+            learner,
+            batches,
+            prepare=make_prepare(config, preprocess),
+            validate=validate,
+            lr_factor=partial(lr_factor, config, steps_per_epoch=len(batches)),
+            epochs=config.epochs,
+            seed=config.seed,
+            position=position,
+            after_step=after_step,
+        )
+        try:
+            while position.epoch < config.epochs:
+                shown.begin(position)
+                row = next(epochs)
+                checkpoints.save(learner, position)
+                shown.epoch(row, row)
+        except KeyboardInterrupt:
+            return None
+    return position.rows
+
+
+def scores_on(
+    network: nn.Module, config: TrainConfig, source: Source, images: Source, indices: NDArray[np.int64] | None = None
+) -> Scores:
+    """The network's scores on `images`, or on those at `indices`, prepared as when it was trained on `source`.
+
+    Raises: DataError if these are images of other classes.
+    """
+    if images.classes != source.classes:
+        raise DataError(f"{images.name}: train and {images.split} have other classes; expected the same in both.")
+    preprocess = make_preprocess(config, source)
+    everything = np.arange(len(images)) if indices is None else indices
+    batches: EvalBatches = make_val_batches(config, images, preprocess, everything)
+    return evaluate(network, batches, preprocess=preprocess, device=next(network.parameters()).device)
