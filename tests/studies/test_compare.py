@@ -9,7 +9,7 @@ from torch import nn
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.errors import ConfigError, DataError
+from vggnet.errors import ConfigError, DataError, NonFiniteError
 from vggnet.report import comparing
 from vggnet.studies import compare
 from vggnet.studies.compare import Comparison, Enlarged, compare_speed, compare_training
@@ -44,12 +44,15 @@ ROWS = [
     training_row("resnet50", 0, 0.9),
     training_row("resnet50", 1, 0.92),
 ]
+ROWS[0] = {**ROWS[0], "environment": {**ROWS[0]["environment"], "date": "2025-01-01"}}  # an older day alone
+ELSEWHERE = [{**ROWS[0], "model": "vgg13", "size": 32}, {**ROWS[0], "environment": {"device": "another", "date": ""}}]
 
 
 def test_table_by_hand():
-    """Oracle: typed: medians, ranges, and the trainings with the newest budget alone."""
-    lines = Comparison(rows=ROWS, finished=True).as_table().splitlines()
+    """Oracle: typed: medians, ranges; only what was measured and trained as the newest."""
+    lines = Comparison(rows=[*ELSEWHERE, *ROWS], finished=True).as_table().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["resnet50", "vgg16", "vgg11_lrn"]
+    assert lines[5] == ""
     assert lines[2] == (
         "| resnet50 | 1.50 | 2.345 | 6.1 | 7.2 | 20.0 (10.0-30.0) | 4.0 | PyTorch, NCHW | 76.13 (80.86) "
         "| 91.00 ± 1.41 | 1.5 | 2 |"
@@ -102,7 +105,10 @@ def test_others_are_enlarged_and_not_changed():
     larger = F.interpolate(images, size=(64, 64), mode="bilinear")
     assert torch.equal(network(images), network.network(larger))
     assert network(images).shape == (2, network.num_classes) == (2, 7)
-    assert isinstance(compare._trainable(TrainConfig(model="vgg11_bn", width=0.05), 7), vggnet.VGG)
+    vgg = compare._trainable(TrainConfig(model="vgg11_bn", width=0.05, init="glorot", seed=3), 7)
+    torch.manual_seed(3)
+    same = vggnet.build("vgg11_bn", num_classes=7, head="cifar", width=0.05, init="glorot")
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in vgg.state_dict().items())
 
 
 def tiny(name, num_classes, width, head):
@@ -146,6 +152,20 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(compare, "fit_or_resume", None)
     assert run("stopped").rows == found.rows
+
+
+def test_a_loss_that_is_no_number_is_a_row(tmp_path, monkeypatch):
+    """Oracle: a training that raises; the table counts it apart, and the others go on."""
+
+    def fail(*arguments, **options):
+        raise NonFiniteError("the loss became nan")
+
+    monkeypatch.setattr(compare, "build_network", tiny)
+    monkeypatch.setattr(compare, "fit_or_resume", fail)
+    found = compare_training("digits", ["alexnet", "resnet50"], out=tmp_path, rows=tmp_path / "rows.jsonl")
+    assert [(row["model"], row["top1"]) for row in found.rows] == [("alexnet", None), ("resnet50", None)]
+    table = Comparison(rows=[*ROWS, training_row("resnet50", 2, None)], finished=True).as_table()
+    assert "| 91.00 ± 1.41 | 1.5 | 2 and 1 diverged |" in table
 
 
 def test_scores_need_the_same_classes(tmp_path):

@@ -145,12 +145,12 @@ ROWS = [
 def test_tables_by_hand():
     """Oracle: typed."""
     heads, overfitting, gradients, memory = DrawbacksStudy(rows=ROWS, finished=True).as_table().split("\n\n")
-    assert heads.splitlines()[2] == "| gap | 2.00 | 25.0 | 8.4 | 2 | 70.00 ± 14.14 | 1.5 |"
+    assert heads.splitlines()[2] == "| gap | 2.00 | 25.0 | 8.4 / 8.0 | 2 | 70.00 ± 14.14 | 1.5 |"
     assert overfitting.splitlines()[2] == "| 0.5 | 60 | 1 | 1 | 90.00 | 50.00 | 40.00 | 0.5 |"
     assert gradients.splitlines()[2] == (
         "| E | he | 2 | 2.00e-01 (1.0e-01 to 3.0e-01) | 2.00e+00 (2.0e+00 to 2.0e+00) | 0.1 |"
     )
-    assert memory.splitlines()[2] == "| D | gap | 2.00 | 25.0 | 8.4 | 50.0 | 12.8 |"
+    assert memory.splitlines()[2] == "| D | gap | 2.00 | 25.0 | 8.4 / 8.0 | 50.0 | 12.8 |"
 
 
 def test_a_newer_configuration_replaces_the_older():
@@ -188,4 +188,4 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ConfigError, match="seeds is 0"):
         study_drawbacks("digits", seeds=0)
     with pytest.raises(ConfigError, match="images is 900"):
-        drawbacks._two_parts(open_source("digits", "train"), 900, seed=0)
+        study_drawbacks("digits", images=900, rows=tmp_path / "rows.jsonl")

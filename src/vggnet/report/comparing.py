@@ -46,12 +46,11 @@ def draw_accuracy_against_latency(networks: Sequence[Answer], path: Path, *, tit
             axes.plot([place, stock], [accuracy] * 2, color=GRAY, linewidth=1, linestyle=":", zorder=1)
             label = _new(axes, "VGG by stock PyTorch")
             axes.plot(stock, accuracy, "o", markerfacecolor="white", color=BLUE, label=label)
-        below = any(_is_near((place, accuracy), other) for other in placed)
-        axes.annotate(
-            network.name, (place, accuracy), (0, -7 if below else 7), textcoords="offset points", ha="center",
-            va="top" if below else "bottom", fontsize=9,
-        )  # fmt: skip
-        placed.append((place, accuracy))
+            _name(axes, network.name, (max(place, stock), accuracy), (9, 0))
+        else:
+            crowded = any(_is_near((place, accuracy), other) for other in placed)
+            _name(axes, network.name, (place, accuracy), (0, -13 if crowded else 13))
+            placed.append((place, accuracy))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -59,6 +58,7 @@ def draw_accuracy_against_latency(networks: Sequence[Answer], path: Path, *, tit
     axes.set_xlabel("latency of one image (ms), the fastest way; bars from the fastest to the slowest round")
     axes.set_ylabel("top-1 accuracy on ImageNet (%), published")
     axes.margins(0.12)
+    axes.set_xlim(right=2 * axes.get_xlim()[1])  # names stand beside the last points
     _plain(axes)
     axes.legend(frameon=False, loc="lower right")
     write_title(figure, title)
@@ -144,9 +144,15 @@ def _new(axes: Axes, label: str) -> str | None:
     return None if label in axes.get_legend_handles_labels()[1] else label
 
 
+def _name(axes: Axes, name: str, point: tuple[float, float], offset: tuple[float, float]) -> None:
+    """Above, below or beside a point; the offset is in units of 1/72 inch."""
+    side = "left" if offset[0] else "center"
+    axes.annotate(name, point, offset, textcoords="offset points", ha=side, va="center", fontsize=9, parse_math=False)
+
+
 def _is_near(one: tuple[float, float], other: tuple[float, float]) -> bool:
     """Whether two names, both above their points (ms, %), would overlap."""
-    return abs(np.log(one[0] / other[0])) < 0.4 and abs(one[1] - other[1]) < 0.9
+    return abs(np.log(one[0] / other[0])) < 0.5 and abs(one[1] - other[1]) < 0.7
 
 
 def _plain(axes: Axes) -> None:

@@ -15,7 +15,7 @@ from torchvision.models import get_model_weights, list_models
 from tqdm import tqdm
 
 from vggnet.data.opening import open_source
-from vggnet.errors import ConfigError, check_at_least
+from vggnet.errors import ConfigError, NonFiniteError, check_at_least
 from vggnet.report.comparing import Answer, draw_accuracy_against_latency
 from vggnet.studies.bench import OURS, bench_infer, build_network, cpu_environment
 from vggnet.studies.costs import count_costs
@@ -23,6 +23,7 @@ from vggnet.studies.fitting import fit_or_resume, folder_of, scores_on
 from vggnet.studies.rows import Row, Study, append_row, config_of, find_row, read_rows, spread
 from vggnet.table1 import MODEL_NAMES, resolve
 from vggnet.training.config import FAST, TrainConfig
+from vggnet.training.learner import build_model
 
 VGGS = ("vgg11_bn", "vgg16", "vgg16_bn", "vgg19_bn")
 OTHERS = (
@@ -67,10 +68,11 @@ class Comparison(Study):
             "| fastest by | top-1 on ImageNet (%) | trained here (%) | minutes a run | seeds |",
             "|" + "---|" * 12,
         ]
-        trained = by_network(self.rows, TRAINING)
-        for name, (*_, row) in _most_accurate_first(by_network(self.rows, SPEED)):
-            lines.append(f"| {name} | {' | '.join([*_costs(row), *_speeds(row), _published(row)])} |")
-            lines[-1] += f" {' | '.join(_trained(trained.get(name, [])))} |"
+        runs = trained(self.rows)
+        for row in sorted(measured(self.rows).values(), key=lambda row: -row["accuracy"].get(PUBLISHED, 0)):
+            name = row["model"]
+            cells = [name, *_costs(row), *_speeds(row), _published(row), *_learnt(runs.get(name, []))]
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join([*lines, "", *(f"- {note}" for note in notes(self.rows))])
 
 
@@ -94,7 +96,9 @@ def compare_speed(
     check_at_least(32, size=size)
     check_at_least(1, batch=batch, rounds=rounds)
     path, job = Path(rows), {"size": size, "batch": batch, "rounds": rounds}
-    wanted = [name for name in names if not _is_measured(read_rows(path), name, job)]
+    mine = _measurement({**job, "environment": cpu_environment()})
+    there = [row for row in read_rows(path) if row["kind"] == SPEED and _measurement(row) == mine]
+    wanted = [name for name in names if name not in {row["model"] for row in there}]
     try:
         for name in tqdm(wanted, desc="networks", unit="network", disable=not progress):
             append_row(path, _speed_row(name, job, progress))
@@ -117,7 +121,8 @@ def compare_training(
 
     VGGs have the `cifar` head and see 32 pixels; of the others only the number of classes is changed, and they see the
     same images enlarged to 64 (`Enlarged`). `fields` replace single values of BUDGET. The last epoch is tested. What
-    `rows` has is not run again, and a stopped run goes on from its folder in `out`.
+    `rows` has is not run again, and a stopped run goes on from its folder in `out`. A loss that is no number any more
+    is a row that says so.
     Raises: ConfigError for a network that does not exist or an impossible value; otherwise as `train` and `test`.
     """
     check_at_least(1, seeds=seeds)
@@ -125,7 +130,8 @@ def compare_training(
     for seed in range(seeds):
         for name in names:
             config = replace(budget, model=name, seed=seed)
-            if find_row(_of_kind(read_rows(path), TRAINING), "model", name, config):
+            there = [row for row in read_rows(path) if row["kind"] == TRAINING]
+            if find_row(there, "model", name, config):
                 continue
             row = _training_row(config, data, Path(out), progress)
             if row is None:
@@ -142,12 +148,19 @@ def published_accuracy(model: str) -> dict[str, float]:
     return {name: accuracy for name, accuracy in stated.items() if not isnan(accuracy)}
 
 
-def by_network(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
-    """The rows of one kind by their networks; of a training those with the newest budget alone."""
+def measured(rows: Sequence[Row]) -> dict[str, Row]:
+    """The speed of each network: rows that were measured as the newest of them, and on the same machine."""
+    found = [row for row in rows if row["kind"] == SPEED]
+    return {row["model"]: row for row in found if _measurement(row) == _measurement(found[-1])}
+
+
+def trained(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The trainings of each network by the budget of the newest of them."""
+    found = [row for row in rows if row["kind"] == TRAINING]
     groups: dict[str, list[Row]] = {}
-    for row in _of_kind(rows, kind):
-        same = [other for other in groups.get(row["model"], []) if _recipe(other) == _recipe(row)]
-        groups[row["model"]] = [*same, row]
+    for row in found:
+        if _budget(row) == _budget(found[-1]):
+            groups.setdefault(row["model"], []).append(row)
     return groups
 
 
@@ -161,14 +174,14 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
             seconds=row["latency"][_fastest(row["latency"])],
             stock_seconds=min((row["latency"][way] for way in row["latency"] if way != OURS), key=median),
         )
-        for name, (*_, row) in by_network(rows, SPEED).items()
+        for name, row in measured(rows).items()
         if PUBLISHED in row["accuracy"]
     ]
 
 
 def draw_comparison(rows: Sequence[Row], path: Path) -> None:
     """Accuracy against latency.  Raises: StorageError if `path` cannot be written."""
-    row = _of_kind(rows, SPEED)[-1]
+    row = next(iter(measured(rows).values()))
     facts = row["environment"]
     title = (
         f"one image of {row['size']}x{row['size']} on {facts['cores']} cores of {facts['device']}: "
@@ -179,7 +192,7 @@ def draw_comparison(rows: Sequence[Row], path: Path) -> None:
 
 def notes(rows: Sequence[Row]) -> Iterator[str]:
     """What the columns are, and where the numbers come from."""
-    for row in _of_kind(rows, SPEED)[-1:]:
+    for row in list(measured(rows).values())[:1]:
         yield (
             f"Counted for one image of {row['size']}x{row['size']} pixels: GMACs are thousands of millions of "
             "multiplications with an addition; the file holds float32; activations are what training keeps of the "
@@ -195,7 +208,7 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
             f"its weights {PUBLISHED}, whose recipes are those of their time; in brackets of its best weights, where "
             "there are better."
         )
-    for row in _of_kind(rows, TRAINING)[-1:]:
+    for row in [runs[0] for runs in trained(rows).values()][:1]:
         config = row["config"]
         yield (
             f"Trained here: {config['epochs']} epochs of the same images, batch {config['batch_size']}, SGD with rate "
@@ -220,42 +233,28 @@ def _known(models: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
-    return [row for row in rows if row["kind"] == kind]
+def _measurement(row: Row) -> dict[str, Any]:
+    """What has to be the same for two times to be compared: how they were measured, versions, hardware."""
+    place = {key: value for key, value in row["environment"].items() if key != "date"}
+    return {**place, **{key: row[key] for key in ("size", "batch", "rounds")}}
 
 
-def _recipe(row: Row) -> TrainConfig | None:
-    config = config_of(row) if row["kind"] == TRAINING else None
-    return None if config is None else replace(config, seed=0)
-
-
-def _is_measured(rows: Sequence[Row], name: str, job: dict[str, int]) -> bool:
-    return any(
-        row["model"] == name and all(row[key] == value for key, value in job.items()) and _place(row) == _here()
-        for row in _of_kind(rows, SPEED)
-    )
-
-
-def _place(row: Row) -> dict[str, Any]:
-    return {key: value for key, value in row["environment"].items() if key != "date"}
-
-
-def _here() -> dict[str, Any]:
-    return _place({"environment": cpu_environment()})
+def _budget(row: Row) -> TrainConfig | None:
+    config = config_of(row)
+    return None if config is None else replace(config, model=VGGS[0], seed=0)
 
 
 def _speed_row(name: str, job: dict[str, int], progress: bool) -> Row:
     with torch.device("meta"):
         costs = count_costs(build_network(name, 1000, 1.0, "paper"), job["size"])
-    measured = {
+    seconds = {
         key: bench_infer(
             name, size=job["size"], batch=batch, rounds=job["rounds"], peers=False, progress=progress
         ).seconds
         for key, batch in (("latency", 1), ("throughput", job["batch"]))
     }
-    accuracy = published_accuracy(name)
     return {
-        "kind": SPEED, "model": name, **job, **costs._asdict(), **measured, "accuracy": accuracy,
+        "kind": SPEED, "model": name, **job, **costs._asdict(), **seconds, "accuracy": published_accuracy(name),
         "environment": cpu_environment(),
     }  # fmt: skip
 
@@ -264,31 +263,31 @@ def _training_row(config: TrainConfig, data: str | Path, out: Path, progress: bo
     """Train and test; None if Ctrl-C came."""
     train, test = open_source(data, "train"), open_source(data, "test")
     network = _trainable(config, len(train.classes))
-    everything = torch.arange(len(train)).numpy()
-    history = fit_or_resume(network, config, train, everything, folder_of(out, config.model, config), progress=progress)
+    everything, folder = torch.arange(len(train)).numpy(), folder_of(out, config.model, config)
+    about = {
+        "kind": TRAINING, "model": config.model, "seed": config.seed, "config": config.as_dict(),
+        "images": len(test), "fingerprint": train.fingerprint, "environment": cpu_environment(),
+    }  # fmt: skip
+    try:
+        history = fit_or_resume(network, config, train, everything, folder, progress=progress)
+    except NonFiniteError:
+        return {**about, "top1": None, "seconds": 0.0}
     if history is None:
         return None
-    scores = scores_on(network, config, train, test)
-    return {
-        "kind": TRAINING, "model": config.model, "seed": config.seed, "top1": scores.top1, "images": scores.images,
-        "train_loss": history[-1]["train_loss"], "train_accuracy": history[-1]["train_accuracy"],
-        "seconds": sum(row["seconds"] for row in history), "config": config.as_dict(),
-        "fingerprint": train.fingerprint, "environment": cpu_environment(),
-    }  # fmt: skip
+    last, seconds = history[-1], sum(row["seconds"] for row in history)
+    learnt = {"train_loss": last["train_loss"], "train_accuracy": last["train_accuracy"]}
+    return {**about, "top1": scores_on(network, config, train, test).top1, **learnt, "seconds": seconds}
 
 
 def _trainable(config: TrainConfig, num_classes: int) -> nn.Module:
+    if config.model in MODEL_NAMES:
+        return build_model(config, num_classes)
     torch.manual_seed(config.seed)
-    network = build_network(config.model, num_classes, config.width, "cifar")
-    return network if config.model in MODEL_NAMES else Enlarged(network, num_classes)
+    return Enlarged(build_network(config.model, num_classes, config.width, config.head), num_classes)
 
 
 def _fastest(seconds: dict[str, list[float]]) -> str:
     return min(seconds, key=lambda way: median(seconds[way]))
-
-
-def _most_accurate_first(groups: dict[str, list[Row]]) -> list[tuple[str, list[Row]]]:
-    return sorted(groups.items(), key=lambda item: -item[1][-1]["accuracy"].get(PUBLISHED, 0))
 
 
 def _costs(row: Row) -> list[str]:
@@ -310,8 +309,9 @@ def _published(row: Row) -> str:
     return f"{accuracy[PUBLISHED]:.2f}" + (f" ({best:.2f})" if best > accuracy[PUBLISHED] else "")
 
 
-def _trained(rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return ["-"] * 3
-    minutes = mean(row["seconds"] for row in rows) / 60
-    return [spread([100 * row["top1"] for row in rows]), f"{minutes:.1f}", str(len(rows))]
+def _learnt(rows: Sequence[Row]) -> list[str]:
+    """Accuracy, minutes, and seeds, of which those whose loss was no number any more are counted apart."""
+    ended = [row for row in rows if row["top1"] is not None]
+    lost = f" and {len(rows) - len(ended)} diverged" if len(rows) > len(ended) else ""
+    minutes = f"{mean(row['seconds'] for row in ended) / 60:.1f}" if ended else "-"
+    return [spread([100 * row["top1"] for row in ended]), minutes, f"{len(ended)}{lost}" if rows else "-"]

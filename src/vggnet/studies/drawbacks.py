@@ -83,10 +83,11 @@ def study_drawbacks(
     memory: what networks for 224 pixels and 1000 classes hold, counted. Test is touched once a training, after its
     last epoch. What `rows` has is not run again, and a stopped run goes on from its folder in `out`. `fields` replace
     single values of BUDGET.
-    Raises: ConfigError for an impossible value; DataError if train has too few images; otherwise as `train` and `test`.
+    Raises: ConfigError for an impossible value, such as more images than train has; otherwise as `train` and `test`.
     """
     check_at_least(1, images=images, small_epochs=small_epochs, seeds=seeds)
     budget, path = TrainConfig.from_dict({**BUDGET.as_dict(), **fields}), Path(rows)
+    _two_parts(open_source(data, "train"), images, seed=0)  # what cannot work is said first
     for job in _jobs(budget, data, images, small_epochs, seeds, Path(out), progress):
         if find_row(read_rows(path), "label", job.label, job.config):
             continue
@@ -220,7 +221,7 @@ def _head(config: TrainConfig, *, data: str | Path, out: Path, progress: bool) -
 
 def _heads_table(groups: dict[str, list[Row]]) -> Iterator[str]:
     yield (
-        "| head | parameters (millions) | of them in fully connected layers (%) | file (MB) | seeds "
+        "| head | parameters (millions) | of them in fully connected layers (%) | file (MB / MiB) | seeds "
         "| test accuracy (%) | minutes a run |"
     )
     yield "|" + "---|" * 7
@@ -259,7 +260,7 @@ def _gradients_table(groups: dict[str, list[Row]]) -> Iterator[str]:
 
 def _memory_table(groups: dict[str, list[Row]]) -> Iterator[str]:
     yield (
-        "| network | head | parameters (millions) | of them in fully connected layers (%) | file (MB) "
+        "| network | head | parameters (millions) | of them in fully connected layers (%) | file (MB / MiB) "
         f"| activations of an image (MB) | of a batch of {PAPER_BATCH} (GB) |"
     )
     yield "|" + "---|" * 7
@@ -273,7 +274,9 @@ def _memory_table(groups: dict[str, list[Row]]) -> Iterator[str]:
 
 def _size(row: Row) -> str:
     share = 100 * row["fully_connected"] / row["parameters"]
-    return f"{row['parameters'] / 1e6:.2f} | {share:.1f} | {row['file_bytes'] / 1e6:.1f}"
+    return (
+        f"{row['parameters'] / 1e6:.2f} | {share:.1f} | {row['file_bytes'] / 1e6:.1f} / {row['file_bytes'] / 2**20:.1f}"
+    )
 
 
 def _percents(rows: Sequence[Row], name: str) -> list[float]:
