@@ -69,6 +69,8 @@ def test_overview_lists_every_command():
         (["data", "/nowhere"], "/nowhere"),
         (["data"], "DATA"),
         (["bench", "fly"], "fly"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["report"], "run"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, named):

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 
 from vggnet.errors import DataError, InputError, NonFiniteError
-from vggnet.metrics import Metrics
+from vggnet.metrics import Answers, Metrics, calibration_bins
 
 
 def draw(images, classes, scale=2.0, seed=0):
@@ -88,11 +89,37 @@ def test_top1_is_the_trace_of_the_confusion_matrix():
     assert np.sum(scores.confusion) == 1003
 
 
-def test_update_returns_the_predictions():
-    """Oracle: by hand, softmax of (0, ln 3)."""
-    predicted, confidence = Metrics(2).update(torch.tensor([[0.0, np.log(3)], [np.log(3), 0.0]]), torch.tensor([1, 1]))
-    assert predicted.tolist() == [1, 0]
-    assert confidence.tolist() == pytest.approx([0.75, 0.75])
+def test_update_returns_the_answers():
+    """Oracle: softmax by hand."""
+    logits = torch.tensor([[math.log(3), 0.0, 0.0], [0.0, 0.0, math.log(2)]])
+    answers = Metrics(3).update(logits, torch.tensor([0, 1]))
+    assert answers.labels.tolist() == [0, 1]
+    assert answers.predicted.tolist() == [0, 2]
+    assert answers.confidence.tolist() == pytest.approx([3 / 5, 2 / 4])
+    assert answers.losses.tolist() == pytest.approx([math.log(5 / 3), math.log(4)])
+
+
+def test_calibration_bins_by_hand():
+    """Oracle: by hand: two images in the first of fifteen bins, one on the edge of the second, one sure in the last."""
+    right = torch.tensor([0, 0, 1, 1])
+    predicted = torch.tensor([0, 1, 0, 1])
+    answers = Answers(right, predicted, torch.tensor([0.02, 0.04, 1 / 15, 1.0]).double(), torch.zeros(4))
+    bins = calibration_bins(answers)
+    assert len(bins) == 15
+    assert (bins[0].low, bins[-1].high) == (0, 1)
+    assert [b.images for b in bins] == [2, 1, *[0] * 12, 1]
+    assert [b.confidence for b in bins[:3]] == [pytest.approx(0.03), pytest.approx(1 / 15), None]
+    assert [b.accuracy for b in bins[:3]] == [0.5, 0.0, None]
+    assert (bins[-1].confidence, bins[-1].accuracy) == (1.0, 1.0)
+
+
+def test_calibration_bins_sum_to_the_calibration_error():
+    """Oracle: torchmetrics, by `Scores`."""
+    logits, labels = draw(2000, 4)
+    metrics = Metrics(4)
+    bins = calibration_bins(metrics.update(logits, labels))
+    gaps = sum(b.images * abs(b.confidence - b.accuracy) for b in bins if b.images) / 2000
+    assert gaps == pytest.approx(metrics.compute().calibration_error, abs=1e-6)
 
 
 def test_class_without_images_has_no_accuracy():

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vggnet.reuse.similar import build_index, find_similar
     from vggnet.reuse.style import style_transfer
     from vggnet.reuse.taps import FeatureExtractor, features
+    from vggnet.training.reporting import Report, write_report
     from vggnet.training.run import Run
     from vggnet.training.train import resume, train
     from vggnet.vgg import VGG, Architecture, build, fold_repeated_pool, from_dense, to_dense
@@ -70,6 +71,7 @@ _MODULES = {
     "vggnet.reuse.similar": ("build_index", "find_similar"),
     "vggnet.reuse.style": ("style_transfer",),
     "vggnet.reuse.taps": ("FeatureExtractor", "features"),
+    "vggnet.training.reporting": ("Report", "write_report"),
     "vggnet.training.run": ("Run",),
     "vggnet.training.train": ("resume", "train"),
     "vggnet.vgg": ("VGG", "Architecture", "build", "fold_repeated_pool", "from_dense", "to_dense"),
@@ -85,6 +87,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "train", "resume", "Run",
     "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
     "explain", "Explanation", "find_exciting", "maximise",
+    "write_report", "Report",
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
     "style_transfer", "build_index", "find_similar", "find_duplicates",
     "load", "save", "Preprocess",

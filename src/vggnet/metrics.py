@@ -1,6 +1,7 @@
 """Sums and counts over a test: loss, accuracy, confusion and calibration, divided once at the end."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,25 @@ class Scores:
     calibration_error: float  # 0..1, expected gap of confidence and accuracy over 15 equal bins
 
 
+class Answers(NamedTuple):
+    """One value for each image."""
+
+    labels: Tensor  # int64 (N,), the true classes
+    predicted: Tensor  # int64 (N,)
+    confidence: Tensor  # float64 (N,), 0..1, of the predicted class
+    losses: Tensor  # float64 (N,), nats
+
+
+class Bin(NamedTuple):
+    """The images whose confidence is in [low, high), with those of confidence 1 in the last bin."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None  # 0..1, the mean; None without images
+    accuracy: float | None  # 0..1
+
+
 class Metrics:
     """Adds up batches of logits until `compute`.
 
@@ -42,10 +62,9 @@ class Metrics:
         self._loss = 0.0  # nats, summed
         self._top5 = 0
 
-    def update(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Add a batch: logits (N, C), labels (N,) integers in 0..C-1, both on any device.
+    def update(self, logits: Tensor, labels: Tensor) -> Answers:
+        """Add a batch: logits (N, C), labels (N,) integers in 0..C-1, both on any device; its answers, on the CPU.
 
-        Returns the predicted classes (N,) and their probabilities (N,), on the CPU.
         Raises: InputError if the shapes do not fit or a label is no class; NonFiniteError if a logit is not finite.
         """
         logits, labels = logits.detach().cpu().double(), labels.cpu()
@@ -57,9 +76,10 @@ class Metrics:
         # The last bin is closed: a confidence of exactly 1 would otherwise get a bin of its own.
         self._calibration.update(confidence.clamp(max=1 - 1e-12), predicted == labels)
         self._images += len(labels)
-        self._loss += F.nll_loss(log_probabilities, labels, reduction="sum").item()
+        losses = F.nll_loss(log_probabilities, labels, reduction="none")
+        self._loss += losses.sum().item()
         self._top5 += int((rank(logits, labels) < 5).sum())
-        return predicted, confidence
+        return Answers(labels, predicted, confidence, losses)
 
     def compute(self) -> Scores:
         """The scores of all images so far.  Raises: DataError if there were none."""
@@ -89,6 +109,21 @@ class Metrics:
                 f"0 to {self.num_classes - 1}; use the data set that the model was trained for."
             )
         check_finite_logits(logits)
+
+
+def calibration_bins(answers: Answers) -> list[Bin]:
+    """The reliability diagram behind `Scores.calibration_error`: accuracy by confidence, in 15 equal bins."""
+    place = (answers.confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    correct = (answers.predicted == answers.labels).double()
+    images, confidence, right = (
+        torch.bincount(place, weights=values, minlength=CALIBRATION_BINS).tolist()
+        for values in (torch.ones_like(correct), answers.confidence, correct)
+    )
+    edges = [edge / CALIBRATION_BINS for edge in range(CALIBRATION_BINS + 1)]
+    return [
+        Bin(low, high, int(n), sure / n if n else None, hits / n if n else None)
+        for low, high, n, sure, hits in zip(edges[:-1], edges[1:], images, confidence, right, strict=True)
+    ]
 
 
 def rank(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +14,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError, DataError, NonFiniteError, StorageError, WeightsError
 from vggnet.evaluation import testing
+from vggnet.evaluation.answers import read_answers
 from vggnet.report import figures
 from vggnet.vgg import build
 from vggnet.weights import files
@@ -153,7 +156,8 @@ def test_out_holds_the_result_and_its_pictures(colours, tmp_path):
     colours(100)
     out = tmp_path / "new" / "folder"
     result = testing.test(Brightest(), data="colours", out=out)
-    assert sorted(path.name for path in out.iterdir()) == ["confusion.png", "predictions.png", "test.json"]
+    found = sorted(path.name for path in out.iterdir())
+    assert found == ["answers.parquet", "confusion.png", "predictions.png", "test.json"]
     assert set(result.files) == {out / "confusion.png", out / "predictions.png"}
     for path in result.files:
         with Image.open(path) as image:
@@ -163,6 +167,30 @@ def test_out_holds_the_result_and_its_pictures(colours, tmp_path):
     assert {"top1", "top5", "loss", "images", "per_class", "fingerprint", "model", "seconds"} <= saved.keys()
     assert saved["per_class"].keys() == set(COLOURS)
     assert saved["files"] == [str(path) for path in result.files]
+
+
+def test_out_holds_the_answer_to_every_image(colours, tmp_path):
+    """Oracle: NumPy on single images, in the order of the data."""
+    source = colours(103)
+    testing.test(Brightest(), data="colours", out=tmp_path, batch_size=20)
+    answers = pq.read_table(tmp_path / "answers.parquet").to_pydict()
+    probabilities = one_by_one(source, Brightest())
+    assert answers["true"] == source.labels.tolist()
+    assert answers["predicted"] == probabilities.argmax(1).tolist()
+    assert answers["confidence"] == pytest.approx(probabilities.max(1), abs=1e-5)
+    assert answers["loss"] == pytest.approx(-np.log(probabilities[np.arange(103), source.labels]), abs=1e-4)
+    read = read_answers(tmp_path / "answers.parquet")
+    assert [column.tolist() for column in read] == list(answers.values())
+
+
+def test_damaged_answers_are_named(tmp_path):
+    """Oracle: the contract."""
+    (tmp_path / "answers.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(DataError, match=r"answers\.parquet is damaged"):
+        read_answers(tmp_path / "answers.parquet")
+    pq.write_table(pa.table({"true": [1]}), tmp_path / "answers.parquet")
+    with pytest.raises(DataError, match="predicted"):
+        read_answers(tmp_path / "answers.parquet")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from vggnet.errors import VGGError
 COMMANDS = {
     "train": "train a VGG on CIFAR-10, on digits, or on your own images",
     "test": "measure a trained network on the test images, and draw what it gets wrong",
+    "report": "write what a run has shown as one page, or compare several",
     "predict": "name what is on a picture, or on each picture of a folder",
     "explain": "show why a picture is given a class, and what layers, filters and channels look for",
     "features": "write the outputs of layers, by the paper's names, for pictures",

@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
     from vggnet.evaluation.localising import LocalisationResult, localise
     from vggnet.evaluation.predicting import check_has_head
     from vggnet.evaluation.testing import TestResult, test
-    from vggnet.training.run import Run
+    from vggnet.training.reporting import write_report
+    from vggnet.training.run import CONFIG, Run
     from vggnet.weights.files import describe
     from vggnet.weights.named import card, find, shipped
 
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> int:
     _check(args, gives_boxes)
     options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "batch_size": args.batch_size}
     options |= {"workers": args.workers, "device": args.device}
+    out = args.out or (args.model if is_run and not args.others and not gives_boxes else None)
     result: LocalisationResult | TestResult
     with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
 
@@ -75,13 +77,15 @@ def main(arguments: list[str]) -> int:
         if gives_boxes:
             result = localise(models, **options, classifier=args.classifier, progress=show)
         else:
-            out = args.out or (args.model if is_run and not args.others else None)
             views: dict[str, Any] = {"views": args.views, "protocol": args.protocol, "flip": args.flip}
             result = test(models, **options, **views, out=out, progress=show)
     print(result.as_json() if args.json else result.as_table())
     if result.error:
         print(f"vgg: {result.error}", file=sys.stderr)
-    return 2 if result.error else 0
+        return 2
+    if out == args.model and (args.model / CONFIG).is_file():
+        print(f"report: {write_report(args.model).path}", file=sys.stderr)
+    return 0
 
 
 def _check(args: Test, gives_boxes: bool) -> None:

@@ -61,7 +61,10 @@ def main(arguments: list[str]) -> int:
     if not run.finished:
         print(f"stopped and saved; go on with: vgg train --resume {run.folder}", file=sys.stderr)
         return 130
-    print(f"run folder {run.folder}: weights.safetensors, results.png, history.jsonl")
+    from vggnet.training.reporting import write_report
+
+    write_report(run)
+    print(f"run folder {run.folder}: weights.safetensors, results.png, history.jsonl, report.html")
     print(f"next: vgg test {run.folder}")
     return 0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
+from vggnet.evaluation.answers import ANSWERS, write_answers
 from vggnet.evaluation.predicting import Ready, inference, prepare, require_scores
 from vggnet.evaluation.protocols import Name, Protocol, answer, default_batch_size
 from vggnet.evaluation.views import mean_answer
-from vggnet.metrics import Metrics, Scores
+from vggnet.metrics import Answers, Metrics, Scores
 
 RESULT, PREDICTIONS, CONFUSION = "test.json", "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
@@ -106,8 +107,9 @@ def test(
     workers: loader processes, by default `default_workers`.  data: whatever `open_source` takes.
     protocol, scales, flip: how each image is seen; see `Protocol`.
     views: 6 answers by the mean over six views of each image (`SixViews`), for images that mean the same mirrored.
-    out: a folder (made if missing) for `test.json`, `confusion.png` and `predictions.png`. The last shows eight images
-        spread evenly over the split: four correct and four mistakes, or what there is, filled up from the others.
+    out: a folder (made if missing) for `test.json`, `answers.parquet` (see `write_answers`), `confusion.png` and
+        `predictions.png`. The last shows eight images spread evenly over the split: four correct and four mistakes, or
+        what there is, filled up from the others.
     progress: called after each batch with the number of images done and to do, each as often as it is passed over.
     The data's classes must be the model's; in another order they are matched by name. The logits of all images are held
     in memory.
@@ -163,6 +165,7 @@ def test(
     if folder is None:
         return result
     try:
+        write_answers(folder / ANSWERS, answers)
         write_text(folder / RESULT, result.as_json() + "\n")
         _draw(folder, source, classes, scores, answers)
     except StorageError as error:
@@ -212,19 +215,11 @@ def evaluate(
         return _score(logits, cast(int, model.num_classes))[0]
 
 
-class _Answers(NamedTuple):
-    """One value for each image, in the order of the batches."""
-
-    labels: Tensor  # int64 (N,)
-    predicted: Tensor  # int64 (N,)
-    confidence: Tensor  # float64 (N,), 0..1, of the predicted class
-
-
-def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Scores, _Answers]:
+def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Scores, Answers]:
     """Of batches of logits (n, K) and labels (n,)."""
     metrics = Metrics(num_classes)
-    answers = [_Answers(labels, *metrics.update(logits, labels)) for logits, labels in batches]
-    return metrics.compute(), _Answers(*map(torch.cat, zip(*answers, strict=True)))
+    answers = [metrics.update(logits, labels) for logits, labels in batches]
+    return metrics.compute(), Answers(*map(torch.cat, zip(*answers, strict=True)))
 
 
 def match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: int) -> Tensor:
@@ -247,7 +242,7 @@ def match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: 
     )
 
 
-def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: _Answers) -> None:
+def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: Answers) -> None:
     from vggnet.report.figures import draw_confusion, draw_predictions  # matplotlib takes half a second
 
     title = f"{Path(source.name).name} {source.split}: {100 * scores.top1:.2f} % of {scores.images:,} images correct"
