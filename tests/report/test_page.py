@@ -64,7 +64,7 @@ def answers_of(true, predicted, confidence, losses):
     )
 
 
-# Images 0 to 9. Of class 0 three are right and two are taken for 2; class 1 is all right; of class 2 one is taken for 0.
+# Images 0 to 9. Of class 0 three are right, two are taken for 2; class 1 is all right; of class 2 one is taken for 0.
 TRUE = [0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
 PREDICTED = [0, 0, 0, 2, 2, 1, 1, 2, 2, 0]
 CONFIDENCE = [0.9, 0.8, 0.7, 0.6, 0.9, 1.0, 0.95, 0.5, 0.6, 0.7]

@@ -40,7 +40,8 @@ def by_epoch(lines: Sequence[Line], *, y: str, says: str, digits: int = 4, log: 
     near = alt.selection_point(name="near", on="pointerover", fields=["epoch"], nearest=True, empty=False)
     rule = alt.Chart(_data(table)).mark_rule(color="var(--muted)")
     rule = rule.encode(x=x, tooltip=tips, opacity=alt.condition(near, alt.value(0.7), alt.value(0), empty=False))
-    drawn = alt.selection_interval(name="drawn", encodings=["x"], zoom=False)
+    shade = alt.BrushConfig(fill="currentColor", fillOpacity=0.2, stroke="currentColor")
+    drawn = alt.selection_interval(name="drawn", encodings=["x"], zoom=False, mark=shade)
     layers = (lines_of.add_params(drawn), rule.add_params(near))
     return _finish(alt.layer(*(_in_view(layer, last) for layer in layers)), says)
 

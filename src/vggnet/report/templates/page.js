@@ -11,6 +11,15 @@ for (const place of document.querySelectorAll("[data-chart]")) {
   });
 }
 
+// A finger points at nothing: once it is lifted from a chart, tell what was under it until the next touch.
+document.addEventListener("pointerdown", () => {
+  document.getElementById("vg-tooltip-element")?.classList.remove("visible");
+});
+document.addEventListener("pointerup", ({ pointerType, target, clientX, clientY }) => {
+  if (pointerType !== "touch" || !target.closest(".chart")) return;
+  setTimeout(() => target.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY, bubbles: true })), 50);
+});
+
 // The epochs in view, the same for all curves.
 const first = document.getElementById("view-first");
 const last = document.getElementById("view-last");
