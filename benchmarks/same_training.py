@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from vggnet.training.run import Run, environment
+from vggnet.devices import environment
+from vggnet.training.run import Run
 
 ROWS = Path(__file__).resolve().parent.parent / "docs" / "same_training.jsonl"
 SEEDS = (0, 1, 2)

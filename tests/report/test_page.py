@@ -142,10 +142,10 @@ def opened(browser, tmp_path):
     """Call with HTML: its page, all charts drawn. Whatever it asks of a network or complains of fails the test."""
     contexts, troubles = [], []
 
-    def open_page(html, *, width=1000, scheme="light"):
+    def open_page(html, *, width=1000, scheme="light", touch=False):
         (tmp_path / "report.html").write_text(html, encoding="utf-8")
         context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
+            viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce", has_touch=touch
         )
         contexts.append(context)
 
@@ -287,6 +287,15 @@ def test_pointing_at_an_epoch_tells_its_values(opened):
     assert f"{2.1 / epoch:.4f}" in told
 
 
+def test_a_finger_is_told_what_it_touched(opened):
+    """Oracle: the rows, as above."""
+    page = opened(a_page(), width=360, touch=True)
+    page.touchscreen.tap(*centre(page, "[data-chart=loss] svg"))
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    told = page.locator("#vg-tooltip-element").inner_text()
+    assert f"{2 / int(re.search(r'epoch[^0-9]*([0-9]+)', told)[1]):.4f}" in told
+
+
 def test_all_curves_show_the_epochs_in_view(opened):
     """Oracle: by hand: the points of the epochs that are left."""
     page = opened(a_page())
@@ -406,7 +415,7 @@ def test_without_pictures_the_counts_are_left(opened):
     page = opened(a_page(source=None))
     cell(page, 0, 2).click()
     assert shown(page) == []
-    assert page.locator("#pictures-note").text_content() == "No pictures: see the note at the top of the page."
+    assert "None of these images is in the page" in page.locator("#pictures-note").text_content()
     assert "image 4" in page.locator("#mistakes li").first.text_content()
 
 

@@ -100,6 +100,7 @@ def test_a_run_is_trained_tested_and_reported(tmp_path, monkeypatch, capsys):
     counts = {f"{i}-{j}": n for i, row in enumerate(tested["confusion"]) for j, n in enumerate(row) if n}
     assert data_of(after)["cells"].keys() == counts.keys()
     assert {"calibration", "confidence"} < data_of(after)["charts"].keys()
+    assert after.count('<figure class="explanation">') == 8
     capsys.readouterr()
     call("report", run, "--json")
     printed = json.loads(capsys.readouterr().out)
@@ -126,6 +127,21 @@ def test_a_tested_run_shows_its_mistakes(tmp_path):
         "run: epochs 2, validation accuracy 62.50 %, test accuracy 99.72 %",
         f"report: {report.path}",
     ]
+
+
+def test_examples_are_explained(tmp_path):
+    """Oracle: by hand: the one mistake for both of its classes, then the right answers, each for one."""
+    run = add_test(make_run(tmp_path / "run"))
+    network = vggnet.build("vgg11_bn", num_classes=10, head="gap", width=0.05)
+    network.classes, network.preprocess = tuple(DIGITS), vggnet.Preprocess(resize=32, crop=32)
+    vggnet.save(network, run / "weights.safetensors")
+    label = int(open_source("digits", "test").labels[0])
+    html = vggnet.write_report(run).path.read_text()
+    first, *others = html.split('<figure class="explanation">')[1:]
+    assert f"<figcaption>True {label}, predicted {(label + 1) % 10}</figcaption>" in first
+    assert first.count("<img") == 3
+    assert [other.split("</figure>")[0].count("<img") for other in others] == [2] * 4
+    assert all("predicted rightly" in other for other in others)
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,8 @@ def test(
     if folder is None:
         return result
     try:
-        write_answers(folder / ANSWERS, answers)
         write_text(folder / RESULT, result.as_json() + "\n")
+        write_answers(folder / ANSWERS, answers)
         _draw(folder, source, classes, scores, answers)
     except StorageError as error:
         return replace(result, files=(), error=str(error))

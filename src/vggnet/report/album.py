@@ -32,18 +32,18 @@ class Album:
 def make_album(answers: Answers, source: Source | None) -> Album:
     """The mistakes of a test and a few right answers of each class, without pictures if there is no source.
 
-    The two lists of mistakes come first, then the first picture of each cell, the second, ..., until `MAX_BYTES`.
+    The two lists of mistakes come first, then the first picture of each cell, the second, ..., until `MAX_BYTES`: of
+    mistakes before right answers, and of large cells before small ones.
     Raises: ImageError.
     """
-    mistakes = answers.predicted != answers.labels
     by_loss = answers.losses.argsort(descending=True, stable=True).tolist()
     by_confidence = answers.confidence.argsort(descending=True, stable=True).tolist()
     true, predicted = answers.labels.tolist(), answers.predicted.tolist()
     members: dict[Cell, list[int]] = defaultdict(list)
     for index in by_loss:
         members[true[index], predicted[index]].append(index)
-    worst = [index for index in by_loss if mistakes[index]][:GALLERY]
-    confident = [index for index in by_confidence if mistakes[index]][:GALLERY]
+    worst = [index for index in by_loss if predicted[index] != true[index]][:GALLERY]
+    confident = [index for index in by_confidence if predicted[index] != true[index]][:GALLERY]
     pictures: dict[int, str] = {}
     room = MAX_BYTES if source else 0
     for index in _in_turn(worst, confident, members):
@@ -52,7 +52,8 @@ def make_album(answers: Answers, source: Source | None) -> Album:
         if index not in pictures:
             pictures[index] = encode(source.read(index))
             room -= len(pictures[index])
-    cells = {cell: [index for index in _first(cell, indices) if index in pictures] for cell, indices in members.items()}
+    shown = {cell: [index for index in _first(cell, indices) if index in pictures] for cell, indices in members.items()}
+    cells = {cell: indices for cell, indices in shown.items() if indices}
     return Album(cells=cells, worst=worst, confident=confident, pictures=pictures)
 
 
@@ -68,7 +69,8 @@ def encode(image: Image.Image) -> str:
 def _in_turn(worst: list[int], confident: list[int], members: dict[Cell, list[int]]) -> Iterator[int]:
     yield from worst
     yield from confident
-    shown = [_first(cell, indices) for cell, indices in sorted(members.items(), key=lambda item: -len(item[1]))]
+    ranked = sorted(members.items(), key=lambda item: (item[0][0] == item[0][1], -len(item[1])))
+    shown = [_first(cell, indices) for cell, indices in ranked]
     for turn in range(MISTAKES_PER_CELL):
         yield from (indices[turn] for indices in shown if turn < len(indices))
 

@@ -14,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from PIL import Image
 
 from vggnet.report.style import ORANGE, save_figure, write_title
 
@@ -66,6 +67,12 @@ def draw_attributions(picture: NDArray[np.uint8], panels: Sequence[Panel], path:
         bar.locator_params(nbins=4)
     write_title(figure, title)
     save_figure(figure, path)
+
+
+def overlaid(picture: NDArray[np.uint8], panel: Panel) -> Image.Image:
+    """The attribution over a pale gray copy of the picture, as `draw_attributions` shows it."""
+    pixels = _over(_pale(picture), panel, _scale(panel))
+    return Image.fromarray((255 * pixels).round().astype(np.uint8))
 
 
 def draw_maps(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vggnet.atomic import write_text
 from vggnet.data.opening import open_source
 from vggnet.data.source import Source
-from vggnet.errors import ConfigError, DataError, RunError
+from vggnet.errors import ConfigError, DataError, RunError, WeightsError
 from vggnet.evaluation.answers import ANSWERS, read_answers
 from vggnet.evaluation.testing import RESULT
 from vggnet.metrics import Answers
@@ -21,7 +21,7 @@ from vggnet.training.run import Run, best_row
 from vggnet.training.schedule import lr_factor
 
 if TYPE_CHECKING:
-    from vggnet.report.page import RunData
+    from vggnet.report.page import Explanation, RunData
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 Folder = Run | Path | str
@@ -68,11 +68,19 @@ def write_report(runs: Folder | Sequence[Folder], *, out: Path | str | None = No
 
 
 def _report(run: Run, path: Path) -> Report:
-    from vggnet.report.page import key_numbers, run_page  # altair takes a second
+    from vggnet.report.page import key_numbers, run_page  # with altair and captum, which take a second
+    from vggnet.training.examples import explain_examples
 
     data = _gather(run, run.folder.resolve().name)
     answers, source, notes = _pictures(run, data.test)
-    write_text(path, run_page(data, answers=answers, source=source, notes=notes))
+    explanations: list[Explanation] = []
+    if data.test and answers and source and run.weights.is_file():
+        try:
+            explanations = explain_examples(run.weights, answers, source, data.test["classes"])
+        except (ConfigError, WeightsError) as error:
+            notes = (*notes, f"No explanations: {error}")
+    html = run_page(data, answers=answers, source=source, explanations=explanations, notes=notes)
+    write_text(path, html)
     return Report(path=path, runs=(key_numbers(data),), notes=notes)
 
 

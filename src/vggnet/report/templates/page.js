@@ -60,7 +60,7 @@ if (first) {
 }
 
 // Pictures. Each is in the page once.
-const NO_PICTURES = "No pictures: see the note at the top of the page.";
+const NO_PICTURES = "None of these images is in the page: they did not fit, or a note at its top says why.";
 
 function percent(share) {
   return `${(100 * share).toFixed(1)}\u00a0%`;
