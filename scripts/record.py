@@ -5,7 +5,7 @@
     python scripts/record.py overhead DATA    runs benchmarks/overhead.py on CIFAR-10 -> docs/benchmarks.md
     python scripts/record.py photos FOLDER    runs benchmarks/photos.py on photos -> docs/benchmarks.md
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
-    python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, README.md, a picture
+    python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, both READMEs, a picture
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py transfer         the rows of vgg study transfer -> docs/transfer.md
@@ -24,7 +24,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -80,7 +80,8 @@ def main() -> None:
         insert(DOCS / "benchmarks.md", "same-training", same_training_section())
     elif arguments.command == "speed":
         insert(DOCS / "results.md", "speed", speed_section())
-        insert(ROOT / "README.md", "speed", speed_at_a_glance())
+        insert(ROOT / "README.md", "speed", speed_at_a_glance(ENGLISH))
+        insert(ROOT / "README.zh-CN.md", "speed", speed_at_a_glance(CHINESE))
     elif arguments.command == "depth":
         insert(DOCS / "depth.md", "depth", depth_section())
     elif arguments.command == "transfer":
@@ -220,19 +221,39 @@ def speed_section() -> str:
     return f"{table(facts)}\n\n{study}\n\n![Test accuracy against minutes of training](speed.png)"
 
 
-def speed_at_a_glance() -> str:
-    """For the README: each preset in a line, and the picture."""
-    lines = [
-        "| preset | network | test accuracy (%) | by six views (%) | minutes of two cores | seeds |",
-        "|---" * 6 + "|",
-    ]
+class Words(NamedTuple):
+    """What the table of a README says in its language."""
+
+    header: str
+    network: str
+    estimate: str
+    picture: str
+
+
+ENGLISH = Words(
+    "| preset | network | test accuracy (%) | by six views (%) | minutes of two cores | seeds |",
+    "{model}, width {width:g}",
+    "an estimate",
+    "Test accuracy against minutes of training",
+)
+CHINESE = Words(
+    "| 预设 | 网络 | 测试准确率（%） | 六视图准确率（%） | 双核训练时间（分钟） | 种子数 |",
+    "{model}，宽度 {width:g}",
+    "估计值",
+    "测试准确率与训练时间（分钟）的关系",
+)
+
+
+def speed_at_a_glance(words: Words) -> str:
+    """For a README: each preset in a line, and the picture."""
+    lines = [words.header, "|---" * 6 + "|"]
     for preset, rows in by_preset(read_rows(DOCS / "speed.jsonl")).items():
-        config, minutes = rows[0]["config"], mean(row["seconds"] for row in rows) / 60
+        minutes = mean(row["seconds"] for row in rows) / 60
         accuracies = [spread(percents(rows, name)) for name in ("top1", "top1_six_views")]
-        seeds = "an estimate" if rows[0]["estimate"] else len(rows)
-        network = f"{config['model']}, width {config['width']:g}"
+        seeds = words.estimate if rows[0]["estimate"] else len(rows)
+        network = words.network.format_map(rows[0]["config"])
         lines.append(f"| `{preset}` | {network} | {' | '.join(accuracies)} | {minutes:,.0f} | {seeds} |")
-    return "\n".join(lines) + "\n\n![Test accuracy against minutes of training](docs/speed.png)"
+    return "\n".join(lines) + f"\n\n![{words.picture}](docs/speed.png)"
 
 
 def depth_section() -> str:
