@@ -1,12 +1,13 @@
 # make train   set up, train, test and draw; DATA=digits (a minute), cifar10, or a folder of yours
 # make test    set up, then everything that must hold before a change lands
 # make bench   set up, with the libraries we compare with, then measure and write docs/benchmarks.md
+# make docs    set up, with Sphinx, then build the site: build/docs/index.html
 DATA ?= digits
 PYTHON ?= python3
 RUN := runs/$(notdir $(patsubst %/,%,$(DATA)))-$(shell date +%Y%m%d-%H%M%S)
 BIN := .venv/bin
 
-.PHONY: train test test-slow bench format clean
+.PHONY: train test test-slow bench docs format clean
 
 train: .venv/ready
 	$(BIN)/vgg train --data $(DATA) --out $(RUN)
@@ -34,6 +35,11 @@ bench: .venv/ready-bench
 	$(BIN)/python scripts/record.py bench lpips lpips
 	$(BIN)/python scripts/record.py bench lpips-gradient lpips --gradient
 
+docs: .venv/ready-docs
+	$(BIN)/python scripts/gallery.py
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo build/docs/index.html
+
 format: .venv/ready-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -50,6 +56,10 @@ format: .venv/ready-test
 
 .venv/ready-bench: .venv/ready
 	$(BIN)/pip install --quiet --editable .[peers]
+	touch $@
+
+.venv/ready-docs: .venv/ready
+	$(BIN)/pip install --quiet --editable .[docs]
 	touch $@
 
 clean:

@@ -1,0 +1,33 @@
+"""The site: complete, and built without a warning."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vggnet
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_reference_has_every_public_name_once():
+    """Oracle: `vggnet.__all__`."""
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\.\. auto\w+:: vggnet\.(\w+)$", page, re.MULTILINE)) == sorted(vggnet.__all__)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_or_a_network(tmp_path):
+    """Oracle: Sphinx; the pages themselves, which load nothing from elsewhere and have what was printed by the help."""
+    options = ["--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"]
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, ROOT / "docs", tmp_path], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    for page in tmp_path.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//", html), page
+    assert "usage: vgg train" in (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert "Build a VGG by name" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
