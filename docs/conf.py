@@ -27,7 +27,7 @@ python_maximum_signature_line_length = 88
 
 # A line that begins a paragraph of its own in our docstrings: "Raises: ...", "width: ...", "scales, flip: ...".
 NAMED = re.compile(r"(?P<names>[\w`]+(?:, [\w` ]+)*): (?P<text>.*)")
-SUBCOMMAND = re.compile(r"^│   • ([\w-]+)", re.MULTILINE)  # as the help lists it
+SUBCOMMAND = re.compile(r"^ +• ([\w-]+)", re.MULTILINE)  # as the help lists it
 
 
 def setup(app: Sphinx) -> None:
@@ -61,11 +61,11 @@ def cell_as_markdown(cell: dict[str, Any]) -> str:
 
 def help_section(words: list[str], heading: str) -> str:
     """What `vgg WORDS --help` prints, and the same of its subcommands."""
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "86"  # what fits on a page
     with redirect_stdout(StringIO()) as printed, suppress(SystemExit):
         main([*words, "--help"])
-    text = printed.getvalue()
-    parts = [f"\n{heading} vgg {' '.join(words)}\n", f"```text\n{text.strip()}\n```"]
+    text = "\n".join(map(str.rstrip, printed.getvalue().splitlines())).strip()
+    parts = [f"\n{heading} vgg {' '.join(words)}\n", f"```text\n{text}\n```"]
     parts += [help_section([*words, name], f"{heading}#") for name in SUBCOMMAND.findall(text)]
     return "\n".join(parts)
 
@@ -74,7 +74,7 @@ def write_docstring(app: Sphinx, kind: str, name: str, thing: Any, options: Any,
     """Our docstrings are plain text: mark the names that begin a paragraph, and what lies between backticks."""
     paragraphs: list[str] = []
     inside = named = False  # a paragraph; one that began with a name
-    for line in map(str.rstrip, lines):
+    for line in "\n".join(lines).replace(".  Raises: ", ".\n\nRaises: ").splitlines():
         begins = NAMED.fullmatch(line)
         ended = named and line[:1].isupper()  # what follows the indented lines of a name
         if inside and line and not begins and not ended:

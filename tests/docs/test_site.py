@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import vggnet
+from vggnet.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,5 +30,6 @@ def test_the_site_is_built_without_a_warning_or_a_network(tmp_path):
     for page in tmp_path.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//", html), page
-    assert "usage: vgg train" in (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
+    commands = (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert all(f"usage: vgg {command}" in commands for command in (*COMMANDS, "weights fetch", "study depth"))
     assert "Build a VGG by name" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
