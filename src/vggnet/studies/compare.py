@@ -35,8 +35,8 @@ SPEED, TRAINING = "speed", "training"  # kinds of rows
 
 BUDGET = replace(
     FAST,
-    init="he", val_fraction=0.0, epochs=5, batch_size=128, optimizer="sgd", lr=0.02, warmup=0.2, momentum=0.9,
-    weight_decay=5e-4, label_smoothing=0.0, flip="random",
+    width=1.0, init="he", val_fraction=0.0, epochs=5, batch_size=128, optimizer="sgd", lr=0.02, warmup=0.2,
+    momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, flip="random",
 )  # fmt: skip
 ENLARGED = 64  # pixels; AlexNet's pools leave nothing of less
 

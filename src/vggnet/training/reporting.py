@@ -99,7 +99,7 @@ def _gather(run: Run, name: str) -> "RunData":
     return RunData(
         name=name,
         description=run.description,
-        rows=[{**row, "rates": _rates(run.description["config"], row["epoch"])} for row in rows],
+        rows=[{**row, "rates": _rates(run.description["config"], rows[:place])} for place, row in enumerate(rows)],
         best=best_row(rows) if rows else None,
         test=_read_test(run),
     )
@@ -115,14 +115,14 @@ def _check(runs: Sequence[Run]) -> None:
         raise ConfigError(f"{twice} is given twice; a run is compared with others.")
 
 
-def _rates(config: Mapping[str, Any], epoch: int) -> dict[str, float]:
-    """The learning rates in the middle of an epoch (from 1); none for a configuration with unknown options."""
+def _rates(config: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The learning rates in the middle of the epoch after those `before`; none for one with unknown options."""
     try:
         known = TrainConfig.from_dict(dict(config))
     except ConfigError:
         return {}
     names = ("lr", "kernel_lr", "norm_bias_lr") if known.optimizer == "muon" else ("lr",)
-    factor = lr_factor(known, 2 * epoch - 1, steps_per_epoch=2)
+    factor = lr_factor(known, 2 * len(before) + 1, steps_per_epoch=2, rows=before)
     return {name: factor * getattr(known, name) for name in names}
 
 
