@@ -94,7 +94,7 @@ def test_rows_are_what_the_runs_say(study, tmp_path, monkeypatch):
     assert list(parts) == ["memory", "gradients", "overfitting", "heads"]
     assert list(parts["gradients"]) == ["A, init he", "A with batch norm, residual, init he"]
     assert all(len(row["norms"]) == 8 and row["images"] == 512 for (row,) in parts["gradients"].values())
-    assert list(parts["overfitting"]) == ["dropout 0.5 on 60 images", "dropout 0 on 60 images"]
+    assert list(parts["overfitting"]) == ["dropout 0.5", "dropout 0"]
     for (row,) in parts["overfitting"].values():
         assert (row["train_images"], row["held_out"], row["images"]) == (60, 60, 360)
         assert [epoch["epoch"] for epoch in row["history"]] == [1, 2]
@@ -157,6 +157,8 @@ def test_a_newer_configuration_replaces_the_older():
     """Oracle: by hand."""
     newer = row("heads", "head gap", 0, head="gap", epochs=9, top1=0.9, seconds=60, **SIZE)
     assert by_part([*ROWS, newer])["heads"]["head gap"] == [newer]
+    more = {**ROWS[2], "label": "dropout 0.5 on 70 images", "train_images": 70}
+    assert by_part([*ROWS, more])["overfitting"] == {"dropout 0.5": [more]}
 
 
 def test_picture_by_hand(monkeypatch, tmp_path):

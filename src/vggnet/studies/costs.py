@@ -22,8 +22,8 @@ def count_costs(network: nn.Module, size: int) -> Costs:
     """Costs of a network on the meta device for a square RGB image of `size` pixels. It is left in training mode.
 
     Activations: every tensor that PyTorch's autograd saves in the forward pass, the image among them, each storage
-    once; neither parameters and buffers, nor what does not grow with the batch. A layer that keeps its input and one
-    that keeps its output share what lies between them.
+    once, as far as it grows with the batch: parameters do not. A layer that keeps its input and one that keeps its
+    output share what lies between them.
     """
     linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     return Costs(
@@ -48,14 +48,12 @@ def _macs(network: nn.Module, size: int) -> int:
 
 
 def _saved_bytes(network: nn.Module, size: int, batch: int) -> int:
-    """Bytes that autograd saves for the backward pass of a batch."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    """Bytes that autograd saves for the backward pass of a batch, parameters included."""
     saved: dict[int, UntypedStorage] = {}  # by its address, which holds as long as the storage is here
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            saved[storage._cdata] = storage
+        saved[storage._cdata] = storage
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):

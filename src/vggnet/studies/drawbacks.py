@@ -103,15 +103,14 @@ def by_part(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
     """Part -> label -> its rows, those of its newest configuration alone."""
     parts: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        groups = parts.setdefault(row["part"], {})
-        same = [other for other in groups.get(row["label"], []) if _recipe(other) == _recipe(row)]
-        groups[row["label"]] = [*same, row]
+        groups, label = parts.setdefault(row["part"], {}), row["label"].partition(" on ")[0]
+        groups[label] = [*(other for other in groups.get(label, []) if _recipe(other) == _recipe(row)), row]
     return parts
 
 
-def _recipe(row: Row) -> TrainConfig | None:
+def _recipe(row: Row) -> tuple[TrainConfig | None, int | None]:
     config = config_of(row)
-    return None if config is None else replace(config, seed=0)
+    return None if config is None else replace(config, seed=0), row.get("train_images")
 
 
 def _jobs(
