@@ -101,9 +101,8 @@ def draw_maps(
     bar = figure.colorbar(colours, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.01)
     bar.set_label("activation")
     if not signed:
-        bar.set_ticks(
-            scale * np.linspace(0, 1, 5) ** 2, labels=[f"{scale * part**2:.3g}" for part in np.linspace(0, 1, 5)]
-        )
+        ticks = [scale * (place / 4) ** 2 for place in range(5)]
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     write_title(figure, title)
     save_figure(figure, path)
 
