@@ -102,7 +102,7 @@ def draw_maps(
     bar.set_label("activation")
     if not signed:
         ticks = [scale * (place / 4) ** 2 for place in range(5)]
-        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+        bar.set_ticks(ticks, labels=[f"{tick:.4g}" for tick in ticks])
     write_title(figure, title)
     save_figure(figure, path)
 
