@@ -17,6 +17,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--no-first-run",
 ]  # fmt: skip
+PATIENCE = 300_000  # milliseconds, for a machine that is busy with other work
 OVERLAPS = """
 () => {
   const found = [];
@@ -56,7 +57,7 @@ def browser():
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}")
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -104,6 +105,7 @@ def test_the_page_in_a_browser(vgg, browser, network, width, scheme, paper):
     code, _, err = vgg(network, "--html", "page.html", "--svg", "drawing.svg")
     assert (code, err) == (0, "written: drawing.svg\nwritten: page.html\n")
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.set_default_timeout(PATIENCE)
     told, requests = [], []
     page.on("console", lambda message: told.append(message.text))
     page.on("pageerror", lambda error: told.append(str(error)))
