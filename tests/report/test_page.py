@@ -157,6 +157,7 @@ def opened(browser, tmp_path):
                 route.abort()
 
         context.route("**/*", guard)
+        context.set_default_timeout(300_000)  # milliseconds: a busy machine is slow
         page = context.new_page()
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))

@@ -57,10 +57,10 @@ def make_album(answers: Answers, source: Source | None) -> Album:
     return Album(cells=cells, worst=worst, confident=confident, pictures=pictures)
 
 
-def encode(image: Image.Image) -> str:
-    """A data URI of the image at no more than `MAX_SIDE` pixels."""
+def encode(image: Image.Image, side: int = MAX_SIDE) -> str:
+    """A data URI of the image at no more than `side` pixels."""
     small = image.convert("RGB")  # a copy
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    small.thumbnail((side, side))
     file = BytesIO()
     small.save(file, format="WEBP", quality=85, method=4)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"

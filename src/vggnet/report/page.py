@@ -17,6 +17,7 @@ from vggnet.report.charts import Line, Spec, by_epoch, by_minutes, calibration, 
 from vggnet.report.vega import vega_script
 
 MAX_MATRIX = 40  # classes; more are shown as a list of confusions
+EXPLAINED_SIDE = 224  # pixels, at most, of the pictures of an explanation
 MOST_CONFUSIONS = 50  # in that list
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -89,8 +90,8 @@ def run_page(
             explanations=[
                 {
                     "caption": each.caption,
-                    "picture": encode(each.picture),
-                    "overlays": [(encode(image), text) for image, text in each.overlays],
+                    "picture": encode(each.picture, EXPLAINED_SIDE),
+                    "overlays": [(encode(image, EXPLAINED_SIDE), text) for image, text in each.overlays],
                 }
                 for each in explanations
             ],
