@@ -27,8 +27,8 @@ def random_resized_crop(image: Image.Image, *, size: int, min_area: float, seed:
         ratio = exp(random.uniform(-log(MOST_ELONGATED), log(MOST_ELONGATED)))
         width, height = max(1, round(sqrt(area * ratio))), max(1, round(sqrt(area / ratio)))
         if width <= image.width and height <= image.height:
-            left = random.integers(0, image.width - width, endpoint=True)
-            top = random.integers(0, image.height - height, endpoint=True)
+            left = int(random.integers(0, image.width - width, endpoint=True))
+            top = int(random.integers(0, image.height - height, endpoint=True))
             break
     else:
         width = min(image.width, round(MOST_ELONGATED * image.height))
@@ -48,11 +48,11 @@ def scale_jittered_crop(
     are those of the whole image resized by Pillow, as testing does it.
     """
     random = _random(seed, epoch, index)
-    scale = random.integers(scales[0], scales[1], endpoint=True)
+    scale = int(random.integers(scales[0], scales[1], endpoint=True))
     ratio = scale / min(image.size)
     width, height = (max(scale, round(side * ratio)) for side in image.size)
-    left = random.integers(0, width - size, endpoint=True)
-    top = random.integers(0, height - size, endpoint=True)
+    left = int(random.integers(0, width - size, endpoint=True))
+    top = int(random.integers(0, height - size, endpoint=True))
     across, down = image.width / width, image.height / height
     right, bottom = min((left + size) * across, image.width), min((top + size) * down, image.height)
     box = (left * across, top * down, right, bottom)
