@@ -36,9 +36,13 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """Its name, and its kind in brackets: virtual machines call CPUs of several generations the same."""
+    from llvmlite.binding import get_host_cpu_name
+
+    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+                name = line.split(":", 1)[1].strip()
+    return f"{name} ({get_host_cpu_name()})"

@@ -102,7 +102,7 @@ def test_table_by_hand():
         {
             "preset": "quick", "seed": seed, "estimate": False, "top1": top1, "top1_six_views": top1 + 0.01,
             "seconds": 60.0 * (seed + 1), "operations_per_image": 1.5e9, "share_of_limit": 0.5,
-            "config": {**config, "seed": seed, "lr": lr},
+            "config": {**config, "seed": seed, "lr": lr}, "environment": {"date": f"2026-11-0{seed + 1}"},
         }
         for seed, top1, lr in ((0, 0.1, 0.9), (0, 0.9, 0.5), (1, 0.92, 0.5))
     ]  # fmt: skip
@@ -111,7 +111,7 @@ def test_table_by_hand():
     assert cells[0] == "quick"
     assert cells[2:4] == ["10", "0, 1"]
     assert cells[4] == f"{mean([90, 92]):.2f} ± {stdev([90, 92]):.2f}"
-    assert cells[6:] == ["1.5", "9.0", "1.50e+09", "50 %"]
+    assert cells[6:] == ["1.5", "9.0", "1.50e+09", "50 %", "2026-11-02"]
 
 
 def test_operations_by_hand():

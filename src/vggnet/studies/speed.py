@@ -30,8 +30,8 @@ class SpeedStudy(Study):
         """Markdown: a line for each preset, with mean and standard deviation over its seeds."""
         lines = [
             "| preset | network | epochs | seeds | test accuracy (%) | with six views (%) | minutes | s an epoch "
-            "| operations an image | share of the limit |",
-            "|" + "---|" * 10,
+            "| operations an image | share of the limit | measured |",
+            "|" + "---|" * 11,
         ]
         for preset, rows in by_preset(self.rows).items():
             config = rows[0]["config"]
@@ -42,7 +42,8 @@ class SpeedStudy(Study):
                 f"| {preset} | {network} | {config['epochs']} | {seeds} | {spread(percents(rows, 'top1'))} "
                 f"| {spread(percents(rows, 'top1_six_views'))} | {mean(minutes):.1f} "
                 f"| {mean(row['seconds'] for row in rows) / config['epochs']:.1f} "
-                f"| {rows[0]['operations_per_image']:.2e} | {100 * mean(row['share_of_limit'] for row in rows):.0f} % |"
+                f"| {rows[0]['operations_per_image']:.2e} | {100 * mean(row['share_of_limit'] for row in rows):.0f} % "
+                f"| {max(row['environment']['date'] for row in rows)} |"
             )
         return "\n".join(lines)
 
