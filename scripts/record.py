@@ -231,13 +231,13 @@ class Words(NamedTuple):
 
 
 ENGLISH = Words(
-    "| preset | network | test accuracy (%) | by six views (%) | minutes of two cores | seeds |",
+    "| preset | network | test accuracy (%) | by six views (%) | minutes of two cores | seeds | measured |",
     "{model}, width {width:g}",
     "an estimate",
     "Test accuracy against minutes of training",
 )
 CHINESE = Words(
-    "| 预设 | 网络 | 测试准确率（%） | 六视图准确率（%） | 双核训练时间（分钟） | 种子数 |",
+    "| 预设 | 网络 | 测试准确率（%） | 六视图准确率（%） | 双核训练时间（分钟） | 种子数 | 测量日期 |",
     "{model}，宽度 {width:g}",
     "估计值",
     "测试准确率与训练时间（分钟）的关系",
@@ -246,13 +246,15 @@ CHINESE = Words(
 
 def speed_at_a_glance(words: Words) -> str:
     """For a README: each preset in a line, and the picture."""
-    lines = [words.header, "|---" * 6 + "|"]
-    for preset, rows in by_preset(read_rows(DOCS / "speed.jsonl")).items():
+    lines = [words.header, "|---" * 7 + "|"]
+    groups = by_preset(read_rows(DOCS / "speed.jsonl"))
+    for preset, rows in sorted(groups.items(), key=lambda group: mean(row["seconds"] for row in group[1])):
         minutes = mean(row["seconds"] for row in rows) / 60
         accuracies = [spread(percents(rows, name)) for name in ("top1", "top1_six_views")]
         seeds = words.estimate if rows[0]["estimate"] else len(rows)
         network = words.network.format_map(rows[0]["config"])
-        lines.append(f"| `{preset}` | {network} | {' | '.join(accuracies)} | {minutes:,.0f} | {seeds} |")
+        day = max(row["environment"]["date"] for row in rows)
+        lines.append(f"| `{preset}` | {network} | {' | '.join(accuracies)} | {minutes:,.0f} | {seeds} | {day} |")
     return "\n".join(lines) + f"\n\n![{words.picture}](docs/speed.png)"
 
 
