@@ -126,7 +126,7 @@ def test_operations_by_hand():
 def test_command_draws_and_prints(study, tmp_path, monkeypatch, capsys):
     """Oracle: the row that the command wrote; the figure has a point for each kind of answer."""
     caught = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: caught.append((figure, Path(path))))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: caught.append((figure, Path(path))))
     folders = ["--out", str(tmp_path / "runs"), "--rows", str(tmp_path / "r.jsonl")]
     options = ["--presets", "quick", "--seeds", "1", *folders]
     assert main(["speed", "--data", "digits", *options, "--json"]) == 0

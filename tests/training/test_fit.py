@@ -111,9 +111,9 @@ def test_one_cycle_by_hand(progress, factor):
 def test_article_rate_drops_every_thirty_epochs():
     """Oracle: the article: 0.01, times 0.1 every 30 epochs."""
     steps = 352
-    rates = [ARTICLE.lr * lr_factor(ARTICLE, epoch * steps, steps) for epoch in (0, 29, 30, 49)]
+    rates = [ARTICLE.lr * lr_factor(ARTICLE, steps, epoch * steps) for epoch in (0, 29, 30, 49)]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
-    assert lr_factor(ARTICLE, 30 * steps - 1, steps) == 1
+    assert lr_factor(ARTICLE, steps, 30 * steps - 1) == 1
 
 
 def test_plateau_by_hand():
@@ -122,7 +122,7 @@ def test_plateau_by_hand():
     assert [drops(accuracies[:epochs], 2) for epochs in range(13)] == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
     config = replace(PAPER, plateau_epochs=2)
     rows = [{"val_accuracy": accuracy} for accuracy in accuracies]
-    assert PAPER.lr * lr_factor(config, 1, 10, rows[:6]) == pytest.approx(1e-4)
+    assert PAPER.lr * lr_factor(config, 10, 1, rows[:6]) == pytest.approx(1e-4)
 
 
 def test_paper_preset_is_the_papers_recipe():

@@ -73,7 +73,7 @@ def fit_or_resume(
             batches,
             prepare=make_prepare(config, preprocess),
             validate=validate,
-            lr_factor=partial(lr_factor, config, steps_per_epoch=len(batches)),
+            lr_factor=partial(lr_factor, config, len(batches)),
             epochs=config.epochs,
             seed=config.seed,
             position=position,

@@ -116,6 +116,8 @@ def make_learner(config: TrainConfig, model: VGG) -> Learner:
 
 def _freeze(model: VGG, blocks: int) -> tuple[nn.Module, ...]:
     """Take the layers of the first blocks out of training, and return them."""
+    if not blocks:  # of any network
+        return ()
     firsts = tuple(f"{kind}{block}_" for block in range(1, blocks + 1) for kind in ("conv", "bn"))
     layers = tuple(layer for name, layer in model.features.named_children() if name.startswith(firsts))
     for layer in layers:

@@ -122,7 +122,7 @@ def _rates(config: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
     except ConfigError:
         return {}
     names = ("lr", "kernel_lr", "norm_bias_lr") if known.optimizer == "muon" else ("lr",)
-    factor = lr_factor(known, 2 * len(before) + 1, steps_per_epoch=2, rows=before)
+    factor = lr_factor(known, 2, 2 * len(before) + 1, before)
     return {name: factor * getattr(known, name) for name in names}
 
 

@@ -8,7 +8,7 @@ from vggnet.training.config import TrainConfig
 MOST_DROPS = 3  # of the schedule "plateau" (paper, section 3.1)
 
 
-def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int, rows: Sequence[Mapping[str, Any]] = ()) -> float:
+def lr_factor(config: TrainConfig, steps_per_epoch: int, step: int, rows: Sequence[Mapping[str, Any]] = ()) -> float:
     """What to multiply `config.lr` by at optimiser step `step` (from 0) of the whole run, after the epochs `rows`."""
     if config.schedule == "plateau":
         return float(0.1 ** drops([row["val_accuracy"] for row in rows], config.plateau_epochs))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +197,7 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
         learner = BoxLearner.of(learner, config.crop)
         validate = box_validator(val_batches, targets, preprocess, learner.device)
     shown = Progress(config.epochs, len(batches), visible=progress)
-
-    def factor(step: int, rows: list[Row]) -> float:
-        return lr_factor(config, step, len(batches), rows)
-
+    factor = partial(lr_factor, config, len(batches))
     with stop_on_signal() as stop, closing(shown):
         checkpoints, position = _restore(run, learner, shown)
         epochs = fit(
