@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from vggnet.conv3x3.accelerate import accelerate
-from vggnet.data.preprocess import Preprocess
 from vggnet.devices import choose_device
-from vggnet.errors import ConfigError, WeightsError
+from vggnet.errors import ConfigError
 from vggnet.vgg import VGG
 from vggnet.weights.files import load
 
@@ -50,13 +49,3 @@ def borrowed(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, wish in wishes:
             parameter.requires_grad_(wish)
-
-
-def preprocess_of(network: VGG) -> Preprocess:
-    """How its images are prepared.  Raises: WeightsError if it does not say."""
-    if network.preprocess is None:
-        raise WeightsError(
-            "the model does not say how its images are prepared (its `preprocess` is None). Set "
-            "model.preprocess = vggnet.Preprocess(...), and save it again."
-        )
-    return network.preprocess

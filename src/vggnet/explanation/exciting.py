@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from vggnet.data.loading import Batch, EvalBatches
 from vggnet.data.opening import open_source
 from vggnet.errors import check_at_least
-from vggnet.explanation.borrowing import Model, borrowed, opened, preprocess_of
+from vggnet.explanation.borrowing import Model, borrowed, opened
 from vggnet.explanation.explaining import as_array
 from vggnet.explanation.layers import Channel, outputs, read_channels, split_at
 from vggnet.report.explanations import Excitement, draw_exciting
 from vggnet.vgg import VGG
+from vggnet.weights.prepared import preprocess_of
 
 Progress = Callable[[int, int], None]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not included

@@ -14,7 +14,7 @@ from torch import Tensor
 from vggnet.data.pictures import Named, Picture, named_pictures, read_pixels
 from vggnet.errors import ConfigError, ImageError, check_at_least
 from vggnet.explanation.attribution import integrated_gradients, num_windows, occlusion
-from vggnet.explanation.borrowing import Model, borrowed, opened, preprocess_of
+from vggnet.explanation.borrowing import Model, borrowed, opened
 from vggnet.explanation.gradcam import (
     cam_layers,
     default_layer,
@@ -27,6 +27,7 @@ from vggnet.explanation.layers import check_layer
 from vggnet.metrics import check_finite_logits
 from vggnet.report.explanations import Panel, draw_attributions
 from vggnet.vgg import VGG
+from vggnet.weights.prepared import preprocess_of
 
 CAMS = {"gradcam": grad_cam, "gradcam++": grad_cam_plus_plus}
 METHODS = (*CAMS, "integrated-gradients", "occlusion")

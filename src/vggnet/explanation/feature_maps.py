@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from vggnet.data.pictures import Picture, read_pixels
 from vggnet.errors import ImageError, check_at_least
-from vggnet.explanation.borrowing import Model, borrowed, opened, preprocess_of
+from vggnet.explanation.borrowing import Model, borrowed, opened
 from vggnet.explanation.explaining import as_array, one_picture
 from vggnet.explanation.layers import check_layer, outputs
 from vggnet.report.explanations import draw_maps
+from vggnet.weights.prepared import preprocess_of
 
 
 class FeatureMaps(NamedTuple):

@@ -20,10 +20,11 @@ from torch.optim import Adam
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
-from vggnet.explanation.borrowing import Model, borrowed, opened, preprocess_of
+from vggnet.explanation.borrowing import Model, borrowed, opened
 from vggnet.explanation.layers import Channel, layer_names, outputs, read_channels, split_at
 from vggnet.report.figures import draw_gallery
 from vggnet.vgg import VGG
+from vggnet.weights.prepared import preprocess_of
 
 LEARNING_RATE = 0.05
 NOISE = 0.01  # deviation of the spectrum at the start

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.data.pictures import Named, Picture, named_pictures, read_pixels
-from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError, ImageError, InputError, WeightsError, check_at_least
+from vggnet.errors import ConfigError, ImageError, InputError, check_at_least
 from vggnet.reuse.pretrained import Source, answering, feature_network
 from vggnet.table1 import TOTAL_STRIDE
 from vggnet.vgg import VGG
+from vggnet.weights.prepared import preprocess_of
 
 OUTPUT_STRIDES = (8, 16, TOTAL_STRIDE)
 
@@ -141,16 +141,6 @@ def on_device(network: VGG, pixels: Sequence[Tensor]) -> Tensor:
     """uint8 images (C, H, W) of one size -> a normalised batch where the network is."""
     batch = torch.stack(list(pixels)).to(next(network.parameters()).device)
     return preprocess_of(network).normalize(batch)
-
-
-def preprocess_of(network: VGG) -> Preprocess:
-    """How its images are prepared.  Raises: WeightsError if it does not say."""
-    if network.preprocess is None:
-        raise WeightsError(
-            "the model does not say how its images are prepared (its `preprocess` is None). Set "
-            "model.preprocess = vggnet.Preprocess(...), or pass a tensor of normalised images."
-        )
-    return network.preprocess
 
 
 def last_relu(network: VGG, block: int) -> str:

@@ -24,10 +24,11 @@ from vggnet.errors import ConfigError, DataError, check_at_least
 from vggnet.reuse.describing import POOLING, at_length_1, described_layers, fingerprint, joined
 from vggnet.reuse.pooling import pool
 from vggnet.reuse.pretrained import DEFAULT, answering
-from vggnet.reuse.taps import FeatureExtractor, on_device, preprocess_of
+from vggnet.reuse.taps import FeatureExtractor, on_device
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.rows import Row, Study, append_row, read_rows, spread
 from vggnet.vgg import VGG
+from vggnet.weights.prepared import preprocess_of
 
 COMBINE = ("average", "stack")
 CLASSIFIERS = {"svm": LinearSVC(max_iter=20_000), "logistic": LogisticRegression(max_iter=20_000)}
