@@ -50,7 +50,7 @@ def draw_accuracy_against_latency(networks: Sequence[Answer], path: Path, *, tit
         else:
             crowded = any(_is_near((place, accuracy), other) for other in placed)
             _name(axes, network.name, (place, accuracy), (0, -13 if crowded else 13))
-            placed.append((place, accuracy))
+        placed.append((place, accuracy))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
