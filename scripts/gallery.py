@@ -27,6 +27,58 @@ PICTURES = (
         "seeds: each longer preset is better, and answering by six views adds more than the choice of a seed does.",
     ),
     Picture(
+        "compare.png",
+        "VGG beside other networks",
+        "vgg compare",
+        "Published accuracy against the time for one photo, with the range of the rounds: a VGG takes as long as deeper "
+        "networks that are more right, and less than half of what stock PyTorch needs for it.",
+    ),
+    Picture(
+        "look/vgg16.svg",
+        "VGG-16 to scale",
+        "vgg show vgg16 --svg vgg16.svg",
+        "Maps as high as their pixels and as broad as their channels: nine parameters of ten lie in the head, 99 of a "
+        "hundred multiplications in the convolutions.",
+    ),
+    Picture(
+        "look/receptive-fields.png",
+        "What small kernels see together",
+        "vgg show --receptive-field receptive-fields.png",
+        "Gradients of real layers: two 3x3 see what one 5x5 sees, three what a 7x7 sees, with the middle weighted more.",
+    ),
+    Picture(
+        "explain/why-dog.jpg",
+        "Why a dog?",
+        "python scripts/explain_examples.py DATA why-dog",
+        "Four attributions side by side: Grad-CAM points at the head, integrated gradients at eyes and snout; occlusion "
+        "finds the paws and the ground to speak for a dog as well.",
+    ),
+    Picture(
+        "explain/why-automobile.jpg",
+        "Why an automobile?",
+        "python scripts/explain_examples.py DATA why-automobile",
+        "The bonnet speaks for a car; of single pixels those of lamps and windscreen count most, for and against.",
+    ),
+    Picture(
+        "explain/exciting.jpg",
+        "What three channels look for",
+        "python scripts/explain_examples.py DATA exciting",
+        "The test images that excite a channel most, and what the place sees of them: deep blue in block 1, bright green "
+        "or yellow spots in block 2, small brown birds that look to the left or right in block 4.",
+    ),
+    Picture(
+        "explain/filters.jpg",
+        "The first filters of VGG-16",
+        "python scripts/explain_examples.py DATA filters",
+        "Edges in several directions, spots, and colours against their opposites; a third of the filters are all but 0.",
+    ),
+    Picture(
+        "explain/maps.jpg",
+        "What block 3 makes of a sunflower",
+        "python scripts/explain_examples.py DATA maps",
+        "Each channel answers to petals of some directions; a few answer to the picture's border alone.",
+    ),
+    Picture(
         "style/strokes.jpg",
         "Strokes, the style",
         "python scripts/style_examples.py WEIGHTS",
