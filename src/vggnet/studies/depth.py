@@ -18,7 +18,7 @@ from vggnet.training.run import Run
 # Plain networks need a low rate; Glorot's initialisation is the paper's own footnote to section 3.1.
 BUDGET = replace(
     FAST,
-    width=0.25, init="glorot", val_fraction=0.0, epochs=4, batch_size=128, optimizer="sgd", lr=0.05, warmup=0.2,
+    width=0.125, init="glorot", val_fraction=0.0, epochs=5, batch_size=128, optimizer="sgd", lr=0.05, warmup=0.2,
     momentum=0.9, weight_decay=5e-4, label_smoothing=0.0,
 )  # fmt: skip
 PLAIN = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19", "vgg13_5x5")
