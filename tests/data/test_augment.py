@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,36 @@ def test_shift_and_flip(size, padding):
         if draws.flipped[i]:
             expected = tv.horizontal_flip(expected)
         assert torch.equal(images[i], expected / 255)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", SIZES)
+def test_flip_alone(size, layout):
+    """Oracle: torchvision's horizontal flip, image by image; the batch itself stays as it was."""
+    pixels = random_pixels(16, *size).contiguous(memory_format=layout)
+    before = pixels.clone()
+    images, draws = run(BatchAugment(flip="random"), pixels)
+    assert 0 < draws.flipped.sum() < 16
+    for image, flipped, pixel in zip(images, draws.flipped, pixels, strict=True):
+        assert torch.equal(image, (tv.horizontal_flip(pixel) if flipped else pixel) / 255)
+    assert torch.equal(pixels, before)
+
+
+def test_what_is_off_draws_nothing_and_changes_no_other_draw():
+    """Oracle: the draws of an augmentation that has all of them on; without cutout its place says nothing."""
+    everything = BatchAugment(shift=2, flip="random", rotation=9, jitter=0.3, colour_shift=0.1, cutout=2)
+    sizes = {"seed": 3, "epoch": 4, "height": 20, "width": 30}
+    full = everything.draw(torch.arange(50), **sizes)
+    off = BatchAugment().draw(torch.arange(50), **sizes)
+    flips = BatchAugment(flip="random").draw(torch.arange(50), **sizes)
+    jitters = BatchAugment(jitter=0.3).draw(torch.arange(50), **sizes)
+    assert torch.equal(flips.flipped, full.flipped)
+    assert torch.equal(jitters.brightness, full.brightness)
+    for field in fields(full):
+        value, ours = getattr(full, field.name), getattr(off, field.name)
+        assert (value.shape, value.dtype) == (ours.shape, ours.dtype)
+        neutral = 1 if field.name in ("brightness", "contrast", "saturation") else 0
+        assert (ours == neutral).all()
 
 
 def test_draws_cover_their_ranges():

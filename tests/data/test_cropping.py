@@ -1,12 +1,21 @@
 """Random crops: against Pillow's resizing, and the ranges that they are drawn from."""
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
+import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
+from vggnet.data.decode import StoredImage, open_image
+
+
+def stored(image: Image.Image) -> StoredImage:
+    return StoredImage(image, "noise")
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -15,7 +24,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def crop_of(image: Image.Image, scales: tuple[int, int], index: int = 0, size: int = 12) -> np.ndarray:
-    pixels = scale_jittered_crop(image, size=size, scales=scales, seed=3, epoch=1, index=index)
+    pixels = scale_jittered_crop(stored(image), size=size, scales=scales, seed=3, epoch=1, index=index)
     return pixels.permute(1, 2, 0).numpy().astype(int)
 
 
@@ -34,7 +43,9 @@ def test_it_is_a_crop_of_the_whole_image_resized(width, height, scale, index):
 def test_scales_are_drawn_evenly_from_the_whole_range():
     """Oracle: on a ramp as wide as it is high, the step from pixel to pixel tells the scale. Both ends are drawn."""
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 300).round().astype(np.uint8), (300, 1)))
-    crops = (scale_jittered_crop(ramp, size=90, scales=(100, 200), seed=0, epoch=0, index=i)[0] for i in range(400))
+    crops = (
+        scale_jittered_crop(stored(ramp), size=90, scales=(100, 200), seed=0, epoch=0, index=i)[0] for i in range(400)
+    )
     scales = np.array([255 * 89 / (int(rows[45, 89]) - int(rows[45, 0])) for rows in crops])
     assert scales.min() == pytest.approx(100, abs=3)
     assert scales.max() == pytest.approx(200, abs=6)
@@ -63,7 +74,9 @@ def places(width: int, height: int, min_area: float, count: int = 400) -> np.nda
     ramps = np.stack(np.broadcast_arrays(across[None], down[:, None], 0), 2).round().astype(np.uint8)
     found = []
     for index in range(count):
-        crop = random_resized_crop(Image.fromarray(ramps), size=64, min_area=min_area, seed=1, epoch=2, index=index)
+        crop = random_resized_crop(
+            stored(Image.fromarray(ramps)), size=64, min_area=min_area, seed=1, epoch=2, index=index
+        )
         x, y = (crop[channel].double().mean(dim).numpy() / 255 for channel, dim in ((0, 0), (1, 1)))
         middles = np.arange(64) + 0.5
         edges = [np.polynomial.Polynomial.fit(middles, ramp, 1)(np.array([0, 64])) for ramp in (x, y)]
@@ -93,6 +106,66 @@ def test_an_elongated_image_gives_its_largest_crop():
 def test_resized_crops_are_pillows_to_a_level():
     """Oracle: Pillow, of a whole image: the only crop of all its area."""
     image = noise(40, 40)
-    ours = random_resized_crop(image, size=24, min_area=1.0, seed=0, epoch=0, index=0).permute(1, 2, 0).numpy()
+    ours = random_resized_crop(stored(image), size=24, min_area=1.0, seed=0, epoch=0, index=0).permute(1, 2, 0).numpy()
     theirs = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))
     assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+SAMPLES = Path(sklearn.datasets.__file__).parent / "images"  # two photos of 640x427
+
+
+@pytest.mark.parametrize("photo", ["china.jpg", "flower.jpg"])
+@pytest.mark.parametrize(("size", "shrink"), [(100, 1), (71, 2), (35, 4), (17, 8)])
+def test_shrunk_decoding_is_exact_enough(photo, size, shrink):
+    """Oracle: Pillow's full decoding and antialiased resizing of the largest 4:3 in the middle, 569x427 by hand.
+
+    Its edges are rounded down to the pixels that are decoded.
+    """
+    stored = open_image(SAMPLES / photo)
+    ours = random_resized_crop(stored, size=size, min_area=1.0, seed=0, epoch=0, index=0).permute(1, 2, 0).numpy()
+    left, width, height = (side // shrink * shrink for side in (35, 569, 427))
+    whole = Image.open(SAMPLES / photo).crop((left, 0, left + width, height))
+    differences = np.abs(ours.astype(int) - whole.resize((size, size), Image.Resampling.BILINEAR))
+    if shrink == 1:
+        assert differences.max() <= 1
+    else:
+        assert 0.1 < differences.mean() < 0.8
+        assert differences.max() <= 8
+
+
+@pytest.mark.parametrize(("scale", "shrunk"), [(100, False), (71, True), (53, True), (17, True)])
+def test_shrunk_decoding_is_exact_enough_for_scale_jitter(scale, shrunk):
+    """Oracle: Pillow resizes the whole photo; one of its crops, tried by brute force, is the same to these levels."""
+    photo = Image.open(SAMPLES / "china.jpg")
+    width = round(640 * scale / 427)
+    whole = np.asarray(photo.resize((width, scale), Image.Resampling.BILINEAR)).astype(int)
+    stored, size = open_image(SAMPLES / "china.jpg"), scale - 5
+    crop = scale_jittered_crop(stored, size=size, scales=(scale, scale), seed=3, epoch=1, index=0).numpy().astype(int)
+    crops = np.lib.stride_tricks.sliding_window_view(whole, (size, size), axis=(0, 1))
+    differences = np.abs(crops - crop)
+    best = differences.reshape(*differences.shape[:2], -1).mean(2)
+    place = np.unravel_index(best.argmin(), best.shape)
+    assert differences[place].max() <= (9 if shrunk else 2)
+    assert (best.min() > 0.1) == shrunk
+
+
+def test_a_crop_of_a_photo_is_the_same_from_path_and_bytes_png_and_jpeg(tmp_path):
+    """Oracle: each other; a PNG of a JPEG's pixels takes another way through the decoders."""
+    jpeg = SAMPLES / "flower.jpg"
+    stream = io.BytesIO()
+    Image.open(jpeg).save(stream, "PNG")
+    crops = [
+        random_resized_crop(open_image(file), size=64, min_area=0.25, seed=1, epoch=2, index=3).numpy().astype(int)
+        for file in (jpeg, jpeg.read_bytes(), stream.getvalue())
+    ]
+    assert (crops[0] == crops[1]).all()
+    assert np.abs(crops[0] - crops[2]).max() <= 3
+
+
+def test_gray_networks_crop_gray():
+    """Oracle: Pillow's conversion of the whole photo, of which the only 4:3 of all its height is taken."""
+    stored = StoredImage(Image.open(SAMPLES / "flower.jpg"), "flower", mode="L")
+    ours = random_resized_crop(stored, size=100, min_area=1.0, seed=0, epoch=0, index=0)
+    theirs = Image.open(SAMPLES / "flower.jpg").convert("L").crop((35, 0, 35 + 569, 427))
+    assert ours.shape == (1, 100, 100)
+    assert np.abs(ours[0].numpy().astype(int) - theirs.resize((100, 100), Image.Resampling.BILINEAR)).max() <= 1

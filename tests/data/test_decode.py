@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from vggnet.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, image_files
+from vggnet.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, image_files, open_image
 from vggnet.errors import DataError, ImageError
 
 RNG = np.random.default_rng(0)
@@ -335,3 +336,74 @@ def test_image_files_refuses_nothing_to_read(tmp_path):
         image_files([tmp_path])
     with pytest.raises(DataError, match="nowhere: does not exist"):
         image_files([Path("nowhere")])
+
+
+SMOOTH = np.asarray(
+    Image.fromarray(RNG.integers(60, 200, (5, 6, 3), dtype=np.uint8)).resize((83, 61), Image.Resampling.BICUBIC)
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}])
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+def test_arrays_of_jpegs_are_pillows_pixels(options, shrink):
+    """Oracle: Pillow, whose draft mode has the same scales; sides that 8 does not divide are rounded up."""
+    encoded = encode(SMOOTH, "JPEG", quality=90, **options)
+    theirs = Image.open(io.BytesIO(encoded))
+    theirs.draft(None, (83 // shrink, 61 // shrink))
+    ours = open_image(encoded).array(shrink)
+    assert ours.shape == (-(-61 // shrink), -(-83 // shrink), 3)
+    assert abs(ours.astype(int) - np.asarray(theirs)).max() <= 2
+
+
+def test_an_eighth_is_the_mean_of_each_block():
+    """Oracle: the lowest frequency of a block of 8x8 pixels is their mean (ITU-R T.81, A.3.3)."""
+    encoded = encode(SMOOTH[:56, :80], "JPEG", quality=95, subsampling=0)
+    means = pixels_of(encoded).reshape(7, 8, 10, 8, 3).mean((1, 3))
+    assert abs(open_image(encoded).array(8) - means).max() <= 2
+    assert abs(np.asarray(open_image(encoded).decode(8)) - means).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_shrunk_photos_stand_upright(orientation):
+    """Oracle: the whole photo, turned by the test above, and the means of its blocks."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(SMOOTH[:56, :80], "JPEG", quality=95, subsampling=0, exif=exif)
+    whole = pixels_of(encoded)
+    height, width = whole.shape[:2]
+    assert open_image(encoded).size == (width, height)
+    means = whole.reshape(height // 8, 8, width // 8, 8, 3).mean((1, 3))
+    assert abs(open_image(encoded).array(8) - means).max() <= 2
+
+
+@pytest.mark.parametrize("kind", [*ENCODED, "GRAY JPEG", "ALPHA"])
+def test_arrays_hold_the_picture(kind):
+    """Oracle: `decode_image`, which the tests above hold to theirs. Only JPEGs can be shrunk."""
+    others = {"GRAY JPEG": encode(PHOTO, "JPEG", mode="L"), "ALPHA": encode(PHOTO, "PNG", mode="RGBA")}
+    encoded = {**ENCODED, **others}[kind]
+    assert abs(open_image(encoded).array().astype(int) - pixels_of(encoded)).max() <= 2
+    if kind in ("PNG", "WEBP", "BMP", "GIF", "ALPHA"):
+        np.testing.assert_array_equal(open_image(encoded).array(8), pixels_of(encoded))
+
+
+def test_an_array_again():
+    """Oracle: the first time."""
+    stored = open_image(ENCODED["JPEG"])
+    picture = stored.decode()
+    np.testing.assert_array_equal(stored.array(), np.asarray(picture))
+
+
+@pytest.mark.parametrize("shrink", [1, 8])
+@pytest.mark.parametrize("kind", ENCODED)
+def test_no_array_of_half_a_file(kind, shrink):
+    """Oracle: half the bytes cannot hold all pixels."""
+    with pytest.raises(ImageError, match=r"^photo: "):
+        open_image(ENCODED[kind][: len(ENCODED[kind]) // 2], name="photo").array(shrink)
+
+
+def test_what_pillow_forgives_is_forgiven():
+    """Oracle: Pillow reads a JPEG with two bytes too many after its first header; a strict decoder does not."""
+    odd = ENCODED["JPEG"][:20] + b"\0\0" + ENCODED["JPEG"][20:]
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(odd)
+    np.testing.assert_array_equal(open_image(odd).array(), np.asarray(Image.open(io.BytesIO(odd)).convert("RGB")))

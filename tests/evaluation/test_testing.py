@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch import nn
 
+from vggnet.data.decode import StoredImage
 from vggnet.data.loading import EvalBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
@@ -33,8 +34,8 @@ class Colours(Source):
         labels = np.where(np.arange(images) % mistaken == mistaken - 1, (true + 1) % 3, true)
         super().__init__(name="colours", split="test", classes=classes, labels=labels.astype(np.int64))
 
-    def read(self, index):
-        return Image.fromarray(self.pixels[index])
+    def open(self, index):
+        return StoredImage(Image.fromarray(self.pixels[index]), f"colour {index}")
 
     def describe(self, index):
         return f"colour {index}"

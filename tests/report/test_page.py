@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vggnet.data.decode import StoredImage
 from vggnet.data.source import Source
 from vggnet.metrics import Answers
 from vggnet.report import vega
@@ -30,10 +31,12 @@ class Shades(Source):
         super().__init__(name="shades", split="test", classes=classes, labels=np.asarray(labels))
         self.noise = None if noise is None else np.random.default_rng(noise)
 
-    def read(self, index):
+    def open(self, index):
         if self.noise is None:
-            return Image.new("RGB", (32, 24), (10 * index,) * 3)
-        return Image.fromarray(self.noise.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            image = Image.new("RGB", (32, 24), (10 * index,) * 3)
+        else:
+            image = Image.fromarray(self.noise.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        return StoredImage(image, f"shades, row {index}")
 
     def describe(self, index):
         return f"shades, row {index}"

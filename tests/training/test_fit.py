@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import vggnet
+from vggnet.data.decode import StoredImage
 from vggnet.data.loading import EvalBatches, TrainBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
@@ -32,10 +33,10 @@ class Noise(Source):
         labels = np.arange(count, dtype=np.int64) % num_classes
         super().__init__(name="noise", split="train", classes=[*map(str, range(num_classes))], labels=labels)
 
-    def read(self, index):
+    def open(self, index):
         pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         pixels[0, 0, 0] = index
-        return Image.fromarray(pixels)
+        return StoredImage(Image.fromarray(pixels), f"noise {index}")
 
     def describe(self, index):
         return f"noise {index}"

@@ -1,17 +1,22 @@
 """Folders of photos, and fine-tuning: workers change nothing, given weights arrive, resumption is exact."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torchvision.transforms.v2 import functional as tv
 
 import vggnet
-from vggnet.data.preprocess import Preprocess
+from vggnet.data.folder import open_folder
+from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.errors import ImageError, RunError, WeightsError
+from vggnet.training.config import PHOTOS
 from vggnet.training.fit import Position
+from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches
 from vggnet.training.run import Run
 from vggnet.vgg import build
 from vggnet.weights.files import load, save
@@ -46,6 +51,26 @@ def test_workers_change_nothing(photos, tmp_path):
     alone = vggnet.train(photos, out=tmp_path / "alone", workers=0, **TINY)
     beside = vggnet.train(photos, out=tmp_path / "beside", workers=2, **TINY)
     assert tensors(alone) == tensors(beside)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("changes", [{"jitter": 0.0}, {"jitter": 0.0, "cutout": 9}, {"min_area": 1.0, "shift": 3}])
+def test_what_the_network_sees(photos, changes, workers, monkeypatch):
+    """Oracle: torchvision normalises what the augmentation gives, which has tests of its own, image by image."""
+    monkeypatch.setattr("vggnet.data.augment.CACHED_IMAGES", 2)
+    monkeypatch.setattr("vggnet.data.augment.CACHED_PIXELS", 2 * 72 * 72)  # pieces of two images
+    config = replace(PHOTOS, resize=80, crop=72, batch_size=4, workers=workers, **changes)
+    source = open_folder(photos, "train")
+    preprocess = make_preprocess(config, source)
+    augment, prepare = make_augment(config, preprocess), make_prepare(config, preprocess)
+    for batch in make_train_batches(config, source, preprocess, np.arange(7)).epoch(3):
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        images = prepare(batch.images, batch.indices, 3)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        for image, pixels, index in zip(images, batch.images, batch.indices, strict=True):
+            augmented = augment(pixels[None].contiguous(), index[None], seed=config.seed, epoch=3)
+            expected = tv.normalize(augmented[0], IMAGENET_MEAN, IMAGENET_STD)
+            torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
 
 
 def test_gray_photos(photos, tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from vggnet.data.decode import StoredImage
 from vggnet.data.source import Source
 from vggnet.errors import DataError
 
@@ -35,8 +36,9 @@ class _Digits(Source):
         super().__init__(name="digits", split=split, classes=[str(digit) for digit in range(10)], labels=labels)
         self._gray = gray  # (N, 8, 8)
 
-    def read(self, index: int) -> Image.Image:
-        return Image.fromarray(self._gray[index]).resize((32, 32), Image.Resampling.BILINEAR).convert("RGB")
+    def open(self, index: int) -> StoredImage:
+        small = Image.fromarray(self._gray[index])
+        return StoredImage(small.resize((32, 32), Image.Resampling.BILINEAR), self.describe(index))
 
     def describe(self, index: int) -> str:
         return f"digits, split {self.split}, row {index}"

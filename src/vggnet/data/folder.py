@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.model_selection import train_test_split
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from vggnet.data.boxes import read_voc
-from vggnet.data.decode import IMAGE_SUFFIXES, decode_image
+from vggnet.data.decode import IMAGE_SUFFIXES, StoredImage, open_image
 from vggnet.data.source import Source
 from vggnet.errors import DataError
 
@@ -66,8 +65,8 @@ class _Folder(Source):
         self._path = path
         self._files = [file for file, _ in samples]
 
-    def read(self, index: int) -> Image.Image:
-        return decode_image(Path(self._files[index]))
+    def open(self, index: int) -> StoredImage:
+        return open_image(Path(self._files[index]))
 
     def describe(self, index: int) -> str:
         return self._files[index]

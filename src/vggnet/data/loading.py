@@ -4,30 +4,31 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.arrays import SMALL, decoded
+from vggnet.data.decode import StoredImage
 from vggnet.data.draws import derive_seed
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ImageError
 
-# Turns a decoded image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
-View = Callable[[Image.Image, int, int], Tensor]
+# Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
+View = Callable[[StoredImage, int, int], Tensor]
 
 
 class Batch(NamedTuple):
     """Images with their labels and their places in the source."""
 
-    images: Tensor  # uint8 (N, C, H, W)
+    images: Tensor  # uint8 (N, C, H, W), channels-last in memory if photos
     labels: Tensor  # int64 (N,)
     indices: Tensor  # int64 (N,)
 
@@ -90,7 +91,7 @@ class TrainBatches:
     The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. No batch is larger than
     `batch_size`, and their sizes differ by one at most: a last batch of a few images would make a step, and batch norm
     statistics, of mostly noise.
-    `view` sees each decoded image, by default as the preprocessing; small images are then kept decoded.
+    `view` sees each image, by default as the preprocessing; small images are then kept decoded.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
     """The batch, or the first image's error: raised in a worker, it would arrive wrapped in a traceback."""
     tensors = [image for image in images if isinstance(image, Tensor)]
     errors = [image for image in images if isinstance(image, ImageError)]
-    return errors[0] if errors else torch.stack(tensors)
+    return errors[0] if errors else torch.stack([pixels.permute(1, 2, 0) for pixels in tensors]).permute(0, 3, 1, 2)
 
 
 def _ignore_interrupts(worker: int) -> None:
@@ -191,11 +192,11 @@ class _Images(Dataset[Tensor | ImageError]):
         except ImageError as error:
             return error
 
-    def _image(self, index: int) -> Image.Image:
+    def _image(self, index: int) -> StoredImage:
         if self.preprocess.crop > SMALL:
-            return self.source.read(index).convert(self.preprocess.mode)
-        image: Image.Image = to_pil_image(decoded(self.source, self.preprocess)[index])
-        return image
+            return replace(self.source.open(index), mode=self.preprocess.mode)
+        small = to_pil_image(decoded(self.source, self.preprocess)[index])
+        return StoredImage(small, self.source.describe(index), self.preprocess.mode)
 
 
 class _Whole(Dataset[Tensor | ImageError]):

@@ -21,9 +21,8 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from numpy.typing import NDArray
-from PIL import Image
 
-from vggnet.data.decode import decode_image
+from vggnet.data.decode import StoredImage, open_image
 from vggnet.data.source import Source
 from vggnet.errors import DataError, ImageError
 
@@ -102,11 +101,11 @@ class _Rows(Source):
         edges: NDArray[np.float64] = np.array(boxes, dtype=np.float64) + np.array([0, 0, 1, 1])
         return edges
 
-    def read(self, index: int) -> Image.Image:
+    def open(self, index: int) -> StoredImage:
         encoded = (self._rows[index][self._image] or {}).get("bytes")
         if encoded is None:
             raise ImageError(f"{self.describe(index)}: no image bytes in this row; expected an encoded image.")
-        return decode_image(encoded, name=self.describe(index))
+        return open_image(encoded, name=self.describe(index))
 
     def describe(self, index: int) -> str:
         return f"{self.name}, split {self.split}, row {index}"

@@ -77,10 +77,11 @@ class Preprocess:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (..., C, H, W) in 0..255, or float in [0, 1] -> float32 with the training set's mean and deviation."""
-        scaled = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
-        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
-        normal = (scaled - mean).div_(std)
+        mean, std = _per_channel((self.mean, self.std), pixels)
+        if pixels.dtype == torch.uint8:
+            normal = pixels.float().div_(255).sub_(mean).div_(std)
+        else:
+            normal = (pixels - mean).div_(std)
         return normal.flip(-3) if self.bgr else normal
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -101,3 +102,16 @@ class Preprocess:
             std=tuple(values["std"]),
             bgr=bool(values.get("bgr", False)),
         )
+
+
+def _per_channel(values: tuple[tuple[float, ...], ...], images: Tensor) -> Tensor:
+    """Values, a tuple for each channel of images (..., C, H, W), each as (C, 1, 1).
+
+    Where the channels of a pixel lie side by side in memory, as (C, 1, W) in the same order: loops then run along whole
+    rows, several times as fast as along C.
+    """
+    per_channel = torch.tensor(values, device=images.device)  # (values, C)
+    if images.stride(-3) != 1:
+        return per_channel[:, :, None, None]
+    width = images.shape[-1]
+    return per_channel.repeat(1, width).view(len(values), 1, width, -1).permute(0, 3, 1, 2)

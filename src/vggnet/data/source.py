@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vggnet.data.decode import StoredImage
 from vggnet.errors import DataError
 
 
 class Source(ABC):
-    """Images by index, with labels and class names. Decoding happens on `read`, never before.
+    """Images by index, with labels and class names. Decoding happens on `read`, or after `open`, never before.
 
     A source can be sent to another process (loader workers).
     """
@@ -27,8 +28,12 @@ class Source(ABC):
         return len(self.labels)
 
     @abstractmethod
+    def open(self, index: int) -> StoredImage:
+        """The image, not decoded yet where it lies in a file.  Raises: ImageError, naming the image."""
+
     def read(self, index: int) -> Image.Image:
         """The decoded image, mode RGB.  Raises: ImageError, naming the image."""
+        return self.open(index).decode()
 
     @abstractmethod
     def describe(self, index: int) -> str:

@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from vggnet.data.arrays import SMALL, decoded
 from vggnet.data.article import article_augment
-from vggnet.data.augment import BatchAugment, cached_pieces
+from vggnet.data.augment import BatchAugment
 from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
+from vggnet.data.decode import StoredImage
 from vggnet.data.loading import EvalBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.data.source import Source
@@ -101,12 +101,16 @@ def make_val_batches(
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
     """A function of uint8 pixels on the device, their indices and the epoch: augmented and normalised float images."""
-    augment = make_augment(config, preprocess)
+    done = config.augment == "article"  # by the view
+    augment = BatchAugment() if done else make_augment(config, preprocess)
 
     def prepare(pixels: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        images = pixels if config.augment == "article" else augment(pixels, indices, seed=config.seed, epoch=epoch)
-        normal = (preprocess.normalize(piece) for piece in cached_pieces(images))
-        return torch.cat([piece.contiguous(memory_format=torch.channels_last) for piece in normal])
+        images = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
+        first = 0
+        for piece in augment.pieces(pixels, indices, seed=config.seed, epoch=epoch):
+            images[first : first + len(piece)] = preprocess.normalize(piece)
+            first += len(piece)
+        return images
 
     return prepare
 
@@ -131,7 +135,7 @@ def _workers(config: TrainConfig, preprocess: Preprocess) -> int:
 
 
 def _view(config: TrainConfig) -> View | None:
-    """What loader workers make of a decoded image, where that is not the preprocessing itself."""
+    """What loader workers make of an image, where that is not the preprocessing itself."""
     if config.augment == "article":
         return partial(_article_view, seed=config.seed)
     if config.max_resize is not None:
@@ -142,15 +146,15 @@ def _view(config: TrainConfig) -> View | None:
     return None
 
 
-def _article_view(image: Image.Image, epoch: int, index: int, *, seed: int) -> Tensor:
-    return article_augment(image, seed=seed, epoch=epoch, index=index)
+def _article_view(image: StoredImage, epoch: int, index: int, *, seed: int) -> Tensor:
+    return article_augment(image.decode(), seed=seed, epoch=epoch, index=index)
 
 
-def _crop_view(image: Image.Image, epoch: int, index: int, *, seed: int, size: int, min_area: float) -> Tensor:
+def _crop_view(image: StoredImage, epoch: int, index: int, *, seed: int, size: int, min_area: float) -> Tensor:
     return random_resized_crop(image, size=size, min_area=min_area, seed=seed, epoch=epoch, index=index)
 
 
 def _jittered_view(
-    image: Image.Image, epoch: int, index: int, *, seed: int, size: int, scales: tuple[int, int]
+    image: StoredImage, epoch: int, index: int, *, seed: int, size: int, scales: tuple[int, int]
 ) -> Tensor:
     return scale_jittered_crop(image, size=size, scales=scales, seed=seed, epoch=epoch, index=index)
