@@ -1,10 +1,11 @@
-"""From a photo's file to what the network sees, on one core: ours against torchvision's reference training pipeline.
+"""From photos' files to what the network sees, on one core: ours against torchvision's reference training pipeline.
 
-    python benchmarks/decoding.py FOLDER [--photos 256] [--rounds 5] [--json]
+    python benchmarks/decoding.py FOLDER [--photos 256] [--rounds 7] [--json]
 
-All decode, take a random resized crop of 224 pixels, mirror, and normalise into float32; ours does the last two on
-whole batches, in channels-last memory. torchvision's is that of its references/classification, with either backend.
-Images a second of one core's processor time, medians of rounds in turns.
+All take random crops of 8 to 100 percent of a photo's area at 224 pixels, mirror half of them, and normalise batches of
+32 into float32: ours as `vgg train` does it, theirs as in its references/classification, with either backend; both by a
+data loader in one process. Images a second of one core's processor time, medians of rounds in turns. The ratio is to
+the faster of the others, the median of the rounds' ratios.
 """
 
 import argparse
@@ -12,69 +13,81 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from vggnet.data.cropping import random_resized_crop
-from vggnet.data.decode import decode_image, image_files
-from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vggnet.data.folder import open_folder
+from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from vggnet.training.config import PHOTOS
-from vggnet.training.inputs import make_prepare
+from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches
 
-BATCH, SIZE, OURS = 32, 224, "vggnet"
-RECIPE = replace(PHOTOS, jitter=0.0)
+OURS = "vggnet"
+RECIPE = replace(PHOTOS, jitter=0.0, min_area=0.08, workers=0)  # does what the reference does
+Pass = Callable[[int], None]  # over all photos, in an epoch
 
 
-def theirs(backend: str) -> Callable[[list[Path]], torch.Tensor]:
-    """torchvision's reference: each image by itself, then the batch."""
+def theirs(folder: Path, indices: list[int], backend: str) -> Pass:
+    """torchvision's reference with one of its backends."""
     to_tensor = [v2.PILToTensor()]
-    change = [v2.RandomResizedCrop(SIZE, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)]
+    change = [v2.RandomResizedCrop(RECIPE.crop, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)]
     change += [v2.RandomHorizontalFlip(0.5)]
     scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), v2.ToPureTensor()]
-    pipeline = v2.Compose([*to_tensor, *change, *scale] if backend == "tensor" else [*change, *to_tensor, *scale])
+    pipeline = v2.Compose([*to_tensor, *change, *scale] if backend == "tensors" else [*change, *to_tensor, *scale])
+    loader = DataLoader(Subset(ImageFolder(str(folder), pipeline), indices), RECIPE.batch_size, shuffle=True)
 
-    def load(files: list[Path]) -> torch.Tensor:
-        return torch.stack([pipeline(Image.open(file).convert("RGB")) for file in files])
+    def load(epoch: int) -> None:
+        for _images, _labels in loader:
+            pass
 
     return load
 
 
-def ours(files: list[Path]) -> torch.Tensor:
-    """As `vggnet.training` does it."""
-    crop = partial(random_resized_crop, size=SIZE, min_area=RECIPE.min_area, seed=0, epoch=0)
-    pixels = torch.stack([crop(decode_image(file), index=index) for index, file in enumerate(files)])
-    return make_prepare(RECIPE, Preprocess())(pixels, torch.arange(len(files)), 0)
+def ours(folder: Path, indices: list[int]) -> Pass:
+    """What `vgg train` does before the network."""
+    source = open_folder(folder, "all")
+    preprocess = make_preprocess(RECIPE, source)
+    batches = make_train_batches(RECIPE, source, preprocess, np.array(indices))
+    prepare = make_prepare(RECIPE, preprocess)
+
+    def load(epoch: int) -> None:
+        for batch in batches.epoch(epoch):
+            prepare(batch.images, batch.indices, epoch)
+
+    return load
 
 
 def measure(folder: Path, photos: int, rounds: int) -> dict[str, Any]:
     """Images per second of each way, and how many times as fast ours is as the faster other."""
     torch.set_num_threads(1)
-    files = image_files([folder])
-    files = files[:: max(1, len(files) // photos)][:photos]
-    ways = {OURS: ours, "torchvision, tensors": theirs("tensor"), "torchvision, Pillow": theirs("pil")}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds + 1):
+    count = len(open_folder(folder, "all"))
+    indices = list(range(0, count, max(1, count // photos)))[:photos]
+    others = {f"torchvision, {backend}": theirs(folder, indices, backend) for backend in ("tensors", "Pillow")}
+    seconds: dict[str, list[float]] = {way: [] for way in (OURS, *others)}
+    ways = {OURS: ours(folder, indices), **others}
+    for epoch in range(rounds + 1):
         for way, load in ways.items():
             start = time.process_time()
-            for first in range(0, len(files), BATCH):
-                load(files[first : first + BATCH])
-            seconds[way].append(time.process_time() - start)
-    rates = {way: round(len(files) / median(taken[1:]), 1) for way, taken in seconds.items()}  # the first warms up
-    ratio = rates[OURS] / max(rate for way, rate in rates.items() if way != OURS)
-    return {"photos": len(files), "rates": rates, "ratio": round(ratio, 2)}
+            load(epoch)
+            if epoch:  # the first warms up
+                seconds[way].append(time.process_time() - start)
+    fastest = min(others, key=lambda way: median(seconds[way]))
+    ratios = [other / own for other, own in zip(seconds[fastest], seconds[OURS], strict=True)]
+    rates = {way: round(len(indices) / median(taken), 1) for way, taken in seconds.items()}
+    return {"photos": len(indices), "rates": rates, "ratio": round(median(ratios), 2)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="photos, in folders or not")
+    parser.add_argument("folder", type=Path, help="with photos in a folder a class")
     parser.add_argument("--photos", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     found = measure(arguments.folder, arguments.photos, arguments.rounds)

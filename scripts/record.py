@@ -4,6 +4,7 @@
     python scripts/record.py augment          runs benchmarks/augment.py -> docs/benchmarks.md
     python scripts/record.py overhead DATA    runs benchmarks/overhead.py on CIFAR-10 -> docs/benchmarks.md
     python scripts/record.py photos FOLDER    runs benchmarks/photos.py on photos -> docs/benchmarks.md
+    python scripts/record.py decoding FOLDER  runs benchmarks/decoding.py on photos -> docs/benchmarks.md
     python scripts/record.py bench NAME ...   runs vgg bench with these options -> docs/benchmarks.md
     python scripts/record.py speed            the rows of vgg study speed -> docs/results.md, both READMEs, a picture
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
@@ -22,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -59,6 +61,8 @@ def main() -> None:
     of_overhead.add_argument("data", help="CIFAR-10")
     of_photos = commands.add_parser("photos")
     of_photos.add_argument("folder", help="with a thousand photos")
+    of_decoding = commands.add_parser("decoding")
+    of_decoding.add_argument("folder", help="with photos in a folder a class")
     commands.add_parser("same-training")
     commands.add_parser("speed")
     commands.add_parser("depth")
@@ -76,6 +80,8 @@ def main() -> None:
         insert(DOCS / "benchmarks.md", "overhead", overhead_section(arguments.data))
     elif arguments.command == "photos":
         insert(DOCS / "benchmarks.md", "photos", photos_section(arguments.folder))
+    elif arguments.command == "decoding":
+        insert(DOCS / "benchmarks.md", "decoding", decoding_section(arguments.folder))
     elif arguments.command == "same-training":
         insert(DOCS / "benchmarks.md", "same-training", same_training_section())
     elif arguments.command == "speed":
@@ -178,6 +184,24 @@ def photos_section(folder: str) -> str:
     }
     lines = [f"| {way} | {rate} |" for way, rate in found["rates"].items()]
     return f"{table(facts)}\n\n| way | images/s |\n|---|---|\n" + "\n".join(lines)
+
+
+def decoding_section(folder: str) -> str:
+    """The benchmark of decoding and augmenting photos, run now."""
+    benchmark = [sys.executable, "benchmarks/decoding.py", folder, "--json"]
+    found = json.loads(subprocess.run(benchmark, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    own = owners(environment(torch.device("cpu")))
+    decoders = ", ".join(f"{name} {version(name)}" for name in ("torchvision", "pillow", "simplejpeg"))
+    facts = {
+        "command": "`python benchmarks/decoding.py $FLOWERS17/train`",
+        "work": f"{found['photos']:,} photos from file to float32: random crops of 224x224, half of them mirrored, "
+        "normalised, batches of 32 in turns; processor time of one thread",
+        "against the faster of torchvision's ways": f"**{found['ratio']:.2f} times as fast**",
+        **own,
+        "versions": f"{own['versions']}, {decoders}",
+    }
+    lines = [f"| {way} | {rate} |" for way, rate in found["rates"].items()]
+    return f"{table(facts)}\n\n| way | images/s of one core |\n|---|---|\n" + "\n".join(lines)
 
 
 def same_training_section() -> str:
