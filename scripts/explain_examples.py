@@ -38,7 +38,13 @@ CHANNELS = 6  # of each block, evenly spaced
 STEPS = 100
 # The last layer of each block, and pixels a side of the pictures that are painted for it.
 BLOCKS = {"relu1_2": 64, "relu2_2": 64, "relu3_3": 96, "relu4_3": 128, "relu5_3": 160}
-WHAT = ("edges and colours", "corners and fine textures", "textures", "parts", "objects and their parts")
+WHAT = (
+    "edges and lines of a direction",
+    "strokes, corners and fine textures",
+    "textures, and tips and stalks",
+    "parts: petals around a middle, dots, veins",
+    "objects and their parts; eyes and scales, of which flowers have few, so that photos excite most of these weakly",
+)
 
 
 def why(data: Path, folder: Path, name: str, index: int) -> dict[str, Any]:

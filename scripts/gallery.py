@@ -79,6 +79,36 @@ PICTURES = (
         "Each channel answers to petals of some directions; a few answer to the picture's border alone.",
     ),
     Picture(
+        "explain/block1.jpg",
+        "Block 1: edges",
+        "python scripts/explain_examples.py DATA blocks",
+        "The painted picture, and below it what excites the same channel in two photos: edges and thin lines of one direction each.",
+    ),
+    Picture(
+        "explain/block2.jpg",
+        "Block 2: strokes and corners",
+        "python scripts/explain_examples.py DATA blocks",
+        "Strokes, corners, letters; the paintings become fine textures.",
+    ),
+    Picture(
+        "explain/block3.jpg",
+        "Block 3: textures",
+        "python scripts/explain_examples.py DATA blocks",
+        "Tips of petals and stalks; painted as scales, nets and spots.",
+    ),
+    Picture(
+        "explain/block4.jpg",
+        "Block 4: parts",
+        "python scripts/explain_examples.py DATA blocks",
+        "Petals around a middle, dots, veins, an eye on a wing: parts of things, in any colour.",
+    ),
+    Picture(
+        "explain/block5.jpg",
+        "Block 5: objects",
+        "python scripts/explain_examples.py DATA blocks",
+        "Eyes, scales, gears and straps in the paintings; of the flowers a whole daisy excites its channel most.",
+    ),
+    Picture(
         "style/strokes.jpg",
         "Strokes, the style",
         "python scripts/style_examples.py WEIGHTS",
