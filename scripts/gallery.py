@@ -30,8 +30,8 @@ PICTURES = (
         "compare.png",
         "VGG beside other networks",
         "vgg compare",
-        "Published accuracy against the time for one photo, with the range of the rounds: a VGG takes as long as deeper "
-        "networks that are more right, and less than half of what stock PyTorch needs for it.",
+        "Published accuracy against the time for one photo, with the range of the rounds: a VGG-16 takes as long as "
+        "ResNet-50, which is more right, and less than half of what stock PyTorch needs for it.",
     ),
     Picture(
         "look/vgg16.svg",
@@ -44,14 +44,14 @@ PICTURES = (
         "look/receptive-fields.png",
         "What small kernels see together",
         "vgg show --receptive-field receptive-fields.png",
-        "Gradients of real layers: two 3x3 see what one 5x5 sees, three what a 7x7 sees, with the middle weighted more.",
+        "Gradients of real layers: two 3x3 see what one 5x5 sees, three what a 7x7 sees, and the middle counts more.",
     ),
     Picture(
         "explain/why-dog.jpg",
         "Why a dog?",
         "python scripts/explain_examples.py DATA why-dog",
-        "Four attributions side by side: Grad-CAM points at the head, integrated gradients at eyes and snout; occlusion "
-        "finds the paws and the ground to speak for a dog as well.",
+        "Four attributions side by side: Grad-CAM points at the head, integrated gradients at eyes and snout; by "
+        "occlusion the picture's lower left corner speaks for a dog as well, and its white chest against.",
     ),
     Picture(
         "explain/why-automobile.jpg",
@@ -63,14 +63,14 @@ PICTURES = (
         "explain/exciting.jpg",
         "What three channels look for",
         "python scripts/explain_examples.py DATA exciting",
-        "The test images that excite a channel most, and what the place sees of them: deep blue in block 1, bright green "
-        "or yellow spots in block 2, small brown birds that look to the left or right in block 4.",
+        "The test images that excite a channel most, and what the place sees of them: deep blue in block 1, bright "
+        "green or yellow spots in block 2, small brown birds in block 4.",
     ),
     Picture(
         "explain/filters.jpg",
         "The first filters of VGG-16",
         "python scripts/explain_examples.py DATA filters",
-        "Edges in several directions, spots, and colours against their opposites; a third of the filters are all but 0.",
+        "Edges in several directions, spots, and colours against their opposites; many filters are all but gray.",
     ),
     Picture(
         "explain/maps.jpg",
@@ -82,7 +82,8 @@ PICTURES = (
         "explain/block1.jpg",
         "Block 1: edges",
         "python scripts/explain_examples.py DATA blocks",
-        "The painted picture, and below it what excites the same channel in two photos: edges and thin lines of one direction each.",
+        "The painted picture, and below it what excites the same channel in two photos: edges and thin lines of one "
+        "direction each.",
     ),
     Picture(
         "explain/block2.jpg",
