@@ -69,7 +69,8 @@ def test_step_equals_plain_pytorch():
         lr=0.05, momentum=0.9, nesterov=True,
     )  # fmt: skip
     for _ in range(3):
-        loss_sum, correct = learner.train_step(images, labels)
+        loss_sum, correct, count = learner.train_step(images, labels)
+        assert count == 16
         logits = model(images)
         assert loss_sum == pytest.approx(F.cross_entropy(logits, labels).item() * 16, rel=1e-5)
         assert correct == sum(int(logits[i].argmax() == labels[i]) for i in range(16))
@@ -355,7 +356,7 @@ def test_of_equal_epochs_the_last_is_kept(tmp_path, monkeypatch):
     """Oracle: validation that gives 0.5, 0.7, 0.7 and 0.6, so the third epoch is noted in the weights."""
     accuracies = iter([0.5, 0.7, 0.7, 0.6])
     monkeypatch.setattr(
-        "vggnet.training.train._validator", lambda *_: lambda _: {"val_loss": 1.0, "val_accuracy": next(accuracies)}
+        "vggnet.training.train.make_validator", lambda *_: lambda _: {"val_loss": 1.0, "val_accuracy": next(accuracies)}
     )
     run = vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=4, batch_size=1024)
     from safetensors import safe_open

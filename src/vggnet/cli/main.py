@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 
+from vggnet.cli.ranks import is_alone, is_first
 from vggnet.errors import VGGError
 
 COMMANDS = {
@@ -54,6 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     if command not in COMMANDS:
         sys.exit(_complain(f"unknown command {command!r}. The commands are {', '.join(COMMANDS)}."))
+    if command != "train" and not is_alone():
+        sys.exit(
+            _complain(f"torchrun has started several processes, but vgg {command} works in one. Leave torchrun out.")
+        )
     # PyTorch's threads sleep while they wait for each other. By default they spin, and beside any other busy process a
     # step then takes about ten times as long; alone, sleeping costs 2 %. Heard only if set before PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -65,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     except VGGError as error:
         code = _complain(str(error))
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        if is_first():
+            print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,5 +103,6 @@ def _interrupted(_: int, frame: FrameType | None) -> None:
 
 
 def _complain(message: str) -> int:
-    print(f"vgg: {' '.join(message.split())}", file=sys.stderr)
+    if is_first():
+        print(f"vgg: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from vggnet.cli.parsing import parse
+from vggnet.cli.ranks import is_first
 from vggnet.training.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Train(Start):
     Fine-tune: vgg train --data photos/ --init-from runs/mine --head gap --lr 0.01
 
     Ctrl-C saves and stops; to go on exactly there: vgg train --resume runs/mine
+
+    In two processes: torchrun --nproc_per_node 2 --no-python vgg train --data cifar10
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -58,6 +61,8 @@ def main(arguments: list[str]) -> int:
     """Train or resume; returns the exit code."""
     start: Start = parse(Start, arguments, prog=PROG, add_help=False, return_unknown_args=True)[0]
     run = _train(arguments, start) if start.resume is None else _resume(arguments)
+    if not is_first():
+        return 0
     if not run.finished:
         print(f"stopped and saved; go on with: vgg train --resume {run.folder}", file=sys.stderr)
         return 130

@@ -2,7 +2,6 @@
 
 import math
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -66,7 +65,7 @@ class WholeImages:
         self.workers = workers
 
     def __iter__(self) -> Iterator[Tensor]:
-        loader = DataLoader(self.images, batch_size=None, num_workers=self.workers, worker_init_fn=_ignore_interrupts)
+        loader = DataLoader(self.images, batch_size=None, num_workers=self.workers, worker_init_fn=_leave_group)
         for pixels in loader:
             if isinstance(pixels, ImageError):
                 raise pixels
@@ -92,6 +91,7 @@ class TrainBatches:
     `batch_size`, and their sizes differ by one at most: a last batch of a few images would make a step, and batch norm
     statistics, of mostly noise.
     `view` sees each image, by default as the preprocessing; small images are then kept decoded.
+    `share` takes from a batch's indices those that are this process's to load; of several, each has its own.
     """
 
     def __init__(
@@ -104,8 +104,10 @@ class TrainBatches:
         seed: int,
         view: View | None = None,
         workers: int = 0,
+        share: Callable[[Tensor], Tensor] = lambda chunk: chunk,
     ) -> None:
         self.batches = _batches(source, preprocess, view, workers)
+        self.share = share
         self.indices = torch.from_numpy(indices)
         self.batch_size = batch_size
         self.seed = seed
@@ -116,7 +118,7 @@ class TrainBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from batch `start` on."""
-        return self.batches(self._epoch_chunks(epoch)[start:], epoch)
+        return self.batches([self.share(chunk) for chunk in self._epoch_chunks(epoch)[start:]], epoch)
 
     def _epoch_chunks(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
@@ -153,7 +155,7 @@ def _batches(
             batch_sampler=[chunk.tolist() for chunk in chunks],
             collate_fn=_stack,
             num_workers=workers,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_leave_group,
         )
         for pixels, chunk in zip(loader, chunks, strict=True):
             if isinstance(pixels, ImageError):
@@ -170,9 +172,9 @@ def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
     return errors[0] if errors else torch.stack([pixels.permute(1, 2, 0) for pixels in tensors]).permute(0, 3, 1, 2)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one finishes its step and then stops the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_group(worker: int) -> None:
+    """Ctrl-C and torchrun signal a whole group of processes; the main one finishes its step and stops the workers."""
+    os.setpgrp()
 
 
 class _Images(Dataset[Tensor | ImageError]):

@@ -36,13 +36,31 @@ class Checkpoints:
 
     def save(self, learner: Learner, position: Position) -> None:
         """Write everything that a resumed run needs.  Raises: NonFiniteError, StorageError; older ones then remain."""
+        used = learner.ranks.texts(json.dumps(choices().used()))
+        learner.ranks.first(self._save, learner, position, used)
+
+    def restore(self, learner: Learner) -> tuple[Position, list[str]]:
+        """Load the newest sound checkpoint into `learner`. Returns its position, and a note for each damaged one.
+
+        Without any checkpoint the run starts at the beginning.  Raises: RunError if all of them are damaged.
+        """
+        return learner.ranks.in_turn(self._restore, learner)
+
+    def newest_position(self) -> Position:
+        """How far the newest checkpoint is.  Raises: RunError if there is none or it cannot be read."""
+        entries = self._index()
+        if not entries:
+            raise RunError(f"{self.folder}: no checkpoint.")
+        return Position(**_read(self.folder / entries[0]["file"])[0]["position"])
+
+    def _save(self, learner: Learner, position: Position, used: list[str]) -> None:
         check_finite_weights(learner.model)
         name = f"epoch-{position.epoch:04d}-step-{position.step:06d}.safetensors"
         older = self._index()
         if any(entry["file"] == name for entry in older):
             return  # the same position has the same state
         with replacing(self.folder / name) as temporary:
-            save_file(_tensors(learner), temporary, _facts(position))
+            save_file(_tensors(learner), temporary, _facts(position, used))
             checksum = _sha256(temporary)
         kept = [{"file": name, "sha256": checksum}, *older][:KEPT]
         self._write_index(kept)
@@ -51,11 +69,7 @@ class Checkpoints:
                 file.unlink(missing_ok=True)
         self.saved_at = monotonic()
 
-    def restore(self, learner: Learner) -> tuple[Position, list[str]]:
-        """Load the newest sound checkpoint into `learner`. Returns its position, and a note for each damaged one.
-
-        Without any checkpoint the run starts at the beginning.  Raises: RunError if all of them are damaged.
-        """
+    def _restore(self, learner: Learner) -> tuple[Position, list[str]]:
         remove_leftovers(self.folder)
         damaged: list[str] = []
         entries = self._index()
@@ -72,13 +86,6 @@ class Checkpoints:
             raise RunError(f"no checkpoint is sound: {' '.join(damaged)} Train again from the start.")
         return Position(), damaged
 
-    def newest_position(self) -> Position:
-        """How far the newest checkpoint is.  Raises: RunError if there is none or it cannot be read."""
-        entries = self._index()
-        if not entries:
-            raise RunError(f"{self.folder}: no checkpoint.")
-        return Position(**_read(self.folder / entries[0]["file"])[0]["position"])
-
     def _write_index(self, entries: list[dict[str, str]]) -> None:
         write_text(self.folder / INDEX, json.dumps(entries, indent=1))
 
@@ -93,9 +100,14 @@ class Checkpoints:
             raise RunError(f"{path}: damaged ({error}). Remove it to start this run from the beginning.") from error
 
 
-def _facts(position: Position) -> dict[str, str]:
-    """Beside the tensors: how far the run is, and its choice of convolutions, so that it goes on with the same."""
-    return {"position": json.dumps(asdict(position)), "convolutions": json.dumps(choices().used())}
+def _facts(position: Position, used: list[str]) -> dict[str, str]:
+    """Beside the tensors: how far the run is, and each process's choice of convolutions, to go on with the same."""
+    first, *others = used
+    return {
+        "position": json.dumps(asdict(position)),
+        "convolutions": first,
+        "convolutions_of_others": f"[{', '.join(others)}]",
+    }
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
@@ -114,7 +126,8 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
     if _sha256(path) != checksum:
         raise RunError(f"{path} is damaged (its SHA-256 is not the recorded one).")
     facts, tensors = _read(path)
-    choices().fix(facts["convolutions"])
+    used = [facts["convolutions"], *facts.get("convolutions_of_others", ())]
+    choices().fix(used[min(learner.ranks.rank, len(used) - 1)])
     learner.model.load_state_dict(_under("model", tensors))
     if learner.average:
         learner.average.load_state_dict(_under("average", tensors))

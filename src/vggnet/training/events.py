@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -11,12 +12,16 @@ from vggnet.training.fit import Row
 
 
 class Events:
-    """Scalars by epoch. `epoch` is the first to come; later ones of an interrupted run are dropped."""
+    """Scalars by epoch, while entered. `epoch` is the first to come; later ones of an interrupted run are dropped."""
 
     def __init__(self, folder: Path, epoch: int) -> None:
         self.folder = folder
+        self.epoch = epoch
+
+    def __enter__(self) -> Self:
         with self._on_disk():
-            self.writer = SummaryWriter(str(folder), purge_step=epoch)
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.epoch)
+        return self
 
     def write(self, row: Row, lr: float) -> None:
         """Add the row of one epoch and its last learning rate.  Raises: StorageError."""
@@ -25,7 +30,7 @@ class Events:
                 if name != "epoch":
                     self.writer.add_scalar(name, value, row["epoch"])
 
-    def close(self) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Write what is still in memory.  Raises: StorageError."""
         with self._on_disk():
             self.writer.close()

@@ -83,30 +83,34 @@ def fit(
     after_step: called with the position after every step; the place for checkpoints and progress.
     Every random draw is a function of `seed` and the position (torch's global generator is seeded at each step), so
     a run that goes on from a saved position repeats the uninterrupted one exactly.
+    In several processes (`learner.ranks`) each has its shares of the batches, and all yield the same rows.
     Raises: NonFiniteError, naming epoch and step, before anything non-finite is kept.
     """
-    steps_per_epoch = len(batches)
+    steps_per_epoch, ranks = len(batches), learner.ranks
     for epoch in range(position.epoch, epochs):
         learner.train()
         started = perf_counter()
-        for batch in batches.epoch(epoch, start=position.step):
-            torch.manual_seed(derive_seed(seed, epoch, position.step))
+        for batch in ranks.each(batches.epoch(epoch, start=position.step)):
+            torch.manual_seed(
+                derive_seed(seed, epoch, position.step) + ranks.rank
+            )  # each share has a dropout of its own
             factor = lr_factor(epoch * steps_per_epoch + position.step, position.rows)
             for group in learner.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             images = prepare(batch.images.to(learner.device, non_blocking=True), batch.indices, epoch)
             labels = batch.labels.to(learner.device, non_blocking=True)
             try:
-                loss_sum, correct = learner.train_step(images, labels)
+                loss_sum, correct, count = learner.train_step(images, labels)
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"{error} at step {position.step + 1} of epoch {epoch + 1} (images {_shown(batch.indices)}). "
                     "Start again with a lower lr, or with batch norm (a _bn model)."
                 ) from error
             now = perf_counter()
-            position.count(loss_sum, correct, len(labels), now - started)
+            position.count(loss_sum, correct, count, now - started)
             started = now
             after_step(position)
+        learner.share_statistics()
         check_finite_weights(learner.kept)
         validation = validate(learner.kept)
         yield position.finish_epoch(validation, perf_counter() - started)

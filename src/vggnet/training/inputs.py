@@ -19,6 +19,7 @@ from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGEN
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError
 from vggnet.training.config import TrainConfig
+from vggnet.training.parallel import ALONE, Ranks
 
 EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
 COLOUR_IMAGES = 1000  # from which the principal components of colours are measured, at most
@@ -77,9 +78,9 @@ def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess
 
 
 def make_train_batches(
-    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64]
+    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64], ranks: Ranks = ALONE
 ) -> TrainBatches:
-    """The shuffled batches of the images at `indices`."""
+    """The shuffled batches of the images at `indices`, of each the share of this process."""
     return TrainBatches(
         source,
         preprocess,
@@ -87,16 +88,17 @@ def make_train_batches(
         indices=indices,
         seed=config.seed,
         view=_view(config),
-        workers=_workers(config, preprocess),
+        workers=_workers(config, preprocess, ranks),
+        share=ranks.share,
     )
 
 
 def make_val_batches(
-    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64]
+    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64], ranks: Ranks = ALONE
 ) -> EvalBatches:
-    """The images at `indices`, each once."""
+    """The images at `indices`, each once, in one of the processes."""
     batch_size = config.batch_size * (EVAL_BATCH if config.crop <= SMALL else 1)
-    return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess), indices)
+    return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess, ranks), ranks.share(indices))
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
@@ -130,8 +132,8 @@ def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:
     )
 
 
-def _workers(config: TrainConfig, preprocess: Preprocess) -> int:
-    return default_workers(preprocess) if config.workers is None else config.workers
+def _workers(config: TrainConfig, preprocess: Preprocess, ranks: Ranks) -> int:
+    return -(-default_workers(preprocess) // ranks.on_this_machine) if config.workers is None else config.workers
 
 
 def _view(config: TrainConfig) -> View | None:

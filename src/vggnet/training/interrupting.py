@@ -15,9 +15,10 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
+def stop_on_signal(*, repeated: bool = False) -> Iterator[StopRequest]:
     """Within the block the first SIGINT or SIGTERM sets the request; a second one acts as it did before.
 
+    repeated: a second one changes nothing. torchrun sends on what it gets, also to processes that have got it already.
     Outside the main thread, where Python allows no signal handlers, the request is never set.
     """
     request = StopRequest()
@@ -32,7 +33,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         request.requested = True
-        restore()
+        if not repeated:
+            restore()
 
     for number in previous:
         signal.signal(number, on_signal)

@@ -17,6 +17,7 @@ from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.training.config import TrainConfig
 from vggnet.training.muon import Muon
+from vggnet.training.parallel import ALONE, Ranks
 from vggnet.vgg import VGG, build
 
 
@@ -32,6 +33,7 @@ class Learner:
     label_smoothing: float = 0.0
     accumulate: int = 1
     frozen: tuple[nn.Module, ...] = ()  # layers that stay as they are
+    ranks: Ranks = ALONE  # the processes that learn together
 
     @property
     def kept(self) -> VGG:
@@ -44,26 +46,37 @@ class Learner:
         for layer in self.frozen:
             layer.eval()
 
-    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """Update on one batch: images float (N, C, H, W), labels int64 (N,).
+    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int, int]:
+        """Update on one batch, or this process's share of it: images float (N, C, H, W), labels int64 (N,).
 
-        Returns the summed cross-entropy (nats, without label smoothing) and the number correct.
+        Returns the summed cross-entropy (nats, without label smoothing), the number correct and that of images, of the
+        whole batch.
         Raises: NonFiniteError if loss or gradient is not finite, before any weight is updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        (count,) = self.ranks.sum(len(labels))
         loss_sum, correct = 0.0, 0
-        for part, part_labels in zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True):
+        parts = zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True) if len(labels) else ()
+        for part, part_labels in parts:
             loss, plain_loss, part_correct = self.losses(self.forward(part), part_labels)
-            (loss / len(labels)).backward()  # type: ignore[no-untyped-call]
+            (loss / count).backward()  # type: ignore[no-untyped-call]
             loss_sum += plain_loss.item()
             correct += int(part_correct)
+        self.ranks.sum_gradients(self.model)
+        loss_sum, all_correct = self.ranks.sum(loss_sum, correct)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         _require_finite("the loss", loss_sum)
         _require_finite("the norm of the gradient", get_total_norm(gradients).item())
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.model)
-        return loss_sum, correct
+        return loss_sum, int(all_correct), int(count)
+
+    def share_statistics(self) -> None:
+        """Take over the running statistics of batch norm that the first process has gathered from its shares."""
+        for network in (self.model, self.average):
+            if network is not None:
+                self.ranks.copy_first(network.buffers())
 
     def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of logits (n, K) and labels (n,), summed: what to minimise, the loss without smoothing, number correct."""
@@ -94,10 +107,11 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
     )
 
 
-def make_learner(config: TrainConfig, model: VGG) -> Learner:
-    """Move the model to its device and give it an optimiser."""
+def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learner:
+    """Move the model to its device and give it an optimiser. It starts as it is in the first of the processes."""
     device = choose_device(config.device)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ranks.copy_first(model.state_dict().values())
     if device.type == "cpu":
         accelerate(model)
     frozen = _freeze(model, config.freeze)
@@ -111,6 +125,7 @@ def make_learner(config: TrainConfig, model: VGG) -> Learner:
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
         frozen=frozen,
+        ranks=ranks,
     )
 
 

@@ -1,6 +1,6 @@
 """Training a network that gives boxes (paper, appendix A): targets that move with the augmentation, Euclidean loss."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from vggnet.data.augment import BatchAugment
 from vggnet.data.boxes import read_boxes, to_crop
-from vggnet.data.loading import Batch, EvalBatches
+from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.errors import ConfigError
 from vggnet.evaluation.localisation import decode, encode, is_correct
 from vggnet.evaluation.predicting import inference
 from vggnet.training.config import TrainConfig
-from vggnet.training.fit import Batches, Row
+from vggnet.training.fit import Batches
 from vggnet.training.learner import Learner
 from vggnet.vgg import VGG
 
@@ -108,18 +108,14 @@ def box_sums(outputs: Tensor, targets: Tensor, crop: int) -> Sums:
     return Sums((boxes - true).square().sum() / 2, torch.tensor(is_correct(found, wanted).sum()))
 
 
-def box_validator(
-    batches: EvalBatches, targets: Tensor, preprocess: Preprocess, device: torch.device
-) -> Callable[[VGG], Row]:
-    """A function of the weights to keep: the validation columns of an epoch's row."""
-
-    def validate(model: VGG) -> Row:
-        loss, correct, images = 0.0, 0, 0
-        with inference(model):
-            for batch in batches:
-                outputs = model(preprocess.normalize(batch.images.to(device)))
-                sums = box_sums(outputs, targets[batch.indices].to(device), preprocess.crop)
-                loss, correct, images = loss + sums.loss.item(), correct + int(sums.correct), images + len(outputs)
-        return {"val_loss": loss / images, "val_accuracy": correct / images} if images else {}
-
-    return validate
+def sum_boxes(
+    model: VGG, *, batches: Iterable[Batch], targets: Tensor, preprocess: Preprocess, device: torch.device
+) -> tuple[float, int, int]:
+    """Over all batches: the loss, the number correct, and that of images.  Raises: ImageError."""
+    loss, correct, images = 0.0, 0, 0
+    with inference(model):
+        for batch in batches:
+            outputs = model(preprocess.normalize(batch.images.to(device)))
+            sums = box_sums(outputs, targets[batch.indices].to(device), preprocess.crop)
+            loss, correct, images = loss + sums.loss.item(), correct + int(sums.correct), images + len(outputs)
+    return loss, correct, images

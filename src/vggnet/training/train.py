@@ -4,22 +4,23 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vggnet.atomic import remove_leftovers
 from vggnet.conv3x3.choice import choices
 from vggnet.data.arrays import SMALL
-from vggnet.data.loading import EvalBatches
 from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, NonFiniteError, RunError, StorageError
-from vggnet.evaluation.testing import evaluate
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
@@ -39,10 +40,11 @@ from vggnet.training.localising import (
     BoxBatches,
     BoxLearner,
     box_targets,
-    box_validator,
     check_box_config,
     start_at_the_mean,
+    sum_boxes,
 )
+from vggnet.training.parallel import Ranks, join
 from vggnet.training.progress import Progress
 from vggnet.training.run import (
     CURVES,
@@ -55,6 +57,7 @@ from vggnet.training.run import (
     require_room,
 )
 from vggnet.training.schedule import lr_factor
+from vggnet.training.validating import make_validator, sum_classes
 from vggnet.vgg import VGG, empty
 from vggnet.weights.files import describe, load, save
 from vggnet.weights.transfer import transfer
@@ -80,20 +83,29 @@ def train(
     progress: show a progress bar and a line for each epoch on stderr.
     A run that fails before its first checkpoint leaves nothing behind; only if the disk was full, `resume` goes on.
     Ctrl-C ends the run after the current step with a checkpoint; `Run.finished` is then False and `resume` goes on.
+    Under torchrun all its processes train one network together (`vggnet.training.parallel`), and the first one writes.
     Raises: ConfigError, DataError, RunError, WeightsError, NonFiniteError, StorageError.
     """
+    ranks = join()
+    config, model, source, description = ranks.in_turn(_prepare, data, preset, init_from, fields, ranks)
+    folder = Path(ranks.text(str(out or default_folder(str(data), config.model))))
+    with ranks.within(_new_run(folder, description, _room(config, model))):
+        return _run(Run(folder), model, source, ranks, progress)
+
+
+def _prepare(
+    data: str | Path, preset: str | None, init_from: Path | str | None, fields: dict[str, Any], ranks: Ranks
+) -> tuple[TrainConfig, VGG, Source, dict[str, Any]]:
+    """What a training starts from, and its config.json, before anything is written."""
     preset = preset or suggest_preset(data)
     config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
     config = with_colour_axes(config, source, preprocess)
     model = _new_model(config, source, preprocess)
-    _check(config, source, preprocess, model)
+    _check(config, source, preprocess, model, ranks)
     if init_from is not None:
         transfer(load(init_from, in_channels=config.in_channels, width=config.width), model)
-    folder = Path(out) if out else default_folder(str(data), config.model)
-    copies = 2 + 3 * (3 if config.ema else 2)  # weights and their successor; three checkpoints with momentum, average
-    require_room(folder, copies * sum(tensor.nbytes for tensor in model.state_dict().values()))
     description = {
         "data": str(data),
         "preset": preset,
@@ -102,13 +114,27 @@ def train(
         "images": len(source),
         "fingerprint": source.fingerprint,
         "preprocess": preprocess.as_dict(),
-        "environment": environment(choose_device(config.device)),
+        "environment": environment(choose_device(config.device)) | {"processes": ranks.size},
         "config": config.as_dict(),
     }
+    return config, model, source, description
+
+
+def _room(config: TrainConfig, model: VGG) -> int:
+    """Bytes: weights and their successor; three checkpoints with momentum, and with the average if there is one."""
+    copies = 2 + 3 * (3 if config.ema else 2)
+    num_bytes: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return copies * num_bytes
+
+
+@contextmanager
+def _new_run(folder: Path, description: dict[str, Any], room: int) -> Iterator[None]:
+    """Make a run folder that other processes keep out of.  Raises: RunError, StorageError."""
+    require_room(folder, room)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     run = Run.create(folder, description)
     with run.locked(), _removed_on_failure(run, missing):
-        return _run(run, model, source, progress)
+        yield
 
 
 def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = False) -> Run:
@@ -118,6 +144,7 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
     Raises: RunError if the folder is not a run's, the data are not the same, or a finished run has lost its weights; as
         `train` otherwise.
     """
+    ranks = join()
     opened = Run.open(Path(run))
     if opened.finished and not opened.weights.is_file():
         raise RunError(
@@ -126,19 +153,28 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
         )
     if opened.finished and (opened.folder / CURVES).is_file():
         return opened
-    source = open_source(data or opened.data, "train")
-    was = opened.description
+    model, source = ranks.in_turn(_reopen, opened, data, ranks)
+    with ranks.within(opened.locked()):
+        return _run(opened, model, source, ranks, progress)
+
+
+def _reopen(run: Run, data: str | Path | None, ranks: Ranks) -> tuple[VGG, Source]:
+    """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
+    source = open_source(data or run.data, "train")
+    was = run.description
     same = list(source.classes) == was["classes"] and len(source) == was["images"]
     if not same or (data is None and source.fingerprint != was["fingerprint"]):
         raise RunError(
-            f"{data or opened.data} is not what {run} was started with: {len(source)} images of {len(source.classes)} "
-            f"classes, then {was['images']} of {len(was['classes'])}, or files have changed. Restore them."
+            f"{data or run.data} is not what {run.folder} was started with: {len(source)} images of "
+            f"{len(source.classes)} classes, then {was['images']} of {len(was['classes'])}, or files have changed. "
+            "Restore them."
         )
-    if was.get("init_from") and not opened.has_checkpoint:
-        raise RunError(f"{run} was stopped before its given weights were saved. Start it again into another folder.")
-    model = _new_model(opened.config, source, opened.preprocess)
-    with opened.locked():
-        return _run(opened, model, source, progress)
+    if was.get("init_from") and not run.has_checkpoint:
+        raise RunError(
+            f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
+        )
+    _check_shares(run.config, _split(run.config, source)[0], ranks)
+    return _new_model(run.config, source, run.preprocess), source
 
 
 def suggest_preset(data: str | Path) -> str:
@@ -173,9 +209,24 @@ def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> V
     return model
 
 
-def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG) -> None:
+def _split(config: TrainConfig, source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The images to train on and those to validate on.  Raises: ConfigError."""
+    return carve(source.labels, config.val_fraction, config.seed)
+
+
+def _check_shares(config: TrainConfig, indices: NDArray[np.int64], ranks: Ranks) -> None:
+    """Raises: ConfigError if there are batches of which some process would get no image."""
+    smallest = len(indices) // ceil(len(indices) / config.batch_size)
+    if smallest < ranks.size:
+        raise ConfigError(
+            f"{ranks.size} processes share each batch, but with batch_size {config.batch_size} the smallest one has "
+            f"{smallest} images; start fewer, or take larger batches."
+        )
+
+
+def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG, ranks: Ranks) -> None:
     """Find what cannot work before a run folder is made.  Raises: ConfigError, InputError."""
-    carve(source.labels, config.val_fraction, config.seed)
+    _check_shares(config, _split(config, source)[0], ranks)
     if config.augment == "article" and config.crop > SMALL:
         raise ConfigError(f'augment "article" is for images of {SMALL} pixels or fewer, but crop is {config.crop}.')
     shape = (2, config.in_channels, config.crop, config.crop)
@@ -183,48 +234,49 @@ def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: V
     empty(model.architecture)(torch.empty(shape, device="meta"))
 
 
-def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
+def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> Run:
     """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
     config, preprocess = run.config, run.preprocess
-    train_indices, val_indices = carve(source.labels, config.val_fraction, config.seed)
-    batches: Batches = make_train_batches(config, source, preprocess, train_indices)
-    val_batches = make_val_batches(config, source, preprocess, val_indices)
-    learner = make_learner(config, model)
-    validate = _validator(val_batches, preprocess, learner.device)
+    train_indices, val_indices = _split(config, source)
+    batches: Batches = make_train_batches(config, source, preprocess, train_indices, ranks)
+    val_batches = make_val_batches(config, source, preprocess, val_indices, ranks)
+    learner = make_learner(config, model, ranks)
+    to_count: dict[str, Any] = {"batches": val_batches, "preprocess": preprocess, "device": learner.device}
+    count = partial(sum_classes, **to_count)
     if config.task == "localise":
         targets = box_targets(source, preprocess)
         batches = BoxBatches(batches, targets, make_augment(config, preprocess), config.seed, config.crop)
         learner = BoxLearner.of(learner, config.crop)
-        validate = box_validator(val_batches, targets, preprocess, learner.device)
-    shown = Progress(config.epochs, len(batches), visible=progress)
+        count = partial(sum_boxes, targets=targets, **to_count)
+    shown = Progress(config.epochs, len(batches), visible=progress and ranks.is_first)
     factor = partial(lr_factor, config, len(batches))
-    with stop_on_signal() as stop, closing(shown):
+    with stop_on_signal(repeated=ranks.size > 1) as stop, closing(shown):
         checkpoints, position = _restore(run, learner, shown)
         epochs = fit(
             learner,
             batches,
             prepare=make_prepare(config, preprocess),
-            validate=validate,
+            validate=make_validator(count, ranks),
             lr_factor=factor,
             epochs=config.epochs,
             seed=config.seed,
             position=position,
             after_step=_after_step(checkpoints, learner, shown, stop, config.checkpoint_minutes),
         )
-        with closing(Events(run.folder / EVENTS, position.epoch + 1)) as events:
+        with ranks.within(Events(run.folder / EVENTS, position.epoch + 1)) as events:
             try:
                 while not has_ended(config, position.rows):
                     shown.begin(position)
                     row = next(epochs)
                     best = best_row(position.rows)
                     if best is row:
-                        save(learner.kept, run.weights, notes={"run": run.description, "epoch": row})
+                        notes = {"run": run.description, "epoch": row}
+                        ranks.first(partial(save, learner.kept, run.weights, notes=notes))
                     checkpoints.save(learner, position)
-                    run.write_history(position.rows)
-                    run.write_choices(choices().used())
-                    events.write(row, config.lr * factor(position.epoch * len(batches) - 1, position.rows[:-1]))
+                    lr = config.lr * factor(position.epoch * len(batches) - 1, position.rows[:-1])
+                    ranks.first(_write_rows, run, position.rows, events, lr)
                     shown.epoch(row, best)
-                    if stop.requested:
+                    if any(ranks.sum(stop.requested)):
                         break
             except NonFiniteError as error:
                 kept = " The last checkpoint is sound." if run.has_checkpoint else ""
@@ -232,7 +284,8 @@ def _run(run: Run, model: VGG, source: Source, progress: bool) -> Run:
             except _StoppedError:
                 pass
         if position.rows:
-            draw_curves(position.rows, run.folder / CURVES, title=f"{config.model} on {Path(source.name).name}")
+            title = f"{config.model} on {Path(source.name).name}"
+            ranks.first(partial(draw_curves, position.rows, run.folder / CURVES, title=title))
     return run
 
 
@@ -257,28 +310,24 @@ def _removed_on_failure(run: Run, folders: list[Path]) -> Iterator[None]:
 
 def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, Position]:
     """Load the newest sound checkpoint, and mend what a kill may have left behind it."""
-    remove_leftovers(run.folder)
+    ranks = learner.ranks
+    ranks.first(remove_leftovers, run.folder)
     checkpoints = Checkpoints(run.folder / STATE)
     position, damaged = checkpoints.restore(learner)
     for message in damaged:
         shown.note(f"{message} Going on from an older checkpoint.")
     if position.rows:
-        run.write_history(position.rows)  # a kill may have come between checkpoint and history
+        ranks.first(run.write_history, position.rows)  # a kill may have come between checkpoint and history
     if run.description.get("init_from") and position == Position():
         checkpoints.save(learner, position)  # the seed alone does not give these weights again
     return checkpoints, position
 
 
-def _validator(batches: EvalBatches, preprocess: Preprocess, device: torch.device) -> Callable[[VGG], Row]:
-    """A function of the weights to keep: the validation columns of an epoch's row."""
-
-    def validate(model: VGG) -> Row:
-        if not len(batches):
-            return {}
-        scores = evaluate(model, batches, preprocess=preprocess, device=device)
-        return {"val_loss": scores.loss, "val_accuracy": scores.top1}
-
-    return validate
+def _write_rows(run: Run, rows: list[Row], events: Events, lr: float) -> None:
+    """Write down the last of the rows, and which convolutions were taken."""
+    run.write_history(rows)
+    run.write_choices(choices().used())
+    events.write(rows[-1], lr)
 
 
 def _after_step(
@@ -288,9 +337,11 @@ def _after_step(
 
     def after_step(position: Position) -> None:
         shown.step(position)
-        if stop.requested or checkpoints.is_due(checkpoint_minutes):
+        ranks = learner.ranks
+        stops, due = ranks.sum(stop.requested, ranks.is_first and checkpoints.is_due(checkpoint_minutes))
+        if stops or due:
             checkpoints.save(learner, position)
-        if stop.requested:
+        if stops:
             raise _StoppedError
 
     return after_step

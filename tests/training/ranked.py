@@ -1,0 +1,53 @@
+"""What torchrun starts for a test: trainings one after the other. Each process says how each of them ended.
+
+A job is what `vggnet.train` takes, or only "out" to resume, and perhaps "fault": what befalls which rank at which step.
+"""
+
+import json
+import os
+import signal
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import vggnet
+from vggnet.training.fit import Position
+from vggnet.training.learner import Learner
+
+RANK = int(os.environ["RANK"])
+
+
+def finish(out, fault=None, data="digits", **fields):
+    try:
+        with befallen(fault) if fault and fault["rank"] == RANK else nullcontext():
+            run = vggnet.train(data, out=out, **fields) if fields else vggnet.resume(out)
+    except vggnet.VGGError as error:
+        return f"{type(error).__name__}: {error}"
+    return "finished" if run.finished else "stopped"
+
+
+@contextmanager
+def befallen(fault):
+    """The signal `fault["signal"]` after the step "epoch:step", or without a signal a loss that is no number in it."""
+    count, losses, position = Position.count, Learner.losses, Position()
+
+    def signalling(self, *arguments):
+        count(self, *arguments)
+        position.epoch, position.step = self.epoch, self.step
+        if "signal" in fault and f"{self.epoch}:{self.step}" == fault["step"]:
+            os.kill(os.getpid(), getattr(signal, fault["signal"]))
+
+    def poisoned(self, *arguments):
+        loss, plain, correct = losses(self, *arguments)
+        now = f"{position.epoch}:{position.step + 1}" == fault["step"] and "signal" not in fault
+        return loss, plain * float("nan") if now else plain, correct
+
+    with patch.object(Position, "count", signalling), patch.object(Learner, "losses", poisoned):
+        yield
+
+
+if __name__ == "__main__":
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        sys.stdout.write(json.dumps([RANK, finish(**job)]) + "\n")  # at once: the ranks share the pipe
+        sys.stdout.flush()
