@@ -1,6 +1,7 @@
 """What torchrun starts for a test: trainings one after the other. Each process says how each of them ended.
 
-A job is what `vggnet.train` takes, or only "out" to resume, and perhaps "fault": what befalls which rank at which step.
+A job is what `vggnet.train` takes, or only "out" to resume. "fault" says what befalls which rank at which step,
+"lopsided" that the first rank gets all images.
 """
 
 import json
@@ -14,13 +15,15 @@ from unittest.mock import patch
 import vggnet
 from vggnet.training.fit import Position
 from vggnet.training.learner import Learner
+from vggnet.training.parallel import Ranks
 
 RANK = int(os.environ["RANK"])
 
 
-def finish(out, fault=None, data="digits", **fields):
+def finish(out, fault=None, lopsided=False, data="digits", **fields):
+    share = patch.object(Ranks, "share", lambda self, indices: indices if self.is_first else indices[:0])
     try:
-        with befallen(fault) if fault and fault["rank"] == RANK else nullcontext():
+        with befallen(fault) if fault and fault["rank"] == RANK else share if lopsided else nullcontext():
             run = vggnet.train(data, out=out, **fields) if fields else vggnet.resume(out)
     except vggnet.VGGError as error:
         return f"{type(error).__name__}: {error}"

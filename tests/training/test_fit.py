@@ -92,6 +92,16 @@ def test_accumulated_parts_equal_the_whole_batch():
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_batch_without_images_changes_nothing():
+    """Oracle: the weights before the step."""
+    images, labels = batch()
+    learner = make_learner(replace(TINY, momentum=0.9), build_model(TINY, 3))
+    learner.train_step(images, labels)
+    before = copy.deepcopy(learner.model.state_dict())
+    assert learner.train_step(images[:0], labels[:0]) == (0.0, 0, 0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in learner.model.state_dict().items())
+
+
 def test_average_follows_its_formula():
     """Oracle: average = decay * average + (1 - decay) * weights, in a loop; it starts at the first weights."""
     images, labels = batch()

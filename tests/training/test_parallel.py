@@ -57,12 +57,21 @@ def start(processes, *command, **environment):
     )
 
 
+def hear(process):
+    """What a launcher and its processes say until their end; they are ended if they wait for each other for ever."""
+    try:
+        return process.communicate(timeout=900)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise
+
+
 def finish(folder, jobs):
     """How each job ended, by name and rank, and what else was said; the jobs follow each other in each process."""
     file = folder / "jobs.json"
     file.write_text(json.dumps([{"out": folder / name, **job} for name, job in jobs.items()], default=str))
     process = start(PROCESSES, SCRIPT, file, VGGNET_CACHE=str(folder / "cache"), VGGNET_CONV="winograd4")
-    said, notes = process.communicate()
+    said, notes = hear(process)
     ends = [json.loads(line) for line in said.splitlines()]
     by_rank = [[end for by, end in ends if by == rank] for rank in range(PROCESSES)]
     return dict(zip(jobs, zip(*by_rank, strict=False), strict=False)), notes
@@ -121,6 +130,7 @@ def done(folder):
     jobs = {
         "summed": SUMMED,
         "frozen": FROZEN,
+        "lopsided": SUMMED | {"lopsided": True},
         "localised": BOXES | boxes,
         "poisoned": SUMMED | {"fault": {"rank": 1, "step": "0:3"}},
         "unread": PHOTOS | photos,
@@ -149,9 +159,12 @@ def test_shares_are_a_partition(size):
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize(("name", "job"), [("summed", SUMMED), ("frozen", FROZEN), ("localised", BOXES)])
+@pytest.mark.parametrize(
+    ("name", "job"), [("summed", SUMMED), ("frozen", FROZEN), ("lopsided", SUMMED), ("localised", BOXES)]
+)
 def test_processes_train_as_one(done, folder, tmp_path, name, job):
-    """Oracle: one process. No number here is a multiple of three; boxes are validated on two images."""
+    """Oracle: one process. No number here is a multiple of three; boxes are validated on two images; lopsided
+    shares are all and nothing."""
     assert done[name] == ("finished",) * PROCESSES
     one = vggnet.train(**{"data": folder / "data" / "boxes"} | job, out=tmp_path / "run")
     assert rows(folder / name) == [pytest.approx(row, rel=1e-5) for row in rows(one.folder)]
@@ -206,7 +219,7 @@ def test_the_command_stops_as_one(tmp_path):
         if line.startswith("epoch 1/3"):
             process.send_signal(signal.SIGINT)
             break
-    _, rest = process.communicate()
+    _, rest = hear(process)
     notes = "".join(heard) + rest
     assert notes.count(f"go on with: vgg train --resume {tmp_path / 'run'}\n") == 1, notes
     assert notes.count("epoch 1/3 |") == 1

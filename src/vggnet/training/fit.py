@@ -97,7 +97,8 @@ def fit(
             factor = lr_factor(epoch * steps_per_epoch + position.step, position.rows)
             for group in learner.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            images = prepare(batch.images.to(learner.device, non_blocking=True), batch.indices, epoch)
+            images = batch.images.to(learner.device, non_blocking=True)
+            images = prepare(images, batch.indices, epoch) if len(images) else images
             labels = batch.labels.to(learner.device, non_blocking=True)
             try:
                 loss_sum, correct, count = learner.train_step(images, labels)

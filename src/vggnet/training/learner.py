@@ -50,11 +50,13 @@ class Learner:
         """Update on one batch, or this process's share of it: images float (N, C, H, W), labels int64 (N,).
 
         Returns the summed cross-entropy (nats, without label smoothing), the number correct and that of images, of the
-        whole batch.
+        whole batch. Without any image nothing is updated.
         Raises: NonFiniteError if loss or gradient is not finite, before any weight is updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
         (count,) = self.ranks.sum(len(labels))
+        if not count:
+            return 0.0, 0, 0
         loss_sum, correct = 0.0, 0
         parts = zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True) if len(labels) else ()
         for part, part_labels in parts:

@@ -268,14 +268,11 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
                 while not has_ended(config, position.rows):
                     shown.begin(position)
                     row = next(epochs)
-                    best = best_row(position.rows)
-                    if best is row:
-                        notes = {"run": run.description, "epoch": row}
-                        ranks.first(partial(save, learner.kept, run.weights, notes=notes))
+                    ranks.first(_save_if_best, run, learner.kept, position.rows)
                     checkpoints.save(learner, position)
                     lr = config.lr * factor(position.epoch * len(batches) - 1, position.rows[:-1])
                     ranks.first(_write_rows, run, position.rows, events, lr)
-                    shown.epoch(row, best)
+                    shown.epoch(row, best_row(position.rows))
                     if any(ranks.sum(stop.requested)):
                         break
             except NonFiniteError as error:
@@ -321,6 +318,12 @@ def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, 
     if run.description.get("init_from") and position == Position():
         checkpoints.save(learner, position)  # the seed alone does not give these weights again
     return checkpoints, position
+
+
+def _save_if_best(run: Run, model: VGG, rows: list[Row]) -> None:
+    """Keep these weights if no row before the last is better."""
+    if best_row(rows) is rows[-1]:
+        save(model, run.weights, notes={"run": run.description, "epoch": rows[-1]})
 
 
 def _write_rows(run: Run, rows: list[Row], events: Events, lr: float) -> None:
