@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
-from vggnet.data.arrays import SMALL, decoded
+from vggnet.data.arrays import SMALL, decode_all, decoded, named
 from vggnet.data.decode import StoredImage
 from vggnet.data.draws import derive_seed
 from vggnet.data.preprocess import Preprocess
@@ -22,6 +22,9 @@ from vggnet.errors import ImageError
 
 # Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
 View = Callable[[StoredImage, int, int], Tensor]
+
+# Hears of each image that cannot be read, and is left out: skip(index, error).
+Skip = Callable[[int, ImageError], None]
 
 
 class Batch(NamedTuple):
@@ -33,7 +36,10 @@ class Batch(NamedTuple):
 
 
 class EvalBatches:
-    """Every image once, in order, as the preprocessing sees it. `indices` limits it to a part of the source."""
+    """Every image once, in order, as the preprocessing sees it. `indices` limits it to a part of the source.
+
+    skip: called with each image that cannot be read, which is left out; without it such an image raises ImageError.
+    """
 
     def __init__(
         self,
@@ -42,8 +48,9 @@ class EvalBatches:
         batch_size: int,
         workers: int = 0,
         indices: NDArray[np.int64] | None = None,
+        skip: Skip | None = None,
     ) -> None:
-        self.batches = _batches(source, preprocess, None, workers)
+        self.batches = _batches(source, preprocess, None, workers, skip)
         indices = np.arange(len(source)) if indices is None else indices
         self.chunks = _chunks(torch.from_numpy(indices), batch_size)
 
@@ -51,7 +58,7 @@ class EvalBatches:
         return len(self.chunks)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.batches(self.chunks, 0)
+        return (batch for batch in self.batches(self.chunks, 0) if len(batch.indices))
 
 
 class WholeImages:
@@ -92,6 +99,8 @@ class TrainBatches:
     statistics, of mostly noise.
     `view` sees each image, by default as the preprocessing; small images are then kept decoded.
     `share` takes from a batch's indices those that are this process's to load; of several, each has its own.
+    `skip` is called with each image that cannot be read, which its batch then lacks, all of them if need be; without it
+    such an image raises ImageError.
     """
 
     def __init__(
@@ -105,8 +114,9 @@ class TrainBatches:
         view: View | None = None,
         workers: int = 0,
         share: Callable[[Tensor], Tensor] = lambda chunk: chunk,
+        skip: Skip | None = None,
     ) -> None:
-        self.batches = _batches(source, preprocess, view, workers)
+        self.batches = _batches(source, preprocess, view, workers, skip)
         self.share = share
         self.indices = torch.from_numpy(indices)
         self.batch_size = batch_size
@@ -137,14 +147,30 @@ def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def _batches(
-    source: Source, preprocess: Preprocess, view: View | None, workers: int
+    source: Source, preprocess: Preprocess, view: View | None, workers: int, skip: Skip | None
 ) -> Callable[[list[Tensor], int], Iterator[Batch]]:
+    """A function of chunks of indices and the epoch. What cannot be read is given to `skip`, or raised without it."""
     labels = torch.from_numpy(source.labels)
+
+    def without(bad: Mapping[int, ImageError], chunk: Tensor) -> Tensor:
+        """The indices of a chunk that are left; `bad` are errors by their places in it."""
+        for place, error in bad.items():
+            if skip is None:
+                raise error
+            skip(int(chunk[place]), error)
+        return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk
+
     if view is None and preprocess.crop <= SMALL:
-        pixels = decoded(source, preprocess)
+        if skip is None:
+            decoded(source, preprocess)  # raises
+        pixels, unreadable = decode_all(source, preprocess)
 
         def from_array(chunks: list[Tensor], epoch: int) -> Iterator[Batch]:
-            return (Batch(pixels[chunk], labels[chunk], chunk) for chunk in chunks)
+            for chunk in chunks:
+                places = enumerate(chunk.tolist() if unreadable else ())
+                bad = {place: ImageError(unreadable[index]) for place, index in places if index in unreadable}
+                chunk = without(bad, chunk)
+                yield Batch(pixels[chunk], labels[chunk], chunk)
 
         return from_array
 
@@ -157,19 +183,20 @@ def _batches(
             num_workers=workers,
             worker_init_fn=_leave_group,
         )
-        for pixels, chunk in zip(loader, chunks, strict=True):
-            if isinstance(pixels, ImageError):
-                raise pixels
+        for (pixels, bad), chunk in zip(loader, chunks, strict=True):
+            chunk = without(bad, chunk)
             yield Batch(pixels, labels[chunk], chunk)
 
     return from_workers
 
 
-def _stack(images: list[Tensor | ImageError]) -> Tensor | ImageError:
-    """The batch, or the first image's error: raised in a worker, it would arrive wrapped in a traceback."""
+def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor, dict[int, ImageError]]:
+    """The images as one batch, and the errors by their places: raised in a worker, one would arrive in a traceback."""
     tensors = [image for image in images if isinstance(image, Tensor)]
-    errors = [image for image in images if isinstance(image, ImageError)]
-    return errors[0] if errors else torch.stack([pixels.permute(1, 2, 0) for pixels in tensors]).permute(0, 3, 1, 2)
+    bad = {place: image for place, image in enumerate(images) if isinstance(image, ImageError)}
+    if not tensors:
+        return torch.empty(0, dtype=torch.uint8), bad
+    return torch.stack([pixels.permute(1, 2, 0) for pixels in tensors]).permute(0, 3, 1, 2), bad
 
 
 def _leave_group(worker: int) -> None:
@@ -192,13 +219,15 @@ class _Images(Dataset[Tensor | ImageError]):
                 return self.preprocess.pixels(self.source.read(index))
             return self.view(self._image(index), self.epoch, index)
         except ImageError as error:
-            return error
+            return named(error, self.source, index)
 
     def _image(self, index: int) -> StoredImage:
         if self.preprocess.crop > SMALL:
             return replace(self.source.open(index), mode=self.preprocess.mode)
-        small = to_pil_image(decoded(self.source, self.preprocess)[index])
-        return StoredImage(small, self.source.describe(index), self.preprocess.mode)
+        pixels, bad = decode_all(self.source, self.preprocess)
+        if index in bad:
+            raise ImageError(bad[index])
+        return StoredImage(to_pil_image(pixels[index]), self.source.describe(index), self.preprocess.mode)
 
 
 class _Whole(Dataset[Tensor | ImageError]):
@@ -213,10 +242,6 @@ class _Whole(Dataset[Tensor | ImageError]):
 
     def __getitem__(self, index: int) -> Tensor | ImageError:
         try:
-            image = self.source.read(index)
+            return self.preprocess.whole(self.source.read(index))
         except ImageError as error:
-            return error
-        try:
-            return self.preprocess.whole(image)
-        except ImageError as error:
-            return ImageError(f"{self.source.describe(index)}: {error}")
+            return named(error, self.source, index)

@@ -40,6 +40,8 @@ class TrainConfig:
     # share of the training images by which the best epoch is chosen; 0 trains on all of them and keeps the last epoch
     val_fraction: float = 0.05
     workers: int | None = None  # loader processes; by default none for small images, else one a core
+    # an image that cannot be read: stop and name it, or skip it, its batch being smaller by one; skipped.json names all
+    on_bad_image: Literal["stop", "skip"] = "stop"
 
     # augmentation
     augment: Literal["batch", "article"] = "batch"  # batch: a batch at once; article: torchvision's, image by image

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vggnet.data.draws import derive_seed
 from vggnet.data.loading import Batch
-from vggnet.errors import NonFiniteError
+from vggnet.errors import DataError, NonFiniteError
 from vggnet.training.learner import Learner, check_finite_weights
 from vggnet.vgg import VGG
 
@@ -29,7 +29,10 @@ class Batches(Protocol):
 
 @dataclass
 class Position:
-    """How far a run has come; with the tensors, all that a resumed run needs."""
+    """How far a run has come; with the tensors, all that a resumed run needs.
+
+    A batch of which no image can be read is a step as well, on which nothing is learnt.
+    """
 
     epoch: int = 0  # epochs finished
     step: int = 0  # steps done in the current epoch
@@ -38,6 +41,7 @@ class Position:
     images: int = 0
     seconds: float = 0.0  # spent on the current epoch
     rows: list[Row] = field(default_factory=list)  # one for each finished epoch
+    skipped: dict[str, str] = field(default_factory=dict)  # index of each image that could not be read -> why
 
     def count(self, loss_sum: float, correct: int, images: int, seconds: float) -> None:
         """Add one step."""
@@ -54,6 +58,7 @@ class Position:
             "train_loss": self.loss_sum / self.images,
             "train_accuracy": self.correct / self.images,
             **validation,
+            **({"skipped": len(self.skipped)} if self.skipped else {}),
             "seconds": self.seconds + seconds,
         }
         self.rows.append(row)
@@ -84,7 +89,8 @@ def fit(
     Every random draw is a function of `seed` and the position (torch's global generator is seeded at each step), so
     a run that goes on from a saved position repeats the uninterrupted one exactly.
     In several processes (`learner.ranks`) each has its shares of the batches, and all yield the same rows.
-    Raises: NonFiniteError, naming epoch and step, before anything non-finite is kept.
+    Raises: NonFiniteError, naming epoch and step, before anything non-finite is kept; DataError after an epoch of which
+        no image could be read.
     """
     steps_per_epoch, ranks = len(batches), learner.ranks
     for epoch in range(position.epoch, epochs):
@@ -111,9 +117,13 @@ def fit(
             position.count(loss_sum, correct, count, now - started)
             started = now
             after_step(position)
+        ranks.unite(position.skipped)
+        if not position.images:
+            raise DataError(f"no training image can be read. The first is {next(iter(position.skipped.values()))}")
         learner.share_statistics()
         check_finite_weights(learner.kept)
         validation = validate(learner.kept)
+        ranks.unite(position.skipped)
         yield position.finish_epoch(validation, perf_counter() - started)
 
 

@@ -1,23 +1,24 @@
 """From a source to the tensors that a training step sees, as the configuration says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from vggnet.data.arrays import SMALL, decoded
+from vggnet.data.arrays import SMALL, decode_all, decoded
 from vggnet.data.article import article_augment
 from vggnet.data.augment import BatchAugment
 from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
 from vggnet.data.decode import StoredImage
-from vggnet.data.loading import EvalBatches, TrainBatches, View, default_workers
+from vggnet.data.loading import EvalBatches, Skip, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.data.source import Source
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.training.config import TrainConfig
 from vggnet.training.parallel import ALONE, Ranks
 
@@ -42,7 +43,11 @@ def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
     photos = Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
     if config.crop > SMALL:
         return photos
-    mean, std = pixel_statistics(decoded(source, photos))
+    if config.on_bad_image == "stop":
+        decoded(source, photos)  # raises
+    pixels, bad = decode_all(source, photos)
+    readable = [index for index in range(len(pixels)) if index not in bad]
+    mean, std = pixel_statistics(pixels[readable] if bad else pixels)
     return Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
 
 
@@ -68,19 +73,39 @@ def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess
     if not config.colour_shift or config.colour_axes is not None:
         return config
     places = np.unique(np.linspace(0, len(source) - 1, COLOUR_IMAGES).round().astype(np.int64))
-    images = (preprocess.pixels(source.read(int(place))).flatten(1).double() / 255 for place in places)
     count, total, square = 0, torch.zeros(config.in_channels).double(), torch.zeros(()).double()
-    for colours in images:  # (C, pixels)
+    for image in _readable(config, source, places.tolist()):
+        colours = preprocess.pixels(image).flatten(1).double() / 255  # (C, pixels)
         count, total, square = count + colours.shape[1], total + colours.sum(1), square + colours @ colours.T
+    if not count:
+        raise DataError(f"{source.name}: none of the {len(places)} images that were tried can be read.")
     covariance = square / count - torch.outer(total, total) / count**2
     values, vectors = torch.linalg.eigh(covariance)
     return replace(config, colour_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
 
 
+def _readable(config: TrainConfig, source: Source, places: Iterable[int]) -> Iterator[Image.Image]:
+    """The images at these places; without those that cannot be read if the configuration says so."""
+    for place in places:
+        try:
+            yield source.read(place)
+        except ImageError:
+            if config.on_bad_image == "stop":
+                raise
+
+
 def make_train_batches(
-    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64], ranks: Ranks = ALONE
+    config: TrainConfig,
+    source: Source,
+    preprocess: Preprocess,
+    indices: NDArray[np.int64],
+    ranks: Ranks = ALONE,
+    skip: Skip | None = None,
 ) -> TrainBatches:
-    """The shuffled batches of the images at `indices`, of each the share of this process."""
+    """The shuffled batches of the images at `indices`, of each the share of this process.
+
+    skip: called with each image that cannot be read; without it ImageError is raised.
+    """
     return TrainBatches(
         source,
         preprocess,
@@ -90,15 +115,21 @@ def make_train_batches(
         view=_view(config),
         workers=_workers(config, preprocess, ranks),
         share=ranks.share,
+        skip=skip,
     )
 
 
 def make_val_batches(
-    config: TrainConfig, source: Source, preprocess: Preprocess, indices: NDArray[np.int64], ranks: Ranks = ALONE
+    config: TrainConfig,
+    source: Source,
+    preprocess: Preprocess,
+    indices: NDArray[np.int64],
+    ranks: Ranks = ALONE,
+    skip: Skip | None = None,
 ) -> EvalBatches:
-    """The images at `indices`, each once, in one of the processes."""
+    """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches."""
     batch_size = config.batch_size * (EVAL_BATCH if config.crop <= SMALL else 1)
-    return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess, ranks), ranks.share(indices))
+    return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess, ranks), ranks.share(indices), skip)
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:

@@ -39,13 +39,15 @@ def box_targets(source: Source, preprocess: Preprocess) -> Tensor:
 
 
 def check_box_config(config: TrainConfig) -> None:
-    """Raises: ConfigError for an augmentation that boxes do not follow."""
+    """Raises: ConfigError for an augmentation that boxes do not follow, and for images to be skipped."""
     for field, still in (("augment", "batch"), ("rotation", 0.0), ("min_area", 1.0), ("max_resize", None)):
         if getattr(config, field) != still:
             raise ConfigError(
                 f'{field} is {getattr(config, field)}, but with task "localise" it must be {still}: boxes follow shift '
                 "and flip alone."
             )
+    if config.on_bad_image != "stop":
+        raise ConfigError('on_bad_image is skip, but task "localise" reads every image first, to check its box: stop.')
 
 
 def start_at_the_mean(model: VGG, targets: Tensor) -> None:

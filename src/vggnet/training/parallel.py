@@ -87,6 +87,12 @@ class Ranks:
         """What each process calls this with, by rank."""
         return [self.text(text, rank) for rank in range(self.size)]
 
+    def unite(self, found: dict[str, str]) -> None:
+        """Add what the other processes have found to what this one has."""
+        if self.size > 1:
+            for text in self.texts(json.dumps(found)):
+                found.update(json.loads(text))
+
     def together(self, work: Callable[..., T], *arguments: Any) -> T:
         """`work(*arguments)`, which fails in all processes if it fails in one.  Raises: the first one's VGGError."""
         if self.size == 1:

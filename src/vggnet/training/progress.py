@@ -1,6 +1,8 @@
 """What a person sees while a network trains: a bar for each epoch, a line after it, an estimate at the start."""
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from time import perf_counter
 
 from tqdm import tqdm
@@ -9,6 +11,7 @@ from vggnet.training.fit import Position, Row
 
 ESTIMATE_AFTER = 10  # steps
 ESTIMATE_FROM = 60  # seconds to go; nobody plans for less
+NAMED = 10  # unreadable images at a time; all of them are in a file
 BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"  # fits into 80 columns
 
 
@@ -22,6 +25,7 @@ class Progress:
         self.bar: tqdm[None] = tqdm(disable=True)
         self.steps = 0  # seen by this process
         self.started = 0.0
+        self.named = 0  # of the images that cannot be read
 
     def begin(self, position: Position) -> None:
         """Show the bar of an epoch before its first step, or where an interrupted one goes on."""
@@ -38,7 +42,8 @@ class Progress:
     def step(self, position: Position) -> None:
         """Show one more step, with loss and accuracy of the epoch so far."""
         self.bar.update()
-        loss, accuracy = position.loss_sum / position.images, position.correct / position.images
+        images = max(position.images, 1)
+        loss, accuracy = position.loss_sum / images, position.correct / images
         self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * accuracy:.1f} %")
         self.steps += 1
         if self.steps == 1:
@@ -58,6 +63,16 @@ class Progress:
             parts.append(f"val loss {row['val_loss']:.4f}, accuracy {100 * row['val_accuracy']:.2f} %")
             parts.append(f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})")
         self.note(" | ".join(parts))
+
+    def skipped(self, messages: Mapping[str, str], file: Path) -> None:
+        """Count the images that cannot be read, and name those that were not named before; `file` has all of them."""
+        new, self.named = list(messages.values())[self.named :], len(messages)
+        if new:
+            self.note(f"skipped so far, as they cannot be read: {len(messages):,} (all of them in {file})")
+            for message in new[:NAMED]:
+                self.note(f"  {message}")
+            if len(new) > NAMED:
+                self.note(f"  and {len(new) - NAMED:,} more")
 
     def note(self, text: str) -> None:
         """Show one line."""

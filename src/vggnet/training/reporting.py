@@ -17,7 +17,8 @@ from vggnet.evaluation.answers import ANSWERS, read_answers
 from vggnet.evaluation.testing import RESULT
 from vggnet.metrics import Answers
 from vggnet.training.config import TrainConfig
-from vggnet.training.run import Run, best_row
+from vggnet.training.progress import NAMED
+from vggnet.training.run import SKIPPED, Run, best_row
 from vggnet.training.schedule import lr_factor
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _report(run: Run, path: Path) -> Report:
 
     data = _gather(run, run.folder.resolve().name)
     answers, source, notes = _pictures(run, data.test)
+    notes = (*_skipped(run), *notes)
     explanations: list[Explanation] = []
     if data.test and answers and source and run.weights.is_file():
         try:
@@ -82,6 +84,15 @@ def _report(run: Run, path: Path) -> Report:
     html = run_page(data, answers=answers, source=source, explanations=explanations, notes=notes)
     write_text(path, html)
     return Report(path=path, runs=(key_numbers(data),), notes=notes)
+
+
+def _skipped(run: Run) -> list[str]:
+    """A note of the images that were not trained on or validated on."""
+    skipped = list(run.skipped.values())
+    if not skipped:
+        return []
+    left_out = f"Left out of training and validation, as they cannot be read: {len(skipped):,} (all in {SKIPPED})."
+    return [" ".join([left_out, *skipped[:NAMED]])]
 
 
 def _comparison(runs: Sequence[Run], path: Path) -> Report:

@@ -21,6 +21,7 @@ from vggnet.weights.files import FILE_NAME
 
 CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
 CHOICES = "choices.json"
+SKIPPED = "skipped.json"
 STATE, EVENTS, LOCK = "state", "tensorboard", ".lock"
 
 
@@ -94,6 +95,18 @@ class Run:
             raise RunError(f"{path} is damaged ({error}). Remove it; --resume writes it anew.") from error
 
     @property
+    def skipped(self) -> dict[str, str]:
+        """The images that could not be read and were left out: the index of each -> why.  Raises: RunError."""
+        path = self.folder / SKIPPED
+        if not path.is_file():
+            return {}
+        try:
+            skipped: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+            return skipped
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}). Remove it; --resume writes it anew.") from error
+
+    @property
     def finished(self) -> bool:
         """Whether the training came to its end, or stopped early as it was told to."""
         return has_ended(self.config, self.history)
@@ -129,6 +142,11 @@ class Run:
     def write_history(self, rows: list[Row]) -> None:
         """Replace history.jsonl."""
         write_text(self.folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_skipped(self, skipped: dict[str, str]) -> None:
+        """Replace skipped.json, if there is anything to say."""
+        if skipped:
+            write_text(self.folder / SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False))
 
     def write_choices(self, choices: dict[str, Any]) -> None:
         """Replace choices.json: the algorithm that each convolution took on a CPU, with what was measured of it."""

@@ -20,7 +20,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
 from vggnet.devices import choose_device, environment
-from vggnet.errors import ConfigError, NonFiniteError, RunError, StorageError
+from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, RunError, StorageError
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
@@ -49,6 +49,7 @@ from vggnet.training.progress import Progress
 from vggnet.training.run import (
     CURVES,
     EVENTS,
+    SKIPPED,
     STATE,
     Run,
     best_row,
@@ -181,7 +182,11 @@ def suggest_preset(data: str | Path) -> str:
     """`digits` for the digits, `fast` for small images, `photos` for larger ones.  Raises: DataError."""
     if str(data) == "digits":
         return "digits"
-    return "fast" if min(open_source(data, "train").read(0).size) <= SMALL else "photos"
+    source = open_source(data, "train")
+    for index in range(len(source)):
+        with suppress(ImageError):
+            return "fast" if min(source.read(index).size) <= SMALL else "photos"
+    raise DataError(f"{data}: none of its {len(source):,} training images can be read. Look at them: vgg data {data}")
 
 
 def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
@@ -238,8 +243,10 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
     """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
     config, preprocess = run.config, run.preprocess
     train_indices, val_indices = _split(config, source)
-    batches: Batches = make_train_batches(config, source, preprocess, train_indices, ranks)
-    val_batches = make_val_batches(config, source, preprocess, val_indices, ranks)
+    skipped: dict[str, str] = {}
+    skip = partial(_skip, skipped) if config.on_bad_image == "skip" else None
+    batches: Batches = make_train_batches(config, source, preprocess, train_indices, ranks, skip)
+    val_batches = make_val_batches(config, source, preprocess, val_indices, ranks, skip)
     learner = make_learner(config, model, ranks)
     to_count: dict[str, Any] = {"batches": val_batches, "preprocess": preprocess, "device": learner.device}
     count = partial(sum_classes, **to_count)
@@ -252,11 +259,13 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
     factor = partial(lr_factor, config, len(batches))
     with stop_on_signal(repeated=ranks.size > 1) as stop, closing(shown):
         checkpoints, position = _restore(run, learner, shown)
+        skipped |= position.skipped
+        position.skipped = skipped
         epochs = fit(
             learner,
             batches,
             prepare=make_prepare(config, preprocess),
-            validate=make_validator(count, ranks),
+            validate=make_validator(count, ranks, len(val_indices)),
             lr_factor=factor,
             epochs=config.epochs,
             seed=config.seed,
@@ -271,8 +280,9 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
                     ranks.first(_save_if_best, run, learner.kept, position.rows)
                     checkpoints.save(learner, position)
                     lr = config.lr * factor(position.epoch * len(batches) - 1, position.rows[:-1])
-                    ranks.first(_write_rows, run, position.rows, events, lr)
+                    ranks.first(_write_rows, run, position, events, lr)
                     shown.epoch(row, best_row(position.rows))
+                    shown.skipped(skipped, run.folder / SKIPPED)
                     if any(ranks.sum(stop.requested)):
                         break
             except NonFiniteError as error:
@@ -315,6 +325,7 @@ def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, 
         shown.note(f"{message} Going on from an older checkpoint.")
     if position.rows:
         ranks.first(run.write_history, position.rows)  # a kill may have come between checkpoint and history
+        ranks.first(run.write_skipped, position.skipped)
     if run.description.get("init_from") and position == Position():
         checkpoints.save(learner, position)  # the seed alone does not give these weights again
     return checkpoints, position
@@ -326,11 +337,12 @@ def _save_if_best(run: Run, model: VGG, rows: list[Row]) -> None:
         save(model, run.weights, notes={"run": run.description, "epoch": rows[-1]})
 
 
-def _write_rows(run: Run, rows: list[Row], events: Events, lr: float) -> None:
-    """Write down the last of the rows, and which convolutions were taken."""
-    run.write_history(rows)
+def _write_rows(run: Run, position: Position, events: Events, lr: float) -> None:
+    """Write down the last of the rows, which images were skipped, and which convolutions were taken."""
+    run.write_history(position.rows)
+    run.write_skipped(position.skipped)
     run.write_choices(choices().used())
-    events.write(rows[-1], lr)
+    events.write(position.rows[-1], lr)
 
 
 def _after_step(
@@ -343,11 +355,17 @@ def _after_step(
         ranks = learner.ranks
         stops, due = ranks.sum(stop.requested, ranks.is_first and checkpoints.is_due(checkpoint_minutes))
         if stops or due:
+            ranks.unite(position.skipped)
             checkpoints.save(learner, position)
         if stops:
             raise _StoppedError
 
     return after_step
+
+
+def _skip(skipped: dict[str, str], index: int, error: ImageError) -> None:
+    """Keep why an image cannot be read; it is met again in each epoch."""
+    skipped[str(index)] = str(error)
 
 
 class _StoppedError(Exception):

@@ -6,6 +6,7 @@ import torch
 
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
+from vggnet.errors import DataError
 from vggnet.evaluation.predicting import inference
 from vggnet.metrics import Metrics
 from vggnet.training.fit import Row
@@ -15,12 +16,17 @@ from vggnet.vgg import VGG
 Sums = tuple[float, int, int]  # loss, number correct, number of images
 
 
-def make_validator(count: Callable[[VGG], Sums], ranks: Ranks) -> Callable[[VGG], Row]:
-    """A function of the weights to keep; `count` is of this process's share of the images.  Raises: as `count`."""
+def make_validator(count: Callable[[VGG], Sums], ranks: Ranks, images: int) -> Callable[[VGG], Row]:
+    """A function of the weights to keep; `count` is of this process's share of the images.
+
+    Raises: as `count`; DataError if not one of the images can be read.
+    """
 
     def validate(model: VGG) -> Row:
-        loss, correct, images = ranks.sum(*ranks.together(count, model))
-        return {"val_loss": loss / images, "val_accuracy": correct / images} if images else {}
+        loss, correct, readable = ranks.sum(*ranks.together(count, model))
+        if images and not readable:
+            raise DataError("no validation image can be read. Mend them, or give another seed or val_fraction.")
+        return {"val_loss": loss / readable, "val_accuracy": correct / readable} if images else {}
 
     return validate
 
