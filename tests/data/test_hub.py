@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from typing import ClassVar
 
 import pyarrow
 import pyarrow.parquet
@@ -34,17 +35,32 @@ for spec in sys.argv[1:]:
         print(json.dumps(str(error)))
 """
 
+STREAMING = """
+import json, sys
+from vggnet.data.opening import open_source, source_splits
+from vggnet.errors import DataError
 
-def parquet_bytes(colours, labels):
+for spec in sys.argv[1:]:
+    try:
+        source = open_source(f"stream:{spec}", "train")
+        colour = source.read(len(source) - 1).getpixel((0, 0))
+        splits = source_splits(f"stream:{spec}")
+        print(json.dumps([source.classes, source.labels.tolist(), colour, source.describe(0), splits]))
+    except DataError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def parquet_bytes(colours, labels, *, group=None, side=4, **options):
     images = []
     for colour in colours:
         stream = io.BytesIO()
-        Image.new("RGB", (4, 4), tuple(colour)).save(stream, "PNG")
+        Image.new("RGB", (side, side), tuple(colour)).save(stream, "PNG", **options)
         images.append({"bytes": stream.getvalue(), "path": None})
     image_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     stream = io.BytesIO()
     columns = {"img": pyarrow.array(images, type=image_type), "label": labels}
-    pyarrow.parquet.write_table(pyarrow.table(columns), stream)
+    pyarrow.parquet.write_table(pyarrow.table(columns), stream, row_group_size=group, compression="none")
     return stream.getvalue()
 
 
@@ -56,33 +72,52 @@ FILES = {
 }
 
 
+MANY = [[value, 0, 0] for value in range(200)]
+SHARD = parquet_bytes(MANY, ["a", "b"] * 100, group=10, side=64, compress_level=0)  # 2.5 MB
+SHARDS = {f"data/train-0000{n}-of-00002.parquet": SHARD for n in range(2)}
+TARS = {"train-0.tar": b"", "train-1.tar": b""}
+SETS = {"some/pictures": FILES, "some/shards": SHARDS, "some/tars": TARS}
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
-    """One public data set, some/pictures; everything else does not exist."""
+    """The public data sets SETS; everything else does not exist."""
 
     protocol_version = "HTTP/1.1"
+    sent: ClassVar = []  # how many bytes of a file at a time
 
     def do_GET(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
-        file = path.removeprefix(f"/datasets/some/pictures/resolve/{COMMIT}/")
-        file = file.removeprefix("/datasets/some/pictures/resolve/main/")
+        name = next((name for name in SETS if f"/datasets/{name}" in path), "none/such")
+        files, entries = SETS.get(name, {}), entries_of(SETS.get(name, {}))
+        file = path.removeprefix(f"/datasets/{name}/resolve/{COMMIT}/").removeprefix(f"/datasets/{name}/resolve/main/")
         api, _, folder = path.partition(f"/tree/{COMMIT}")
-        if file in FILES:
-            self.answer(200, FILES[file], {"ETag": f'"{file.replace("/", "-")}"'})
-        elif path in ("/api/datasets/some/pictures", f"/api/datasets/some/pictures/revision/{COMMIT}"):
-            siblings = [{"rfilename": name} for name in FILES]
-            self.answer_json({"id": "some/pictures", "sha": COMMIT, "private": False, "siblings": siblings})
-        elif path == f"/api/datasets/some/pictures/paths-info/{COMMIT}":
-            self.answer_json([entry for entry in ENTRIES if entry["path"] in body.decode().replace("%2F", "/")])
-        elif api == "/api/datasets/some/pictures":
+        if file in files:
+            self.answer_file(files[file], f'"{file.replace("/", "-")}"')
+        elif path in (f"/api/datasets/{name}", f"/api/datasets/{name}/revision/{COMMIT}"):
+            siblings = [{"rfilename": name} for name in files]
+            self.answer_json({"id": name, "sha": COMMIT, "private": False, "siblings": siblings})
+        elif path == f"/api/datasets/{name}/paths-info/{COMMIT}":
+            self.answer_json([entry for entry in entries if entry["path"] in body.decode().replace("%2F", "/")])
+        elif api == f"/api/datasets/{name}":
             recursive = "recursive=true" in self.path.lower()
-            inside = [e for e in ENTRIES if recursive or e["path"].rpartition("/")[0] == folder.strip("/")]
+            inside = [e for e in entries if recursive or e["path"].rpartition("/")[0] == folder.strip("/")]
             self.answer_json(inside)
         else:
-            known = path.startswith(("/datasets/some/pictures", "/api/datasets/some/pictures"))
+            known = path.startswith((f"/datasets/{name}", f"/api/datasets/{name}"))
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"})
 
     do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def answer_file(self, content, tag):
+        headers = {"ETag": tag}
+        if "Range" in self.headers:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            content = content[first : last + 1]
+        if self.command == "GET":
+            self.sent.append(len(content))
+        self.answer(206 if "Range" in self.headers else 200, content, headers)
 
     def answer_json(self, value):
         self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -99,10 +134,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-ENTRIES = [{"type": "directory", "path": "data", "oid": "0" * 40, "size": 0}] + [
-    {"type": "file", "path": name, "oid": f"{i:040x}", "size": len(content)}
-    for i, (name, content) in enumerate(FILES.items())
-]
+def entries_of(files):
+    folders = sorted({name.rpartition("/")[0] for name in files} - {""})
+    return [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in folders] + [
+        {"type": "file", "path": name, "oid": f"{i:040x}", "size": len(content)}
+        for i, (name, content) in enumerate(files.items())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +161,12 @@ def nobody():
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-def run(endpoint, home, *specs, **environment):
+def run(endpoint, home, *specs, program=PROGRAM, **environment):
     """What a fresh process, with its own cache, makes of each "id:split"; it must be silent otherwise."""
     inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *specs],
+        [sys.executable, "-c", program, *specs],
         env={**inherited, **settings, **environment},
         cwd=home,
         capture_output=True,
@@ -150,6 +187,21 @@ def test_a_data_set_from_the_hub(hub, nobody, tmp_path):
     assert run(hub, tmp_path, "some/pictures:train", "some/pictures:test") == expected
     assert run(nobody, tmp_path, "some/pictures:train", HF_HUB_OFFLINE="1") == expected[:1]
     assert run(nobody, tmp_path, "some/pictures:train") == expected[:1]
+
+
+def test_streams_from_the_hub(hub, tmp_path):
+    """Oracle: the rows on the server, and what it sent: footers, labels and one row group of twenty; none is kept.
+
+    Then the contract for tar files, and for what is not there.
+    """
+    Hub.sent.clear()
+    found, tars, unknown = run(hub, tmp_path, "some/shards", "some/tars", "some/thing", program=STREAMING)
+    place = f"hf://datasets/some/shards@{COMMIT}/data/train-00000-of-00002.parquet, row 0"
+    assert found == [["a", "b"], [0, 1] * 200, MANY[-1], place, ["train"]]
+    assert 0 < sum(Hub.sent) < sum(map(len, SHARDS.values())) / 4
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".parquet", ".arrow")]
+    assert tars == "some/tars: its files are .tar; from the hub only parquet is streamed."
+    assert unknown.startswith("some/thing: no such folder, and no such data set on the Hugging Face hub.")
 
 
 def test_unknown_id_and_split(hub, tmp_path):

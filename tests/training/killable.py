@@ -16,11 +16,13 @@ import vggnet
 from vggnet.training import fit as fitting
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["killable", "vggnet.training.train", "vggnet.data.digits", "vggnet.conv3x3.norm_kernels"])
+FORKS.set_forkserver_preload(
+    ["killable", "vggnet.training.train", "vggnet.data.digits", "vggnet.data.shards", "vggnet.conv3x3.norm_kernels"]
+)
 
 
 class Training:
-    """`train` on digits, or `resume` if the folder has a run. Steps are "epoch:step"."""
+    """`train` on digits, if `fields` name no other data, or `resume` if the folder has a run. Steps: "epoch:step"."""
 
     def __init__(self, folder: Path, fields: dict[str, Any], kill_at: int = 0, pause_at: str = "") -> None:
         self.steps: list[str] = []
@@ -84,5 +86,5 @@ def _train(folder: str, fields: dict[str, Any], kill_at: int, pause_at: str, par
 
     fitting.Position.count = marking
     begun = (Path(folder) / "config.json").exists()
-    run = vggnet.resume(folder) if begun else vggnet.train("digits", out=folder, **fields)
+    run = vggnet.resume(folder) if begun else vggnet.train(**{"data": "digits", **fields}, out=folder)
     parent.send({"calls": calls, "finished": run.finished})

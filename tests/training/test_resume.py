@@ -1,13 +1,18 @@
 """A kill loses nothing and a resumed run is the uninterrupted one, with real processes."""
 
+import io
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from killable import Training
+from PIL import Image
 from safetensors.torch import load_file
 
 SMALL = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 2, "batch_size": 256}
@@ -102,6 +107,39 @@ def test_kill_at_any_step(tmp_path, uninterrupted, fields):
         training.signal(signal.SIGKILL)
         assert training.finish() == -signal.SIGKILL
     assert start(tmp_path / "run", fields).finish() == 0
+    assert_equal(tmp_path / "run", reference)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Four parquet files of 45 noisy images in row groups of ten; one image is broken."""
+    folder, random = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
+    for number in range(4):
+        images = [{"bytes": png(random.integers(0, 256, (32, 32, 3), dtype=np.uint8))} for _ in range(45)]
+        images[7]["bytes"] = images[7]["bytes"][: 100 if number == 2 else None]
+        table = pyarrow.table({"image": images, "label": random.permutation(np.arange(45) % 3)})
+        pyarrow.parquet.write_table(table, folder / f"train-{number:05}-of-00004.parquet", row_group_size=10)
+    return folder
+
+
+def png(pixels):
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kill_within_a_stream(tmp_path, uninterrupted, shards, workers):
+    """Oracle: the uninterrupted run, with another number of workers. Killed within each epoch."""
+    fields = {"data": f"stream:{shards}", "batch_size": 40, "val_fraction": 0.2, "on_bad_image": "skip", **EVERY_STEP}
+    reference, _ = uninterrupted(fields | {"workers": 2 - workers})
+    assert [row["skipped"] for row in reference[2]] == [1, 1]
+    for step in ("0:2", "1:3"):
+        training = start(tmp_path / "run", fields | {"workers": workers}, pause_at=step)
+        training.wait_for(step)
+        training.signal(signal.SIGKILL)
+        assert training.finish() == -signal.SIGKILL
+    assert start(tmp_path / "run", fields | {"workers": workers}).finish() == 0
     assert_equal(tmp_path / "run", reference)
 
 

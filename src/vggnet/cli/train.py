@@ -21,7 +21,9 @@ PROG = "vgg train"
 class Start:
     """What the values of the other options depend on."""
 
-    data: str = "cifar10"  # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id
+    # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id; for sets larger than
+    # memory or disk stream:FOLDER (parquet files, WebDataset tars) or stream:ID
+    data: str = "cifar10"
     # quick, fast, best, article, photos, paper or digits: where the values below come from (shown are those of fast);
     # by default chosen from the data: digits for the digits, fast for images of up to 64 pixels, photos for larger ones
     preset: str | None = None

@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.arrays import SMALL, decode_all, decoded, named
-from vggnet.data.decode import StoredImage
+from vggnet.data.decode import StoredImage, open_image
 from vggnet.data.draws import derive_seed
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
+from vggnet.data.stream import Item, Stream
 from vggnet.errors import ImageError
 
 # Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
@@ -69,10 +71,17 @@ class WholeImages:
 
     def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0) -> None:
         self.images = _Whole(source, preprocess)
+        self.indices = torch.arange(len(source)).tensor_split(len(source))
         self.workers = workers
 
     def __iter__(self) -> Iterator[Tensor]:
-        loader = DataLoader(self.images, batch_size=None, num_workers=self.workers, worker_init_fn=_leave_group)
+        loader = DataLoader(
+            self.images,
+            batch_size=None,
+            sampler=(item for (item,) in _items(self.images.source, self.indices)),
+            num_workers=self.workers,
+            worker_init_fn=_leave_group,
+        )
         for pixels in loader:
             if isinstance(pixels, ImageError):
                 raise pixels
@@ -136,6 +145,21 @@ class TrainBatches:
         return _chunks(self.indices[order], self.batch_size)
 
 
+class StreamBatches(TrainBatches):
+    """Batches of a stream, as `Stream.order` shuffles it.
+
+    Of the images of an epoch, process `rank` of `size` sees its share; `batch_size` is that of all processes together,
+    and all of them have the same number of batches.
+    """
+
+    def __init__(self, source: Stream, *arguments: Any, rank: int = 0, size: int = 1, **options: Any) -> None:
+        super().__init__(source, *arguments, **options)
+        self.order = partial(source.order, self.indices.numpy(), seed=self.seed, rank=rank, size=size)
+
+    def _epoch_chunks(self, epoch: int) -> list[Tensor]:
+        return list(torch.from_numpy(self.order(epoch=epoch)).tensor_split(len(self)))
+
+
 def default_workers(preprocess: Preprocess) -> int:
     """Loader processes: none for small images, which are kept decoded; for photos one a core, eight at most."""
     return 0 if preprocess.crop <= SMALL else min(8, os.cpu_count() or 1)
@@ -160,7 +184,7 @@ def _batches(
             skip(int(chunk[place]), error)
         return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk
 
-    if view is None and preprocess.crop <= SMALL:
+    if view is None and preprocess.crop <= SMALL and not isinstance(source, Stream):
         if skip is None:
             decoded(source, preprocess)  # raises
         pixels, unreadable = decode_all(source, preprocess)
@@ -178,7 +202,7 @@ def _batches(
         images = _Images(source, preprocess, view, epoch)
         loader = DataLoader(
             images,
-            batch_sampler=[chunk.tolist() for chunk in chunks],
+            batch_sampler=_items(source, chunks),
             collate_fn=_stack,
             num_workers=workers,
             worker_init_fn=_leave_group,
@@ -188,6 +212,18 @@ def _batches(
             yield Batch(pixels, labels[chunk], chunk)
 
     return from_workers
+
+
+def _items(source: Source, chunks: Sequence[Tensor]) -> Iterator[list[Item]]:
+    """What a loader is asked for, chunk by chunk. Streams are read by this process, and only decoded by workers."""
+    if isinstance(source, Stream):
+        return source.ahead([chunk.numpy() for chunk in chunks])
+    return ([(index, None) for index in chunk.tolist()] for chunk in chunks)
+
+
+def _open(source: Source, item: Item) -> StoredImage:
+    index, file = item
+    return source.open(index) if file is None else open_image(file, name=source.describe(index))
 
 
 def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor, dict[int, ImageError]]:
@@ -205,7 +241,7 @@ def _leave_group(worker: int) -> None:
 
 
 class _Images(Dataset[Tensor | ImageError]):
-    """The images of a source by index, through a view, for loader workers."""
+    """The images of a source, through a view, for loader workers."""
 
     def __init__(self, source: Source, preprocess: Preprocess, view: View | None, epoch: int) -> None:
         self.source = source
@@ -213,25 +249,31 @@ class _Images(Dataset[Tensor | ImageError]):
         self.view = view
         self.epoch = epoch
 
-    def __getitem__(self, index: int) -> Tensor | ImageError:
+    def __getitem__(self, item: Item) -> Tensor | ImageError:
         try:
             if self.view is None:
-                return self.preprocess.pixels(self.source.read(index))
-            return self.view(self._image(index), self.epoch, index)
+                return self.preprocess.pixels(_open(self.source, item).decode())
+            return self.view(self._image(item), self.epoch, item[0])
         except ImageError as error:
-            return named(error, self.source, index)
+            return named(error, self.source, item[0])
 
-    def _image(self, index: int) -> StoredImage:
+    def _image(self, item: Item) -> StoredImage:
         if self.preprocess.crop > SMALL:
-            return replace(self.source.open(index), mode=self.preprocess.mode)
+            return replace(_open(self.source, item), mode=self.preprocess.mode)
+        small = to_pil_image(self._small(item))
+        return StoredImage(small, self.source.describe(item[0]), self.preprocess.mode)
+
+    def _small(self, item: Item) -> Tensor:
+        if isinstance(self.source, Stream):
+            return self.preprocess.pixels(_open(self.source, item).decode())
         pixels, bad = decode_all(self.source, self.preprocess)
-        if index in bad:
-            raise ImageError(bad[index])
-        return StoredImage(to_pil_image(pixels[index]), self.source.describe(index), self.preprocess.mode)
+        if item[0] in bad:
+            raise ImageError(bad[item[0]])
+        return pixels[item[0]]
 
 
 class _Whole(Dataset[Tensor | ImageError]):
-    """The images of a source by index, resized and not cropped."""
+    """The images of a source, resized and not cropped."""
 
     def __init__(self, source: Source, preprocess: Preprocess) -> None:
         self.source = source
@@ -240,8 +282,8 @@ class _Whole(Dataset[Tensor | ImageError]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Tensor | ImageError:
+    def __getitem__(self, item: Item) -> Tensor | ImageError:
         try:
-            return self.preprocess.whole(self.source.read(index))
+            return self.preprocess.whole(_open(self.source, item).decode())
         except ImageError as error:
-            return named(error, self.source, index)
+            return named(error, self.source, item[0])

@@ -27,7 +27,7 @@ from vggnet.data.source import Source
 from vggnet.errors import DataError, ImageError
 
 _HUB_TIMEOUT = 5.0  # seconds
-_SPLIT_ORDER = ("train", "val", "validation", "test")
+SPLIT_ORDER = ("train", "val", "validation", "test")
 _BOX_COLUMN = "box"  # xmin, ymin, xmax, ymax: pixels counted from 0, the last ones included
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
 
@@ -37,7 +37,7 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")):
         found.setdefault(re.split(r"[-.]", file.name)[0], []).append(file)
-    return {split: found[split] for split in sorted(found, key=_split_rank)}
+    return {split: found[split] for split in sorted(found, key=split_rank)}
 
 
 def open_parquet(path: Path, split: str) -> Source:
@@ -51,7 +51,7 @@ def open_parquet(path: Path, split: str) -> Source:
     if split not in found:
         raise DataError(f"{path}: no split {split!r}; expected one of {', '.join(found)}.")
     files = found[split]
-    _check_complete(path, files)
+    check_complete(path, files)
     names = {split: [glob.escape(str(file)) for file in files]}
     try:
         with _quiet():
@@ -60,14 +60,14 @@ def open_parquet(path: Path, split: str) -> Source:
         if not sum(map(_count_rows, files)):
             raise DataError(f"{path}: no rows in split {split!r}; expected images and labels.") from error
         raise DataError(
-            f"{path}: split {split!r} cannot be read ({_reason(error)}); expected tables of images."
+            f"{path}: split {split!r} cannot be read ({reason(error)}); expected tables of images."
         ) from error
     return _source(data, str(path), split)
 
 
 def hub_splits(dataset_id: str, *, folder: Path | None = None) -> tuple[str, ...]:
     """The splits of a data set on the Hugging Face hub.  Raises and `folder`: as open_hub."""
-    return tuple(sorted(_from_hub(datasets.get_dataset_split_names, dataset_id, folder), key=_split_rank))
+    return tuple(sorted(from_hub(datasets.get_dataset_split_names, dataset_id, folder), key=split_rank))
 
 
 def open_hub(dataset_id: str, split: str, *, folder: Path | None = None) -> Source:
@@ -76,7 +76,7 @@ def open_hub(dataset_id: str, split: str, *, folder: Path | None = None) -> Sour
     `folder` is named in the advice of an error: where this data set is looked for before the hub is asked.
     Raises: DataError if the hub cannot be reached, the id or split is unknown, or there are no images and labels.
     """
-    data = _from_hub(datasets.load_dataset, dataset_id, folder, split=split, cache_dir=_cache_folder())
+    data = from_hub(datasets.load_dataset, dataset_id, folder, split=split, cache_dir=_cache_folder())
     return _source(data, dataset_id, split)
 
 
@@ -125,33 +125,44 @@ def _source(data: Any, name: str, split: str) -> Source:
     where = f"{name}, split {split}"
     if not len(data):
         raise DataError(f"{where}: no rows; expected images and labels.")
-    image, label = _image_column(data.features, where), _label_column(data.features, where)
+    image, label = image_column(data.features, where), label_column(data.features, where)
     values = data.with_format("numpy")[label][:]
     if data.data.column(label).null_count:
         raise DataError(f"{where}: column {label!r} has empty rows; expected a label in every row.")
-    feature = data.features[label]
+    classes, labels = class_labels(values, data.features[label], where, f"column {label!r}")
+    return _Rows(data, image, name=name, split=split, classes=classes, labels=labels)
+
+
+def class_labels(values: NDArray[Any], feature: Any, where: str, column: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of the classes and the label of each image, from the values of a column; a ClassLabel has names.
+
+    where, column: for messages.
+    Raises: DataError if there are fewer than two classes, or there are labels beyond the names.
+    """
     if isinstance(feature, datasets.ClassLabel):
         classes, labels = list(feature.names), values.astype(np.int64)
     else:
         unique, labels = np.unique(values, return_inverse=True)
         classes = [str(value) for value in unique]
     if len(classes) < 2:
-        raise DataError(f"{where}: {len(classes)} class in column {label!r}; expected at least two.")
+        raise DataError(f"{where}: {len(classes)} class in {column}; expected at least two.")
     if labels.min() < 0 or labels.max() >= len(classes):
         raise DataError(
-            f"{where}: column {label!r} has labels outside its classes; expected 0 to {len(classes) - 1} everywhere."
+            f"{where}: {column} has labels outside its classes; expected 0 to {len(classes) - 1} everywhere."
         )
-    return _Rows(data, image, name=name, split=split, classes=classes, labels=labels.astype(np.int64))
+    return classes, labels.astype(np.int64)
 
 
-def _image_column(features: Any, where: str) -> str:
+def image_column(features: Any, where: str) -> str:
+    """The name of the column of encoded images.  Raises: DataError."""
     for name, feature in features.items():
         if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
             return str(name)
     raise DataError(f"{where}: no image column among {', '.join(features)}; expected one with encoded images (bytes).")
 
 
-def _label_column(features: Any, where: str) -> str:
+def label_column(features: Any, where: str) -> str:
+    """The name of the column of labels.  Raises: DataError."""
     for name in _LABEL_COLUMNS:
         if name in features:
             return name
@@ -161,7 +172,7 @@ def _label_column(features: Any, where: str) -> str:
     raise DataError(f"{where}: no label column among {', '.join(features)}; expected one named label.")
 
 
-def _check_complete(path: Path, files: list[Path]) -> None:
+def check_complete(path: Path, files: list[Path]) -> None:
     """Raises: DataError if a name says that it is one of so many, and some are missing."""
     numbered = [match for file in files if (match := re.fullmatch(r".*-(\d+)-of-(\d+)\.parquet", file.name))]
     for total in {match[2] for match in numbered}:
@@ -180,11 +191,12 @@ def _count_rows(file: Path) -> int:
         for group in range(table.num_row_groups):
             table.read_row_group(group)
     except Exception as error:  # of whichever part of the format is damaged
-        raise DataError(f"{file}: not a whole parquet file ({_reason(error)}). Copy or download it again.") from error
+        raise DataError(f"{file}: not a whole parquet file ({reason(error)}). Copy or download it again.") from error
     return int(table.metadata.num_rows)
 
 
-def _from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -> Any:
+def from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -> Any:
+    """What a function of the library `datasets` answers for a set on the hub.  Raises: DataError with advice."""
     place = folder or "a folder and pass --data FOLDER"
     home = f"https://huggingface.co/datasets/{dataset_id}"
     advice = f"It lives at {home}. Put its files train-*.parquet, test-*.parquet in {place}."
@@ -200,14 +212,14 @@ def _from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -
         with suppress(Exception), _quiet(), _offline():
             return call(dataset_id, **options)
         raise DataError(
-            f"{dataset_id}: no such folder, and the Hugging Face hub could not be reached ({_reason(error)}). {advice}"
+            f"{dataset_id}: no such folder, and the Hugging Face hub could not be reached ({reason(error)}). {advice}"
         ) from error
     try:
         with _quiet():
             return call(dataset_id, **options)
     except Exception as error:  # whatever downloading, reading and writing tables runs into
         raise DataError(
-            f"{dataset_id}: cannot be loaded from the Hugging Face hub ({_reason(error)}). {advice}"
+            f"{dataset_id}: cannot be loaded from the Hugging Face hub ({reason(error)}). {advice}"
         ) from error
 
 
@@ -259,10 +271,11 @@ def _temporary_cache() -> str:
     return folder
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong at the bottom."""
+def reason(error: Exception) -> str:
+    """In words: the first line of what went wrong at the bottom."""
     return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
-def _split_rank(split: str) -> tuple[int, str]:
-    return _SPLIT_ORDER.index(split) if split in _SPLIT_ORDER else len(_SPLIT_ORDER), split
+def split_rank(split: str) -> tuple[int, str]:
+    """For sorting: train first, others than the usual ones last."""
+    return SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split

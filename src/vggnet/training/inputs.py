@@ -15,9 +15,10 @@ from vggnet.data.article import article_augment
 from vggnet.data.augment import BatchAugment
 from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
 from vggnet.data.decode import StoredImage
-from vggnet.data.loading import EvalBatches, Skip, TrainBatches, View, default_workers
+from vggnet.data.loading import EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.data.source import Source
+from vggnet.data.stream import Stream
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.training.config import TrainConfig
 from vggnet.training.parallel import ALONE, Ranks
@@ -27,7 +28,9 @@ COLOUR_IMAGES = 1000  # from which the principal components of colours are measu
 
 
 def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
-    """The preprocessing of a run. Statistics not given are measured if the images are small, else ImageNet's.
+    """The preprocessing of a run. Statistics not given are measured if the images are small and not streamed.
+
+    Otherwise they are ImageNet's.
 
     Between the scales of scale jitter, tests see the middle one (paper, section 4.1).
     """
@@ -41,7 +44,7 @@ def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
         return Preprocess(resize=config.resize, crop=config.crop, mean=config.mean, std=config.std)
     mean, std = _imagenet_statistics(config.in_channels)
     photos = Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
-    if config.crop > SMALL:
+    if config.crop > SMALL or isinstance(source, Stream):
         return photos
     if config.on_bad_image == "stop":
         decoded(source, photos)  # raises
@@ -72,7 +75,10 @@ def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess
     """
     if not config.colour_shift or config.colour_axes is not None:
         return config
-    places = np.unique(np.linspace(0, len(source) - 1, COLOUR_IMAGES).round().astype(np.int64))
+    if isinstance(source, Stream):  # those of few groups
+        places = np.sort(source.order(np.arange(len(source)), seed=config.seed, epoch=0)[:COLOUR_IMAGES])
+    else:
+        places = np.unique(np.linspace(0, len(source) - 1, COLOUR_IMAGES).round().astype(np.int64))
     count, total, square = 0, torch.zeros(config.in_channels).double(), torch.zeros(()).double()
     for image in _readable(config, source, places.tolist()):
         colours = preprocess.pixels(image).flatten(1).double() / 255  # (C, pixels)
@@ -106,7 +112,10 @@ def make_train_batches(
 
     skip: called with each image that cannot be read; without it ImageError is raised.
     """
-    return TrainBatches(
+    kind: Callable[..., TrainBatches] = partial(TrainBatches, share=ranks.share)
+    if isinstance(source, Stream):
+        kind = partial(StreamBatches, rank=ranks.rank, size=ranks.size)
+    return kind(
         source,
         preprocess,
         config.batch_size,
@@ -114,7 +123,6 @@ def make_train_batches(
         seed=config.seed,
         view=_view(config),
         workers=_workers(config, preprocess, ranks),
-        share=ranks.share,
         skip=skip,
     )
 

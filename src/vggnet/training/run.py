@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vggnet.atomic import write_text
+from vggnet.data.opening import STREAM
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import RunError, StorageError
 from vggnet.training.config import TrainConfig
@@ -172,7 +173,8 @@ def _val_accuracy(row: Row) -> float:
 
 def default_folder(data: str, model: str) -> Path:
     """runs/DATA-MODEL-DATE-TIME."""
-    return Path("runs") / f"{Path(data).name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = Path(data.removeprefix(STREAM)).name
+    return Path("runs") / f"{name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def require_room(folder: Path, num_bytes: int) -> None:
