@@ -100,6 +100,20 @@ def test_tar_files(tmp_path):
     assert source_splits(f"stream:{tmp_path}") == ("train", "validation")
 
 
+def test_tar_files_as_another_library_reads_them(tmp_path):
+    """Oracle: the library `datasets`, which reads WebDataset tars from start to end."""
+    for number in range(2):
+        members = [sample(f"{value:03}", value, value % 4) for value in range(20 * number, 20 * number + 20)]
+        make_tar(
+            tmp_path / f"train-{number}.tar", {name: content for each in members for name, content in each.items()}
+        )
+    files = [str(tmp_path / f"train-{number}.tar") for number in range(2)]
+    rows = list(datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=True))
+    source = open_source(f"stream:{tmp_path}", "train")
+    assert source.labels.tolist() == [row["cls"] for row in rows]
+    assert values(source) == [row["png"].getpixel((0, 0))[0] for row in rows]
+
+
 def test_classes_in_words_and_many_images_in_a_tar(tmp_path):
     """Oracle: the members; 600 images are three groups."""
     members = {}

@@ -25,9 +25,7 @@ TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 2, "on_bad_
 SMALL = {**TINY, "preset": "fast", "optimizer": "sgd", "lr": 0.01, "batch_size": 8, "val_fraction": 0.2}
 PHOTOS = {**TINY, "preset": "photos", "resize": 80, "crop": 72, "batch_size": 4, "val_fraction": 0.2}
 COUNT = Position.count
-SIZES = pytest.mark.parametrize(
-    "options", [SMALL, PHOTOS, {**PHOTOS, "workers": 2}], ids=["small", "photos", "workers"]
-)
+SIZES = pytest.mark.parametrize("options", [SMALL, {**PHOTOS, "workers": 2}], ids=["small", "photos"])
 
 
 class Partly(Source):

@@ -22,6 +22,8 @@ from vggnet.data.source import Source
 from vggnet.data.stream import Item, Stream
 from vggnet.errors import ImageError
 
+GROUPED = 64  # whole images whose groups of a stream are looked up at once
+
 # Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
 View = Callable[[StoredImage, int, int], Tensor]
 
@@ -71,14 +73,14 @@ class WholeImages:
 
     def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0) -> None:
         self.images = _Whole(source, preprocess)
-        self.indices = torch.arange(len(source)).tensor_split(len(source))
+        self.chunks = _chunks(torch.arange(len(source)), GROUPED)
         self.workers = workers
 
     def __iter__(self) -> Iterator[Tensor]:
         loader = DataLoader(
             self.images,
             batch_size=None,
-            sampler=(item for (item,) in _items(self.images.source, self.indices)),
+            sampler=(item for chunk in _items(self.images.source, self.chunks) for item in chunk),
             num_workers=self.workers,
             worker_init_fn=_leave_group,
         )
