@@ -156,6 +156,15 @@ def test_no_image_is_late_by_more_than_the_buffer(monkeypatch):
     assert -50 <= moves.min() < -25
 
 
+def test_groups_come_in_another_order_for_each_seed_and_epoch(monkeypatch):
+    """Oracle: four orders of groups of one image, none like another; each group is somewhere."""
+    monkeypatch.setattr(stream, "BUFFER", 0)
+    source = Numbered(*[1] * 12)
+    found = [source.order(np.arange(12), seed=seed, epoch=epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(map(tuple, found))) == 4
+    assert all(sorted(order) == list(range(12)) for order in found)
+
+
 def test_a_validation_split_is_left_out():
     """Oracle: the indices given; the others are never seen."""
     source = Numbered(*[10] * 5)
