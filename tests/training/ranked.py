@@ -39,7 +39,8 @@ def befallen(fault):
         count(self, *arguments)
         position.epoch, position.step = self.epoch, self.step
         if "signal" in fault and f"{self.epoch}:{self.step}" == fault["step"]:
-            os.kill(os.getpid(), getattr(signal, fault["signal"]))
+            assert os.getpgrp() == os.getpid()  # torchrun makes and signals groups of a rank and its loader workers
+            os.killpg(os.getpid(), getattr(signal, fault["signal"]))
 
     def poisoned(self, *arguments):
         loss, plain, correct = losses(self, *arguments)

@@ -39,7 +39,7 @@ BOXES = {
 }  # fmt: skip
 EXACT = {
     "preset": "digits", "model": "vgg11_bn", "width": 0.25, "head": "folded", "optimizer": "muon", "batch_size": 10,
-    "epochs": 2, "ema": 0.9, "checkpoint_minutes": 0.0,
+    "epochs": 2, "ema": 0.9, "checkpoint_minutes": 0.0, "augment": "article", "workers": 1,
 }  # fmt: skip
 PHOTOS = {
     "preset": "photos", "model": "vgg11_bn", "width": 0.05, "resize": 80, "crop": 72, "epochs": 1, "batch_size": 4,
@@ -193,7 +193,7 @@ def test_batches_that_are_too_small_are_refused(done, folder):
 
 
 def test_a_stopped_training_goes_on_exactly(done, folder):
-    """Oracle: as many processes without interruption, bit for bit; one of them alone was told to stop."""
+    """Oracle: as many processes without interruption, bit for bit; one alone was told to stop, and its loader."""
     assert done["stopped"] == ("stopped",) * PROCESSES
     assert done["resumed"] == done["whole"] == ("finished",) * PROCESSES
     assert tensors(folder / "stopped") == tensors(folder / "whole")
