@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 
 import vggnet
 from vggnet.data import arrays
+from vggnet.data.decode import StoredImage
 from vggnet.data.loading import EvalBatches, TrainBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.source import Source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.evaluation.testing import evaluate
 from vggnet.training.config import TrainConfig
 from vggnet.training.fit import Position, fit
 from vggnet.training.learner import build_model, make_learner
+from vggnet.training.validating import sum_classes
 
 TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 2, "on_bad_image": "skip"}
 SMALL = {**TINY, "preset": "fast", "optimizer": "sgd", "lr": 0.01, "batch_size": 8, "val_fraction": 0.2}
@@ -35,10 +36,10 @@ class Partly(Source):
         super().__init__(name="partly", split="train", classes=("a", "b"), labels=np.arange(count) % 2)
         self.bad = bad
 
-    def read(self, index):
+    def open(self, index):
         if index in self.bad:
             raise ImageError(f"{self.describe(index)}: broken")
-        return Image.new("RGB", (80, 80), (index,) * 3)
+        return StoredImage(Image.new("RGB", (80, 80), (index,) * 3), self.describe(index))
 
     def describe(self, index):
         return f"image {index}"
@@ -212,10 +213,11 @@ def test_validation_counts_what_can_be_read(folder, tmp_path, monkeypatch):
     seen = []
 
     def recording(*arguments, **options):
-        seen.append(evaluate(*arguments, **options).images)
-        return evaluate(*arguments, **options)
+        sums = sum_classes(*arguments, **options)
+        seen.append(sums[2])
+        return sums
 
-    monkeypatch.setattr("vggnet.training.train.evaluate", recording)
+    monkeypatch.setattr("vggnet.training.train.sum_classes", recording)
     labels = np.repeat([0, 1], 20)
     seed = next(seed for seed in range(99) if {22, 29} & set(carve(labels, 0.2, seed)[1].tolist()))
     run = vggnet.train(folder, out=tmp_path / "run", **PHOTOS | {"seed": seed, "epochs": 1})

@@ -134,6 +134,7 @@ def done(folder):
         "localised": BOXES | boxes,
         "poisoned": SUMMED | {"fault": {"rank": 1, "step": "0:3"}},
         "unread": PHOTOS | photos,
+        "skipping": PHOTOS | photos | {"on_bad_image": "skip"},
         "refused": EXACT | boxes | {"batch_size": 2},
         "whole": EXACT | boxes,
         "stopped": EXACT | boxes | {"fault": at | {"signal": "SIGTERM"}},
@@ -183,6 +184,14 @@ def test_an_image_that_one_process_cannot_read_ends_all(done, folder, tmp_path):
         vggnet.train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS)
     assert done["unread"] == (f"ImageError: {expected.value}",) * PROCESSES
     assert not (folder / "unread").exists()
+
+
+def test_an_image_that_one_process_cannot_read_is_skipped_by_all(done, folder, tmp_path):
+    """Oracle: what a training in one process says of it."""
+    assert done["skipping"] == ("finished",) * PROCESSES
+    alone = vggnet.train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS | {"on_bad_image": "skip"})
+    assert (folder / "skipping" / "skipped.json").read_text() == (alone.folder / "skipped.json").read_text()
+    assert [row["skipped"] for row in rows(folder / "skipping")] == [1]
 
 
 def test_batches_that_are_too_small_are_refused(done, folder):
