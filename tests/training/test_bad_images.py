@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_kept_with_the_decoded_images(monkeypatch):
     first = arrays.decode_all(source, preprocess)
     assert first.bad == {0: "image 0: broken", 5: "image 5: broken"}
     arrays.decode_all.cache_clear()
-    monkeypatch.setattr(Partly, "read", None)
+    monkeypatch.setattr(Partly, "open", None)
     again = arrays.decode_all(source, preprocess)
     assert again.bad == first.bad
     assert torch.equal(again.pixels, first.pixels)
