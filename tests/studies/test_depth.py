@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import ttest_ind_from_stats
 
 import vggnet
-from vggnet.cli.study import main
+from vggnet.cli.study import Depth, Drawbacks, main
 from vggnet.errors import ConfigError, NonFiniteError
-from vggnet.studies import depth
+from vggnet.studies import depth, drawbacks
 from vggnet.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -103,6 +103,13 @@ def test_command_draws_and_prints(study, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert [row["label"] for row in printed["rows"]] == ["A", "D, from A", "A with batch norm"]
     assert (tmp_path / "r.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(("options", "budget"), [(Depth, depth.BUDGET), (Drawbacks, drawbacks.BUDGET)])
+def test_the_commands_offer_the_budgets(options, budget):
+    """Oracle: the budgets of the studies, in which a run is looked for."""
+    given = options(data="digits")
+    assert (given.width, given.epochs) == (budget.width, budget.epochs)
 
 
 def test_mistakes_are_named():

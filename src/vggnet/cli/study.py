@@ -38,8 +38,8 @@ class Depth(_Study):
     Example: vgg study depth --data cifar10 --seeds 3
     """
 
-    width: float = 0.25  # multiplies the channels of the convolutions
-    epochs: int = 10
+    width: float = 0.125  # multiplies the channels of the convolutions
+    epochs: int = 5
     seeds: int = 3  # runs of each
     out: Path = Path("runs/depth")  # the run folders, which networks that start from column A need
     rows: Path = Path("docs/depth.jsonl")  # a row for each finished run; what is there is not run again
@@ -71,9 +71,9 @@ class Drawbacks(_Study):
     """
 
     width: float = 0.25  # multiplies the channels of the convolutions
-    epochs: int = 3  # for each head, on all of train
+    epochs: int = 2  # for each head, on all of train
     images: int = 2000  # of train, on which a network overfits with dropout and without
-    small_epochs: int = 15  # on these
+    small_epochs: int = 12  # on these
     seeds: int = 2  # runs of each
     out: Path = Path("runs/drawbacks")  # the run folders and checkpoints
     rows: Path = Path("docs/drawbacks.jsonl")  # a row for each finished run; what is there is not run again

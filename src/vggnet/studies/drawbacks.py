@@ -31,7 +31,7 @@ from vggnet.vgg import build
 
 BUDGET = replace(
     FAST,
-    model="vgg11_bn", width=0.25, init="he", val_fraction=0.0, epochs=3, batch_size=128, optimizer="sgd", lr=0.02,
+    model="vgg11_bn", width=0.25, init="he", val_fraction=0.0, epochs=2, batch_size=128, optimizer="sgd", lr=0.02,
     warmup=0.2, momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, flip="random",
 )  # fmt: skip
 HEADS = ("paper", "gap", "cifar")
@@ -68,7 +68,7 @@ def study_drawbacks(
     data: str | Path,
     *,
     images: int = 2000,
-    small_epochs: int = 15,
+    small_epochs: int = 12,
     seeds: int = 2,
     out: Path | str = "runs/drawbacks",
     rows: Path | str = "docs/drawbacks.jsonl",
