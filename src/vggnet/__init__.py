@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         VGGError,
         WeightsError,
     )
+    from vggnet.evaluation.finding import FoundBox, find_boxes
     from vggnet.evaluation.localising import LocalisationResult, localise
     from vggnet.evaluation.predicting import Prediction, predict
     from vggnet.evaluation.testing import TestResult, test
@@ -57,6 +58,7 @@ _MODULES = {
         "VGGError",
         "WeightsError",
     ),
+    "vggnet.evaluation.finding": ("FoundBox", "find_boxes"),
     "vggnet.evaluation.localising": ("LocalisationResult", "localise"),
     "vggnet.evaluation.predicting": ("Prediction", "predict"),
     "vggnet.evaluation.testing": ("TestResult", "test"),
@@ -85,7 +87,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
-    "test", "TestResult", "localise", "LocalisationResult", "predict", "Prediction",
+    "test", "TestResult", "localise", "LocalisationResult", "find_boxes", "FoundBox", "predict", "Prediction",
     "explain", "Explanation", "find_exciting", "maximise",
     "write_report", "Report",
     "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",

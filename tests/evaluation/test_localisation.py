@@ -10,12 +10,14 @@ from torchvision.ops import box_convert, box_iou
 
 from vggnet.evaluation.localisation import (
     MERGE_BELOW,
+    clip,
     constant_box,
     decode,
     encode,
     is_correct,
     match_scores,
     merge,
+    mirror,
     overlap,
 )
 
@@ -52,6 +54,19 @@ def test_boxes_as_numbers_and_back(edges, crop):
 def test_a_negative_size_is_none():
     """Oracle: by hand."""
     np.testing.assert_allclose(decode(np.array([0.5, 0.5, -0.2, 0.2]), 10), [5, 4, 5, 6])
+
+
+def test_boxes_are_cut_at_the_border():
+    """Oracle: by hand, in an image of 40 x 30 pixels; the second box lies beside it."""
+    boxes = np.array([[-3.0, 5, 44, 31], [41, 2, 50, 9]])
+    assert clip(boxes, np.array([[40.0, 30]] * 2)).tolist() == [[0, 5, 40, 30], [40, 2, 40, 9]]
+
+
+def test_boxes_of_mirror_images():
+    """Oracle: by hand, in an image of 40 pixels width, and the way back."""
+    boxes = np.array([[0.0, 5, 10, 31], [12, 2, 20, 9]])
+    assert mirror(boxes, 40).tolist() == [[30, 5, 40, 31], [20, 2, 28, 9]]
+    assert mirror(mirror(boxes, 40), 40).tolist() == boxes.tolist()
 
 
 def test_match_scores():

@@ -3,12 +3,18 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vggnet.evaluation.finding import FoundBox
+    from vggnet.evaluation.predicting import Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +24,17 @@ class Predict:
     Example: vgg predict runs/mine photo.jpg holidays/ --top 3
 
     Without a model, by weights that come with the package: vgg predict photo.jpg
+
+    Where it is, by a network trained with --task localise: vgg predict runs/boxes photo.jpg --classifier runs/mine
     """
 
     # a run folder, a .safetensors file, or a name of `vgg weights list`; it may be left out before an image file
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
     top: int = 5  # classes to show
+    classifier: Path | None = None  # for a network that gives boxes: a network for the class
+    # for a network that gives boxes: where the first 16 pictures are drawn with their boxes; by default boxes.png
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print a JSON list instead of a table
 
@@ -38,15 +49,45 @@ def main(arguments: list[str]) -> int:
         args = replace(args, model=Path(DEFAULT), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
+    from vggnet.weights.files import describe
+
+    answers = _boxes(args) if describe(args.model)[0].boxes is not None else _classes(args)
+    errors = [answer.error for answer in answers if answer.error is not None]
+    for error in errors:
+        print(f"vgg: {' '.join(error.split())}", file=sys.stderr)
+    return 2 if errors else 0
+
+
+def _classes(args: Predict) -> "Sequence[Prediction]":
+    """Raises: ConfigError for an option that has no meaning for classes."""
     from vggnet.evaluation.predicting import predict, predictions_json, predictions_table
 
+    if args.classifier or args.out:
+        raise ConfigError(f"{args.model} gives classes, and draws no boxes; leave out --classifier and --out.")
     predictions = predict(args.model, args.images, top=args.top, device=args.device)
     readable = [prediction for prediction in predictions if prediction.error is None]
     if args.json:
         print(predictions_json(predictions))
     elif readable:
         print(predictions_table(readable))
-    for prediction in predictions:
-        if prediction.error is not None:
-            print(f"vgg: {' '.join(prediction.error.split())}", file=sys.stderr)
-    return 0 if len(readable) == len(predictions) else 2
+    return predictions
+
+
+def _boxes(args: Predict) -> "Sequence[FoundBox]":
+    """Raises: ConfigError for an option that has no meaning for boxes."""
+    from vggnet.evaluation.finding import boxes_json, boxes_table, draw_found, find_boxes
+
+    if args.top != Predict.top:
+        raise ConfigError(f"{args.model} gives a box, of one class; leave out --top.")
+    out = args.out or Path("boxes.png")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: the figure is written as PNG; give a name that ends in .png.")
+    found = find_boxes(args.model, args.images, classifier=args.classifier, device=args.device)
+    readable = [one for one in found if one.error is None]
+    if args.json:
+        print(boxes_json(found))
+    elif readable:
+        print(boxes_table(readable))
+    if readable:
+        print(f"drawn: {out}, {draw_found(args.images, found, out)} of {len(found)} pictures", file=sys.stderr)
+    return found

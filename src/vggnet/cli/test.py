@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> int:
     data = args.data or (card(str(args.model)).data if with_package else Run.open(args.model).data)
     gives_boxes = describe(args.model)[0].boxes is not None
     _check(args, gives_boxes)
-    options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "batch_size": args.batch_size}
-    options |= {"workers": args.workers, "device": args.device}
+    options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "flip": args.flip}
+    options |= {"batch_size": args.batch_size, "workers": args.workers, "device": args.device}
     out = args.out or (args.model if is_run and not args.others and not gives_boxes else None)
     result: LocalisationResult | TestResult
     with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
@@ -77,8 +77,7 @@ def main(arguments: list[str]) -> int:
         if gives_boxes:
             result = localise(models, **options, classifier=args.classifier, progress=show)
         else:
-            views: dict[str, Any] = {"views": args.views, "protocol": args.protocol, "flip": args.flip}
-            result = test(models, **options, **views, out=out, progress=show)
+            result = test(models, **options, views=args.views, protocol=args.protocol, out=out, progress=show)
     print(result.as_json() if args.json else result.as_table())
     if result.error:
         print(f"vgg: {result.error}", file=sys.stderr)
@@ -92,10 +91,10 @@ def _check(args: Test, gives_boxes: bool) -> None:
     """Raises: ConfigError for an option that has no meaning for the network."""
     if args.classifier and not gives_boxes:
         raise ConfigError(f"{args.model} gives classes; --classifier is for a network that gives boxes. Leave it out.")
-    if gives_boxes and (args.protocol not in ("single", "dense") or args.flip or args.views != 1 or args.out):
+    if gives_boxes and (args.protocol not in ("single", "dense") or args.views != 1 or args.out):
         raise ConfigError(
-            f"{args.model} gives boxes, and is tested on whole images without mirroring, by several scales; leave out "
-            "--protocol, --flip, --views and --out."
+            f"{args.model} gives boxes, and is tested on whole images, by --scales and --flip; leave out --protocol, "
+            "--views and --out."
         )
 
 

@@ -94,7 +94,7 @@ def to_crop(boxes: Boxes, preprocess: Preprocess) -> Array:
 
 def _voc_box(element: ElementTree.Element) -> tuple[float, float, float, float]:
     left, top, right, bottom = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[arg-type]
-    return max(left - 1, 0), max(top - 1, 0), right, bottom
+    return left - (left >= 1), top - (top >= 1), right, bottom
 
 
 def _refuse(source: Source, edges: Array, wrong: NDArray[np.bool_], why: str, sizes: Array | None = None) -> None:

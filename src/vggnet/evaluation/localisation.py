@@ -27,6 +27,17 @@ def decode(values: Array, crop: int) -> Array:
     return np.concatenate([centre - half, centre + half], -1)
 
 
+def clip(boxes: Array, sizes: Array) -> Array:
+    """The parts of boxes (N, 4) that lie within their images, of sizes (N, 2)."""
+    return boxes.clip(0, np.tile(sizes, 2))
+
+
+def mirror(boxes: Array, width: int) -> Array:
+    """Boxes (..., 4) of mirror images of this width as they lie in the images."""
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    return np.stack([width - right, top, width - left, bottom], -1)
+
+
 def overlap(one: Array, other: Array) -> Array:
     """Intersection over union, 0..1, of boxes (..., 4) and (..., 4), broadcast; 0 where neither has an area."""
     sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])

@@ -17,16 +17,14 @@ from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.opening import open_source, source_splits
 from vggnet.data.source import Source
-from vggnet.errors import ConfigError, DataError, check_at_least
-from vggnet.evaluation.dense import feature_map, score_map, sliding
-from vggnet.evaluation.localisation import Array, constant_box, decode, is_correct, merge, overlap
-from vggnet.evaluation.predicting import Ready, inference, prepare, require_scores
-from vggnet.evaluation.protocols import Protocol, check_is_vgg, default_batch_size
+from vggnet.errors import DataError, check_at_least
+from vggnet.evaluation.localisation import Array, clip, constant_box, is_correct, merge, mirror, overlap
+from vggnet.evaluation.predicting import Ready, prepare, require_scores
+from vggnet.evaluation.protocols import Protocol, default_batch_size
 from vggnet.evaluation.testing import Model, describe_models, match_classes
 from vggnet.evaluation.views import mean_answer
-from vggnet.metrics import check_finite_logits, rank
-from vggnet.table1 import TOTAL_STRIDE
-from vggnet.vgg import VGG
+from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
+from vggnet.metrics import rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,7 @@ class LocalisationResult:
     error_constant_box: float | None  # 0..1, of the box that fits the most of train; None if train has no boxes
     images: int
     scales: tuple[int, ...]  # pixels, the shorter side of the images
+    flip: bool  # whether their mirror images were seen as well
     data: str
     split: str
     fingerprint: str  # of the data
@@ -75,6 +74,7 @@ def localise(
     split: str = "test",
     classifier: Model | None = None,
     scales: Sequence[int] = (),
+    flip: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
@@ -82,12 +82,13 @@ def localise(
 ) -> LocalisationResult:
     """Test networks that give boxes: on whole images, at each scale, a box for every window of the last feature map.
 
-    The boxes of all windows, scales and networks are merged (`merge`), and the one with the best score is taken.
+    The boxes of all windows, scales, mirror images and networks are merged (`merge`), and the best one is taken.
     model, device, workers: as for `vggnet.test`.
     data: a data set with boxes, see `Source.boxes`.
     classifier: a network for the class, whose softmax in each window is the score of the window's boxes; without one
         all windows count the same.
     scales: pixels of the shorter side, by default the network's own.
+    flip: the mirror image of every image as well.
     batch_size: crops; as many pixels at once.
     Raises: ConfigError for networks that give no boxes or take other crops; DataError for boxes that cannot be; others
         as `vggnet.test`.
@@ -97,17 +98,16 @@ def localise(
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
     given = [prepare(one, device) for one in models]
     for ready in given:
-        _require_boxes(ready)
+        require_boxes(ready)
     if classifier is not None:
         given.append(prepare(classifier, device))
         require_scores(given[-1])
-    if len({(ready.preprocess.crop, ready.preprocess.mode) for ready in given}) > 1:
-        raise ConfigError("the networks take crops of different sizes or colours; localise by networks of one kind.")
+    require_one_kind(given)
     preprocess = given[0].preprocess
     at = Protocol(name="dense", scales=tuple(scales)).at(preprocess).scales
     source = open_source(data, split)
-    all_sliding = [_slide(ready, source) for ready in given]
-    networks, scorer = all_sliding[: len(models)], None if classifier is None else all_sliding[-1]
+    answering = [_on_labels(ready, source) for ready in given]
+    networks, scorer = answering[: len(models)], None if classifier is None else answering[-1]
     boxes = read_boxes(source)
     start = time.perf_counter()
     seen = [_Seen([], [], []) for _ in source.labels]
@@ -117,11 +117,13 @@ def localise(
         factors, first = resize_factors(boxes.sizes, scale), 0
         for pixels in of_one_size(WholeImages(source, replace(preprocess, resize=scale), workers), max_pixels):
             places = slice(first, first + len(pixels))
-            _look(networks, scorer, pixels, places, factors[places], max_pixels, seen[places])
+            for mirrored in (False, True)[: 1 + flip]:
+                _look(networks, scorer, pixels, places, factors[places], max_pixels, seen[places], mirrored=mirrored)
             first += len(pixels)
             if progress:
                 progress(number * len(seen) + first, len(at) * len(seen))
-    predicted = np.array([merge(np.concatenate(one.boxes), np.concatenate(one.scores))[0][0] for one in seen])
+    merged = [merge(np.concatenate(one.boxes), np.concatenate(one.scores))[0][0] for one in seen]
+    predicted = clip(np.array(merged), boxes.sizes)
     right = is_correct(predicted, boxes.edges)
     ranks = None if scorer is None else _ranks(seen, scorer.labels)
     return LocalisationResult(
@@ -133,6 +135,7 @@ def localise(
         error_constant_box=_error_of_best_constant(data, split, boxes),
         images=len(seen),
         scales=at,
+        flip=flip,
         data=str(data),
         split=split,
         fingerprint=source.fingerprint,
@@ -145,26 +148,15 @@ def localise(
     )
 
 
-class _Sliding(NamedTuple):
-    """A network whose head takes single windows."""
+class _OnLabels(NamedTuple):
+    """A network, and what the images show as it numbers the classes."""
 
-    network: VGG
-    window: int  # cells
-    ready: Ready
-    labels: Tensor  # int64 (N,), the images' classes as the network numbers them
-
-    def outputs(self, pixels: Tensor, max_pixels: int) -> Tensor:
-        """For every window, on the CPU: uint8 (n, C, h, w) -> (n, outputs, rows, columns).  Raises: NonFiniteError."""
-        device, normalize = self.ready.device, self.ready.preprocess.normalize
-        with inference(self.network):
-            features = feature_map(self.network, pixels.to(device), normalize, max_pixels)
-            outputs = score_map(self.network, features, self.window).cpu()
-        check_finite_logits(outputs.flatten(1))
-        return outputs
+    windows: Windows
+    labels: Tensor  # int64 (N,)
 
 
 class _Seen(NamedTuple):
-    """What the windows of one image said, at one scale after the other."""
+    """What the windows of one image said, in one view after the other: at each scale, and its mirror image."""
 
     boxes: list[Array]  # (n, 4), in pixels of the image, for its true class
     scores: list[Array]  # (n,)
@@ -172,52 +164,46 @@ class _Seen(NamedTuple):
 
 
 def _look(
-    networks: Sequence[_Sliding],
-    scorer: _Sliding | None,
+    networks: Sequence[_OnLabels],
+    scorer: _OnLabels | None,
     pixels: Tensor,
     places: slice,
     factors: Array,
     max_pixels: int,
     seen: Sequence[_Seen],
+    *,
+    mirrored: bool,
 ) -> None:
     """Add what the networks say of uint8 images (n, C, h, w), at these places of the source, to what was seen."""
+    width = pixels.shape[3]
+    pixels = pixels.flip(3) if mirrored else pixels
     rows = torch.arange(len(pixels))
     scores: Array | None = None
     if scorer is not None:
-        classes = scorer.outputs(pixels, max_pixels)  # (n, K, h, w)
+        classes = scorer.windows.outputs(pixels, max_pixels)  # (n, K, h, w)
         scores = classes.softmax(1)[rows, scorer.labels[places]].flatten(1).double().numpy()  # (n, h w)
         for one, logits in zip(seen, classes.mean((2, 3)), strict=True):
             one.logits.append(logits)
     for network in networks:
-        outputs = network.outputs(pixels, max_pixels)
-        values = outputs.view(len(pixels), -1, 4, *outputs.shape[2:])  # (n, 1 or K, 4, h, w)
-        of_class = values[rows, network.labels[places] if values.shape[1] > 1 else 0]
-        edges = decode(of_class.permute(0, 2, 3, 1).double().numpy(), network.ready.preprocess.crop)
-        down, across = np.indices(edges.shape[1:3]) * TOTAL_STRIDE  # where each window begins
-        edges = edges + np.stack([across, down, across, down], -1)
+        edges = network.windows.boxes(pixels, max_pixels)  # (n, 1 or K, h, w, 4)
+        of_class = edges[rows.numpy(), network.labels[places].numpy() if edges.shape[1] > 1 else 0]
+        of_class = mirror(of_class, width) if mirrored else of_class
         for row, one in enumerate(seen):
-            one.boxes.append(edges[row].reshape(-1, 4) / np.tile(factors[row], 2))
+            one.boxes.append(of_class[row].reshape(-1, 4) / np.tile(factors[row], 2))
             one.scores.append(np.ones(len(one.boxes[-1])) if scores is None else scores[row])
 
 
 def _ranks(seen: Sequence[_Seen], labels: Tensor) -> NDArray[np.int64]:
-    """How many classes come before the true one: (N,), by the mean softmax over the scales."""
-    answer = mean_answer([torch.stack(scale) for scale in zip(*(one.logits for one in seen), strict=True)])
+    """How many classes come before the true one: (N,), by the mean softmax over the views."""
+    answer = mean_answer([torch.stack(view) for view in zip(*(one.logits for one in seen), strict=True)])
     ranks: NDArray[np.int64] = rank(answer, labels).numpy()
     return ranks
 
 
-def _slide(ready: Ready, source: Source) -> _Sliding:
+def _on_labels(ready: Ready, source: Source) -> _OnLabels:
     """Raises: ConfigError if the network is no VGG; DataError if it has other classes."""
     to_model = match_classes(source, ready.classes, ready.num_classes)
-    network, window = sliding(check_is_vgg(ready.network), ready.preprocess.crop)
-    return _Sliding(network, window, ready, to_model[torch.from_numpy(source.labels)])
-
-
-def _require_boxes(ready: Ready) -> None:
-    """Raises: ConfigError if the network gives no boxes."""
-    if check_is_vgg(ready.network).architecture.boxes is None:
-        raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localise.")
+    return _OnLabels(windows_of(ready), to_model[torch.from_numpy(source.labels)])
 
 
 def _error_of_constant(relative: Array, boxes: Boxes) -> float:

@@ -41,6 +41,10 @@ class Ready(NamedTuple):
     num_classes: int
     device: torch.device
 
+    def class_name(self, index: int) -> str:
+        """Of a class, or its number."""
+        return self.classes[index] if self.classes else f"class {index}"
+
 
 def predict(
     model: nn.Module | Path | str,
@@ -115,7 +119,9 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
 def require_scores(ready: Ready) -> None:
     """Raises: ConfigError if the network gives boxes, not class scores."""
     if getattr(getattr(ready.network, "architecture", None), "boxes", None) is not None:
-        raise ConfigError("this network gives boxes, not classes; give a classifier, or test it by vggnet.localise.")
+        raise ConfigError(
+            "this network gives boxes, not classes; give a classifier, or use vggnet.localise or vggnet.find_boxes."
+        )
 
 
 @contextmanager
@@ -162,5 +168,5 @@ def _best(ready: Ready, images: Tensor, top: int) -> list[tuple[list[float], lis
 
 
 def _named_best(ready: Ready, name: str, probabilities: list[float], order: list[int]) -> Prediction:
-    classes = tuple(ready.classes[index] if ready.classes else f"class {index}" for index in order)
+    classes = tuple(map(ready.class_name, order))
     return Prediction(name=name, classes=classes, probabilities=tuple(probabilities))

@@ -11,12 +11,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
-from vggnet.report.style import ORANGE, save_figure, write_title
+from vggnet.report.style import draw_frame, save_figure, write_title
 
 # Against and for: told apart by colour-blind readers, and in gray, where what is against is darker.
 AGAINST_FOR = LinearSegmentedColormap.from_list("against_for", ["#0b2f5e", "#5b8ec4", "#ffffff", "#f0a04b", "#c85a00"])
@@ -138,9 +136,7 @@ def draw_exciting(rows: Sequence[tuple[str, Sequence[Excitement]]], path: Path, 
         for whole, part, one in zip(grid[2 * number], grid[2 * number + 1], found, strict=False):
             left, top, right, bottom = one.box
             _show(whole, one.picture)
-            frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, clip_on=False)
-            frame.set(edgecolor=ORANGE, linewidth=2, path_effects=[withStroke(linewidth=4, foreground="white")])
-            whole.add_patch(frame)
+            draw_frame(whole, one.box)
             whole.set_xlabel(one.caption, fontsize=8, parse_math=False)
             _show(part, one.picture[top:bottom, left:right])
         grid[2 * number, 0].set_ylabel(name, fontsize=10, parse_math=False)

@@ -12,9 +12,22 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vggnet.report.style import BLUE, GRAY, ORANGE, RIGHT, WRONG, save_figure, short, thumbnail, write_title
+from vggnet.report.style import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    RIGHT,
+    WRONG,
+    draw_frame,
+    save_figure,
+    short,
+    thumbnail,
+    write_title,
+)
 
 MAX_PREDICTIONS = 16
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -73,6 +86,27 @@ def draw_predictions(
         for spine in axes.spines.values():
             spine.set(edgecolor=colour, linewidth=3)
     write_title(figure, title)
+    save_figure(figure, path)
+
+
+def draw_boxes(images: Sequence[Image.Image], boxes: Sequence[Box], captions: Sequence[str], path: Path) -> None:
+    """One to sixteen images, four a row, each with its box, in its own pixels, under its caption.
+
+    Raises: StorageError if `path` cannot be written.
+    """
+    assert 1 <= len(images) <= MAX_PREDICTIONS
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.7 * columns + 0.4, 3.0 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    for axes, image, box, caption in zip(grid, images, boxes, captions, strict=False):
+        small = thumbnail(image)
+        axes.imshow(small, interpolation="nearest")
+        draw_frame(axes, [edge * small.width / image.width for edge in box])
+        axes.set_title(caption, fontsize=9, parse_math=False)
+        axes.set(xticks=[], yticks=[])
     save_figure(figure, path)
 
 

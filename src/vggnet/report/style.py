@@ -1,11 +1,15 @@
 """What all figures share: colours, fonts, and how they are saved."""
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from PIL import Image
 
@@ -31,6 +35,14 @@ def write_title(figure: Figure, title: str) -> None:
     """Above the whole figure; nothing if it is empty."""
     if title:
         figure.suptitle(title, parse_math=False)
+
+
+def draw_frame(axes: Axes, box: Sequence[float]) -> None:
+    """Around left, top, right, bottom, the edges of pixels, so that the whole picture is (0, 0, width, height)."""
+    left, top, right, bottom = box
+    frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, clip_on=False)
+    frame.set(edgecolor=ORANGE, linewidth=2, path_effects=[withStroke(linewidth=4, foreground="white")])
+    axes.add_patch(frame)
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

@@ -1,0 +1,60 @@
+"""Networks that answer in every window of a whole image: what they say there, and where their boxes lie."""
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from vggnet.errors import ConfigError
+from vggnet.evaluation.dense import feature_map, score_map, sliding
+from vggnet.evaluation.localisation import Array, decode
+from vggnet.evaluation.predicting import Ready, inference
+from vggnet.evaluation.protocols import check_is_vgg
+from vggnet.metrics import check_finite_logits
+from vggnet.table1 import TOTAL_STRIDE
+from vggnet.vgg import VGG
+
+
+class Windows(NamedTuple):
+    """A network whose head takes single windows of its last feature map."""
+
+    network: VGG
+    side: int  # cells
+    ready: Ready
+
+    def outputs(self, pixels: Tensor, max_pixels: int) -> Tensor:
+        """For every window, on the CPU: uint8 (n, C, h, w) -> (n, outputs, rows, columns).  Raises: NonFiniteError."""
+        device, normalize = self.ready.device, self.ready.preprocess.normalize
+        with inference(self.network):
+            features = feature_map(self.network, pixels.to(device), normalize, max_pixels)
+            outputs = score_map(self.network, features, self.side).cpu()
+        check_finite_logits(outputs.flatten(1))
+        return outputs
+
+    def boxes(self, pixels: Tensor, max_pixels: int) -> Array:
+        """Of a network that gives boxes, in pixels of these images: (n, 1 or K, rows, columns, 4).
+
+        Raises: NonFiniteError.
+        """
+        values = self.outputs(pixels, max_pixels).unflatten(1, (-1, 4)).movedim(2, -1)
+        edges = decode(values.double().numpy(), self.ready.preprocess.crop)
+        down, across = np.indices(edges.shape[2:4]) * TOTAL_STRIDE  # where each window begins
+        placed: Array = edges + np.stack([across, down, across, down], -1)
+        return placed
+
+
+def windows_of(ready: Ready) -> Windows:
+    """Raises: ConfigError if the network is no VGG."""
+    return Windows(*sliding(check_is_vgg(ready.network), ready.preprocess.crop), ready)
+
+
+def require_boxes(ready: Ready) -> None:
+    """Raises: ConfigError if the network gives no boxes."""
+    if check_is_vgg(ready.network).architecture.boxes is None:
+        raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localise.")
+
+
+def require_one_kind(networks: list[Ready]) -> None:
+    """Raises: ConfigError if they do not see the same pixels."""
+    if len({(ready.preprocess.crop, ready.preprocess.mode) for ready in networks}) > 1:
+        raise ConfigError("the networks take crops of different sizes or colours; localise by networks of one kind.")
