@@ -10,6 +10,7 @@
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py transfer         the rows of vgg study transfer -> docs/transfer.md
+    python scripts/record.py localise RUN     tests a run that gives boxes -> docs/localisation.md
     python scripts/record.py drawbacks        the rows of vgg study drawbacks -> docs/drawbacks.md, and their picture
     python scripts/record.py compare          the rows of vgg compare -> docs/compare.md, and their picture
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
@@ -23,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
@@ -32,17 +34,19 @@ import torch
 from safetensors import safe_open
 
 from vggnet.devices import environment
+from vggnet.evaluation.localising import localise
 from vggnet.report.comparing import draw_drawbacks
 from vggnet.report.figures import draw_depth, draw_speed
 from vggnet.studies.compare import Comparison, draw_comparison
 from vggnet.studies.depth import DepthStudy, by_label
 from vggnet.studies.drawbacks import DrawbacksStudy, by_part
-from vggnet.studies.rows import read_rows, spread
+from vggnet.studies.rows import append_row, read_rows, spread
 from vggnet.studies.speed import SpeedStudy, by_preset, percents
 from vggnet.studies.transfer import TransferStudy
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS
 from vggnet.training.run import CURVES, STATE, Run
+from vggnet.training.train import starting_config
 from vggnet.weights.named import card, find
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +71,8 @@ def main() -> None:
     commands.add_parser("speed")
     commands.add_parser("depth")
     commands.add_parser("transfer")
+    of_boxes = commands.add_parser("localise")
+    of_boxes.add_argument("run", type=Path, help="a run folder")
     commands.add_parser("drawbacks")
     commands.add_parser("compare")
     of_weights = commands.add_parser("card")
@@ -92,6 +98,9 @@ def main() -> None:
         insert(DOCS / "depth.md", "depth", depth_section())
     elif arguments.command == "transfer":
         insert(DOCS / "transfer.md", "transfer", transfer_section())
+    elif arguments.command == "localise":
+        append_row(DOCS / "localisation.jsonl", localisation_row(Run.open(arguments.run)))
+        insert(DOCS / "localisation.md", "localisation", localisation_section())
     elif arguments.command == "drawbacks":
         insert(DOCS / "drawbacks.md", "drawbacks", drawbacks_section())
     elif arguments.command == "compare":
@@ -309,6 +318,40 @@ def transfer_section() -> str:
     return f"{table(facts)}\n\n{TransferStudy(rows=rows, finished=True).as_table()}"
 
 
+def localisation_row(run: Run) -> dict[str, Any]:
+    """A run that gives boxes, tested now on the split `validation`, on the images and their mirror images."""
+    result = localise(run.folder, data=run.data, split="validation", flip=True)
+    facts = ("preset", "init_from", "fingerprint", "images", "environment", "config")
+    return {
+        "command": command(run, "$BOXES"),
+        "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
+        "history": run.history,
+        **{name: run.description[name] for name in facts},
+    }
+
+
+def localisation_section() -> str:
+    """Errors of boxes, from the rows of tested runs; the newest says on what machine."""
+    rows = read_rows(DOCS / "localisation.jsonl")
+    newest = rows[-1]
+    test = newest["test"]
+    facts = {
+        "data": f"{test['data']}: {newest['images']:,} images of train (fingerprint {newest['fingerprint']}), "
+        f"{test['images']:,} of {test['split']} (fingerprint {test['fingerprint']}), touched once a run",
+        "whole image as a box": f"{100 * test['error_whole_image']:.1f} % error",
+        "best constant box of train": f"{100 * test['error_constant_box']:.1f} % error",
+        **owners(newest["environment"]),
+    }
+    lines = [
+        f"| `{row['command']}`, then `vgg test RUN --split validation --flip` | {row['config']['seed']} "
+        f"| {sum(epoch['seconds'] for epoch in row['history']) / 60:.0f} "
+        f"| **{100 * row['test']['error_class_given']:.1f}** | {row['test']['mean_overlap']:.3f} |"
+        for row in rows
+    ]
+    header = "| command | seed | minutes | error, class given (%) | mean overlap |\n" + "|---" * 5 + "|"
+    return f"{table(facts)}\n\n{header}\n" + "\n".join(lines)
+
+
 def drawbacks_section() -> str:
     """What is held against VGG: the tables and the picture of the rows of `vgg study drawbacks`."""
     rows = read_rows(DOCS / "drawbacks.jsonl")
@@ -409,12 +452,16 @@ def shapes_section(options: list[str], result: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{header}\n{'|---' * (len(result['rows'][0]['ms']) + 3)}|\n" + "\n".join(lines)
 
 
-def command(run: Run) -> str:
+def command(run: Run, data: str = "$CIFAR10") -> str:
     """What to type, with the place of the data as a variable."""
     preset = run.description["preset"]
     fields, defaults = run.config.as_dict(), PRESETS[preset].as_dict()
+    given_weights = run.description.get("init_from")
+    if given_weights:
+        defaults = starting_config(preset, given_weights).as_dict()
+        preset += f" --init-from {given_weights}"
     changed = [option(key, value) for key, value in fields.items() if value != defaults[key]]
-    return " ".join(["vgg train --data $CIFAR10", f"--preset {preset}", *changed])
+    return " ".join([f"vgg train --data {data}", f"--preset {preset}", *changed])
 
 
 def option(field: str, value: Any) -> str:

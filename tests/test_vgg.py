@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -94,7 +95,10 @@ def test_parameter_names_are_the_papers():
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-@pytest.mark.parametrize(("head", "size"), [("paper", 32), ("cifar", 32), ("gap", 45), ("folded", 63), ("dense", 230)])
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [("paper", 32), ("cifar", 32), ("gap", 45), ("grid", 45), ("folded", 63), ("dense", 230)],
+)
 def test_every_model_and_head_gives_logits(name, head, size):
     """Oracle: the shape (N, num_classes), found without arithmetic on the meta device."""
     model = build(name, num_classes=7, head=head, init=None)
@@ -108,6 +112,19 @@ def test_width_scales_the_convolutions_only():
     assert model.features.conv5_3.out_channels == 256
     assert model.head.fc6.weight.shape == (4096, 256 * 49)
     assert model.head.fc7.weight.shape == (4096, 4096)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_grid_knows_what_lies_where(size):
+    """Oracle: NumPy: the 2x2 or 4x4 cells of the last map, each as often as it fills a grid of 4x4, of length 1."""
+    torch.manual_seed(0)
+    model, images = build("vgg11", num_classes=3, head="grid", width=0.1).eval(), torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        cells, found = model.features(images).numpy(), model(images).numpy()
+    grid = cells.repeat(4 // cells.shape[2], 2).repeat(4 // cells.shape[3], 3).reshape(2, -1)
+    grid = grid / np.sqrt((grid**2).sum(1, keepdims=True))
+    weight, bias = (tensor.detach().numpy() for tensor in (model.head.fc.weight, model.head.fc.bias))
+    np.testing.assert_allclose(found, grid @ weight.T + bias, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, InputError
 from vggnet.table1 import FC_WIDTH, POOLED_SIZE, TOTAL_STRIDE
+
+GRID_SIZE = 4  # cells a side that the head "grid" tells apart
 
 
 class OneCellMap(nn.Module):
@@ -27,6 +30,14 @@ class OneCellMap(nn.Module):
                 'with head="gap" (any size) or head="paper".'
             )
         return feature_map.flatten(1)
+
+
+class FlattenToLength1(nn.Flatten):
+    """Flatten a map to a vector of length 1: what follows may learn as fast as the convolutions before."""
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C h w)."""
+        return F.normalize(super().forward(feature_map), dim=1)
 
 
 class ScoreMap(nn.Module):
@@ -112,6 +123,19 @@ def gap_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     )
 
 
+def grid_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Pool to 4x4 (the identity at 128 pixels) and one linear layer, any input size: it knows what lies where, as boxes
+    need it. `dropout` does not apply.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            pool=nn.AdaptiveAvgPool2d(GRID_SIZE),
+            flatten=FlattenToLength1(),
+            fc=nn.Linear(channels * GRID_SIZE**2, num_classes),
+        )
+    )
+
+
 def no_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     """Nothing: the network ends at pool5 and gives its map, (N, C, h, w)."""
     return nn.Sequential()
@@ -121,6 +145,7 @@ HEADS = {
     "paper": paper_head,
     "cifar": cifar_head,
     "gap": gap_head,
+    "grid": grid_head,
     "dense": dense_head,
     "folded": folded_head,
     "none": no_head,

@@ -144,8 +144,9 @@ def build(
     """Build a VGG by name (`vgg16`, `vgg16_bn`, ...) or by the paper's column letter (`D`, `A-LRN`, `D_bn`).
 
     head: "paper" (4096-4096-classes), "cifar" (one linear layer, 32x32 images), "gap" (global average pool, any size),
-        "dense" (the paper's as convolutions, 224 pixels and more), "folded" (the paper's three layers, 32x32 images),
-        "none" (the network gives the map of pool5, and `num_classes` does not apply).
+        "grid" (pool to 4x4, one linear layer, any size; for boxes), "dense" (the paper's as convolutions, 224 pixels
+        and more), "folded" (the paper's three layers, 32x32 images), "none" (the network gives the map of pool5, and
+        `num_classes` does not apply).
     width: multiplies the channels of the convolutions only.
     boxes: the last layer gives a box instead of class scores: "shared", one for all classes, or "per_class".
     init: "he", "glorot", "gaussian", "dirac"; None builds on the meta device without memory or random numbers, to be

@@ -33,7 +33,7 @@ def last_layer(model):
     return list(model.state_dict())[-1].rpartition(".")[0]
 
 
-@pytest.mark.parametrize("head", ["paper", "dense", "gap", "cifar", "folded"])
+@pytest.mark.parametrize("head", ["paper", "dense", "gap", "grid", "cifar", "folded"])
 def test_other_classes_get_a_new_last_layer(head, saved):
     """Oracle: every other tensor of the file; new weights N(0, 0.01), biases 0, no class names."""
     given, file = saved(head)
@@ -119,7 +119,7 @@ def test_channels_beyond_rgb_have_no_preprocessing(saved):
     assert model(torch.randn(1, 4, 64, 64)).shape == (1, 4)
 
 
-@pytest.mark.parametrize("head", ["paper", "dense", "gap", "cifar", "folded", "none"])
+@pytest.mark.parametrize("head", ["paper", "dense", "gap", "grid", "cifar", "folded", "none"])
 def test_a_smaller_width_keeps_the_first_channels(head, saved):
     """Oracle: the kept channels by loops over every tensor; fc6 by pixels and channels."""
     given, file = saved(head)

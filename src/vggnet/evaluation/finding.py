@@ -125,10 +125,10 @@ def _boxes_of_classes(network: Windows, classes: Windows) -> list[int]:
     ready, scorer = network.ready, classes.ready
     if network.network.architecture.boxes == "shared":
         return [0] * scorer.num_classes
-    if ready.classes is None or scorer.classes is None:
-        names, known = list(range(scorer.num_classes)), list(range(ready.num_classes))
-    else:
-        names, known = list(scorer.classes), list(ready.classes)
+    names: Sequence[object] = range(scorer.num_classes)
+    known: Sequence[object] = range(ready.num_classes)
+    if ready.classes is not None and scorer.classes is not None:
+        names, known = scorer.classes, ready.classes
     missing = [name for name in names if name not in known]
     if missing:
         raise ConfigError(

@@ -36,7 +36,8 @@ class Windows(NamedTuple):
 
         Raises: NonFiniteError.
         """
-        values = self.outputs(pixels, max_pixels).unflatten(1, (-1, 4)).movedim(2, -1)
+        outputs = self.outputs(pixels, max_pixels)
+        values = outputs.view(len(outputs), -1, 4, *outputs.shape[2:]).movedim(2, -1)
         edges = decode(values.double().numpy(), self.ready.preprocess.crop)
         down, across = np.indices(edges.shape[2:4]) * TOTAL_STRIDE  # where each window begins
         placed: Array = edges + np.stack([across, down, across, down], -1)

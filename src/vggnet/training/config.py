@@ -21,8 +21,8 @@ class TrainConfig:
     # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter; vgg8_bn is not the paper's
     model: str = "vgg8_bn"
     # paper: its three layers; dense: the same as convolutions; folded: the same for 32 pixels; cifar: one layer, 32
-    # pixels; gap: any size
-    head: Literal["paper", "cifar", "gap", "dense", "folded"] = "cifar"
+    # pixels; gap: any size; grid: any size, one layer that knows what lies where, for boxes
+    head: Literal["paper", "cifar", "gap", "grid", "dense", "folded"] = "cifar"
     width: float = 1.5  # multiplies the channels of the convolutions
     in_channels: Literal[1, 3] = 3  # 1 trains on gray images
     dropout: float = 0.5  # of the three-layer heads
@@ -232,6 +232,28 @@ PAPER = TrainConfig(
     label_smoothing=0.0,
 )
 
+# Boxes in small images, enlarged so that the last map has 3x3 cells, from a network that knows ImageNet:
+# --init-from vgg16:features. The rate is that of vectors of length 1, which the head "grid" makes of the map.
+BOXES = TrainConfig(
+    task="localise",
+    model="vgg16",
+    width=1.0,
+    head="grid",
+    init="he",
+    freeze=4,
+    resize=96,
+    crop=96,
+    shift=0,
+    epochs=2,
+    batch_size=64,
+    optimizer="sgd",
+    lr=2.5,
+    warmup=0.1,
+    momentum=0.9,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+)
+
 # scikit-learn's 8x8 digits at 32x32: a minute on two cores.
 DIGITS = TrainConfig(
     model="vgg11_bn",
@@ -258,5 +280,6 @@ PRESETS = {
     "article": ARTICLE,
     "photos": PHOTOS,
     "paper": PAPER,
+    "boxes": BOXES,
     "digits": DIGITS,
 }

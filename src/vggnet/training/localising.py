@@ -51,12 +51,18 @@ def check_box_config(config: TrainConfig) -> None:
 
 
 def start_at_the_mean(model: VGG, targets: Tensor) -> None:
-    """Let an untrained last layer say the mean box (4,) of the targets (N, 5), and little else."""
+    """Let an untrained last layer say the mean box of the targets (N, 5), or of each class, and little else."""
     last = [module for module in model.head.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     assert last.bias is not None
+    labels, boxes = targets[:, 0], targets[:, 1:]
+    num_boxes = len(last.bias) // 4
+    means = boxes.mean(0).repeat(num_boxes, 1)
+    if num_boxes > 1:
+        for label in set(labels.int().tolist()):
+            means[label] = boxes[labels == label].mean(0)
     with torch.no_grad():
         last.weight.normal_(std=1e-3)
-        last.bias.copy_(targets[:, 1:].mean(0).repeat(len(last.bias) // 4))
+        last.bias.copy_(means.flatten())
 
 
 class BoxBatches:
