@@ -127,7 +127,8 @@ def finished_section(run: Run, name: str, note: str | None) -> str:
         "loss": f"{test['loss']:.4f} nats",
         "calibration error": f"{100 * test['calibration_error']:.2f} %",
         "training time": f"{sum(seconds) / 60:.1f} min with validation, {sum(seconds) / len(seconds):.1f} s an epoch",
-        "data": f"CIFAR-10, fingerprint of train {run.description['fingerprint']}, of test {test['fingerprint']}",
+        "data": f"{Path(run.data).name}, fingerprint of train {run.description['fingerprint']}, of test "
+        f"{test['fingerprint']}",
         "seed": str(run.config.seed),
         **({"note": note} if note else {}),
         **owners(run.description["environment"]),
@@ -149,7 +150,7 @@ def stopped_section(run: Run) -> str:
         "mean over these steps": f"loss {position.loss_sum / position.images:.3f} nats, "
         f"training accuracy {100 * position.correct / position.images:.1f} % (guessing: 2.303 nats, 10 %)",
         "the whole run": f"{steps * per_step / 3600:.1f} h: an estimate, {epochs} epochs at this speed",
-        "data": f"CIFAR-10, fingerprint of train {run.description['fingerprint']}",
+        "data": f"{Path(run.data).name}, fingerprint of train {run.description['fingerprint']}",
         "seed": str(run.config.seed),
         **owners(run.description["environment"]),
     }
@@ -452,8 +453,9 @@ def shapes_section(options: list[str], result: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{header}\n{'|---' * (len(result['rows'][0]['ms']) + 3)}|\n" + "\n".join(lines)
 
 
-def command(run: Run, data: str = "$CIFAR10") -> str:
+def command(run: Run, data: str | None = None) -> str:
     """What to type, with the place of the data as a variable."""
+    data = data or f"${Path(run.data).name.upper()}"
     preset = run.description["preset"]
     fields, defaults = run.config.as_dict(), PRESETS[preset].as_dict()
     given_weights = run.description.get("init_from")
