@@ -34,6 +34,14 @@ PICTURES = (
         "ResNet-50, which is more right, and less than half of what stock PyTorch needs for it.",
     ),
     Picture(
+        "drawbacks.png",
+        "What is held against VGG",
+        "vgg study drawbacks --data $CIFAR10",
+        "The paper's head has 99 of a hundred weights and takes six times as long, for less accuracy; dropout delays "
+        "overfitting on 2,000 images and does not prevent it; gradients shrink with depth by a hundred times, unless "
+        "there is batch norm or skips.",
+    ),
+    Picture(
         "look/vgg16.svg",
         "VGG-16 to scale",
         "vgg show vgg16 --svg vgg16.svg",
