@@ -38,8 +38,8 @@ PICTURES = (
         "What is held against VGG",
         "vgg study drawbacks --data $CIFAR10",
         "The paper's head has 99 of a hundred weights and takes six times as long, for less accuracy; dropout delays "
-        "overfitting on 2,000 images and does not prevent it; from A to E the first gradients shrink fifty times, unless "
-        "there is batch norm or skips.",
+        "overfitting on 2,000 images and does not prevent it; from A to E the first gradients shrink fifty times, "
+        "unless there is batch norm or skips.",
     ),
     Picture(
         "look/vgg16.svg",
