@@ -42,6 +42,13 @@ PICTURES = (
         "unless there is batch norm or skips.",
     ),
     Picture(
+        "depth.png",
+        "Does depth help on CIFAR-10?",
+        "vgg study depth --data $CIFAR10",
+        "Test error of every column by the same budget: without batch norm the deep ones learn less, or nothing, in so "
+        "few epochs; with it, 16 layers have fewer errors than 11.",
+    ),
+    Picture(
         "look/vgg16.svg",
         "VGG-16 to scale",
         "vgg show vgg16 --svg vgg16.svg",
