@@ -183,6 +183,7 @@ def draw_depth(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
             axes.text(place, 0.98, f"× {lost}", ha="center", va="top", transform=axes.get_xaxis_transform())
     labels = [f"{label}\n{rows[0]['weight_layers']} layers" for label, rows in groups.items()]
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.margins(y=0.12)  # room for the counts
     axes.set_ylabel("top-1 test error (%)")
     axes.set_title("× counts runs that learnt nothing", fontsize=10)
     axes.grid(color="#e4e7ea", axis="y")
