@@ -49,6 +49,13 @@ PICTURES = (
         "few epochs, and start better from A; with it, D has the fewest errors.",
     ),
     Picture(
+        "results-flowers17.png",
+        "VGG-16 learns flowers",
+        "vgg train --data $FLOWERS17 --preset photos --init-from vgg16:features --freeze 4 --epochs 12 --lr 0.01 "
+        "--val-fraction 0.3334",
+        "Loss and accuracy of block 5 and a new head on the features of ImageNet: most is learnt in three epochs.",
+    ),
+    Picture(
         "look/vgg16.svg",
         "VGG-16 to scale",
         "vgg show vgg16 --svg vgg16.svg",
