@@ -25,7 +25,7 @@ class Start:
     # memory or disk stream:FOLDER (parquet files, WebDataset tars) or stream:ID
     data: str = "cifar10"
     # quick, fast, best, article, photos, paper, boxes or digits: where the values below come from (shown are those of
-    # fast); by default by the data: digits for the digits, fast for images of up to 64 pixels, photos for larger ones
+    # fast); by default chosen from the data: digits for the digits, fast for images of up to 64 pixels, else photos
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
