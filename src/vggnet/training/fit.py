@@ -97,9 +97,8 @@ def fit(
         learner.train()
         started = perf_counter()
         for batch in ranks.each(batches.epoch(epoch, start=position.step)):
-            torch.manual_seed(
-                derive_seed(seed, epoch, position.step) + ranks.rank
-            )  # each share has a dropout of its own
+            # each share has a dropout of its own
+            torch.manual_seed(derive_seed(seed, epoch, position.step) + ranks.rank)
             factor = lr_factor(epoch * steps_per_epoch + position.step, position.rows)
             for group in learner.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor

@@ -28,10 +28,9 @@ COLOUR_IMAGES = 1000  # from which the principal components of colours are measu
 
 
 def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
-    """The preprocessing of a run. Statistics not given are measured if the images are small and not streamed.
+    """The preprocessing of a run.
 
-    Otherwise they are ImageNet's.
-
+    Statistics not given are measured if the images are small and not streamed, else ImageNet's.
     Between the scales of scale jitter, tests see the middle one (paper, section 4.1).
     """
     config = replace(config, resize=(config.resize + (config.max_resize or config.resize)) // 2, max_resize=None)

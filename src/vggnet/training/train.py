@@ -210,7 +210,7 @@ def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> V
     model.classes, model.preprocess = source.classes, preprocess
     if config.task == "localise":
         check_box_config(config)
-        train_indices, _ = carve(source.labels, config.val_fraction, config.seed)
+        train_indices, _ = _split(config, source)
         start_at_the_mean(model, box_targets(source, preprocess)[train_indices])
     return model
 
