@@ -18,7 +18,7 @@ test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow
