@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vggnet
+from vggnet.cli.main import main
 from vggnet.data import arrays
 from vggnet.data.decode import StoredImage
 from vggnet.data.loading import EvalBatches, TrainBatches
@@ -161,6 +162,18 @@ def test_a_batch_of_which_nothing_is_left_changes_nothing_but_the_step():
     assert steps == [0, 1, 2, 3]
     assert [torch.equal(one, next) for one, next in pairwise(weights)].count(False) == 1
     assert row["train_loss"] > 0
+
+
+def test_the_command_says_how_to_go_on(folder, tmp_path, capsys):
+    """Oracle: the option that it names is then given, and does what it said."""
+    network = ["--preset", "photos", "--model", "vgg11_bn", "--width", "0.05", "--resize", "80", "--crop", "72"]
+    command = ["train", "--data", str(folder), "--epochs", "1", "--out", str(tmp_path / "run"), *network]
+    with pytest.raises(SystemExit, match="^2$"):
+        main(command)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.endswith("Replace or remove the file. Or train without such images: --on-bad-image skip.")
+    with pytest.raises(SystemExit, match="^0$"):
+        main([*command, *said.rstrip(".").split()[-2:]])
 
 
 @SIZES

@@ -9,6 +9,7 @@ import tyro
 
 from vggnet.cli.parsing import parse
 from vggnet.cli.ranks import is_first
+from vggnet.errors import ImageError
 from vggnet.training.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -83,9 +84,14 @@ def _train(arguments: list[str], start: Start) -> "Run":
     if start.preset is None:
         start = replace(start, preset=training.suggest_preset(start.data))
         config = _config(arguments, start)
-    return training.train(
-        start.data, preset=start.preset, init_from=start.init_from, out=start.out, progress=True, **config.as_dict()
-    )
+    try:
+        return training.train(
+            start.data, preset=start.preset, init_from=start.init_from, out=start.out, progress=True, **config.as_dict()
+        )
+    except ImageError as error:
+        if config.task == "localise":  # which needs every image
+            raise
+        raise ImageError(f"{error} Or train without such images: --on-bad-image skip.") from error
 
 
 def _resume(arguments: list[str]) -> "Run":
