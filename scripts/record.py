@@ -24,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -44,7 +45,7 @@ from vggnet.studies.rows import append_row, read_rows, spread
 from vggnet.studies.speed import SpeedStudy, by_preset, percents
 from vggnet.studies.transfer import TransferStudy
 from vggnet.training.checkpoints import Checkpoints
-from vggnet.training.config import PRESETS
+from vggnet.training.config import PRESETS, TrainConfig
 from vggnet.training.run import CURVES, STATE, Run
 from vggnet.training.train import starting_config
 from vggnet.weights.named import card, find
@@ -121,7 +122,7 @@ def finished_section(run: Run, name: str, note: str | None) -> str:
     shutil.copy(run.folder / CURVES, DOCS / f"results-{name}.png")
     seconds = [row["seconds"] for row in run.history]
     rows = {
-        "command": f"`{command(run)}`, then `vgg test RUN`",
+        "command": f"`{command(run.description)}`, then `vgg test RUN`",
         f"{test['split']} accuracy": f"**{100 * test['top1']:.2f} %** of {test['images']:,} images, touched once",
         "top-5 accuracy": f"{100 * test['top5']:.2f} %",
         "loss": f"{test['loss']:.4f} nats",
@@ -145,7 +146,7 @@ def stopped_section(run: Run) -> str:
     per_step = position.seconds / position.step
     steps = epochs * run.description["images"] * (1 - run.config.val_fraction) / batch_size
     rows = {
-        "command": f"`{command(run)}`, stopped by Ctrl-C",
+        "command": f"`{command(run.description)}`, stopped by Ctrl-C",
         "time per step": f"{per_step:.2f} s with loading ({batch_size / per_step:.0f} images/s), {position.step} steps",
         "mean over these steps": f"loss {position.loss_sum / position.images:.3f} nats, "
         f"training accuracy {100 * position.correct / position.images:.1f} % (guessing: 2.303 nats, 10 %)",
@@ -324,7 +325,6 @@ def localisation_row(run: Run) -> dict[str, Any]:
     result = localise(run.folder, data=run.data, split="validation", flip=True)
     facts = ("preset", "init_from", "fingerprint", "images", "environment", "config")
     return {
-        "command": command(run, "$BOXES"),
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
         "history": run.history,
         **{name: run.description[name] for name in facts},
@@ -344,7 +344,7 @@ def localisation_section() -> str:
         **owners(newest["environment"]),
     }
     lines = [
-        f"| `{row['command']}`, then `vgg test RUN --split validation --flip` | {row['config']['seed']} "
+        f"| `{command(row, '$BOXES')}`, then `vgg test RUN --split validation --flip` | {row['config']['seed']} "
         f"| {sum(epoch['seconds'] for epoch in row['history']) / 60:.0f} "
         f"| **{100 * row['test']['error_class_given']:.1f}** | {row['test']['mean_overlap']:.3f} |"
         for row in rows
@@ -453,17 +453,15 @@ def shapes_section(options: list[str], result: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{header}\n{'|---' * (len(result['rows'][0]['ms']) + 3)}|\n" + "\n".join(lines)
 
 
-def command(run: Run, data: str | None = None) -> str:
-    """What to type, with the place of the data as a variable."""
-    data = data or f"${Path(run.data).name.upper()}"
-    preset = run.description["preset"]
-    fields, defaults = run.config.as_dict(), PRESETS[preset].as_dict()
-    given_weights = run.description.get("init_from")
-    if given_weights:
-        defaults = starting_config(preset, given_weights).as_dict()
-        preset += f" --init-from {given_weights}"
+def command(description: Mapping[str, Any], data: str | None = None) -> str:
+    """What to type for a run that is described so, with the place of the data as a variable."""
+    data = data or f"${Path(description['data']).name.upper()}"
+    preset, given_weights = description["preset"], description["init_from"]
+    defaults = starting_config(preset, given_weights).as_dict()
+    given = f" --init-from {given_weights}" if given_weights else ""
+    fields = TrainConfig.from_dict(description["config"]).as_dict()
     changed = [option(key, value) for key, value in fields.items() if value != defaults[key]]
-    return " ".join([f"vgg train --data {data}", f"--preset {preset}", *changed])
+    return " ".join([f"vgg train --data {data}", f"--preset {preset}{given}", *changed])
 
 
 def option(field: str, value: Any) -> str:
