@@ -10,6 +10,7 @@
     python scripts/record.py card NAME        weights that come with the package -> docs/weights.md
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py transfer         the rows of vgg study transfer -> docs/transfer.md
+    python scripts/record.py finetuned RUN    a run that started from other weights, tested -> docs/transfer.md
     python scripts/record.py localise RUN     tests a run that gives boxes -> docs/localisation.md
     python scripts/record.py drawbacks        the rows of vgg study drawbacks -> docs/drawbacks.md, and their picture
     python scripts/record.py compare          the rows of vgg compare -> docs/compare.md, and their picture
@@ -72,6 +73,8 @@ def main() -> None:
     commands.add_parser("speed")
     commands.add_parser("depth")
     commands.add_parser("transfer")
+    of_tuned = commands.add_parser("finetuned")
+    of_tuned.add_argument("run", type=Path, help="a run folder")
     of_boxes = commands.add_parser("localise")
     of_boxes.add_argument("run", type=Path, help="a run folder")
     commands.add_parser("drawbacks")
@@ -99,6 +102,9 @@ def main() -> None:
         insert(DOCS / "depth.md", "depth", depth_section())
     elif arguments.command == "transfer":
         insert(DOCS / "transfer.md", "transfer", transfer_section())
+    elif arguments.command == "finetuned":
+        append_row(DOCS / "finetuned.jsonl", finetuned_row(Run.open(arguments.run)))
+        insert(DOCS / "transfer.md", "finetuned", finetuned_section())
     elif arguments.command == "localise":
         append_row(DOCS / "localisation.jsonl", localisation_row(Run.open(arguments.run)))
         insert(DOCS / "localisation.md", "localisation", localisation_section())
@@ -318,6 +324,42 @@ def transfer_section() -> str:
         **owners(rows[-1]["environment"]),
     }
     return f"{table(facts)}\n\n{TransferStudy(rows=rows, finished=True).as_table()}"
+
+
+def finetuned_row(run: Run) -> dict[str, Any]:
+    """A run that started from other weights, and what its test found."""
+    test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
+    facts = ("preset", "init_from", "fingerprint", "images", "environment", "config")
+    return {
+        "data": Path(run.data).name,
+        "test": test | {"data": Path(run.data).name, "model": "RUN"},
+        "history": run.history,
+        **{name: run.description[name] for name in facts},
+    }
+
+
+def finetuned_section() -> str:
+    """Mean accuracy of the classes, from the rows of tested runs: a line for all seeds of a command."""
+    rows = read_rows(DOCS / "finetuned.jsonl")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        seedless = row | {"config": row["config"] | {"seed": 0}}
+        test = f"vgg test RUN --protocol {row['test']['protocol']}{' --flip' if row['test']['views'] == 2 else ''}"
+        groups.setdefault(f"`{command(seedless)}`, then `{test}`", []).append(row)
+    lines = []
+    for name, runs in groups.items():
+        accuracies = [100 * mean(row["test"]["per_class"].values()) for row in runs]
+        minutes = mean(sum(epoch["seconds"] for epoch in row["history"]) / 60 for row in runs)
+        seeds = ", ".join(str(row["config"]["seed"]) for row in runs)
+        lines.append(f"| {name} | {seeds} | {minutes:.0f} | {spread(accuracies)} |")
+    test = rows[-1]["test"]
+    facts = {
+        "data": f"{rows[-1]['data']}: train has fingerprint {rows[-1]['fingerprint']}, test {test['fingerprint']}; "
+        f"{test['images']:,} test images, touched once a run",
+        **owners(rows[-1]["environment"]),
+    }
+    header = "| command, with the seeds | seeds | minutes a run | mean class accuracy (%) |\n" + "|---" * 4 + "|"
+    return f"{table(facts)}\n\n{header}\n" + "\n".join(lines)
 
 
 def localisation_row(run: Run) -> dict[str, Any]:

@@ -212,6 +212,15 @@ def test_every_chart_is_drawn_without_a_network(opened):
     assert "validation" in words
 
 
+def test_without_validation_there_is_one_line(opened):
+    """Oracle: the rows, which have but one."""
+    run = a_run()
+    run.rows[:] = [row | {"val_loss": None, "val_accuracy": None} for row in run.rows]
+    page = opened(a_page(run=run))
+    assert {name: marks(page)[name] for name in ("loss", "accuracy")} == {"loss": 10, "accuracy": 10}
+    assert "validation" not in page.locator("[data-chart=loss] svg").text_content()
+
+
 def test_nothing_in_the_page_names_another_file():
     """Oracle: the attributes by which HTML and CSS fetch."""
     html = re.sub(r'<script type="module">.*?</script>', "", a_page(), flags=re.DOTALL)

@@ -165,6 +165,7 @@ def _training_charts(run: RunData) -> list[_Chart]:
         lines = [
             Line(label, [(row["epoch"], _times(scale, row.get(f"{split}_{name}"))) for row in rows])
             for split, label in (("train", "training"), ("val", "validation"))
+            if any(row.get(f"{split}_{name}") is not None for row in rows)
         ]
         says = f"{title} by epoch. {' '.join(map(_in_words, lines))}{kept}"
         charts.append(_Chart(name=name, title=title, says=says, spec=by_epoch(lines, y=axis, says=says, digits=digits)))
