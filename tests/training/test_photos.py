@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as tv
 
 import vggnet
+from vggnet.cli.main import main
 from vggnet.data.folder import open_folder
 from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.errors import ImageError, RunError, WeightsError
@@ -18,6 +19,7 @@ from vggnet.training.config import PHOTOS
 from vggnet.training.fit import Position
 from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches
 from vggnet.training.run import Run
+from vggnet.training.train import suggest_preset
 from vggnet.vgg import build
 from vggnet.weights.files import load, save
 from vggnet.weights.transfer import transfer
@@ -219,6 +221,38 @@ def test_fine_tuning_starts_from_the_given_weights(photos, tmp_path):
     assert trained.preprocess.mean == load(tmp_path / "given.safetensors").preprocess.mean
     for name, parameter in model.features.named_parameters():
         torch.testing.assert_close(trained.features.get_parameter(name), parameter, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "task", "expected"),
+    [
+        (90, None, None, "photos"),
+        (90, "given", None, "finetune"),
+        (90, "given", "classify", "finetune"),
+        (90, "given", "localise", "boxes"),
+        (90, None, "localise", "photos"),
+        (64, "given", None, "fast"),
+        (64, "given", "localise", "boxes"),
+    ],
+)
+def test_the_preset_follows_from_images_weights_and_task(tmp_path, side, given, task, expected):
+    """Oracle: the help of --preset."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (100, side)).save(tmp_path / "photos" / "train" / name / "1.png")
+    assert suggest_preset(tmp_path / "photos", given, task) == expected
+
+
+def test_the_command_fine_tunes_by_its_preset(photos, tmp_path, monkeypatch):
+    """Oracle: the preset, written down here; the network is that of the weights."""
+    save(build("vgg11_bn", num_classes=7, head="gap", width=0.05), tmp_path / "given.safetensors")
+    told = {}
+    monkeypatch.setattr("vggnet.training.train.train", lambda data, **options: told.update(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--data", str(photos), "--init-from", str(tmp_path / "given.safetensors"), "--epochs", "3"])
+    assert {name: told[name] for name in ("preset", "model", "width", "freeze", "lr", "epochs", "crop")} == {
+        "preset": "finetune", "model": "vgg11_bn", "width": 0.05, "freeze": 3, "lr": 0.005, "epochs": 3, "crop": 224,
+    }  # fmt: skip
 
 
 def test_fine_tuning_at_another_width_from_features_alone(photos, tmp_path):

@@ -25,8 +25,9 @@ class Start:
     # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id; for sets larger than
     # memory or disk stream:FOLDER (parquet files, WebDataset tars) or stream:ID
     data: str = "cifar10"
-    # quick, fast, best, article, photos, paper, boxes or digits: where the values below come from (shown are those of
-    # fast); by default chosen from the data: digits for the digits, fast for images of up to 64 pixels, else photos
+    # quick, fast, best, article, photos, finetune, paper, boxes or digits: where the values below come from (shown are
+    # those of fast). By default digits for the digits, fast for images of up to 64 pixels, else photos; with weights to
+    # start from finetune instead of photos, and boxes for --task localise
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
@@ -39,7 +40,7 @@ class Train(Start):
 
     Example: vgg train --data cifar10 --model vgg11_bn --width 0.5 --out runs/mine
 
-    Fine-tune: vgg train --data photos/ --init-from runs/mine --head gap --lr 0.01
+    Fine-tune: vgg train --data photos/ --init-from vgg16:features
 
     Ctrl-C saves and stops; to go on exactly there: vgg train --resume runs/mine
 
@@ -82,7 +83,7 @@ def _train(arguments: list[str], start: Start) -> "Run":
     from vggnet.training import train as training
 
     if start.preset is None:
-        start = replace(start, preset=training.suggest_preset(start.data))
+        start = replace(start, preset=training.suggest_preset(start.data, start.init_from, config.task))
         config = _config(arguments, start)
     try:
         return training.train(

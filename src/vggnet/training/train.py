@@ -76,7 +76,7 @@ def train(
     """Train a VGG and return its run folder.
 
     data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id.
-    preset: a key of PRESETS; by default `suggest_preset(data)`. `fields` replace single values of it (TrainConfig).
+    preset: a key of PRESETS; by default `suggest_preset`'s. `fields` replace single values of it (TrainConfig).
     init_from: weights to start from (fine-tuning), a run folder or a `.safetensors` file; see `starting_config` and
         `vggnet.weights.transfer.transfer` for what is taken from it. A network that gives boxes (task "localise")
         starts from a classifier, but for its last layer.
@@ -98,7 +98,7 @@ def _prepare(
     data: str | Path, preset: str | None, init_from: Path | str | None, fields: dict[str, Any], ranks: Ranks
 ) -> tuple[TrainConfig, VGG, Source, dict[str, Any]]:
     """What a training starts from, and its config.json, before anything is written."""
-    preset = preset or suggest_preset(data)
+    preset = preset or suggest_preset(data, init_from, fields.get("task"))
     config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
@@ -178,14 +178,21 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks) -> tuple[VGG, Sourc
     return _new_model(run.config, source, run.preprocess), source
 
 
-def suggest_preset(data: str | Path) -> str:
-    """`digits` for the digits, `fast` for small images, `photos` for larger ones.  Raises: DataError."""
+def suggest_preset(data: str | Path, init_from: Path | str | None = None, task: str | None = None) -> str:
+    """`digits` for the digits, `fast` for small images, `photos` for larger ones, `finetune` for these from weights.
+
+    `boxes` for the task "localise" from weights, whatever the images.
+    Raises: DataError.
+    """
+    if task == "localise" and init_from is not None:
+        return "boxes"
     if str(data) == "digits":
         return "digits"
     source = open_source(data, "train")
+    of_photos = "photos" if init_from is None else "finetune"
     for index in range(len(source)):
         with suppress(ImageError):
-            return "fast" if min(source.read(index).size) <= SMALL else "photos"
+            return "fast" if min(source.read(index).size) <= SMALL else of_photos
     raise DataError(f"{data}: none of its {len(source):,} training images can be read. Look at them: vgg data {data}")
 
 
