@@ -176,6 +176,16 @@ def test_the_command_says_how_to_go_on(folder, tmp_path, capsys):
         main([*command, *said.rstrip(".").split()[-2:]])
 
 
+def test_what_cannot_be_resized_is_skipped_as_well(folder, tmp_path):
+    """Oracle: the file. Whole, as colours are measured, it is too elongated; a random crop of it is trained on."""
+    file = folder / "train" / "class0" / "00.jpg"
+    Image.new("RGB", (60_000, 2)).save(file)
+    options = {**PHOTOS, "preset": "paper", "head": "gap", "max_resize": 90, "accumulate": 1, "workers": 0}
+    with pytest.raises(ImageError, match=str(file)):
+        vggnet.train(folder, out=tmp_path / "stopped", **options | {"on_bad_image": "stop"})
+    assert vggnet.train(folder, out=tmp_path / "run", **options).finished
+
+
 @SIZES
 def test_training_goes_on_without_them(folder, tmp_path, capsys, options):
     """Oracle: the files that were cut short; the same folder without them for the number of images seen."""

@@ -125,6 +125,22 @@ def seen(file, resize, crop):
     return image.crop((left, top, left + crop, top + crop))
 
 
+@pytest.mark.parametrize("fields", [{"max_resize": 64}, {"min_area": 0.5}])
+def test_random_crops_of_small_images_reach_their_borders(tmp_path, fields):
+    """Oracle: images with a bright border that a centre crop does not show: it is in most random ones."""
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels[:8] = pixels[-8:] = pixels[:, :8] = pixels[:, -8:] = 255
+            Image.fromarray(pixels).save(tmp_path / "photos" / "train" / name / f"{number}.png")
+    config = replace(PHOTOS, resize=64, crop=48, **{"min_area": 1.0, "max_resize": None, **fields})
+    source = open_folder(tmp_path / "photos", "train")
+    batches = make_train_batches(config, source, make_preprocess(config, source), np.arange(40))
+    images = torch.cat([batch.images for batch in batches.epoch(0)])
+    assert (images.amax((1, 2, 3)) > 200).sum() > 30
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_photo_leaves_room_for_the_next_try(photos, tmp_path, workers):
     """Oracle: no folder is left, and once the photo is mended the same command trains."""

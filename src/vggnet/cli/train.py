@@ -90,7 +90,7 @@ def _train(arguments: list[str], start: Start) -> "Run":
             start.data, preset=start.preset, init_from=start.init_from, out=start.out, progress=True, **config.as_dict()
         )
     except ImageError as error:
-        if config.task == "localise":  # which needs every image
+        if config.task == "localise" or config.on_bad_image == "skip":
             raise
         raise ImageError(f"{error} Or train without such images: --on-bad-image skip.") from error
 

@@ -27,6 +27,13 @@ GROUPED = 64  # whole images whose groups of a stream are looked up at once
 # Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
 View = Callable[[StoredImage, int, int], Tensor]
 
+
+class CropView(NamedTuple):
+    """A view of what the preprocessing makes of an image; small ones are then kept decoded."""
+
+    of_crop: View
+
+
 # Hears of each image that cannot be read, and is left out: skip(index, error).
 Skip = Callable[[int, ImageError], None]
 
@@ -108,7 +115,8 @@ class TrainBatches:
     The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. No batch is larger than
     `batch_size`, and their sizes differ by one at most: a last batch of a few images would make a step, and batch norm
     statistics, of mostly noise.
-    `view` sees each image, by default as the preprocessing; small images are then kept decoded.
+    `view` sees each image, by default as the preprocessing, or what that makes of it (CropView); small images are then
+    kept decoded.
     `share` takes from a batch's indices those that are this process's to load; of several, each has its own.
     `skip` is called with each image that cannot be read, which its batch then lacks, all of them if need be; without it
     such an image raises ImageError.
@@ -122,7 +130,7 @@ class TrainBatches:
         *,
         indices: NDArray[np.int64],
         seed: int,
-        view: View | None = None,
+        view: View | CropView | None = None,
         workers: int = 0,
         share: Callable[[Tensor], Tensor] = lambda chunk: chunk,
         skip: Skip | None = None,
@@ -173,7 +181,7 @@ def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def _batches(
-    source: Source, preprocess: Preprocess, view: View | None, workers: int, skip: Skip | None
+    source: Source, preprocess: Preprocess, view: View | CropView | None, workers: int, skip: Skip | None
 ) -> Callable[[list[Tensor], int], Iterator[Batch]]:
     """A function of chunks of indices and the epoch. What cannot be read is given to `skip`, or raised without it."""
     labels = torch.from_numpy(source.labels)
@@ -245,7 +253,7 @@ def _leave_group(worker: int) -> None:
 class _Images(Dataset[Tensor | ImageError]):
     """The images of a source, through a view, for loader workers."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, view: View | None, epoch: int) -> None:
+    def __init__(self, source: Source, preprocess: Preprocess, view: View | CropView | None, epoch: int) -> None:
         self.source = source
         self.preprocess = preprocess
         self.view = view
@@ -255,17 +263,14 @@ class _Images(Dataset[Tensor | ImageError]):
         try:
             if self.view is None:
                 return self.preprocess.pixels(_open(self.source, item).decode())
-            return self.view(self._image(item), self.epoch, item[0])
+            if isinstance(self.view, CropView):
+                crop = StoredImage(to_pil_image(self._crop(item)), self.source.describe(item[0]), self.preprocess.mode)
+                return self.view.of_crop(crop, self.epoch, item[0])
+            return self.view(replace(_open(self.source, item), mode=self.preprocess.mode), self.epoch, item[0])
         except ImageError as error:
             return named(error, self.source, item[0])
 
-    def _image(self, item: Item) -> StoredImage:
-        if self.preprocess.crop > SMALL:
-            return replace(_open(self.source, item), mode=self.preprocess.mode)
-        small = to_pil_image(self._small(item))
-        return StoredImage(small, self.source.describe(item[0]), self.preprocess.mode)
-
-    def _small(self, item: Item) -> Tensor:
+    def _crop(self, item: Item) -> Tensor:
         if isinstance(self.source, Stream):
             return self.preprocess.pixels(_open(self.source, item).decode())
         pixels, bad = decode_all(self.source, self.preprocess)

@@ -7,15 +7,14 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from vggnet.data.arrays import SMALL, decode_all, decoded
+from vggnet.data.arrays import SMALL, decode_all, decoded, named
 from vggnet.data.article import article_augment
 from vggnet.data.augment import BatchAugment
 from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
 from vggnet.data.decode import StoredImage
-from vggnet.data.loading import EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
+from vggnet.data.loading import CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vggnet.data.source import Source
 from vggnet.data.stream import Stream
@@ -79,8 +78,8 @@ def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess
     else:
         places = np.unique(np.linspace(0, len(source) - 1, COLOUR_IMAGES).round().astype(np.int64))
     count, total, square = 0, torch.zeros(config.in_channels).double(), torch.zeros(()).double()
-    for image in _readable(config, source, places.tolist()):
-        colours = preprocess.pixels(image).flatten(1).double() / 255  # (C, pixels)
+    for pixels in _readable(config, source, preprocess, places.tolist()):
+        colours = pixels.flatten(1).double() / 255  # (C, pixels)
         count, total, square = count + colours.shape[1], total + colours.sum(1), square + colours @ colours.T
     if not count:
         raise DataError(f"{source.name}: none of the {len(places)} images that were tried can be read.")
@@ -89,14 +88,14 @@ def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess
     return replace(config, colour_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
 
 
-def _readable(config: TrainConfig, source: Source, places: Iterable[int]) -> Iterator[Image.Image]:
-    """The images at these places; without those that cannot be read if the configuration says so."""
+def _readable(config: TrainConfig, source: Source, preprocess: Preprocess, places: Iterable[int]) -> Iterator[Tensor]:
+    """The images at these places, uint8 (C, H, W); without those that cannot be read if the configuration says so."""
     for place in places:
         try:
-            yield source.read(place)
-        except ImageError:
+            yield preprocess.pixels(source.read(place))
+        except ImageError as error:
             if config.on_bad_image == "stop":
-                raise
+                raise named(error, source, place) from error
 
 
 def make_train_batches(
@@ -174,10 +173,10 @@ def _workers(config: TrainConfig, preprocess: Preprocess, ranks: Ranks) -> int:
     return -(-default_workers(preprocess) // ranks.on_this_machine) if config.workers is None else config.workers
 
 
-def _view(config: TrainConfig) -> View | None:
+def _view(config: TrainConfig) -> View | CropView | None:
     """What loader workers make of an image, where that is not the preprocessing itself."""
     if config.augment == "article":
-        return partial(_article_view, seed=config.seed)
+        return CropView(partial(_article_view, seed=config.seed))
     if config.max_resize is not None:
         scales = config.resize, config.max_resize
         return partial(_jittered_view, seed=config.seed, size=config.crop, scales=scales)
