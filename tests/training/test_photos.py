@@ -267,7 +267,7 @@ def test_the_command_fine_tunes_by_its_preset(photos, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         main(["train", "--data", str(photos), "--init-from", str(tmp_path / "given.safetensors"), "--epochs", "3"])
     assert {name: told[name] for name in ("preset", "model", "width", "freeze", "lr", "epochs", "crop")} == {
-        "preset": "finetune", "model": "vgg11_bn", "width": 0.05, "freeze": 3, "lr": 0.005, "epochs": 3, "crop": 224,
+        "preset": "finetune", "model": "vgg11_bn", "width": 0.05, "freeze": 4, "lr": 0.01, "epochs": 3, "crop": 224,
     }  # fmt: skip
 
 

@@ -204,7 +204,7 @@ PHOTOS = TrainConfig(
 )
 
 # The same from weights that know photos already: small steps, and the first blocks, which see edges and textures, stay.
-FINETUNE = replace(PHOTOS, model="vgg16", freeze=3, epochs=10, lr=0.005)
+FINETUNE = replace(PHOTOS, model="vgg16", freeze=4, epochs=8, lr=0.01)
 
 # The paper's own training (section 3.1), of column A; the deeper ones start from it: --model vgg16 --init-from RUN. At
 # one scale; --max-resize 512 is its scale jitter. The input lies in 0..255, and only its mean colour is subtracted.
