@@ -152,6 +152,15 @@ HEADS = {
 }
 
 
+def takes(head: str, crop: int) -> bool:
+    """Whether there is such a head, and it works on images of `crop` pixels."""
+    if head in ("cifar", "folded"):
+        return crop < 2 * TOTAL_STRIDE
+    if head == "dense":
+        return crop >= POOLED_SIZE * TOTAL_STRIDE
+    return head != "none"
+
+
 def build_head(name: str, *, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     """The head called `name` for a map of `channels` channels.  Raises: ConfigError for an unknown name."""
     if name not in HEADS:

@@ -22,6 +22,8 @@ from vggnet.training.fit import Position
 from vggnet.training.learner import build_model, make_learner
 from vggnet.training.run import Run, best_row, has_ended
 from vggnet.training.schedule import drops, lr_factor, one_cycle
+from vggnet.vgg import build
+from vggnet.weights.files import save
 
 TINY = replace(DIGITS, model="vgg11", width=0.05, batch_size=16, init="he", lr=0.05)
 
@@ -147,9 +149,12 @@ def test_paper_preset_is_the_papers_recipe():
 @pytest.mark.parametrize("optimizer", ["muon", "sgd"])
 def test_frozen_blocks_stay_as_they_are(tmp_path, optimizer):
     """Oracle: the weights and statistics before training, tensor by tensor; all others have moved."""
-    options = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 1, "optimizer": optimizer}
+    given = build("vgg11_bn", num_classes=10, head="cifar", width=0.05)
+    given.classes = tuple(map(str, range(10)))
+    save(given, tmp_path / "given.safetensors")
+    options = {"preset": "digits", "epochs": 1, "optimizer": optimizer, "init_from": tmp_path / "given.safetensors"}
     run = vggnet.train("digits", out=tmp_path / "run", freeze=2, **options)
-    before, after = build_model(run.config, 10).state_dict(), vggnet.load(run.folder).state_dict()
+    before, after = given.state_dict(), vggnet.load(run.folder).state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {
         name for name in before if name.split("_")[0] in {f"features.{k}{b}" for k in ("conv", "bn") for b in (1, 2)}

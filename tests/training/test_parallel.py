@@ -22,6 +22,8 @@ from vggnet.training.config import DIGITS
 from vggnet.training.fit import Position
 from vggnet.training.learner import build_model, make_learner
 from vggnet.training.parallel import Ranks, join
+from vggnet.vgg import build
+from vggnet.weights.files import save
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 VGG = Path(sys.executable).with_name("vgg")
@@ -119,6 +121,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     write_boxes(folder / "data" / "boxes")
     write_photos(folder / "data" / "photos")
+    save(build("vgg11", num_classes=10, head="cifar", width=0.05), folder / "given.safetensors")
     return folder
 
 
@@ -129,7 +132,7 @@ def done(folder):
     at = {"rank": 1, "step": "1:2"}
     jobs = {
         "summed": SUMMED,
-        "frozen": FROZEN,
+        "frozen": FROZEN | {"init_from": folder / "given.safetensors"},
         "lopsided": SUMMED | {"lopsided": True},
         "localised": BOXES | boxes,
         "poisoned": SUMMED | {"fault": {"rank": 1, "step": "0:3"}},
@@ -167,7 +170,8 @@ def test_processes_train_as_one(done, folder, tmp_path, name, job):
     """Oracle: one process. No number here is a multiple of three; boxes are validated on two images; lopsided
     shares are all and nothing."""
     assert done[name] == ("finished",) * PROCESSES
-    one = vggnet.train(**{"data": folder / "data" / "boxes"} | job, out=tmp_path / "run")
+    given = {"init_from": folder / "given.safetensors"} if name == "frozen" else {}
+    one = vggnet.train(**{"data": folder / "data" / "boxes"} | job, **given, out=tmp_path / "run")
     assert rows(folder / name) == [pytest.approx(row, rel=1e-5) for row in rows(one.folder)]
 
 

@@ -1,6 +1,9 @@
 """Folders of photos, and fine-tuning: workers change nothing, given weights arrive, resumption is exact."""
 
 import json
+import shlex
+import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +17,12 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.folder import open_folder
 from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vggnet.errors import ImageError, RunError, WeightsError
+from vggnet.errors import ConfigError, DataError, ImageError, RunError, WeightsError
 from vggnet.training.config import PHOTOS
 from vggnet.training.fit import Position
 from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches
 from vggnet.training.run import Run
-from vggnet.training.train import suggest_preset
+from vggnet.training.train import starting_config, suggest_preset
 from vggnet.vgg import build
 from vggnet.weights.files import load, save
 from vggnet.weights.transfer import transfer
@@ -259,6 +262,33 @@ def test_the_preset_follows_from_images_weights_and_task(tmp_path, side, given, 
     assert suggest_preset(tmp_path / "photos", given, task) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "preset", "expected"),
+    [
+        ("paper", "photos", "paper"), ("gap", "fast", "gap"), ("folded", "fast", "folded"),
+        ("dense", "photos", "dense"), ("folded", "photos", "gap"), ("cifar", "finetune", "gap"),
+        ("dense", "fast", "cifar"), ("none", "photos", "gap"), ("paper", "boxes", "grid"),
+    ],
+)  # fmt: skip
+def test_the_head_is_that_of_the_weights_where_it_fits(tmp_path, given, preset, expected):
+    """Oracle: by hand: what takes 32 pixels, or 224, or anything."""
+    save(build("vgg11_bn", num_classes=2, head=given, width=0.05), tmp_path / "given.safetensors")
+    assert starting_config(preset, tmp_path / "given.safetensors").head == expected
+
+
+@pytest.mark.parametrize("given", [None, "vgg11"])
+def test_what_is_random_is_not_frozen(photos, tmp_path, given):
+    """Oracle: by hand: column A has no conv1_2, which the paper's deeper columns start at random."""
+    fields = {**TINY, "model": "vgg16", "freeze": 2}
+    if given:
+        save(build(given, num_classes=2, head="gap", width=0.05), tmp_path / "given.safetensors")
+        fields["init_from"] = tmp_path / "given.safetensors"
+    first = "conv1_2" if given else "conv1_1"
+    with pytest.raises(ConfigError, match=f"freeze is 2, but .* features.{first}.weight, are random"):
+        vggnet.train(photos, out=tmp_path / "run", **fields)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_fine_tunes_by_its_preset(photos, tmp_path, monkeypatch):
     """Oracle: the preset, written down here; the network is that of the weights."""
     save(build("vgg11_bn", num_classes=7, head="gap", width=0.05), tmp_path / "given.safetensors")
@@ -332,3 +362,47 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     with Run.open(run.folder).locked(), pytest.raises(RunError, match="another process"):
         vggnet.resume(run.folder)
     assert vggnet.resume(run.folder).finished
+
+
+@pytest.fixture
+def stopped(photos, tmp_path, monkeypatch):
+    """A run that Ctrl-C ended in its second step; its name has a space."""
+    count = Position.count
+
+    def interrupt(self, *arguments):
+        count(self, *arguments)
+        if self.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Position, "count", interrupt)
+        run = vggnet.train(photos, out=tmp_path / "my run", workers=0, **TINY)
+    assert not run.finished
+    return run
+
+
+def test_a_run_goes_on_with_a_copy_of_its_images(stopped, photos, tmp_path):
+    """Oracle: the uninterrupted run. Times of files are another's, names and sizes the same."""
+    whole = vggnet.train(photos, out=tmp_path / "whole", workers=0, **TINY)
+    shutil.copytree(photos, tmp_path / "elsewhere", copy_function=shutil.copy)
+    shutil.rmtree(photos)
+    with pytest.raises(DataError, match="say where they are now"):
+        vggnet.resume(stopped.folder)
+    assert tensors(vggnet.resume(stopped.folder, data=tmp_path / "elsewhere")) == tensors(whole)
+
+
+def test_a_run_does_not_go_on_with_other_images(stopped, photos, tmp_path):
+    """Oracle: one of them is another picture."""
+    shutil.copytree(photos, tmp_path / "other")
+    Image.new("RGB", (90, 110)).save(tmp_path / "other" / "train" / "class0" / "3.jpg")
+    with pytest.raises(RunError, match="is not what"):
+        vggnet.resume(stopped.folder, data=tmp_path / "other")
+
+
+def test_what_is_to_be_typed_can_be_typed(stopped, photos, tmp_path, capsys):
+    """Oracle: the shell's rules: what the command says to type is typed, word by word."""
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["train", "--resume", str(stopped.folder)])
+    typed = capsys.readouterr().out.splitlines()[-1].removeprefix("next: vgg ")
+    with pytest.raises(SystemExit, match="^0$"):
+        main([*shlex.split(typed), "--data", str(photos)])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,13 @@ def main(arguments: list[str]) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        if gives_boxes:
-            result = localise(models, **options, classifier=args.classifier, progress=show)
-        else:
-            result = test(models, **options, views=args.views, protocol=args.protocol, out=out, progress=show)
+        try:
+            if gives_boxes:
+                result = localise(models, **options, classifier=args.classifier, progress=show)
+            else:
+                result = test(models, **options, views=args.views, protocol=args.protocol, out=out, progress=show)
+        except ImageError as error:
+            raise ImageError(f"{error} All that cannot be read: vgg data {data}") from error
     print(result.as_json() if args.json else result.as_table())
     if result.error:
         print(f"vgg: {result.error}", file=sys.stderr)

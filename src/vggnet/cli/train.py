@@ -3,13 +3,14 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vggnet.cli.parsing import parse
 from vggnet.cli.ranks import is_first
-from vggnet.errors import ImageError
+from vggnet.errors import ConfigError, ImageError
 from vggnet.training.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class Start:
     # memory or disk stream:FOLDER (parquet files, WebDataset tars) or stream:ID
     data: str = "cifar10"
     # quick, fast, best, article, photos, finetune, paper, boxes or digits: where the values below come from (shown are
-    # those of fast). By default digits for the digits, fast for images of up to 64 pixels, else photos; with weights to
-    # start from finetune instead of photos, and boxes for --task localise
+    # those of fast); by default chosen from the data: digits for the digits, fast for images of up to 64 pixels, else
+    # photos; with weights to start from finetune instead of photos, and boxes for --task localise
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
@@ -67,14 +68,16 @@ def main(arguments: list[str]) -> int:
     run = _train(arguments, start) if start.resume is None else _resume(arguments)
     if not is_first():
         return 0
+    folder = quote(str(run.folder))
     if not run.finished:
-        print(f"stopped and saved; go on with: vgg train --resume {run.folder}", file=sys.stderr)
+        moved = f" --data {quote(start.data)}" if start.resume and start.data != Start.data else ""
+        print(f"stopped and saved; go on with: vgg train --resume {folder}{moved}", file=sys.stderr)
         return 130
     from vggnet.training.reporting import write_report
 
     write_report(run)
     print(f"run folder {run.folder}: weights.safetensors, results.png, history.jsonl, report.html")
-    print(f"next: vgg test {run.folder}")
+    print(f"next: vgg test {folder}")
     return 0
 
 
@@ -96,7 +99,10 @@ def _train(arguments: list[str], start: Start) -> "Run":
 
 
 def _resume(arguments: list[str]) -> "Run":
-    again: Resume = parse(Resume, arguments, prog=PROG)
+    try:
+        again: Resume = parse(Resume, arguments, prog=PROG)
+    except ConfigError as error:
+        raise ConfigError(f"{error} A run goes on by its own options: --resume takes no other but --data.") from error
     from vggnet.training import train as training
 
     return training.resume(again.resume, data=again.data, progress=True)

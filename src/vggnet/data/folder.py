@@ -1,6 +1,7 @@
 """Images in a folder a class: `path/<split>/<class>/*.jpg`, or `path/<class>/*.jpg` divided here."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -86,10 +87,16 @@ class _Folder(Source):
 
     @cached_property
     def fingerprint(self) -> str:
+        return self._digest(lambda status: f"{status.st_size}\0{status.st_mtime_ns}")
+
+    @cached_property
+    def contents(self) -> str:
+        return self._digest(lambda status: str(status.st_size))
+
+    def _digest(self, facts: Callable[[os.stat_result], str]) -> str:
         digest = blake2b(digest_size=8)
         for file in map(Path, self._files):
-            status = file.stat()
-            digest.update(f"{file.relative_to(self._path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(f"{file.relative_to(self._path)}\0{facts(file.stat())}\n".encode())
         return digest.hexdigest()
 
 

@@ -135,11 +135,16 @@ def _freeze(model: VGG, blocks: int) -> tuple[nn.Module, ...]:
     """Take the layers of the first blocks out of training, and return them."""
     if not blocks:  # of any network
         return ()
-    firsts = tuple(f"{kind}{block}_" for block in range(1, blocks + 1) for kind in ("conv", "bn"))
-    layers = tuple(layer for name, layer in model.features.named_children() if name.startswith(firsts))
+    layers = tuple(layer for name, layer in model.features.named_children() if is_frozen(f"features.{name}", blocks))
     for layer in layers:
         layer.requires_grad_(False)
     return layers
+
+
+def is_frozen(name: str, blocks: int) -> bool:
+    """Whether a layer or tensor of this name belongs to a convolution or norm of the first blocks."""
+    firsts = (f"features.{kind}{block}_" for block in range(1, blocks + 1) for kind in ("conv", "bn"))
+    return name.startswith(tuple(firsts))
 
 
 def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -180,7 +185,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
     if with_muon and not norms:
         raise ConfigError(
             f'{config.model} has no batch norm, which optimizer="muon" needs. Take {config.model}_bn, or '
-            'optimizer="sgd" with a low lr such as 0.01.'
+            'optimizer="sgd" with a low lr such as 0.01 and weight_decay 5e-4.'
         )
     norm_biases = {norm.bias for norm in norms}
     decay = config.weight_decay

@@ -1,6 +1,6 @@
 """One training from data to run folder: the loop of `fit`, with everything that it leaves out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from vggnet.data.source import Source
 from vggnet.data.splits import carve
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, RunError, StorageError
+from vggnet.heads import takes
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
@@ -35,7 +36,7 @@ from vggnet.training.inputs import (
     with_colour_axes,
 )
 from vggnet.training.interrupting import StopRequest, stop_on_signal
-from vggnet.training.learner import Learner, build_model, make_learner
+from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
 from vggnet.training.localising import (
     BoxBatches,
     BoxLearner,
@@ -105,8 +106,10 @@ def _prepare(
     config = with_colour_axes(config, source, preprocess)
     model = _new_model(config, source, preprocess)
     _check(config, source, preprocess, model, ranks)
+    fresh: tuple[str, ...] = tuple(model.state_dict())
     if init_from is not None:
-        transfer(load(init_from, in_channels=config.in_channels, width=config.width), model)
+        fresh = transfer(load(init_from, in_channels=config.in_channels, width=config.width), model)
+    _check_frozen(config, fresh)
     description = {
         "data": str(data),
         "preset": preset,
@@ -114,6 +117,7 @@ def _prepare(
         "classes": source.classes,
         "images": len(source),
         "fingerprint": source.fingerprint,
+        "contents": source.contents,
         "preprocess": preprocess.as_dict(),
         "environment": environment(choose_device(config.device)) | {"processes": ranks.size},
         "config": config.as_dict(),
@@ -161,9 +165,14 @@ def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = 
 
 def _reopen(run: Run, data: str | Path | None, ranks: Ranks) -> tuple[VGG, Source]:
     """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
-    source = open_source(data or run.data, "train")
+    try:
+        source = open_source(data or run.data, "train")
+    except DataError as error:
+        moved = "" if data else " If the images have moved, say where they are now (data)."
+        raise DataError(f"{error}{moved}") from error
     was = run.description
     same = list(source.classes) == was["classes"] and len(source) == was["images"]
+    same &= source.contents == was.get("contents", source.contents)  # older runs have none
     if not same or (data is None and source.fingerprint != was["fingerprint"]):
         raise RunError(
             f"{data or run.data} is not what {run.folder} was started with: {len(source)} images of "
@@ -199,6 +208,8 @@ def suggest_preset(data: str | Path, init_from: Path | str | None = None, task: 
 def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
     """A preset; its network, width, channels, mean and deviation are those of the given weights, if any are.
 
+    The head as well where it is for classes and works on the preset's images.
+
     Raises: ConfigError if there is no such preset; WeightsError if the weights cannot be read.
     """
     if preset not in PRESETS:
@@ -207,7 +218,10 @@ def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
         return PRESETS[preset]
     given, _, preprocess = describe(init_from)
     fields: dict[str, Any] = {"model": given.name, "width": given.width, "in_channels": given.in_channels}
-    config = replace(PRESETS[preset], **fields)
+    preset_config = PRESETS[preset]
+    if preset_config.task == "classify" and given.boxes is None and takes(given.head, preset_config.crop):
+        fields["head"] = given.head
+    config = replace(preset_config, **fields)
     return replace(config, mean=preprocess.mean, std=preprocess.std) if preprocess else config
 
 
@@ -245,6 +259,16 @@ def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: V
     shape = (2, config.in_channels, config.crop, config.crop)
     make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
     empty(model.architecture)(torch.empty(shape, device="meta"))
+
+
+def _check_frozen(config: TrainConfig, fresh: Iterable[str]) -> None:
+    """Raises: ConfigError if layers that would be frozen are among those that start afresh."""
+    random = [name for name in fresh if is_frozen(name, config.freeze)]
+    if random:
+        raise ConfigError(
+            f"freeze is {config.freeze}, but {len(random)} tensors of these blocks, the first {random[0]}, are random "
+            "and would never learn. Start from weights that have them (init_from), or set freeze to 0."
+        )
 
 
 def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> Run:
