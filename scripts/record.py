@@ -351,14 +351,16 @@ def finetuned_section() -> str:
         accuracies = [100 * mean(row["test"]["per_class"].values()) for row in runs]
         minutes = mean(sum(epoch["seconds"] for epoch in row["history"]) / 60 for row in runs)
         seeds = ", ".join(str(row["config"]["seed"]) for row in runs)
-        lines.append(f"| {name} | {seeds} | {minutes:.0f} | {spread(accuracies)} |")
+        learnt = runs[0]["images"] * (1 - runs[0]["config"]["val_fraction"]) / len(runs[0]["test"]["classes"])
+        lines.append(f"| {name} | {learnt:.0f} | {seeds} | {minutes:.0f} | {spread(accuracies)} |")
     test = rows[-1]["test"]
     facts = {
         "data": f"{rows[-1]['data']}: train has fingerprint {rows[-1]['fingerprint']}, test {test['fingerprint']}; "
         f"{test['images']:,} test images, touched once a run",
         **owners(rows[-1]["environment"]),
     }
-    header = "| command, with the seeds | seeds | minutes a run | mean class accuracy (%) |\n" + "|---" * 4 + "|"
+    header = "| command, with the seeds | training images a class | seeds | minutes a run | mean class accuracy (%) |"
+    header += "\n" + "|---" * 5 + "|"
     return f"{table(facts)}\n\n{header}\n" + "\n".join(lines)
 
 
