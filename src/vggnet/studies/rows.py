@@ -3,12 +3,14 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from vggnet.errors import ConfigError
+from vggnet.atomic import write_text
+from vggnet.errors import ConfigError, RunError
 from vggnet.training.config import TrainConfig
 from vggnet.training.run import Run
 from vggnet.training.train import resume, train
@@ -33,20 +35,30 @@ class Study(ABC):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows that are there already."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """The rows that are there already.  Raises: RunError for a line that is none."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a finished run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add a finished run, or leave the file as it was.  Raises: StorageError if the disk refuses."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    write_text(path, "\n".join([*lines, json.dumps(row)]) + "\n")
 
 
 def find_row(rows: Sequence[Row], name: str, value: str, config: TrainConfig) -> Row | None:
     """The row of a run with exactly this configuration, and with this value under `name`."""
     return next((row for row in rows if row[name] == value and config_of(row) == config), None)
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Row:
+    with suppress(ValueError):
+        if isinstance(row := json.loads(line), dict):
+            return row
+    raise RunError(
+        f"{path}, line {number}: no row of a study; expected one JSON object, and this line may have been cut. Remove "
+        "the line, and its run is made again; or name another file."
+    )
 
 
 def train_or_resume(data: str | Path, folder: Path, *, progress: bool, **options: Any) -> Run:
