@@ -19,7 +19,8 @@ from vggnet.weights.named import SHIPPED
 def main() -> None:
     folder, rows, name = sys.argv[1:]
     run = Run.open(Path(folder))
-    row = find_row(read_rows(Path(rows)), "preset", run.description["preset"], run.config)
+    about = run.description
+    row = find_row(read_rows(Path(rows)), "preset", about["preset"], run.config, about["fingerprint"])
     if row is None:
         sys.exit(f"{rows} has no row of {folder}; let the study finish first.")
     notes = {

@@ -38,7 +38,7 @@ def test_rows_are_what_the_runs_and_their_tests_say(study, tmp_path):
     """Oracle: the run folder's history, and `vggnet.test` called by itself."""
     found = study(presets=("quick",), seeds=1)
     row, article = found.rows
-    run = tmp_path / "runs" / "quick-0"
+    (run,) = (tmp_path / "runs").glob("quick-0-*")
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert row["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in history))
     assert row["top1"] == vggnet.test(run, data="digits").top1

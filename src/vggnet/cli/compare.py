@@ -39,11 +39,11 @@ def main(arguments: list[str]) -> int:
     args: Compare = parse(Compare, arguments, prog="vgg compare")
     if args.train != (args.data is not None):
         raise ConfigError("--train and --data go together: add the other one, as in --train --data cifar10.")
-    from vggnet.data.opening import open_source
     from vggnet.studies.compare import OTHERS, VGGS, compare_speed, compare_training, draw_comparison
+    from vggnet.studies.fitting import open_both
 
     if args.data is not None:
-        open_source(args.data, "train")  # what is missing is said first
+        open_both(args.data)  # what is missing is said first
     models = args.models or (*VGGS, *OTHERS)
     shared: dict[str, Any] = {"rows": args.rows, "progress": True}
     found = compare_speed(models, size=args.size, batch=args.batch, rounds=args.rounds, **shared)

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 from tqdm import tqdm
 
-from vggnet.data.opening import open_source
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
 from vggnet.report.comparing import Answer, draw_accuracy_against_latency
 from vggnet.studies.bench import OURS, bench_infer, build_network, cpu_environment
 from vggnet.studies.costs import count_costs
-from vggnet.studies.fitting import fit_or_resume, folder_of, scores_on
-from vggnet.studies.rows import Row, Study, append_row, config_of, find_row, read_rows, spread
+from vggnet.studies.fitting import fit_or_resume, folder_of, open_both, scores_on
+from vggnet.studies.rows import Row, Study, append_row, budget_of, find_row, read_rows, spread
 from vggnet.table1 import MODEL_NAMES, resolve
 from vggnet.training.config import FAST, TrainConfig
 from vggnet.training.learner import build_model
@@ -122,22 +121,24 @@ def compare_training(
     VGGs have the `cifar` head and see 32 pixels; of the others only the number of classes is changed, and they see the
     same images enlarged to 64 (`Enlarged`). `fields` replace single values of BUDGET. The last epoch is tested. What
     `rows` has is not run again, and a stopped run goes on from its folder in `out`. A loss that is no number any more
-    is a row that says so.
+    is a row that says so. Of the trainings there are those by this budget on these images alone.
     Raises: ConfigError for a network that does not exist or an impossible value; otherwise as `train` and `test`.
     """
     check_at_least(1, seeds=seeds)
     names, budget, path = _known(models), TrainConfig.from_dict({**BUDGET.as_dict(), **fields}), Path(rows)
+    fingerprint = open_both(data)[0].fingerprint
+    ours = budget_of({"config": budget.as_dict(), "fingerprint": fingerprint})
     for seed in range(seeds):
         for name in names:
             config = replace(budget, model=name, seed=seed)
             there = [row for row in read_rows(path) if row["kind"] == TRAINING]
-            if find_row(there, "model", name, config):
+            if find_row(there, "model", name, config, fingerprint):
                 continue
             row = _training_row(config, data, Path(out), progress)
             if row is None:
-                return Comparison(rows=read_rows(path), finished=False)
+                return Comparison(rows=_with_trainings(path, ours), finished=False)
             append_row(path, row)
-    return Comparison(rows=read_rows(path), finished=True)
+    return Comparison(rows=_with_trainings(path, ours), finished=True)
 
 
 def published_accuracy(model: str) -> dict[str, float]:
@@ -155,11 +156,11 @@ def measured(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def trained(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The trainings of each network by the budget of the newest of them."""
+    """The trainings of each network by the budget and on the data of the newest of them."""
     found = [row for row in rows if row["kind"] == TRAINING]
     groups: dict[str, list[Row]] = {}
     for row in found:
-        if _budget(row) == _budget(found[-1]):
+        if budget_of(row) == budget_of(found[-1]):
             groups.setdefault(row["model"], []).append(row)
     return groups
 
@@ -239,9 +240,9 @@ def _measurement(row: Row) -> dict[str, Any]:
     return {**place, **{key: row[key] for key in ("size", "batch", "rounds")}}
 
 
-def _budget(row: Row) -> TrainConfig | None:
-    config = config_of(row)
-    return None if config is None else replace(config, model=VGGS[0], seed=0)
+def _with_trainings(path: Path, ours: tuple[TrainConfig | None, str | None]) -> list[Row]:
+    """All speeds, and the trainings that may be compared."""
+    return [row for row in read_rows(path) if row["kind"] != TRAINING or budget_of(row) == ours]
 
 
 def _speed_row(name: str, job: dict[str, int], progress: bool) -> Row:
@@ -261,9 +262,9 @@ def _speed_row(name: str, job: dict[str, int], progress: bool) -> Row:
 
 def _training_row(config: TrainConfig, data: str | Path, out: Path, progress: bool) -> Row | None:
     """Train and test; None if Ctrl-C came."""
-    train, test = open_source(data, "train"), open_source(data, "test")
+    train, test = open_both(data)
     network = _trainable(config, len(train.classes))
-    everything, folder = torch.arange(len(train)).numpy(), folder_of(out, config.model, config)
+    everything, folder = torch.arange(len(train)).numpy(), folder_of(out, config.model, config, train.fingerprint)
     about = {
         "kind": TRAINING, "model": config.model, "seed": config.seed, "config": config.as_dict(),
         "images": len(test), "fingerprint": train.fingerprint, "environment": cpu_environment(),

@@ -10,7 +10,8 @@ from scipy.stats import ttest_ind
 
 from vggnet.errors import NonFiniteError, check_at_least
 from vggnet.evaluation.testing import test
-from vggnet.studies.rows import Row, Study, append_row, find_row, read_rows, spread, train_or_resume
+from vggnet.studies.fitting import folder_of, open_both
+from vggnet.studies.rows import Row, Study, append_row, budget_of, find_row, read_rows, spread, train_or_resume
 from vggnet.table1 import layers, resolve
 from vggnet.training.config import FAST, TrainConfig
 from vggnet.training.run import Run
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
         return f"{letter}, from A" if self.from_a else letter
 
 
+A = Entry("vgg11")
 ENTRIES = (*map(Entry, PLAIN), Entry("vgg16", from_a=True), Entry("vgg19", from_a=True), *map(Entry, WITH_NORM))
 
 
@@ -92,24 +94,26 @@ def study_depth(
 
     The last epoch is tested. What `rows` has already is not run again, and a stopped run goes on from its folder in
     `out`. `fields` replace single values of BUDGET. A run whose loss is no number any more, or that ends no better than
-    guessing, is a row that says so.
+    guessing, is a row that says so. The study has the rows of this budget on these images alone, of every seed.
     Raises: ConfigError for no seed or an impossible value; otherwise as `train` and `test`.
     """
     check_at_least(1, seeds=seeds)
-    path = Path(rows)
-    for entry, config in _wanted(seeds, fields):
-        if find_row(read_rows(path), "label", entry.label, config):
+    path, budget = Path(rows), TrainConfig.from_dict({**BUDGET.as_dict(), **fields})
+    fingerprint = open_both(data)[0].fingerprint
+    for entry, config in _wanted(seeds, budget):
+        if find_row(read_rows(path), "label", entry.label, config, fingerprint):
             continue
-        row = _run(entry, config, data, Path(out), progress)
+        row = _run(entry, config, data, fingerprint, Path(out), progress)
         if row is None:
-            return DepthStudy(rows=read_rows(path), finished=False)
+            return _study(path, budget, fingerprint, finished=False)
         append_row(path, row)
-    return DepthStudy(rows=read_rows(path), finished=True)
+    return _study(path, budget, fingerprint, finished=True)
 
 
 def by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each entry that has some, in the order of the table."""
-    groups = {entry.label: [row for row in rows if row["label"] == entry.label] for entry in ENTRIES}
+    """The rows of each entry that has some, in the order of the table; by the newest budget and data alone."""
+    newest = [row for row in rows if budget_of(row) == budget_of(rows[-1])]
+    groups = {entry.label: [row for row in newest if row["label"] == entry.label] for entry in ENTRIES}
     return {label: found for label, found in groups.items() if found}
 
 
@@ -139,36 +143,43 @@ def _verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
     )
 
 
-def _wanted(seeds: int, fields: dict[str, object]) -> Iterator[tuple[Entry, TrainConfig]]:
+def _study(path: Path, budget: TrainConfig, fingerprint: str, *, finished: bool) -> DepthStudy:
+    """The rows that may be compared: those of other budgets or data are left out."""
+    ours = budget_of({"config": budget.as_dict(), "fingerprint": fingerprint})
+    return DepthStudy(rows=[row for row in read_rows(path) if budget_of(row) == ours], finished=finished)
+
+
+def _wanted(seeds: int, budget: TrainConfig) -> Iterator[tuple[Entry, TrainConfig]]:
     """Entries that start from A come after A."""
-    budget = TrainConfig.from_dict({**BUDGET.as_dict(), **fields})
     for seed in range(seeds):
         for entry in ENTRIES:
             yield entry, replace(budget, model=entry.model, seed=seed)
 
 
-def _run(entry: Entry, config: TrainConfig, data: str | Path, out: Path, progress: bool) -> Row | None:
+def _run(
+    entry: Entry, config: TrainConfig, data: str | Path, fingerprint: str, out: Path, progress: bool
+) -> Row | None:
     """Train and test; None if Ctrl-C came."""
-    folder = out / f"{entry.label.replace(' ', '-').replace(',', '')}-{config.seed}"
-    start = out / f"A-{config.seed}" if entry.from_a else None
+    folder = folder_of(out, entry.label, config, fingerprint)
+    start = folder_of(out, A.label, replace(config, model=A.model), fingerprint) if entry.from_a else None
+    facts = {**_facts(entry, config), "fingerprint": fingerprint}
     try:
         run = train_or_resume(data, folder, init_from=start, progress=progress, preset="fast", **config.as_dict())
     except NonFiniteError:
-        return {**_facts(entry, config), "diverged": True, "top1_error": None, "top5_error": None, "seconds": 0.0}
-    return _row(entry, run, data) if run.finished else None
+        return {**facts, "diverged": True, "top1_error": None, "top5_error": None, "seconds": 0.0}
+    return {**facts, **_found(run, data)} if run.finished else None
 
 
-def _row(entry: Entry, run: Run, data: str | Path) -> Row:
+def _found(run: Run, data: str | Path) -> Row:
     """The finished run, tested."""
     result = test(run.weights, data=data)
     last = run.history[-1]
     guessing = 1 / len(run.description["classes"])
     return {
-        **_facts(entry, run.config), "diverged": last["train_accuracy"] < STUCK * guessing,
+        "diverged": last["train_accuracy"] < STUCK * guessing,
         "top1_error": 1 - result.top1, "top5_error": 1 - result.top5, "train_loss": last["train_loss"],
         "train_accuracy": last["train_accuracy"], "images": result.images,
-        "seconds": sum(row["seconds"] for row in run.history), "fingerprint": run.description["fingerprint"],
-        "environment": run.description["environment"],
+        "seconds": sum(row["seconds"] for row in run.history), "environment": run.description["environment"],
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.costs import count_costs
-from vggnet.studies.fitting import fit_or_resume, folder_of, scores_on
+from vggnet.studies.fitting import fit_or_resume, folder_of, open_both, scores_on
 from vggnet.studies.gradients import add_skips, gradient_norms
 from vggnet.studies.rows import Row, Study, append_row, config_of, find_row, read_rows, spread, train_or_resume
 from vggnet.table1 import resolve
@@ -40,6 +40,7 @@ DROPOUTS = (0.5, 0.0)
 DEPTHS = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg19_bn")  # columns A, B, D, E
 TWINS = ("vgg19", "vgg19_bn")  # which get skips as well
 INITS = ("he", "glorot")
+MEMORY = "memory"  # the part that needs no images
 PAPER_BATCH = 256  # images, section 3.1
 AT_FULL_SIZE = (("vgg11", "paper"), ("vgg16", "paper"), ("vgg16_bn", "paper"), ("vgg19", "paper"), ("vgg16", "gap"))
 
@@ -50,7 +51,7 @@ class DrawbacksStudy(Study):
     def as_table(self) -> str:
         """Markdown: a table for each part that has rows."""
         tables = {"heads": _heads_table, "overfitting": _overfitting_table, "gradients": _gradients_table,
-                  "memory": _memory_table}  # fmt: skip
+                  MEMORY: _memory_table}  # fmt: skip
         parts = by_part(self.rows)
         return "\n\n".join("\n".join(tables[part](parts[part])) for part in tables if part in parts)
 
@@ -82,25 +83,28 @@ def study_drawbacks(
     gradients: one backward pass before the first step, for plain columns, with batch norm, and with identity skips.
     memory: what networks for 224 pixels and 1000 classes hold, counted. Test is touched once a training, after its
     last epoch. What `rows` has is not run again, and a stopped run goes on from its folder in `out`. `fields` replace
-    single values of BUDGET.
+    single values of BUDGET. The study has the rows by these options on these images alone, of every seed.
     Raises: ConfigError for an impossible value, such as more images than train has; otherwise as `train` and `test`.
     """
     check_at_least(1, images=images, small_epochs=small_epochs, seeds=seeds)
     budget, path = TrainConfig.from_dict({**BUDGET.as_dict(), **fields}), Path(rows)
-    _two_parts(open_source(data, "train"), images, seed=0)  # what cannot work is said first
-    for job in _jobs(budget, data, images, small_epochs, seeds, Path(out), progress):
-        if find_row(read_rows(path), "label", job.label, job.config):
+    train, _ = open_both(data)
+    _two_parts(train, images, seed=0)  # what cannot work is said first
+    jobs = list(_jobs(budget, data, images, small_epochs, seeds, Path(out), progress))
+    for job in jobs:
+        fingerprint = None if job.part == MEMORY else train.fingerprint
+        if find_row(read_rows(path), "label", job.label, job.config, fingerprint):
             continue
         row = job.run(job.config)
         if row is None:
-            return DrawbacksStudy(rows=read_rows(path), finished=False)
+            return DrawbacksStudy(rows=_rows_of(jobs, path, train), finished=False)
         about = {"part": job.part, "label": job.label, "seed": job.config.seed}
         append_row(path, {**about, **row, "config": job.config.as_dict(), "environment": cpu_environment()})
-    return DrawbacksStudy(rows=read_rows(path), finished=True)
+    return DrawbacksStudy(rows=_rows_of(jobs, path, train), finished=True)
 
 
 def by_part(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
-    """Part -> label -> its rows, those of its newest configuration alone."""
+    """Part -> label -> its rows, those of its newest configuration and data alone."""
     parts: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         groups, label = parts.setdefault(row["part"], {}), row["label"].partition(" on ")[0]
@@ -108,9 +112,18 @@ def by_part(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
     return parts
 
 
-def _recipe(row: Row) -> tuple[TrainConfig | None, int | None]:
+def _recipe(row: Row) -> tuple[str, TrainConfig | None, str | None]:
+    """The whole label, which says how many images; the configuration but for the seed; the data."""
     config = config_of(row)
-    return None if config is None else replace(config, seed=0), row.get("train_images")
+    return row["label"], None if config is None else replace(config, seed=0), row.get("fingerprint")
+
+
+def _rows_of(jobs: Sequence[_Job], path: Path, train: Source) -> list[Row]:
+    """The rows of these jobs by any seed, on these images or none."""
+    asked = [(job.label, replace(job.config, seed=0)) for job in jobs]
+    fingerprints = (train.fingerprint, None)  # memory needs no images
+    found = [(row, *_recipe(row)) for row in read_rows(path)]
+    return [row for row, label, config, data in found if (label, config) in asked and data in fingerprints]
 
 
 def _jobs(
@@ -123,7 +136,7 @@ def _jobs(
 
     for model, head in AT_FULL_SIZE:
         config = with_(model=model, head=head, width=1.0, resize=256, crop=224)
-        yield _Job("memory", f"{_network(model)}, head {head}", config, _memory)
+        yield _Job(MEMORY, f"{_network(model)}, head {head}", config, _memory)
     for seed in range(seeds):
         for init in INITS:
             for model, skips in (*((model, False) for model in DEPTHS), *((model, True) for model in TWINS)):
@@ -173,7 +186,7 @@ def _batch(config: TrainConfig, source: Source, indices: NDArray[np.int64]) -> t
 
 
 def _overfitting(config: TrainConfig, *, data: str | Path, images: int, out: Path, progress: bool) -> Row | None:
-    source, test_source = open_source(data, "train"), open_source(data, "test")
+    source, test_source = open_both(data)
     chosen, held_out = _two_parts(source, images, config.seed)
     network = build_model(config, len(source.classes))
 
@@ -181,7 +194,7 @@ def _overfitting(config: TrainConfig, *, data: str | Path, images: int, out: Pat
         scores = scores_on(network, config, source, source, held_out)
         return {"val_loss": scores.loss, "val_accuracy": scores.top1}
 
-    folder = folder_of(out, f"dropout {config.dropout:g} {images}", config)
+    folder = folder_of(out, f"dropout {config.dropout:g} {images}", config, source.fingerprint)
     history = fit_or_resume(network, config, source, chosen, folder, validate=watch, progress=progress)
     if history is None:
         return None
@@ -206,7 +219,7 @@ def _two_parts(source: Source, images: int, seed: int) -> tuple[NDArray[np.int64
 
 
 def _head(config: TrainConfig, *, data: str | Path, out: Path, progress: bool) -> Row | None:
-    folder = folder_of(out, f"head {config.head}", config)
+    folder = folder_of(out, f"head {config.head}", config, open_source(data, "train").fingerprint)
     run = train_or_resume(data, folder, progress=progress, preset="fast", **config.as_dict())
     if not run.finished:
         return None

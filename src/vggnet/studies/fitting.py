@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vggnet.data.loading import EvalBatches
+from vggnet.data.opening import open_source
 from vggnet.data.source import Source
 from vggnet.errors import DataError
 from vggnet.evaluation.testing import evaluate
@@ -28,9 +29,17 @@ from vggnet.training.schedule import lr_factor
 from vggnet.vgg import VGG
 
 
-def folder_of(out: Path, label: str, config: TrainConfig) -> Path:
-    """Where a run of a study lies: another configuration has another folder."""
-    digest = hashlib.blake2b(json.dumps(config.as_dict()).encode(), digest_size=4).hexdigest()
+def open_both(data: str | Path) -> tuple[Source, Source]:
+    """Train and test, before a training whose test would fail.  Raises: DataError if one is not there or not alike."""
+    train, test = open_source(data, "train"), open_source(data, "test")
+    _require_same_classes(train, test)
+    return train, test
+
+
+def folder_of(out: Path, label: str, config: TrainConfig, fingerprint: str) -> Path:
+    """Where a run of a study lies: another configuration, or other training images, have another folder."""
+    facts = json.dumps([config.as_dict(), fingerprint])
+    digest = hashlib.blake2b(facts.encode(), digest_size=4).hexdigest()
     return out / f"{label.replace(' ', '-').replace(',', '')}-{config.seed}-{digest}"
 
 
@@ -97,9 +106,13 @@ def scores_on(
 
     Raises: DataError if these are images of other classes.
     """
-    if images.classes != source.classes:
-        raise DataError(f"{images.name}: train and {images.split} have other classes; expected the same in both.")
+    _require_same_classes(source, images)
     preprocess = make_preprocess(config, source)
     everything = np.arange(len(images)) if indices is None else indices
     batches: EvalBatches = make_val_batches(config, images, preprocess, everything)
     return evaluate(network, batches, preprocess=preprocess, device=next(network.parameters()).device)
+
+
+def _require_same_classes(train: Source, other: Source) -> None:
+    if other.classes != train.classes:
+        raise DataError(f"{other.name}: train and {other.split} have other classes; expected the same in both.")

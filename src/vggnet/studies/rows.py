@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -46,9 +46,20 @@ def append_row(path: Path, row: Row) -> None:
     write_text(path, "\n".join([*lines, json.dumps(row)]) + "\n")
 
 
-def find_row(rows: Sequence[Row], name: str, value: str, config: TrainConfig) -> Row | None:
-    """The row of a run with exactly this configuration, and with this value under `name`."""
-    return next((row for row in rows if row[name] == value and config_of(row) == config), None)
+def find_row(rows: Sequence[Row], name: str, value: str, config: TrainConfig, fingerprint: str | None) -> Row | None:
+    """The row of a run with exactly this configuration on these images, and with this value under `name`.
+
+    fingerprint: of train; None for what needs no images.
+    """
+    wanted = (value, fingerprint)
+    same = (row for row in rows if (row.get(name), row.get("fingerprint")) == wanted and config_of(row) == config)
+    return next(same, None)
+
+
+def budget_of(row: Row) -> tuple[TrainConfig | None, str | None]:
+    """What has to be the same for two runs to be compared: the configuration but for model and seed; the images."""
+    config = config_of(row)
+    return None if config is None else replace(config, model=TrainConfig.model, seed=0), row.get("fingerprint")
 
 
 def _parsed(path: Path, number: int, line: bytes) -> Row:

@@ -15,7 +15,8 @@ from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.testing import test
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
-from vggnet.studies.rows import Row, Study, append_row, config_of, find_row, read_rows, spread, train_or_resume
+from vggnet.studies.fitting import folder_of, open_both
+from vggnet.studies.rows import Row, Study, append_row, budget_of, find_row, read_rows, spread, train_or_resume
 from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
 from vggnet.training.run import Run
 from vggnet.vgg import Architecture, empty
@@ -61,7 +62,7 @@ def study_speed(
 
     The last epoch is tested, as it is and by six views. What `rows` has already is not run again, and a run that was
     stopped goes on from its folder in `out`: a study survives any stop. The article's preset is timed for a few steps
-    only; its row says that the time is an estimate.
+    only; its row says that the time is an estimate. The study has the rows of these images alone.
     Raises: ConfigError for an unknown preset or no seed; otherwise as `train` and `test`.
     """
     if unknown := [preset for preset in presets if preset not in PRESETS]:
@@ -71,42 +72,43 @@ def study_speed(
     wanted = [
         (preset, replace(PRESETS[preset], seed=seed, val_fraction=0.0)) for seed in range(seeds) for preset in presets
     ]
+    fingerprint = open_both(data)[0].fingerprint
     for preset, config in wanted:
-        if find_row(read_rows(path), "preset", preset, config):
+        if find_row(read_rows(path), "preset", preset, config, fingerprint):
             continue
-        folder = Path(out) / f"{preset}-{config.seed}"
+        folder = folder_of(Path(out), preset, config, fingerprint)
         run = train_or_resume(data, folder, preset=preset, seed=config.seed, val_fraction=0.0, progress=progress)
         if not run.finished:
-            return SpeedStudy(rows=read_rows(path), finished=False)
-        append_row(path, _row(preset, run, data))
-    if not find_row(read_rows(path), "preset", "article", ARTICLE):
+            return _study(path, fingerprint, finished=False)
+        append_row(path, _row(preset, config, run, data))
+    if not find_row(read_rows(path), "preset", "article", ARTICLE, fingerprint):
         append_row(path, _article_row(data, progress))
-    return SpeedStudy(rows=read_rows(path), finished=True)
+    return _study(path, fingerprint, finished=True)
 
 
 def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each preset, those with its newest configuration alone."""
+    """The rows of each preset, those with its newest configuration and data alone."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        same = [other for other in groups.get(row["preset"], []) if _recipe(other) == _recipe(row)]
+        same = [other for other in groups.get(row["preset"], []) if budget_of(other) == budget_of(row)]
         groups[row["preset"]] = [*same, row]
     return groups
 
 
-def _recipe(row: Row) -> TrainConfig | None:
-    config = config_of(row)
-    return None if config is None else replace(config, seed=0)
+def _study(path: Path, fingerprint: str, *, finished: bool) -> SpeedStudy:
+    rows = [row for row in read_rows(path) if row["fingerprint"] == fingerprint]
+    return SpeedStudy(rows=rows, finished=finished)
 
 
-def _row(preset: str, run: Run, data: str | Path) -> Row:
+def _row(preset: str, config: TrainConfig, run: Run, data: str | Path) -> Row:
     """The finished run, tested."""
     results = {views: test(run.weights, data=data, views=views) for views in (1, 6)}
     seconds = sum(row["seconds"] for row in run.history)
     return {
-        "preset": preset, "seed": run.config.seed, "estimate": False, "top1": results[1].top1,
+        "preset": preset, "seed": config.seed, "estimate": False, "top1": results[1].top1,
         "top1_six_views": results[6].top1, "per_class": results[6].per_class, "images": results[1].images,
         "seconds": seconds,
-        **_work(run.config, run.description["images"], seconds), "config": run.description["config"],
+        **_work(config, run.description["images"], seconds), "config": config.as_dict(),
         "fingerprint": run.description["fingerprint"], "environment": run.description["environment"],
     }  # fmt: skip
 
