@@ -70,6 +70,14 @@ def test_without_a_classifier_the_box_that_most_agree_on():
     assert one.label is None
 
 
+def test_of_very_many_classes_the_box_that_most_agree_on():
+    """Oracle: by hand: the first 301 of 1000 classes say one box, the others another."""
+    bias = (0.25, 0.25, 0.4, 0.4) * 301 + (0.7, 0.7, 0.5, 0.5) * 699
+    (one,) = vggnet.find_boxes(network("per_class", bias, tuple(map(str, range(1000)))), Image.new("RGB", (64, 64)))
+    assert one.box == pytest.approx((0.45 * 64, 0.45 * 64, 0.95 * 64, 0.95 * 64))
+    assert one.score == pytest.approx(0.7, abs=0.02)
+
+
 @pytest.mark.parametrize("kind", ["shared", "per_class"])
 def test_a_classifier_names_the_class_and_chooses_its_box(kind):
     """Oracle: by hand: softmax of 0, 2, 1; the classes are in another order, and the box is that of the dog."""

@@ -142,6 +142,31 @@ def test_of_very_many_boxes_the_best_are_merged():
     assert sums.tolist() == [np.arange(100.0, 400).sum()]
 
 
+@pytest.mark.parametrize("count", [599, 600, 1000, 4321])
+@pytest.mark.parametrize("parts", [2, 3, 5, 7])
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_of_equal_scores_every_part_has_its_share(count, parts, in_turn):
+    """Oracle: by hand. The boxes say different things, in one block after the other or by turns, as scales and networks
+    do; each is merged to its share of the 300, within a twentieth.
+    """
+    numbers = np.arange(count)
+    part = numbers % parts if in_turn else numbers * parts // count
+    merged, sums = merge(np.array([0.0, 0, 9, 9]) + 100 * part[:, None], np.ones(count))
+    assert sums.sum() == 300
+    assert dict(zip(merged[:, 0], sums, strict=True)) == pytest.approx(
+        {100.0 * each: 300 / parts for each in range(parts)}, abs=15
+    )
+
+
+def test_where_scores_tie_at_the_cut_the_better_ones_are_all_merged():
+    """Oracle: by hand. 100 boxes at the end are better; the 200 places left go to two kinds of 400 others."""
+    boxes = np.repeat([[0.0, 0, 9, 9], [100, 0, 109, 9], [200, 0, 209, 9]], (400, 400, 100), axis=0)
+    merged, sums = merge(boxes, np.repeat([1.0, 1.0, 5.0], (400, 400, 100)))
+    assert (merged[0].tolist(), sums[0]) == ([200, 0, 209, 9], 500)
+    assert sums[1:].sum() == 200
+    assert sums[1:] == pytest.approx([100, 100], abs=5)
+
+
 def test_correct_is_above_one_half():
     """Oracle: by hand: an overlap of exactly one half is not enough (ILSVRC)."""
     true = np.array([[0.0, 0, 10, 10]] * 3)

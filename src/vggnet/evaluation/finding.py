@@ -27,7 +27,7 @@ class FoundBox:
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the upright picture
     label: str | None = None  # the object's class; None without a classifier
     # 0..1: the probability of the class; without a classifier the share of the boxes, of all windows and classes, that
-    # were merged into this one
+    # were merged into this one (of many boxes not all are merged, see `merge`)
     score: float | None = None
     error: str | None = None
 

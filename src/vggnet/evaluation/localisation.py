@@ -13,6 +13,7 @@ CORRECT_ABOVE = 0.5  # intersection over union (ILSVRC)
 MERGE_BELOW = 0.75  # of `match_scores`: equal boxes that overlap by half
 MOST_BOXES = 300  # that are merged; those of lower scores are left out
 MOST_TRIED = 1000  # candidates for a constant box
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, without their whole parts, are spread evenly over 0..1
 
 
 def encode(edges: Array, crop: int) -> Array:
@@ -64,9 +65,10 @@ def merge(boxes: Array, scores: Array) -> tuple[Array, Array]:
     """Greedy merging (Sermanet et al., arXiv:1312.6229, 4.3): the two boxes that match best become one, until none do.
 
     boxes (n, 4), scores (n,) of the class -> merged boxes (m, 4), best first, with the sums of their scores (m,).
-    Merged coordinates are means over all boxes that went into one. Of more than MOST_BOXES the best are merged.
+    Merged coordinates are means over all boxes that went into one. Of more than MOST_BOXES the best are merged;
+    of those whose scores tie at the cut as many as there is room for, spread evenly over their places.
     """
-    best = np.argsort(-scores, kind="stable")[:MOST_BOXES]
+    best = _best(scores)
     boxes, scores, counts = boxes[best].copy(), scores[best].copy(), np.ones(len(best))
     matches = match_scores(boxes[:, None], boxes)
     np.fill_diagonal(matches, np.inf)
@@ -107,6 +109,13 @@ def constant_box(edges: Array, sizes: Array) -> Array:
         while correct(moved := max(best + moves, key=correct)) > correct(best):
             best = moved
     return best
+
+
+def _best(scores: Array) -> NDArray[np.intp]:
+    """The places of the MOST_BOXES best scores, best first; of equal ones those that are left are spread evenly."""
+    spread = np.arange(len(scores)) * GOLDEN % 1
+    places = np.sort(np.lexsort((spread, -scores))[:MOST_BOXES])
+    return places[np.argsort(-scores[places], kind="stable")]
 
 
 def _area(boxes: Array) -> Array:
