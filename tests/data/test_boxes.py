@@ -25,8 +25,21 @@ def png(width, height, tmp_path):
     return file.read_bytes()
 
 
-def parquet(folder, tmp_path, boxes, sizes):
-    """A data set of two classes whose images have these boxes."""
+def value(dtype):
+    return {"dtype": dtype, "_type": "Value"}
+
+
+def listed(feature):
+    return {"_type": "Sequence", "feature": feature}
+
+
+LIST = listed(value("float64"))
+NAMES = ("xmin", "ymin", "xmax", "ymax")
+STRUCT = {name: value("int64") for name in NAMES}
+
+
+def parquet(folder, tmp_path, boxes, sizes, kind=LIST):
+    """A data set of two classes whose images have these boxes; kind: what the column holds."""
     rows = {
         "image": [{"bytes": png(*size, tmp_path), "path": None} for size in sizes],
         "label": [index % 2 for index in range(len(sizes))],
@@ -38,7 +51,7 @@ def parquet(folder, tmp_path, boxes, sizes):
     table = pyarrow.table(rows)
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
     if boxes is not None:
-        features["box"] = {"_type": "Sequence", "feature": {"dtype": "float64", "_type": "Value"}}
+        features["box"] = kind
     described = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pyarrow.parquet.write_table(described, folder / "train-00000-of-00001.parquet")
     return open_source(folder, "train")
@@ -71,6 +84,37 @@ def test_a_parquet_column_counts_from_0_and_includes_the_last(tmp_path):
     boxes = read_boxes(source)
     assert boxes.edges.tolist() == [[0, 0, 40, 30], [3, 4, 4, 5]]
     assert boxes.sizes.tolist() == [[40, 30], [20, 10]]
+
+
+def test_a_parquet_column_of_structs(tmp_path):
+    """Oracle: by hand. The names count, not their order."""
+    boxes = [{"ymax": 29, "xmax": 39, "ymin": 0, "xmin": 0}, {"ymax": 7, "xmax": 6, "ymin": 4, "xmin": 3}]
+    kind = {name: value("int64") for name in ("ymax", "xmax", "ymin", "xmin")}
+    source = parquet(tmp_path / "data", tmp_path, boxes, [(40, 30), (20, 10)], kind)
+    assert read_boxes(source).edges.tolist() == [[0, 0, 40, 30], [3, 4, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "found"),
+    [
+        (STRUCT, dict.fromkeys(NAMES, 5), {**dict.fromkeys(NAMES, 5), "ymax": None}, "'ymax': None"),
+        (STRUCT, dict.fromkeys(NAMES, 5), None, "None"),
+        (listed(LIST), None, [[0.0, 0.0, 9.0, 9.0]], r"\[\[0\.0, 0\.0, 9\.0, 9\.0\]\]"),
+        (listed(LIST), None, [[0.0, 0.0], [9.0, 9.0], [1.0], [2.0]], r"\[\[0\.0, 0\.0\]"),
+        ({name: value("int64") for name in "xywh"}, None, dict.fromkeys("xywh", 5), "'h': 5"),
+        (value("string"), None, "a\nbc", r"'a\\nbc'"),
+        (value("int64"), None, 7, "7"),
+        (listed(value("bool")), None, [False, False, True, True], "False, False"),
+    ],
+)
+def test_columns_that_are_not_four_numbers(tmp_path, kind, good, bad, found):
+    """Oracle: by hand: one line that names the first such row, what is in it, and what is expected."""
+    boxes = [good or bad, bad]
+    source = parquet(tmp_path / "data", tmp_path, boxes, [(40, 30)] * 2, kind)
+    row = 1 if good else 0
+    with pytest.raises(DataError, match=rf"row {row}: the box is .*{found}.*; expected four numbers, xmin") as raised:
+        read_boxes(source)
+    assert "\n" not in str(raised.value)
 
 
 def test_voc_files_count_from_1_and_include_the_last(photos):

@@ -4,6 +4,7 @@ import atexit
 import glob
 import os
 import re
+import reprlib
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from hashlib import blake2b
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from vggnet.errors import DataError, ImageError
 
 _HUB_TIMEOUT = 5.0  # seconds
 SPLIT_ORDER = ("train", "val", "validation", "test")
-_BOX_COLUMN = "box"  # xmin, ymin, xmax, ymax: pixels counted from 0, the last ones included
+_BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct of
+_BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 
@@ -92,12 +95,7 @@ class _Rows(Source):
     def boxes(self) -> NDArray[np.float64]:
         if self._box_rows is None:
             return super().boxes()
-        boxes = [row[_BOX_COLUMN] for row in self._box_rows]
-        for index, box in enumerate(boxes):
-            if box is None or len(box) != 4 or None in box:
-                raise DataError(
-                    f"{self.describe(index)}: the box is {box}; expected four numbers, xmin, ymin, xmax, ymax."
-                )
+        boxes = [_numbers_of(row[_BOX_COLUMN], self.describe(index)) for index, row in enumerate(self._box_rows)]
         edges: NDArray[np.float64] = np.array(boxes, dtype=np.float64) + np.array([0, 0, 1, 1])
         return edges
 
@@ -119,6 +117,18 @@ class _Rows(Source):
                 encoded = (row or {}).get("bytes") or b""
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.hexdigest()
+
+
+def _numbers_of(box: Any, where: str) -> list[Any]:
+    """The numbers of a box, in order.  Raises: DataError."""
+    values = [box[name] for name in _BOX_NAMES] if isinstance(box, dict) and set(box) == set(_BOX_NAMES) else box
+    if isinstance(values, list) and len(values) == 4 and all(map(_is_number, values)):
+        return values
+    raise DataError(f"{where}: the box is {reprlib.repr(box)}; expected four numbers, {', '.join(_BOX_NAMES)}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Number) and not isinstance(value, bool)
 
 
 def _source(data: Any, name: str, split: str) -> Source:
