@@ -12,8 +12,10 @@ from torchvision.transforms.v2 import functional as tv
 import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, StorageError
+from vggnet.evaluation import localising
 from vggnet.evaluation.localisation import merge
+from vggnet.training.config import TrainConfig
 from vggnet.weights.files import save
 
 CLASSES = ("cat", "dog", "elk")
@@ -167,13 +169,61 @@ def test_the_command(photos, tmp_path, capsys, own_cache):
     code, out, _ = vgg(capsys, *given)
     assert code == 0
     assert out.splitlines()[-1].startswith("test class given: error ")
-    for options in (["--views", "6"], ["--protocol", "multicrop"], ["--out", tmp_path / "new"]):
+    for options in (["--views", "6"], ["--protocol", "multicrop"]):
         code, out, lines = vgg(capsys, *given, *options)
         assert (code, out, len(lines)) == (2, "", 1)
         assert "gives boxes" in lines[0]
+    code, out, lines = vgg(capsys, *given, "--json", "--out", tmp_path / "new")
+    written = json.loads((tmp_path / "new" / "test.json").read_text())
+    assert (code, lines, written) == (0, [], json.loads(out))
+    assert written["classifier"] == str(classes)
     code, out, lines = vgg(capsys, "test", classes, "--data", photos, "--classifier", classes)
     assert (code, out, len(lines)) == (2, "", 1)
     assert "--classifier" in lines[0]
+
+
+def make_run(folder, photos):
+    """A run of which nothing but its weights and its description is there."""
+    folder.mkdir()
+    description = {"data": str(photos), "preset": None, "classes": CLASSES, "images": 6, "fingerprint": "0" * 16}
+    config = TrainConfig(task="localise", boxes="shared").as_dict()
+    (folder / "config.json").write_text(
+        json.dumps({**description, "preprocess": {"resize": 64}, "environment": {}, "config": config})
+    )
+    save(network("shared"), folder / "weights.safetensors")
+    return folder
+
+
+def test_a_run_that_gives_boxes_keeps_its_test(photos, tmp_path, capsys, own_cache):
+    """Oracle: the printed result: test.json holds it, the report shows it. Of two runs nothing is kept."""
+    run, other = make_run(tmp_path / "run", photos), make_run(tmp_path / "other", photos)
+    code, out, _ = vgg(capsys, "test", run, other, "--workers", "0")
+    assert (code, sorted(file.name for file in run.iterdir())) == (0, ["config.json", "weights.safetensors"])
+    code, out, lines = vgg(capsys, "test", run, "--workers", "0", "--json")
+    assert (code, lines) == (0, [f"report: {run / 'report.html'}"])
+    result = json.loads(out)
+    assert json.loads((run / "test.json").read_text()) == result
+    html = (run / "report.html").read_text()
+    assert "Not tested yet" not in html
+    for name in ("error_class_given", "error_whole_image"):
+        assert f"{100 * result[name]:.2f}\N{NO-BREAK SPACE}%" in html
+    code, out, _ = vgg(capsys, "report", run)
+    assert f"test class given: error {100 * result['error_class_given']:.2f} %" in out
+
+
+def test_a_result_that_cannot_be_written(photos, tmp_path, monkeypatch):
+    """Oracle: the contract: the result is returned with the reason; a folder that cannot be is said before the work."""
+
+    def full(path, text):
+        raise StorageError(f"{path}: the disk is full")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="folder for the results"):
+        vggnet.localise(network("shared"), data=photos, workers=0, out=tmp_path / "file")
+    monkeypatch.setattr(localising, "write_text", full)
+    result = vggnet.localise(network("shared"), data=photos, workers=0, out=tmp_path)
+    assert "the disk is full" in result.error
+    assert 0 < result.mean_overlap < 1
 
 
 def test_what_a_network_must_beat(photos, capsys, own_cache, tmp_path):

@@ -81,6 +81,32 @@ def add_test(folder, **changes):
     return folder
 
 
+def add_box_test(folder, **changes):
+    result = {
+        "error_class_given": 0.2345,
+        "error_top1": None,
+        "error_top5": None,
+        "mean_overlap": 0.6543,
+        "error_whole_image": 0.4321,
+        "error_constant_box": 0.3456,
+        "images": 200,
+        "scales": [64],
+        "flip": True,
+        "data": "boxes",
+        "split": "val",
+        "fingerprint": "0" * 16,
+        "model": str(folder),
+        "classifier": None,
+        "seconds": 1.0,
+        "device": "cpu",
+        "torch": "2.9",
+        "date": "2025-01-01T00:00:00+00:00",
+        "error": None,
+    }
+    (folder / "test.json").write_text(json.dumps(result | changes))
+    return folder
+
+
 def data_of(html):
     return json.loads(html.split('id="data">')[1].split("</script>")[0])
 
@@ -195,6 +221,42 @@ def test_several_runs_are_compared(tmp_path, monkeypatch, capsys):
     differences = (tmp_path / "comparison.html").read_text().split('id="differences"')[1].split("</section>")[0]
     assert differences.count('<th scope="row">') == 1
     assert '<th scope="row">width</th>' in differences
+
+
+@pytest.mark.parametrize(
+    ("changes", "there", "missing"),
+    [
+        ({}, ["23.45", "0.654", "43.21", "34.56", "mirror images"], ["class predicted"]),
+        ({"error_constant_box": None, "flip": False}, ["23.45", "43.21"], ["constant box", "mirror images"]),
+        ({"error_top1": 0.5555, "error_top5": 0.2468, "classifier": "<who>"}, ["55.55", "24.68", "&lt;who&gt;"], []),
+    ],
+)
+def test_a_test_of_boxes_is_shown(tmp_path, changes, there, missing):
+    """Oracle: by hand: its numbers are in the page, and no note says that the run is not tested."""
+    report = vggnet.write_report(add_box_test(make_run(tmp_path / "run", task="localise"), **changes))
+    html = report.path.read_text()
+    summary = html.split('<dl class="cards">')[1].split("</dl>")[0]
+    test = html.split('<section id="test">')[1].split("</section>")[0]
+    assert "23.45" in summary
+    assert "0.654" in summary
+    assert [text for text in there if text not in test] == []
+    assert [text for text in missing if text in test] == []
+    assert report.notes == ()
+    assert report.as_table().splitlines()[0].endswith(", val class given: error 23.45 %")
+
+
+def test_runs_that_give_boxes_are_compared(tmp_path, monkeypatch):
+    """Oracle: by hand: two tested on the same images; one that gives classes, which does not compare with them."""
+    monkeypatch.chdir(tmp_path)
+    runs = [add_box_test(make_run(tmp_path / name)) for name in ("a", "b")]
+    html = vggnet.write_report(runs).path.read_text()
+    assert html.count("23.45") == html.count("<td>0.654</td>") == 2
+    assert "do not compare" not in html
+    html = vggnet.write_report([*runs, add_test(make_run(tmp_path / "c"))]).path.read_text()
+    assert (html.count("23.45"), html.count("99.72")) == (2, 1)
+    assert "do not compare" in html
+    add_box_test(tmp_path / "b", flip=False)
+    assert "do not compare" in vggnet.write_report(runs).path.read_text()
 
 
 def test_runs_that_cannot_be_compared(tmp_path):

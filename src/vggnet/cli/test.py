@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     _check(args, gives_boxes)
     options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "flip": args.flip}
     options |= {"batch_size": args.batch_size, "workers": args.workers, "device": args.device}
-    out = args.out or (args.model if is_run and not args.others and not gives_boxes else None)
+    out = args.out or (args.model if is_run and not args.others else None)
     result: LocalisationResult | TestResult
     with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
         try:
             if gives_boxes:
-                result = localise(models, **options, classifier=args.classifier, progress=show)
+                result = localise(models, **options, classifier=args.classifier, out=out, progress=show)
             else:
                 result = test(models, **options, views=args.views, protocol=args.protocol, out=out, progress=show)
         except ImageError as error:
@@ -94,10 +94,10 @@ def _check(args: Test, gives_boxes: bool) -> None:
     """Raises: ConfigError for an option that has no meaning for the network."""
     if args.classifier and not gives_boxes:
         raise ConfigError(f"{args.model} gives classes; --classifier is for a network that gives boxes. Leave it out.")
-    if gives_boxes and (args.protocol not in ("single", "dense") or args.views != 1 or args.out):
+    if gives_boxes and (args.protocol not in ("single", "dense") or args.views != 1):
         raise ConfigError(
-            f"{args.model} gives boxes, and is tested on whole images, by --scales and --flip; leave out --protocol, "
-            "--views and --out."
+            f"{args.model} gives boxes, and is tested on whole images, by --scales and --flip; leave out --protocol "
+            "and --views."
         )
 
 

@@ -30,7 +30,7 @@ from vggnet.errors import DataError, ImageError
 
 _HUB_TIMEOUT = 5.0  # seconds
 SPLIT_ORDER = ("train", "val", "validation", "test")
-_BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct of
+_BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct
 _BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
 

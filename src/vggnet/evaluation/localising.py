@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vggnet.atomic import write_text
 from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.opening import open_source, source_splits
 from vggnet.data.source import Source
-from vggnet.errors import DataError, check_at_least
+from vggnet.errors import DataError, StorageError, check_at_least
 from vggnet.evaluation.localisation import Array, clip, constant_box, is_correct, merge, mirror, overlap
 from vggnet.evaluation.predicting import Ready, prepare, require_scores
 from vggnet.evaluation.protocols import Protocol, default_batch_size
-from vggnet.evaluation.testing import Model, describe_models, match_classes
+from vggnet.evaluation.testing import RESULT, Model, describe_models, make_folder, match_classes
 from vggnet.evaluation.views import mean_answer
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
 from vggnet.metrics import rank
@@ -49,7 +50,7 @@ class LocalisationResult:
     device: str
     torch: str  # version
     date: str  # UTC
-    error: None = None  # nothing is written
+    error: str | None = None  # why the result could not be written
 
     def as_json(self) -> str:
         """All of it as one JSON object."""
@@ -78,6 +79,7 @@ def localise(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalisationResult:
     """Test networks that give boxes: on whole images, at each scale, a box for every window of the last feature map.
@@ -90,11 +92,13 @@ def localise(
     scales: pixels of the shorter side, by default the network's own.
     flip: the mirror image of every image as well.
     batch_size: crops; as many pixels at once.
+    out: a folder (made if missing) for `test.json`.
     Raises: ConfigError for networks that give no boxes or take other crops; DataError for boxes that cannot be; others
-        as `vggnet.test`.
+        as `vggnet.test`. If the disk is full afterwards, the result is returned all the same, with `error`.
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
+    folder = None if out is None else make_folder(Path(out))  # before the work, not after it
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
     given = [prepare(one, device) for one in models]
     for ready in given:
@@ -126,7 +130,7 @@ def localise(
     predicted = clip(np.array(merged), boxes.sizes)
     right = is_correct(predicted, boxes.edges)
     ranks = None if scorer is None else _ranks(seen, scorer.labels)
-    return LocalisationResult(
+    result = LocalisationResult(
         error_class_given=float(1 - right.mean()),
         error_top1=None if ranks is None else float(1 - (right & (ranks < 1)).mean()),
         error_top5=None if ranks is None else float(1 - (right & (ranks < 5)).mean()),
@@ -146,6 +150,15 @@ def localise(
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    return result if folder is None else _written(result, folder)
+
+
+def _written(result: LocalisationResult, folder: Path) -> LocalisationResult:
+    try:
+        write_text(folder / RESULT, result.as_json() + "\n")
+    except StorageError as error:
+        return replace(result, error=str(error))
+    return result
 
 
 class _OnLabels(NamedTuple):

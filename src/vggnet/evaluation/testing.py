@@ -125,7 +125,7 @@ def test(
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
     if not models:
         raise ConfigError("no model was given; give one, or several to average their answers.")
-    folder = None if out is None else _made(Path(out))  # before the work, not after it
+    folder = None if out is None else make_folder(Path(out))  # before the work, not after it
     networks = [prepare(one, device) for one in models]
     for ready in networks:
         require_scores(ready)
@@ -260,7 +260,8 @@ def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, ans
     draw_confusion(scores.confusion, classes, out / CONFUSION, title=title)
 
 
-def _made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
+    """A folder for results, made if missing.  Raises: StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -32,7 +32,8 @@ class RunData:
     description: Mapping[str, Any]  # config.json
     rows: Sequence[Row]  # history.jsonl, with the learning rates of each epoch under `rates`
     best: Row | None  # the row of the epoch whose weights were kept
-    test: Mapping[str, Any] | None  # test.json
+    test: Mapping[str, Any] | None  # test.json of a test of classes
+    boxes: Mapping[str, Any] | None = None  # test.json of a test of boxes
 
 
 class Explanation(NamedTuple):
@@ -80,6 +81,7 @@ def run_page(
             notes=notes,
             training=charts,
             test=run.test,
+            boxes=run.boxes,
             per_class=_per_class(run.test) if run.test else [],
             matrix=_matrix(run.test["confusion"]) if run.test and len(classes) <= MAX_MATRIX else None,
             confusions=_confusions(run.test["confusion"]) if run.test else [],
@@ -109,8 +111,7 @@ def run_page(
 def comparison_page(runs: Sequence[RunData]) -> str:
     """HTML of several runs: curves over each other, results side by side, what their configurations differ in."""
     charts = _comparison_charts(runs)
-    tested = [run.test for run in runs if run.test]
-    kinds = {(test["fingerprint"], test["split"], test["protocol"], test["views"]) for test in tested}
+    kinds = {_kind(run) for run in runs if run.test or run.boxes}
     return (
         _environment()
         .get_template("comparison.html.jinja")
@@ -127,9 +128,16 @@ def comparison_page(runs: Sequence[RunData]) -> str:
     )
 
 
+def _kind(run: RunData) -> tuple[Any, ...]:
+    """What a test must have in common with another for their results to compare."""
+    names = ("protocol", "views") if run.test else ("scales", "flip")
+    test = run.test or run.boxes or {}
+    return tuple(str(test[name]) for name in ("fingerprint", "split", *names))
+
+
 def key_numbers(run: RunData) -> dict[str, Any]:
-    """The results of a run; None for what is not known. Accuracies are 0..1, the interval covers 95 %."""
-    best, test = run.best or {}, run.test or {}
+    """The results of a run; None for what is not known. Accuracies and errors are 0..1, the interval covers 95 %."""
+    best, test, boxes = run.best or {}, run.test or {}, run.boxes or {}
     seconds = [row["seconds"] for row in run.rows]
     return {
         "run": run.name,
@@ -144,8 +152,10 @@ def key_numbers(run: RunData) -> dict[str, Any]:
         "test_top5": test.get("top5"),
         "test_loss": test.get("loss"),
         "calibration_error": test.get("calibration_error"),
-        "test_images": test.get("images"),
-        "test_split": test.get("split"),
+        "box_error": boxes.get("error_class_given"),
+        "box_overlap": boxes.get("mean_overlap"),
+        "test_images": (test or boxes).get("images"),
+        "test_split": (test or boxes).get("split"),
     }
 
 

@@ -46,6 +46,8 @@ class Report:
         for run in self.runs:
             kinds = (("validation", run["val_accuracy"]), (run["test_split"], run["test_accuracy"]))
             known = [f"{kind} accuracy {100 * value:.2f} %" for kind, value in kinds if value is not None]
+            if run["box_error"] is not None:
+                known.append(f"{run['test_split']} class given: error {100 * run['box_error']:.2f} %")
             lines.append(", ".join([f"{run['run']}: epochs {run['epochs']}", *known]))
         return "\n".join([*lines, *self.notes, f"report: {self.path}"])
 
@@ -73,7 +75,7 @@ def _report(run: Run, path: Path) -> Report:
     from vggnet.training.examples import explain_examples
 
     data = _gather(run, run.folder.resolve().name)
-    answers, source, notes = _pictures(run, data.test)
+    answers, source, notes = (None, None, ()) if data.boxes else _pictures(run, data.test)
     notes = (*_skipped(run), *notes)
     explanations: list[Explanation] = []
     if data.test and answers and source and run.weights.is_file():
@@ -106,13 +108,15 @@ def _comparison(runs: Sequence[Run], path: Path) -> Report:
 def _gather(run: Run, name: str) -> "RunData":
     from vggnet.report.page import RunData
 
-    rows = run.history
+    rows, test = run.history, _read_test(run)
+    of_boxes = test is not None and "error_class_given" in test
     return RunData(
         name=name,
         description=run.description,
         rows=[{**row, "rates": _rates(run.description["config"], rows[:place])} for place, row in enumerate(rows)],
         best=best_row(rows) if rows else None,
-        test=_read_test(run),
+        test=None if of_boxes else test,
+        boxes=test if of_boxes else None,
     )
 
 
