@@ -48,7 +48,7 @@ from vggnet.studies.transfer import TransferStudy
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import PRESETS, TrainConfig
 from vggnet.training.run import CURVES, STATE, Run
-from vggnet.training.train import starting_config
+from vggnet.training.starting import starting_config
 from vggnet.weights.named import card, find
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -59,7 +59,7 @@ def only_parsed(monkeypatch):
         raise Parsed
 
     monkeypatch.setattr(parsing.tyro, "cli", understand)
-    monkeypatch.setattr("vggnet.training.train.starting_config", lambda preset, weights: PRESETS[preset])
+    monkeypatch.setattr("vggnet.training.starting.starting_config", lambda preset, weights: PRESETS[preset])
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -22,7 +22,7 @@ from vggnet.training.config import PHOTOS
 from vggnet.training.fit import Position
 from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches
 from vggnet.training.run import Run
-from vggnet.training.train import starting_config, suggest_preset
+from vggnet.training.starting import starting_config, suggest_preset
 from vggnet.vgg import build
 from vggnet.weights.files import load, save
 from vggnet.weights.transfer import transfer

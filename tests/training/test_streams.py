@@ -15,7 +15,7 @@ from vggnet.data import stream
 from vggnet.data.opening import open_source
 from vggnet.training.inputs import make_preprocess, with_colour_axes
 from vggnet.training.run import default_folder
-from vggnet.training.train import starting_config, suggest_preset
+from vggnet.training.starting import starting_config, suggest_preset
 
 TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 1, "batch_size": 8, "workers": 0}
 

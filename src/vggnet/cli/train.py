@@ -84,9 +84,10 @@ def main(arguments: list[str]) -> int:
 def _train(arguments: list[str], start: Start) -> "Run":
     config = _config(arguments, start)  # a mistaken option is found before the data are opened
     from vggnet.training import train as training
+    from vggnet.training.starting import suggest_preset
 
     if start.preset is None:
-        start = replace(start, preset=training.suggest_preset(start.data, start.init_from, config.task))
+        start = replace(start, preset=suggest_preset(start.data, start.init_from, config.task))
         config = _config(arguments, start)
     try:
         return training.train(
@@ -117,6 +118,6 @@ def _config(arguments: list[str], start: Start) -> TrainConfig:
 def _defaults(preset: str, start: Start) -> TrainConfig:
     if preset in PRESETS and start.init_from is None:
         return PRESETS[preset]  # without waiting for PyTorch
-    from vggnet.training.train import starting_config
+    from vggnet.training.starting import starting_config
 
     return starting_config(preset, start.init_from)

@@ -1,8 +1,7 @@
 """One training from data to run folder: the loop of `fit`, with everything that it leaves out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -21,10 +20,9 @@ from vggnet.data.source import Source
 from vggnet.data.splits import carve
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, RunError, StorageError
-from vggnet.heads import takes
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
-from vggnet.training.config import PRESETS, TrainConfig
+from vggnet.training.config import TrainConfig
 from vggnet.training.events import Events
 from vggnet.training.fit import Batches, Position, Row, fit
 from vggnet.training.inputs import (
@@ -36,7 +34,7 @@ from vggnet.training.inputs import (
     with_colour_axes,
 )
 from vggnet.training.interrupting import StopRequest, stop_on_signal
-from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
+from vggnet.training.learner import Learner, build_model, make_learner
 from vggnet.training.localising import (
     BoxBatches,
     BoxLearner,
@@ -59,9 +57,10 @@ from vggnet.training.run import (
     require_room,
 )
 from vggnet.training.schedule import lr_factor
+from vggnet.training.starting import check_frozen, starting_config, suggest_preset
 from vggnet.training.validating import make_validator, sum_classes
 from vggnet.vgg import VGG, empty
-from vggnet.weights.files import describe, load, save
+from vggnet.weights.files import load, save
 from vggnet.weights.transfer import transfer
 
 
@@ -109,7 +108,7 @@ def _prepare(
     fresh: tuple[str, ...] = tuple(model.state_dict())
     if init_from is not None:
         fresh = transfer(load(init_from, in_channels=config.in_channels, width=config.width), model)
-    _check_frozen(config, fresh)
+    check_frozen(config, fresh)
     description = {
         "data": str(data),
         "preset": preset,
@@ -187,44 +186,6 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks) -> tuple[VGG, Sourc
     return _new_model(run.config, source, run.preprocess), source
 
 
-def suggest_preset(data: str | Path, init_from: Path | str | None = None, task: str | None = None) -> str:
-    """`digits` for the digits, `fast` for small images, `photos` for larger ones, `finetune` for these from weights.
-
-    `boxes` for the task "localise" from weights, whatever the images.
-    Raises: DataError.
-    """
-    if task == "localise" and init_from is not None:
-        return "boxes"
-    if str(data) == "digits":
-        return "digits"
-    source = open_source(data, "train")
-    of_photos = "photos" if init_from is None else "finetune"
-    for index in range(len(source)):
-        with suppress(ImageError):
-            return "fast" if min(source.read(index).size) <= SMALL else of_photos
-    raise DataError(f"{data}: none of its {len(source):,} training images can be read. Look at them: vgg data {data}")
-
-
-def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
-    """A preset; its network, width, channels, mean and deviation are those of the given weights, if any are.
-
-    The head as well where it is for classes and works on the preset's images.
-
-    Raises: ConfigError if there is no such preset; WeightsError if the weights cannot be read.
-    """
-    if preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}. The presets are {', '.join(PRESETS)}.")
-    if init_from is None:
-        return PRESETS[preset]
-    given, _, preprocess = describe(init_from)
-    fields: dict[str, Any] = {"model": given.name, "width": given.width, "in_channels": given.in_channels}
-    preset_config = PRESETS[preset]
-    if preset_config.task == "classify" and given.boxes is None and takes(given.head, preset_config.crop):
-        fields["head"] = given.head
-    config = replace(preset_config, **fields)
-    return replace(config, mean=preprocess.mean, std=preprocess.std) if preprocess else config
-
-
 def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> VGG:
     """The network before its first step.  Raises: ConfigError; DataError for boxes that are missing or cannot be."""
     model = build_model(config, len(source.classes))
@@ -259,16 +220,6 @@ def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: V
     shape = (2, config.in_channels, config.crop, config.crop)
     make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
     empty(model.architecture)(torch.empty(shape, device="meta"))
-
-
-def _check_frozen(config: TrainConfig, fresh: Iterable[str]) -> None:
-    """Raises: ConfigError if layers that would be frozen are among those that start afresh."""
-    random = [name for name in fresh if is_frozen(name, config.freeze)]
-    if random:
-        raise ConfigError(
-            f"freeze is {config.freeze}, but {len(random)} tensors of these blocks, the first {random[0]}, are random "
-            "and would never learn. Start from weights that have them (init_from), or set freeze to 0."
-        )
 
 
 def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> Run:
