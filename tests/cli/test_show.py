@@ -163,7 +163,7 @@ def test_claims(vgg, quick):
 def test_claims_point_at_the_depth_study(vgg, quick, tmp_path):
     """Oracle: rows of two seeds, by hand: A-LRN has 2 points more errors than A."""
     rows = [
-        {"label": label, "diverged": False, "top1_error": error + seed / 1000, "seed": seed}
+        {"label": label, "diverged": False, "top1_error": error + seed / 1000, "seed": seed, "config": {"seed": seed}}
         for label, error in (("A", 0.1), ("A-LRN", 0.12))
         for seed in range(2)
     ]
