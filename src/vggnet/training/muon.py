@@ -54,7 +54,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     each other first and with the matrix once, which spares two thirds of the work where D is much larger than K.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
+    wide = wide / wide.norm().clamp(min=1e-7)
     a, b, c = COEFFICIENTS
     gram = wide @ wide.T
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
