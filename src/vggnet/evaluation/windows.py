@@ -57,5 +57,9 @@ def require_boxes(ready: Ready) -> None:
 
 def require_one_kind(networks: list[Ready]) -> None:
     """Raises: ConfigError if they do not see the same pixels."""
-    if len({(ready.preprocess.crop, ready.preprocess.mode) for ready in networks}) > 1:
-        raise ConfigError("the networks take crops of different sizes or colours; localise by networks of one kind.")
+    kinds = {(ready.preprocess.crop, ready.preprocess.mode) for ready in networks}
+    if len(kinds) > 1:
+        found = " and ".join(f"{crop} pixels in {mode}" for crop, mode in sorted(kinds))
+        raise ConfigError(
+            f"the networks take crops of different sizes or colours: {found}. Train both at one (--resize, --crop)."
+        )
