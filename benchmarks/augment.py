@@ -2,7 +2,7 @@
 
     python benchmarks/augment.py [--json]
 
-Both do crop, flip, rotation and colour jitter, in this one process, taking turns; the numbers are medians.
+Both do crop, flip, rotation and color jitter, in this one process, taking turns; the numbers are medians.
 """
 
 import argparse
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vggnet.data.article import article_augment
-from vggnet.data.augment import BatchAugment
+from vggnet.data.augmentation import BatchAugment
+from vggnet.data.tutorial_augmentation import article_augment
 
 BATCH_SIZES = (128, 512, 1024)
 IMAGES = 1024  # each turn of BatchAugment goes once over these

@@ -2,7 +2,7 @@
 
     python benchmarks/decoding.py FOLDER [--photos 256] [--rounds 7] [--json]
 
-All take random crops of 8 to 100 percent of a photo's area at 224 pixels, mirror half of them, and normalise batches of
+All take random crops of 8 to 100 percent of a photo's area at 224 pixels, mirror half of them, and normalize batches of
 32 into float32: ours as `vgg train` does it, theirs as in its references/classification, with either backend; both by a
 data loader in one process. Images a second of one core's processor time, medians of rounds in turns. The ratio is to
 the faster of the others, the median of the rounds' ratios.
@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from vggnet.data.folder import open_folder
 from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from vggnet.data.sources.image_folder import open_folder
 from vggnet.training.config import PHOTOS
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches
 

@@ -12,9 +12,9 @@ from statistics import median
 
 import torch
 
-from vggnet.data.opening import open_source
+from vggnet.data.sources.opening import open_source
 from vggnet.data.splits import carve
-from vggnet.evaluation.testing import evaluate
+from vggnet.evaluation.evaluate import evaluate
 from vggnet.training.config import FAST
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
 from vggnet.training.learner import build_model, make_learner

@@ -16,8 +16,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vgg import cfgs, make_layers
 
 import vggnet
-from vggnet.data.pictures import named_pictures
-from vggnet.reuse.taps import on_device, prepared
+from vggnet.data.images import named_pictures
+from vggnet.features.extractor import on_device, prepared
 
 LAYER, PLACE, BATCH = "relu4_3", "22", 16
 STOCK, LAST = "PyTorch, NCHW", "PyTorch, channels-last"

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vggnet.data.opening import open_source
-from vggnet.explanation.exciting import draw_exciting_pictures, find_exciting
-from vggnet.explanation.explaining import draw_explanation, explain
-from vggnet.explanation.feature_maps import draw_feature_maps, feature_maps
-from vggnet.explanation.filters import draw_filters, first_filters
-from vggnet.explanation.layers import num_channels
-from vggnet.explanation.maximising import maximise
+from vggnet.data.sources.opening import open_source
+from vggnet.interpret.explain import draw_explanation, explain
+from vggnet.interpret.feature_maps import draw_feature_maps, feature_maps
+from vggnet.interpret.feature_visualization import maximize
+from vggnet.interpret.filters import draw_filters, first_filters
+from vggnet.interpret.layers import num_channels
+from vggnet.interpret.top_activations import draw_exciting_pictures, find_exciting
 from vggnet.report.figures import draw_gallery
 from vggnet.studies.bench import cpu_environment
-from vggnet.weights.files import load
+from vggnet.weights.checkpoint import load
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURES = DOCS / "explain"
@@ -89,7 +89,7 @@ def blocks(data: Path, folder: Path) -> dict[str, Any]:
     photos = find_exciting(LARGE, data / "flowers17", list(chain(*names.values())), top=2, batch_size=8)
     rows = []
     for number, (layer, size) in enumerate(BLOCKS.items(), start=1):
-        painted = maximise(LARGE, names[layer], size=size, steps=STEPS)
+        painted = maximize(LARGE, names[layer], size=size, steps=STEPS)
         figure = [[(Image.fromarray(one.picture), f"{one.channel}\npainted: {one.after:.3g}") for one in painted]]
         for place in range(2):
             best = [photos[name][place] for name in names[layer]]
@@ -154,7 +154,7 @@ def section_why(row: dict[str, Any]) -> list[str]:
         f"`vgg explain {SMALL} IMAGE`, for {row['image']}: {row['predicted']}, "
         f"{100 * row['predicted_probability']:.1f} %. Orange speaks for the class, blue against it. "
         f"Integrated gradients by {integrated['steps']} steps add up to {integrated['sum']:.3f}; the logit rises by "
-        f"{integrated['rise']:.3f} from an image of the mean colour: {share:.1f} % off.",
+        f"{integrated['rise']:.3f} from an image of the mean color: {share:.1f} % off.",
     ]
 
 
@@ -188,7 +188,7 @@ def section_blocks(row: dict[str, Any]) -> list[str]:
     lines = [
         "## Block after block of VGG-16",
         f"{CHANNELS} channels of the last layer of each block, evenly spaced, none left out. Above: painted by `vgg "
-        f"explain maximise` in {row['steps']} steps, with the mean activation over all places. Below: the parts of two "
+        f"explain maximize` in {row['steps']} steps, with the mean activation over all places. Below: the parts of two "
         "photos of flowers17 with the largest activation at one place, by `vgg explain exciting`.",
     ]
     for number, (block, what) in enumerate(zip(row["blocks"], WHAT, strict=True), start=1):

@@ -92,7 +92,7 @@ PICTURES = (
         "explain/filters.jpg",
         "The first filters of VGG-16",
         "python scripts/explain_examples.py DATA filters",
-        "Edges in several directions, spots, and colours against their opposites; many filters are all but gray.",
+        "Edges in several directions, spots, and colors against their opposites; many filters are all but gray.",
     ),
     Picture(
         "explain/maps.jpg",
@@ -123,7 +123,7 @@ PICTURES = (
         "explain/block4.jpg",
         "Block 4: parts",
         "python scripts/explain_examples.py DATA blocks",
-        "Petals around a middle, dots, veins, an eye on a wing: parts of things, in any colour.",
+        "Petals around a middle, dots, veins, an eye on a wing: parts of things, in any color.",
     ),
     Picture(
         "explain/block5.jpg",
@@ -141,13 +141,13 @@ PICTURES = (
         "style/cat-strokes.jpg",
         "A cat in strokes",
         "python scripts/style_examples.py WEIGHTS cat-strokes",
-        "The cat's features decide where strokes bend, the painting their width and colour.",
+        "The cat's features decide where strokes bend, the painting their width and color.",
     ),
     Picture(
-        "style/cat-strokes-colour.jpg",
-        "The same in its own colours",
-        "python scripts/style_examples.py WEIGHTS cat-strokes-colour",
-        "Painted by lightness alone (`--keep-colour`): the same strokes, but the cat stays brown.",
+        "style/cat-strokes-color.jpg",
+        "The same in its own colors",
+        "python scripts/style_examples.py WEIGHTS cat-strokes-color",
+        "Painted by lightness alone (`--keep-color`): the same strokes, but the cat stays brown.",
     ),
     Picture(
         "style/cat-strokes-tissue.jpg",
@@ -158,7 +158,7 @@ PICTURES = (
     ),
     Picture(
         "style/coffee-strokes-adam.jpg",
-        "Another optimiser and pooling",
+        "Another optimizer and pooling",
         "python scripts/style_examples.py WEIGHTS coffee-strokes-adam",
         "A cup of coffee by Adam and maximum pooling: harder edges than L-BFGS and average pooling give.",
     ),

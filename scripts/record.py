@@ -11,7 +11,7 @@
     python scripts/record.py depth            the rows of vgg study depth -> docs/depth.md, and their picture
     python scripts/record.py transfer         the rows of vgg study transfer -> docs/transfer.md
     python scripts/record.py finetuned RUN    a run that started from other weights, tested -> docs/transfer.md
-    python scripts/record.py localise RUN     tests a run that gives boxes -> docs/localisation.md
+    python scripts/record.py localize RUN     tests a run that gives boxes -> docs/localization.md
     python scripts/record.py drawbacks        the rows of vgg study drawbacks -> docs/drawbacks.md, and their picture
     python scripts/record.py compare          the rows of vgg compare -> docs/compare.md, and their picture
     python scripts/record.py same-training    the rows of benchmarks/same_training.py -> docs/benchmarks.md
@@ -36,9 +36,9 @@ import torch
 from safetensors import safe_open
 
 from vggnet.devices import environment
-from vggnet.evaluation.localising import localise
-from vggnet.report.comparing import draw_drawbacks
+from vggnet.evaluation.localization import localize
 from vggnet.report.figures import draw_depth, draw_speed
+from vggnet.report.study_figures import draw_drawbacks
 from vggnet.studies.compare import Comparison, draw_comparison
 from vggnet.studies.depth import DepthStudy, by_label
 from vggnet.studies.drawbacks import DrawbacksStudy, by_part
@@ -75,7 +75,7 @@ def main() -> None:
     commands.add_parser("transfer")
     of_tuned = commands.add_parser("finetuned")
     of_tuned.add_argument("run", type=Path, help="a run folder")
-    of_boxes = commands.add_parser("localise")
+    of_boxes = commands.add_parser("localize")
     of_boxes.add_argument("run", type=Path, help="a run folder")
     commands.add_parser("drawbacks")
     commands.add_parser("compare")
@@ -105,9 +105,9 @@ def main() -> None:
     elif arguments.command == "finetuned":
         append_row(DOCS / "finetuned.jsonl", finetuned_row(Run.open(arguments.run)))
         insert(DOCS / "transfer.md", "finetuned", finetuned_section())
-    elif arguments.command == "localise":
-        append_row(DOCS / "localisation.jsonl", localisation_row(Run.open(arguments.run)))
-        insert(DOCS / "localisation.md", "localisation", localisation_section())
+    elif arguments.command == "localize":
+        append_row(DOCS / "localization.jsonl", localization_row(Run.open(arguments.run)))
+        insert(DOCS / "localization.md", "localization", localization_section())
     elif arguments.command == "drawbacks":
         insert(DOCS / "drawbacks.md", "drawbacks", drawbacks_section())
     elif arguments.command == "compare":
@@ -212,7 +212,7 @@ def decoding_section(folder: str) -> str:
     facts = {
         "command": "`python benchmarks/decoding.py $FLOWERS17/train`",
         "work": f"{found['photos']:,} photos from file to float32: random crops of 224x224, half of them mirrored, "
-        "normalised, batches of 32 in turns; processor time of one thread",
+        "normalized, batches of 32 in turns; processor time of one thread",
         "against the faster of torchvision's ways": f"**{found['ratio']:.2f} times as fast**",
         **own,
         "versions": f"{own['versions']}, {decoders}",
@@ -308,7 +308,7 @@ def depth_section() -> str:
         "command": f"`vgg study depth --data $CIFAR10 --width {budget['width']} --epochs {budget['epochs']}`",
         "data": f"CIFAR-10: all of train (fingerprint {tested['fingerprint']}), {tested['images']:,} test images",
         "budget": f"{budget['epochs']} epochs, width {budget['width']}, batch {budget['batch_size']}, SGD with rate "
-        f"{budget['lr']}, {budget['init']} initialisation, one fully connected layer",
+        f"{budget['lr']}, {budget['init']} initialization, one fully connected layer",
         **owners(tested["environment"]),
     }
     study = DepthStudy(rows=rows, finished=True).as_table()
@@ -364,9 +364,9 @@ def finetuned_section() -> str:
     return f"{table(facts)}\n\n{header}\n" + "\n".join(lines)
 
 
-def localisation_row(run: Run) -> dict[str, Any]:
+def localization_row(run: Run) -> dict[str, Any]:
     """A run that gives boxes, tested now on the split `validation`, on the images and their mirror images."""
-    result = localise(run.folder, data=run.data, split="validation", flip=True)
+    result = localize(run.folder, data=run.data, split="validation", flip=True)
     facts = ("preset", "init_from", "fingerprint", "images", "environment", "config")
     return {
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
@@ -375,9 +375,9 @@ def localisation_row(run: Run) -> dict[str, Any]:
     }
 
 
-def localisation_section() -> str:
+def localization_section() -> str:
     """Errors of boxes, from the rows of tested runs; the newest says on what machine."""
-    rows = read_rows(DOCS / "localisation.jsonl")
+    rows = read_rows(DOCS / "localization.jsonl")
     newest = rows[-1]
     test = newest["test"]
     facts = {
@@ -410,7 +410,7 @@ def drawbacks_section() -> str:
         "data": f"CIFAR-10, fingerprint of train {last['fingerprint']}; {last['images']:,} test images",
         "test images": "touched once a training, after its last epoch",
         "budget": f"{budget['model']}, width {budget['width']:g}, {budget['epochs']} epochs, batch "
-        f"{budget['batch_size']}, SGD with rate {budget['lr']}, {budget['init']} initialisation",
+        f"{budget['batch_size']}, SGD with rate {budget['lr']}, {budget['init']} initialization",
         **owners(last["environment"]),
     }
     picture = "![Heads, overfitting, and gradients by depth](drawbacks.png)"
@@ -491,7 +491,7 @@ def shapes_section(options: list[str], result: dict[str, Any]) -> str:
     rows = {
         "command": f"`vgg bench {' '.join(options)}`",
         "work": "each 3x3 convolution by itself: images x map, input -> output channels",
-        "the least favourable": f"**{result['ratio']:.2f} times as fast** as the faster of PyTorch's formats",
+        "the least favorable": f"**{result['ratio']:.2f} times as fast** as the faster of PyTorch's formats",
         **owners(result["environment"]),
     }
     return f"{table(rows)}\n\n{header}\n{'|---' * (len(result['rows'][0]['ms']) + 3)}|\n" + "\n".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vggnet.studies.rows import find_row, read_rows
 from vggnet.training.run import Run
-from vggnet.weights.files import load, save
+from vggnet.weights.checkpoint import load, save
 from vggnet.weights.named import SHIPPED
 
 

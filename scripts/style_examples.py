@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vggnet.reuse.style import style_transfer
+from vggnet.features.style_transfer import style_transfer
 from vggnet.studies.bench import cpu_environment
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -29,7 +29,7 @@ SQUARE = (384, 384)
 # name -> content, styles, options
 EXAMPLES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "cat-strokes": ("chelsea.png", ("strokes",), {}),
-    "cat-strokes-colour": ("chelsea.png", ("strokes",), {"keep_colour": True}),
+    "cat-strokes-color": ("chelsea.png", ("strokes",), {"keep_color": True}),
     "cat-strokes-tissue": ("chelsea.png", ("strokes", "ihc.png"), {"style_weights": (1, 2)}),
     "coffee-strokes-adam": ("coffee.png", ("strokes",), {"optimizer": "adam", "pooling": "max"}),
 }
@@ -91,18 +91,18 @@ def picture(name: str) -> Image.Image:
 
 
 def strokes(side: int) -> Image.Image:
-    """Short brush strokes that follow six whirls, in the colours of a night and of lamps."""
+    """Short brush strokes that follow six whirls, in the colors of a night and of lamps."""
     random = np.random.default_rng(0)
     palette = ("#16325c", "#2f6db5", "#7fb2e5", "#f2c14e", "#f6e7b4", "#1e4d3b", "#d9822b")
     canvas = Image.new("RGB", (2 * side, 2 * side), palette[0])
     pen = ImageDraw.Draw(canvas)
-    centres, turns = random.uniform(0, 2 * side, (6, 2)), random.choice([-1, 1], 6)
+    centers, turns = random.uniform(0, 2 * side, (6, 2)), random.choice([-1, 1], 6)
     for _ in range(5200):
         place = random.uniform(0, 2 * side, 2)
         shade = abs(np.sin(place[0] / 170) + np.cos(place[1] / 140) + random.normal(0, 0.35))
         path = [tuple(place)]
         for _ in range(9):
-            away = place - centres
+            away = place - centers
             pull = turns / ((away**2).sum(1) + 8000)
             flow = (pull[:, None] * away[:, ::-1] * (-1, 1)).sum(0)
             place = place + 9 * flow / (np.linalg.norm(flow) + 1e-9)

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: test
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """Choices of convolutions in a folder of the test's own."""
-    from vggnet.conv3x3 import choice
+    from vggnet.accel import autotuning as choice
 
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
     choice.choices.cache_clear()

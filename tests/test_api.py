@@ -91,7 +91,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, named):
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     """Oracle: an error that no user causes is not turned into a line."""
-    monkeypatch.setattr("vggnet.data.inspecting.inspect", lambda *arguments, **options: 1 / 0)
+    monkeypatch.setattr("vggnet.data.inspection.inspect", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["data", "digits"])
 
@@ -102,7 +102,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vggnet.data.inspecting.inspect", interrupted)
+    monkeypatch.setattr("vggnet.data.inspection.inspect", interrupted)
     with pytest.raises(SystemExit) as ended:
         cli.main(["data", "digits"])
     assert ended.value.code == 130

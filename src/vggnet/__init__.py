@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vggnet.conv3x3.accelerate import accelerate, restore
+    from vggnet.accel.api import accelerate, restore
     from vggnet.data.preprocess import Preprocess
     from vggnet.errors import (
         ConfigError,
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
         VGGError,
         WeightsError,
     )
-    from vggnet.evaluation.finding import FoundBox, find_boxes
-    from vggnet.evaluation.localising import LocalisationResult, localise
-    from vggnet.evaluation.predicting import Prediction, predict
-    from vggnet.evaluation.testing import TestResult, test
-    from vggnet.explanation.exciting import find_exciting
-    from vggnet.explanation.explaining import Explanation, explain
-    from vggnet.explanation.layer_table import LayerTable, layer_table
-    from vggnet.explanation.maximising import maximise
-    from vggnet.reuse.dists import DISTS
-    from vggnet.reuse.duplicates import find_duplicates
-    from vggnet.reuse.gatys import ContentDistance, StyleDistance
-    from vggnet.reuse.lpips import LPIPS
-    from vggnet.reuse.similar import build_index, find_similar
-    from vggnet.reuse.style import style_transfer
-    from vggnet.reuse.taps import FeatureExtractor, features
-    from vggnet.training.reporting import Report, write_report
+    from vggnet.evaluation.box_prediction import FoundBox, find_boxes
+    from vggnet.evaluation.evaluate import TestResult, test
+    from vggnet.evaluation.localization import LocalizationResult, localize
+    from vggnet.evaluation.predict import Prediction, predict
+    from vggnet.features.dists import DISTS
+    from vggnet.features.duplicates import find_duplicates
+    from vggnet.features.extractor import FeatureExtractor, extract_features
+    from vggnet.features.gatys import ContentDistance, StyleDistance
+    from vggnet.features.lpips import LPIPS
+    from vggnet.features.retrieval import build_index, find_similar
+    from vggnet.features.style_transfer import style_transfer
+    from vggnet.interpret.explain import Explanation, explain
+    from vggnet.interpret.feature_visualization import maximize
+    from vggnet.interpret.summary import LayerTable, layer_table
+    from vggnet.interpret.top_activations import find_exciting
+    from vggnet.models.vgg import VGG, Architecture, build, fold_repeated_pool, from_dense, to_dense
     from vggnet.training.run import Run
+    from vggnet.training.run_report import Report, write_report
     from vggnet.training.train import resume, train
-    from vggnet.vgg import VGG, Architecture, build, fold_repeated_pool, from_dense, to_dense
-    from vggnet.weights.converting import convert
+    from vggnet.weights.checkpoint import load, save
+    from vggnet.weights.conversion import convert
     from vggnet.weights.fetching import fetch
-    from vggnet.weights.files import load, save
     from vggnet.weights.hub import pull_from_hub, push_to_hub
 
 _MODULES = {
-    "vggnet.conv3x3.accelerate": ("accelerate", "restore"),
+    "vggnet.accel.api": ("accelerate", "restore"),
     "vggnet.data.preprocess": ("Preprocess",),
     "vggnet.errors": (
         "ConfigError",
@@ -58,28 +58,28 @@ _MODULES = {
         "VGGError",
         "WeightsError",
     ),
-    "vggnet.evaluation.finding": ("FoundBox", "find_boxes"),
-    "vggnet.evaluation.localising": ("LocalisationResult", "localise"),
-    "vggnet.evaluation.predicting": ("Prediction", "predict"),
-    "vggnet.evaluation.testing": ("TestResult", "test"),
-    "vggnet.explanation.exciting": ("find_exciting",),
-    "vggnet.explanation.explaining": ("Explanation", "explain"),
-    "vggnet.explanation.layer_table": ("LayerTable", "layer_table"),
-    "vggnet.explanation.maximising": ("maximise",),
-    "vggnet.reuse.dists": ("DISTS",),
-    "vggnet.reuse.duplicates": ("find_duplicates",),
-    "vggnet.reuse.gatys": ("ContentDistance", "StyleDistance"),
-    "vggnet.reuse.lpips": ("LPIPS",),
-    "vggnet.reuse.similar": ("build_index", "find_similar"),
-    "vggnet.reuse.style": ("style_transfer",),
-    "vggnet.reuse.taps": ("FeatureExtractor", "features"),
-    "vggnet.training.reporting": ("Report", "write_report"),
+    "vggnet.evaluation.box_prediction": ("FoundBox", "find_boxes"),
+    "vggnet.evaluation.localization": ("LocalizationResult", "localize"),
+    "vggnet.evaluation.predict": ("Prediction", "predict"),
+    "vggnet.evaluation.evaluate": ("TestResult", "test"),
+    "vggnet.interpret.top_activations": ("find_exciting",),
+    "vggnet.interpret.explain": ("Explanation", "explain"),
+    "vggnet.interpret.summary": ("LayerTable", "layer_table"),
+    "vggnet.interpret.feature_visualization": ("maximize",),
+    "vggnet.features.dists": ("DISTS",),
+    "vggnet.features.duplicates": ("find_duplicates",),
+    "vggnet.features.gatys": ("ContentDistance", "StyleDistance"),
+    "vggnet.features.lpips": ("LPIPS",),
+    "vggnet.features.retrieval": ("build_index", "find_similar"),
+    "vggnet.features.style_transfer": ("style_transfer",),
+    "vggnet.features.extractor": ("FeatureExtractor", "extract_features"),
+    "vggnet.training.run_report": ("Report", "write_report"),
     "vggnet.training.run": ("Run",),
     "vggnet.training.train": ("resume", "train"),
-    "vggnet.vgg": ("VGG", "Architecture", "build", "fold_repeated_pool", "from_dense", "to_dense"),
-    "vggnet.weights.converting": ("convert",),
+    "vggnet.models.vgg": ("VGG", "Architecture", "build", "fold_repeated_pool", "from_dense", "to_dense"),
+    "vggnet.weights.conversion": ("convert",),
     "vggnet.weights.fetching": ("fetch",),
-    "vggnet.weights.files": ("load", "save"),
+    "vggnet.weights.checkpoint": ("load", "save"),
     "vggnet.weights.hub": ("pull_from_hub", "push_to_hub"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -87,10 +87,10 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
-    "test", "TestResult", "localise", "LocalisationResult", "find_boxes", "FoundBox", "predict", "Prediction",
-    "explain", "Explanation", "find_exciting", "maximise",
+    "test", "TestResult", "localize", "LocalizationResult", "find_boxes", "FoundBox", "predict", "Prediction",
+    "explain", "Explanation", "find_exciting", "maximize",
     "write_report", "Report",
-    "features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
+    "extract_features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
     "style_transfer", "build_index", "find_similar", "find_duplicates",
     "load", "save", "Preprocess",
     "layer_table", "LayerTable",

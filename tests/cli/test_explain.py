@@ -10,9 +10,9 @@ from PIL import Image
 from vggnet.cli.explain import Class
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
-from vggnet.explanation.explaining import METHODS
-from vggnet.vgg import build
-from vggnet.weights.files import save
+from vggnet.interpret.explain import METHODS
+from vggnet.models.vgg import build
+from vggnet.weights.checkpoint import save
 
 
 @pytest.fixture
@@ -112,12 +112,12 @@ def test_exciting(vgg):
     assert len(out.splitlines()) == 6
 
 
-def test_maximise(vgg):
+def test_maximize(vgg):
     """Oracle: the activation rises."""
-    facts = facts_of(vgg("maximise run --channels conv2_1:3 conv1_1:0 --steps 20 --json"), "maximised.png")
+    facts = facts_of(vgg("maximize run --channels conv2_1:3 conv1_1:0 --steps 20 --json"), "maximized.png")
     assert [one["channel"] for one in facts["channels"]] == ["conv2_1:3", "conv1_1:0"]
     assert all(one["after"] > one["before"] for one in facts["channels"])
-    code, out, _ = vgg("maximise run --channels conv2_1:3 --steps 2")
+    code, out, _ = vgg("maximize run --channels conv2_1:3 --steps 2")
     assert code == 0
     assert out.startswith("conv2_1:3: mean activation ")
 
@@ -138,8 +138,8 @@ def test_maximise(vgg):
         ("maps run photos/cat/1.png --layer fc6", "pool5"),
         ("exciting run --channels relu1_1:99 --data photos", "0 to 2"),
         ("exciting run --channels relu1_1:0 --data nothing", "nothing"),
-        ("maximise run --channels relu1_1", "relu1_1:17"),
-        ("maximise run --channels conv2_1:0 --steps 0", "steps"),
+        ("maximize run --channels relu1_1", "relu1_1:17"),
+        ("maximize run --channels conv2_1:0 --steps 0", "steps"),
     ],
 )
 def test_mistakes_are_one_line(vgg, run, command, named):

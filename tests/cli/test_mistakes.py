@@ -18,9 +18,9 @@ from vggnet.cli.main import main
 from vggnet.cli.train import Train
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
+from vggnet.models.vgg import build
 from vggnet.training.config import TrainConfig
-from vggnet.vgg import build
-from vggnet.weights.files import save
+from vggnet.weights.checkpoint import save
 
 VGG = Path(sys.executable).with_name("vgg")
 CLASSES = ["cat", "dog"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from vggnet.cli.main import main
-from vggnet.explanation import claims
-from vggnet.explanation.claims import Deviations, Inference
-from vggnet.explanation.layer_table import layer_table
+from vggnet.interpret import claims
+from vggnet.interpret.claims import Deviations, Inference
+from vggnet.interpret.summary import layer_table
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -101,7 +101,7 @@ def test_options_reach_the_table(vgg):
 @pytest.mark.parametrize("network", ["vgg19", "vgg8_bn-cifar10-fast"])
 @pytest.mark.parametrize(("width", "scheme", "paper"), [(360, "light", 255), (1400, "dark", 20)])
 def test_the_page_in_a_browser(vgg, browser, network, width, scheme, paper):
-    """Oracle: Chromium: no error, no request, nothing wider than the window, no text on another, the right colours."""
+    """Oracle: Chromium: no error, no request, nothing wider than the window, no text on another, the right colors."""
     code, _, err = vgg(network, "--html", "page.html", "--svg", "drawing.svg")
     assert (code, err) == (0, "written: drawing.svg\nwritten: page.html\n")
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -116,8 +116,8 @@ def test_the_page_in_a_browser(vgg, browser, network, width, scheme, paper):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(OVERLAPS) == []
     for selector in ("body", "svg.network .sheet"):
-        colour = "e => { const s = getComputedStyle(e); return e.matches('rect') ? s.fill : s.backgroundColor; }"
-        assert page.eval_on_selector(selector, colour).startswith(f"rgb({paper},")
+        color = "e => { const s = getComputedStyle(e); return e.matches('rect') ? s.fill : s.backgroundColor; }"
+        assert page.eval_on_selector(selector, color).startswith(f"rgb({paper},")
     assert page.locator("tbody tr").count() == len(layer_table(network).rows)
     page.goto(Path("drawing.svg").absolute().as_uri())
     assert told == []

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vggnet.data.boxes import Boxes, read_boxes, read_voc, resize_factors, to_crop
-from vggnet.data.opening import open_source
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import DataError
 
 TINY = Path(__file__).parents[3] / "shared" / "data" / "tiny-imagenet-boxes"

@@ -15,47 +15,47 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from vggnet.data.opening import open_source
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import DataError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from vggnet.data.parquet import hub_splits, open_hub
+from vggnet.data.sources.parquet import hub_splits, open_hub
 from vggnet.errors import DataError
 
 for spec in sys.argv[1:]:
     dataset_id, split = spec.split(":")
     try:
         source = open_hub(dataset_id, split)
-        colours = [source.read(i).getpixel((0, 0)) for i in range(len(source))]
-        print(json.dumps([source.classes, source.labels.tolist(), colours, hub_splits(dataset_id)]))
+        colors = [source.read(i).getpixel((0, 0)) for i in range(len(source))]
+        print(json.dumps([source.classes, source.labels.tolist(), colors, hub_splits(dataset_id)]))
     except DataError as error:
         print(json.dumps(str(error)))
 """
 
 STREAMING = """
 import json, sys
-from vggnet.data.opening import open_source, source_splits
+from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.errors import DataError
 
 for spec in sys.argv[1:]:
     try:
         source = open_source(f"stream:{spec}", "train")
-        colour = source.read(len(source) - 1).getpixel((0, 0))
+        color = source.read(len(source) - 1).getpixel((0, 0))
         splits = source_splits(f"stream:{spec}")
-        print(json.dumps([source.classes, source.labels.tolist(), colour, source.describe(0), splits]))
+        print(json.dumps([source.classes, source.labels.tolist(), color, source.describe(0), splits]))
     except DataError as error:
         print(json.dumps(str(error)))
 """
 
 
-def parquet_bytes(colours, labels, *, group=None, side=4, **options):
+def parquet_bytes(colors, labels, *, group=None, side=4, **options):
     images = []
-    for colour in colours:
+    for color in colors:
         stream = io.BytesIO()
-        Image.new("RGB", (side, side), tuple(colour)).save(stream, "PNG", **options)
+        Image.new("RGB", (side, side), tuple(color)).save(stream, "PNG", **options)
         images.append({"bytes": stream.getvalue(), "path": None})
     image_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     stream = io.BytesIO()
@@ -235,7 +235,7 @@ def test_offline_is_answered_without_a_retry(monkeypatch, tmp_path):
             attempts.append((dataset_id, timeout))
             raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr("vggnet.data.parquet.HfApi", Unreachable)
+    monkeypatch.setattr("vggnet.data.sources.parquet.HfApi", Unreachable)
     monkeypatch.setenv("VGGNET_DATA", str(tmp_path))
     with pytest.raises(DataError) as caught:
         open_source("cifar100", "train")

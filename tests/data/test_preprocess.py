@@ -1,4 +1,4 @@
-"""Normalising: the same numbers in every layout of memory."""
+"""Normalizing: the same numbers in every layout of memory."""
 
 import pytest
 import torch

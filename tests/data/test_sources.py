@@ -16,10 +16,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import pairwise_distances_argmin
 
-from vggnet.data.digits import open_digits
-from vggnet.data.folder import open_folder
-from vggnet.data.opening import open_source, source_splits
-from vggnet.data.parquet import open_parquet, parquet_files
+from vggnet.data.sources.digits import open_digits
+from vggnet.data.sources.image_folder import open_folder
+from vggnet.data.sources.opening import open_source, source_splits
+from vggnet.data.sources.parquet import open_parquet, parquet_files
 from vggnet.errors import DataError, ImageError
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
@@ -33,13 +33,13 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 def encoded(value):
-    """A flat PNG whose colour tells which image it is."""
+    """A flat PNG whose color tells which image it is."""
     stream = io.BytesIO()
     Image.new("RGB", (4, 3), (value, 0, 255 - value)).save(stream, "PNG")
     return stream.getvalue()
 
 
-def colour(image):
+def color(image):
     assert image.mode == "RGB"
     return image.getpixel((0, 0))[0]
 
@@ -106,14 +106,14 @@ def test_digits_have_no_validation_split():
 
 
 def test_folder_with_splits(tmp_path):
-    """Oracle: the files, numbered by their colour in the order of the classes."""
+    """Oracle: the files, numbered by their color in the order of the classes."""
     make_folder(tmp_path / "train", {"cat": 3, "dog": 2})
     make_folder(tmp_path / "test", {"cat": 1, "dog": 1})
     source = open_folder(tmp_path, "train")
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [0, 0, 0, 1, 1]
     assert source.labels.dtype == np.int64
-    assert [colour(source.read(i)) for i in range(len(source))] == [0, 1, 2, 3, 4]
+    assert [color(source.read(i)) for i in range(len(source))] == [0, 1, 2, 3, 4]
     assert source.describe(3) == str(tmp_path / "train" / "dog" / "0.png")
     assert source_splits(tmp_path) == ("train", "test")
 
@@ -123,8 +123,8 @@ def test_folder_without_splits_is_divided(tmp_path):
     make_folder(tmp_path, {"cat": 10, "dog": 20})
     train, test = open_folder(tmp_path, "train"), open_folder(tmp_path, "test")
     assert (np.bincount(train.labels).tolist(), np.bincount(test.labels).tolist()) == ([8, 16], [2, 4])
-    colours = [colour(source.read(i)) for source in (train, test) for i in range(len(source))]
-    assert sorted(colours) == list(range(30))
+    colors = [color(source.read(i)) for source in (train, test) for i in range(len(source))]
+    assert sorted(colors) == list(range(30))
     again = open_folder(tmp_path, "test")
     assert [again.describe(i) for i in range(len(again))] == [test.describe(i) for i in range(len(test))]
 
@@ -206,7 +206,7 @@ def test_parquet_shards_in_order(tmp_path):
     source = open_parquet(tmp_path, "train")
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [0, 1, 1]
-    assert [colour(source.read(i)) for i in range(3)] == [1, 2, 3]
+    assert [color(source.read(i)) for i in range(3)] == [1, 2, 3]
     assert source.describe(2) == f"{tmp_path}, split train, row 2"
 
 
@@ -220,7 +220,7 @@ def test_parquet_without_class_names(tmp_path, labels, classes, indices):
     source = open_parquet(tmp_path, "test")
     assert source.classes == classes
     assert source.labels.tolist() == indices
-    assert colour(source.read(2)) == 3
+    assert color(source.read(2)) == 3
 
 
 def test_fine_labels_are_preferred(tmp_path):
@@ -250,7 +250,7 @@ def test_a_changed_file_is_read_anew(tmp_path):
     for values in ([1, 2], [8, 9, 10]):
         make_parquet(tmp_path / "test.parquet", values, [i % 2 for i in range(len(values))], features=NAMED)
         source = open_parquet(tmp_path, "test")
-        assert [colour(source.read(i)) for i in range(len(source))] == values
+        assert [color(source.read(i)) for i in range(len(source))] == values
 
 
 def test_names_with_wildcards_are_names(tmp_path):
@@ -264,7 +264,7 @@ def test_no_place_for_a_cache(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
     make_parquet(tmp_path / "test.parquet", [1, 2], [0, 1], features=NAMED)
-    assert colour(open_parquet(tmp_path, "test").read(1)) == 2
+    assert color(open_parquet(tmp_path, "test").read(1)) == 2
 
 
 def test_loading_is_silent_and_leaves_the_library_as_it_was(tmp_path, capfd, monkeypatch):
@@ -331,7 +331,7 @@ def test_tables_that_are_no_data_set(tmp_path, columns, message):
     assert "\n" not in str(caught.value)
 
 
-def test_unlabelled_split_is_refused(tmp_path):
+def test_unlabeled_split_is_refused(tmp_path):
     """Oracle: the hub's convention for hidden labels, -1."""
     make_parquet(tmp_path / "test.parquet", [1, 2], [-1, -1], features=NAMED)
     with pytest.raises(DataError, match="labels outside its classes; expected 0 to 1 everywhere"):
@@ -392,7 +392,7 @@ def test_what_can_be_opened(tmp_path, monkeypatch):
 @pytest.mark.parametrize("spec", ["nope", "./no/pe", "~/nope", "/no/pe", "a/b/c", "../nope", Path("no/pe"), "a b/c"])
 def test_what_cannot_be_opened_is_not_looked_up(spec, monkeypatch):
     """Oracle: the contract; asking the hub would fail the test."""
-    monkeypatch.setattr("vggnet.data.parquet.HfApi", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("vggnet.data.sources.parquet.HfApi", lambda: pytest.fail("the hub was asked"))
     with pytest.raises(DataError, match="no such folder; expected digits, cifar10, ") as caught:
         open_source(spec, "train")
     assert "\n" not in str(caught.value)

@@ -13,8 +13,8 @@ from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, NonFiniteError
 from vggnet.evaluation.protocols import Protocol
-from vggnet.vgg import build
-from vggnet.weights.files import save
+from vggnet.models.vgg import build
+from vggnet.weights.checkpoint import save
 
 CLASSES = ("cat", "dog", "elk")
 SIZES = [(120, 90), (120, 90), (90, 100), (96, 96), (200, 80), (97, 131)]  # width, height
@@ -60,7 +60,7 @@ def crops(image, scale, crop, kind):
     image = tv.resize(image, [scale])
     if kind == "whole":
         return [image]
-    if kind == "centre":
+    if kind == "center":
         return [tv.center_crop(image, [crop])]
     down, right = image.height - crop, image.width - crop
     return [tv.crop(image, round(y * down / 4), round(x * right / 4), crop, crop) for y in range(5) for x in range(5)]
@@ -94,10 +94,10 @@ def assert_scores(result, probabilities, photos):
 @pytest.mark.parametrize(
     ("protocol", "kinds", "scales", "flip", "views"),
     [
-        ("single", ["centre"], (), False, 1),
-        ("single", ["centre"], (80,), True, 2),
-        ("multiscale", ["centre"], (64, 72, 100), False, 3),
-        ("multiscale", ["centre"], (64, 100), True, 4),
+        ("single", ["center"], (), False, 1),
+        ("single", ["center"], (80,), True, 2),
+        ("multiscale", ["center"], (64, 72, 100), False, 3),
+        ("multiscale", ["center"], (64, 100), True, 4),
         ("dense", ["whole"], (), False, 1),
         ("dense", ["whole"], (64, 96), True, 4),
         ("multicrop", ["grid"], (), False, 50),
@@ -155,7 +155,7 @@ def test_several_networks_are_fused(photos):
     models = [network(0), network(1, crop=72), network(2, classes=("elk", "cat", "dog"))]
     order = [1, 2, 0]  # of cat, dog and elk in the third
     result = vggnet.test(models, data=photos, protocol="single", flip=True, workers=0)
-    parts = [by_hand(model, photos, ["centre"], (model.preprocess.resize,), True) for model in models]
+    parts = [by_hand(model, photos, ["center"], (model.preprocess.resize,), True) for model in models]
     parts[2] = parts[2][:, order]
     assert_scores(result, np.mean(parts, 0), photos)
     assert (result.model, result.scales, result.views) == ("vgg11_bn + vgg11_bn + vgg11_bn", (72, 80), 2)

@@ -8,7 +8,7 @@ from torch import nn
 
 import vggnet
 from vggnet.evaluation.views import SixViews, grid_crops, mean_answer
-from vggnet.vgg import build
+from vggnet.models.vgg import build
 
 
 class Weighted(nn.Module):

@@ -71,8 +71,8 @@ def test_predictions_name_the_mistakes(drawn, tmp_path):
     axes = drawn[0].axes
     assert [a.get_title() for a in axes] == ["cat, 99 %", "ship, 40 %", "dog, 100 %"]
     assert [a.get_xlabel() for a in axes] == ["correct", "wrong, it is dog", "wrong, it is $5 or $6"]
-    colours = [a.title.get_color() for a in axes]
-    assert colours[1] == colours[2] != colours[0]
+    colors = [a.title.get_color() for a in axes]
+    assert colors[1] == colors[2] != colors[0]
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 16])

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from vggnet.explanation.layer_table import layer_table
+from vggnet.interpret.summary import layer_table
 from vggnet.report.network_svg import network_svg
 
 SVG = "{http://www.w3.org/2000/svg}"

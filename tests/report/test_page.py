@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vggnet.data.decode import StoredImage
-from vggnet.data.source import Source
+from vggnet.data.decoding import StoredImage
+from vggnet.data.sources.source import Source
 from vggnet.metrics import Answers
 from vggnet.report import vega
 from vggnet.report.album import MISTAKES_PER_CELL, make_album
@@ -247,17 +247,17 @@ def test_hostile_names_are_only_text(opened):
     """Oracle: the scripts in the names of classes and run would set `hacked`."""
     page = opened(a_page())
     cell(page, 2, 0).click()
-    page.mouse.move(*centre(page, "[data-chart=accuracy] svg"))
+    page.mouse.move(*center(page, "[data-chart=accuracy] svg"))
     assert page.evaluate("typeof hacked") == "undefined"
     assert page.locator(".matrix tbody th").all_text_contents() == list(CLASSES)
     assert page.title().startswith("mine </title><script>")
     page = opened(comparison_page([a_run(), a_run("<b>other</b>")]))
-    page.mouse.move(*centre(page, "[data-chart=val_accuracy] svg"))
+    page.mouse.move(*center(page, "[data-chart=val_accuracy] svg"))
     assert "<b>other</b>" in page.locator("#vg-tooltip-element").text_content()
     assert page.evaluate("typeof hacked") == "undefined"
 
 
-def centre(page, selector):
+def center(page, selector):
     page.locator(selector).scroll_into_view_if_needed()
     box = page.locator(selector).bounding_box()
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -292,7 +292,7 @@ def test_screen_readers_have_words_for_all(opened):
 def test_pointing_at_an_epoch_tells_its_values(opened):
     """Oracle: the rows: a loss of 2 / epoch, and 2.1 / epoch on validation."""
     page = opened(a_page())
-    page.mouse.move(*centre(page, "[data-chart=loss] svg"))
+    page.mouse.move(*center(page, "[data-chart=loss] svg"))
     told = page.locator("#vg-tooltip-element").inner_text()
     epoch = int(re.search(r"epoch\D*(\d+)", told)[1])
     assert 1 < epoch < 10
@@ -303,7 +303,7 @@ def test_pointing_at_an_epoch_tells_its_values(opened):
 def test_a_finger_is_told_what_it_touched(opened):
     """Oracle: the rows, as above."""
     page = opened(a_page(), width=360, touch=True)
-    page.touchscreen.tap(*centre(page, "[data-chart=loss] svg"))
+    page.touchscreen.tap(*center(page, "[data-chart=loss] svg"))
     page.wait_for_selector("#vg-tooltip-element.visible")
     told = page.locator("#vg-tooltip-element").inner_text()
     assert f"{2 / int(re.search(r'epoch[^0-9]*([0-9]+)', told)[1]):.4f}" in told
@@ -320,7 +320,7 @@ def test_all_curves_show_the_epochs_in_view(opened):
     }  # fmt: skip
     page.get_by_role("button", name="All").click()
     page.wait_for_function("document.querySelectorAll('[data-chart=time] .mark-rect.role-mark path').length == 10")
-    x, y = centre(page, "[data-chart=accuracy] svg")
+    x, y = center(page, "[data-chart=accuracy] svg")
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + 120, y, steps=4)
@@ -379,7 +379,7 @@ def test_nothing_overlaps_or_runs_over_the_edge(opened, width, kind):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark(opened, scheme):
-    """Oracle: WCAG 2's contrast ratio, 4.5 for text, from the colours as computed by the browser."""
+    """Oracle: WCAG 2's contrast ratio, 4.5 for text, from the colors as computed by the browser."""
     page = opened(a_page(), scheme=scheme)
     background, *texts = page.evaluate(
         """() => [getComputedStyle(document.body).backgroundColor,
@@ -398,8 +398,8 @@ def test_text_stands_out_in_light_and_dark(opened, scheme):
     assert min(contrast(background, line) for line in lines) >= 3
 
 
-def luminance(colour):
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+def luminance(color):
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

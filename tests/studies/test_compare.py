@@ -10,7 +10,7 @@ from torch import nn
 import vggnet
 from vggnet.cli.main import main
 from vggnet.errors import ConfigError, DataError, NonFiniteError
-from vggnet.report import comparing
+from vggnet.report import study_figures as comparing
 from vggnet.studies import compare
 from vggnet.studies.compare import Comparison, Enlarged, compare_speed, compare_training
 from vggnet.studies.fitting import scores_on
@@ -170,8 +170,8 @@ def test_a_loss_that_is_no_number_is_a_row(tmp_path, monkeypatch):
 
 def test_scores_need_the_same_classes(tmp_path):
     """Oracle: the contract."""
-    digits = vggnet.data.opening.open_source("digits", "train")
-    other = vggnet.data.opening.open_source("digits", "test")
+    digits = vggnet.data.sources.opening.open_source("digits", "train")
+    other = vggnet.data.sources.opening.open_source("digits", "test")
     other.classes = ("zero", *other.classes[1:])
     with pytest.raises(DataError, match="other classes"):
         scores_on(Enlarged(tiny("", 10, 1, ""), 10), TrainConfig(), digits, other)

@@ -10,9 +10,9 @@ from torch import nn
 
 import vggnet
 from vggnet.cli.study import main
-from vggnet.data.opening import open_source
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError
-from vggnet.report import comparing
+from vggnet.report import study_figures as comparing
 from vggnet.studies import drawbacks
 from vggnet.studies.drawbacks import DrawbacksStudy, by_part, study_drawbacks
 from vggnet.studies.gradients import add_skips, gradient_norms

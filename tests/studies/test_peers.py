@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from vggnet.models.vgg import build
 from vggnet.studies import peers
-from vggnet.vgg import build
 
 PACKAGES = {"onnxruntime": ["onnxruntime", "onnx", "onnxscript"], "openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"]}
 

@@ -48,7 +48,7 @@ def test_a_row_is_added_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     before = path.read_bytes()
-    monkeypatch.setattr("vggnet.atomic.os.replace", refuse)
+    monkeypatch.setattr("vggnet.files.os.replace", refuse)
     with pytest.raises(StorageError, match="no space left"):
         append_row(path, {"label": "C"})
     assert path.read_bytes() == before

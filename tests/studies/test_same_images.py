@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vggnet.data.opening import open_source
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import DataError, NonFiniteError
 from vggnet.studies import compare, depth, drawbacks, speed
 from vggnet.training.config import ARTICLE, PRESETS

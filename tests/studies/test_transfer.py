@@ -10,9 +10,9 @@ from sklearn.svm import LinearSVC
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.data.opening import open_source
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.reuse.pretrained import answering
+from vggnet.features.pretrained import answering
 from vggnet.studies import transfer
 from vggnet.studies.transfer import TransferStudy, study_transfer
 
@@ -21,7 +21,7 @@ CLASSES, TRAIN, TEST = ("blue", "green", "red"), 7, 4
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Plain colours with much noise, of changing sizes."""
+    """Plain colors with much noise, of changing sizes."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("test", TEST)):

@@ -13,11 +13,17 @@ from typing import Any
 import torch
 
 import vggnet
-from vggnet.training import fit as fitting
+from vggnet.training import loop as fitting
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["killable", "vggnet.training.train", "vggnet.data.digits", "vggnet.data.shards", "vggnet.conv3x3.norm_kernels"]
+    [
+        "killable",
+        "vggnet.training.train",
+        "vggnet.data.sources.digits",
+        "vggnet.data.sources.shards",
+        "vggnet.accel.kernels.batch_norm_kernels",
+    ]
 )
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import vggnet
-from vggnet.training.fit import Position
+from vggnet.training.distributed import Ranks
 from vggnet.training.learner import Learner
-from vggnet.training.parallel import Ranks
+from vggnet.training.loop import Position
 
 RANK = int(os.environ["RANK"])
 

@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.data import arrays
-from vggnet.data.decode import StoredImage
+from vggnet.data import decoded as arrays
+from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import EvalBatches, TrainBatches
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.source import Source
+from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.training.config import TrainConfig
-from vggnet.training.fit import Position, fit
 from vggnet.training.learner import build_model, make_learner
+from vggnet.training.loop import Position, fit
 from vggnet.training.validating import sum_classes
 
 TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 2, "on_bad_image": "skip"}
@@ -177,7 +177,7 @@ def test_the_command_says_how_to_go_on(folder, tmp_path, capsys):
 
 
 def test_what_cannot_be_resized_is_skipped_as_well(folder, tmp_path):
-    """Oracle: the file. Whole, as colours are measured, it is too elongated; a random crop of it is trained on."""
+    """Oracle: the file. Whole, as colors are measured, it is too elongated; a random crop of it is trained on."""
     file = folder / "train" / "class0" / "00.jpg"
     Image.new("RGB", (60_000, 2)).save(file)
     options = {**PHOTOS, "preset": "paper", "head": "gap", "max_resize": 90, "accumulate": 1, "workers": 0}
@@ -265,4 +265,4 @@ def test_when_nothing_can_be_read_the_run_ends(tmp_path, options):
 def test_boxes_stop_at_bad_images(folder, tmp_path):
     """Oracle: the contract."""
     with pytest.raises(ConfigError, match="on_bad_image"):
-        vggnet.train(folder, out=tmp_path / "run", **SMALL | {"task": "localise"})
+        vggnet.train(folder, out=tmp_path / "run", **SMALL | {"task": "localize"})

@@ -15,16 +15,16 @@ from torchvision.transforms.v2 import functional as tv
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.data.folder import open_folder
 from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vggnet.data.sources.image_folder import open_folder
 from vggnet.errors import ConfigError, DataError, ImageError, RunError, WeightsError
+from vggnet.models.vgg import build
 from vggnet.training.config import PHOTOS
-from vggnet.training.fit import Position
 from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches
+from vggnet.training.loop import Position
 from vggnet.training.run import Run
 from vggnet.training.starting import starting_config, suggest_preset
-from vggnet.vgg import build
-from vggnet.weights.files import load, save
+from vggnet.weights.checkpoint import load, save
 from vggnet.weights.transfer import transfer
 
 TINY = {
@@ -34,7 +34,7 @@ TINY = {
 
 @pytest.fixture
 def photos(tmp_path):
-    """Ten photos, two of each of five colours, in training and as many for testing."""
+    """Ten photos, two of each of five colors, in training and as many for testing."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in range(2):
@@ -61,9 +61,9 @@ def test_workers_change_nothing(photos, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("changes", [{"jitter": 0.0}, {"jitter": 0.0, "cutout": 9}, {"min_area": 1.0, "shift": 3}])
 def test_what_the_network_sees(photos, changes, workers, monkeypatch):
-    """Oracle: torchvision normalises what the augmentation gives, which has tests of its own, image by image."""
-    monkeypatch.setattr("vggnet.data.augment.CACHED_IMAGES", 2)
-    monkeypatch.setattr("vggnet.data.augment.CACHED_PIXELS", 2 * 72 * 72)  # pieces of two images
+    """Oracle: torchvision normalizes what the augmentation gives, which has tests of its own, image by image."""
+    monkeypatch.setattr("vggnet.data.augmentation.CACHED_IMAGES", 2)
+    monkeypatch.setattr("vggnet.data.augmentation.CACHED_PIXELS", 2 * 72 * 72)  # pieces of two images
     config = replace(PHOTOS, resize=80, crop=72, batch_size=4, workers=workers, **changes)
     source = open_folder(photos, "train")
     preprocess = make_preprocess(config, source)
@@ -111,17 +111,17 @@ def test_the_papers_training(photos, tmp_path):
     options = {**TINY, "preset": "paper", "head": "gap", "resize": 72, "max_resize": 100, "accumulate": 2}
     run = vggnet.train(photos, out=tmp_path / "run", workers=0, checkpoint_minutes=0, **options)
     assert run.preprocess.resize == 86
-    axes = np.array(run.config.colour_axes).reshape(3, 3)
+    axes = np.array(run.config.color_axes).reshape(3, 3)
     files = sorted((photos / "train").rglob("*.jpg"))
-    colours = np.concatenate([np.asarray(seen(file, 86, 72)).reshape(-1, 3) for file in files]) / 255
-    covariance = np.cov(colours.T, bias=True)
+    colors = np.concatenate([np.asarray(seen(file, 86, 72)).reshape(-1, 3) for file in files]) / 255
+    covariance = np.cov(colors.T, bias=True)
     np.testing.assert_allclose(axes @ axes.T, covariance @ covariance, rtol=1e-3, atol=1e-9)
     again = vggnet.train(photos, out=tmp_path / "again", workers=2, **options)
     assert tensors(run) == tensors(again)
 
 
 def seen(file, resize, crop):
-    """Pillow's bilinear resizing, and its centre."""
+    """Pillow's bilinear resizing, and its center."""
     image = Image.open(file)
     image = image.resize([int(resize * side / min(image.size)) for side in image.size], Image.Resampling.BILINEAR)
     left, top = (round((side - crop) / 2) for side in image.size)
@@ -130,7 +130,7 @@ def seen(file, resize, crop):
 
 @pytest.mark.parametrize("fields", [{"max_resize": 64}, {"min_area": 0.5}])
 def test_random_crops_of_small_images_reach_their_borders(tmp_path, fields):
-    """Oracle: images with a bright border that a centre crop does not show: it is in most random ones."""
+    """Oracle: images with a bright border that a center crop does not show: it is in most random ones."""
     pixels = np.zeros((64, 64, 3), dtype=np.uint8)
     for name in ("cat", "dog"):
         (tmp_path / "photos" / "train" / name).mkdir(parents=True)
@@ -248,10 +248,10 @@ def test_fine_tuning_starts_from_the_given_weights(photos, tmp_path):
         (90, None, None, "photos"),
         (90, "given", None, "finetune"),
         (90, "given", "classify", "finetune"),
-        (90, "given", "localise", "boxes"),
-        (90, None, "localise", "photos"),
+        (90, "given", "localize", "boxes"),
+        (90, None, "localize", "photos"),
         (64, "given", None, "fast"),
-        (64, "given", "localise", "boxes"),
+        (64, "given", "localize", "boxes"),
     ],
 )
 def test_the_preset_follows_from_images_weights_and_task(tmp_path, side, given, task, expected):

@@ -1,4 +1,4 @@
-"""Training and testing on streams: the same images by another way, and colours of a few of them."""
+"""Training and testing on streams: the same images by another way, and colors of a few of them."""
 
 import io
 
@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vggnet
-from vggnet.data import stream
-from vggnet.data.opening import open_source
-from vggnet.training.inputs import make_preprocess, with_colour_axes
+from vggnet.data.sources import stream
+from vggnet.data.sources.opening import open_source
+from vggnet.training.inputs import make_preprocess, with_color_axes
 from vggnet.training.run import default_folder
 from vggnet.training.starting import starting_config, suggest_preset
 
@@ -81,20 +81,20 @@ def test_augmentation_is_of_the_image_and_not_of_the_way_it_is_read(size, option
     assert all(found[name].numpy().tobytes() == expected[name].numpy().tobytes() for name in expected)
 
 
-def test_colours_are_those_of_a_few_groups(photos, monkeypatch):
+def test_colors_are_those_of_a_few_groups(photos, monkeypatch):
     """Oracle: numpy's covariance of the pixels of all images; with fewer images, no more groups than hold them."""
     source = open_source(f"stream:{photos}", "train")
     config = starting_config("paper", None)
     preprocess = make_preprocess(config, source)
-    axes = np.array(with_colour_axes(config, source, preprocess).colour_axes).reshape(3, 3)
-    colours = np.concatenate([preprocess.pixels(source.read(index)).flatten(1).T for index in range(40)]) / 255
-    covariance = np.cov(colours.T, bias=True)
+    axes = np.array(with_color_axes(config, source, preprocess).color_axes).reshape(3, 3)
+    colors = np.concatenate([preprocess.pixels(source.read(index)).flatten(1).T for index in range(40)]) / 255
+    covariance = np.cov(colors.T, bias=True)
     np.testing.assert_allclose(axes @ axes.T, covariance @ covariance, rtol=1e-3, atol=1e-9)
-    monkeypatch.setattr("vggnet.training.inputs.COLOUR_IMAGES", 5)
+    monkeypatch.setattr("vggnet.training.inputs.COLOR_IMAGES", 5)
     monkeypatch.setattr(stream, "BUFFER", 5)
     reads, read = [], type(source._groups[0]).read
     monkeypatch.setattr(type(source._groups[0]), "read", lambda group: reads.append(group) or read(group))
-    with_colour_axes(config, open_source(f"stream:{photos}", "train"), preprocess)
+    with_color_axes(config, open_source(f"stream:{photos}", "train"), preprocess)
     assert len(reads) <= 3
 
 

@@ -14,8 +14,8 @@ _CHANNELS = {64: 2, 128: 3, 256: 4, 512: 5, "M": "M"}
 @pytest.fixture
 def tiny(monkeypatch):
     """Table 1 with other numbers of channels: our networks are tiny within the test."""
-    monkeypatch.setattr("vggnet.table1.WIDTHS", WIDTHS)
-    monkeypatch.setattr("vggnet.heads.FC_WIDTH", FC_WIDTH)
+    monkeypatch.setattr("vggnet.models.table1.WIDTHS", WIDTHS)
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", FC_WIDTH)
     torch.manual_seed(0)
 
 

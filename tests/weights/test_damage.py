@@ -8,9 +8,9 @@ import torch
 
 import vggnet
 from vggnet.errors import VGGError, WeightsError
-from vggnet.vgg import build
-from vggnet.weights.converting import convert
-from vggnet.weights.files import load, save
+from vggnet.models.vgg import build
+from vggnet.weights.checkpoint import load, save
+from vggnet.weights.conversion import convert
 
 PIECES = 64
 OURS, LEGACY, ZIPPED = "ours.safetensors", "legacy.pth", "theirs.pth"

@@ -24,9 +24,12 @@ from safetensors.torch import load_file
 import vggnet
 from vggnet.cli.weights import main
 from vggnet.errors import ConfigError, StorageError, WeightsError
-from vggnet.weights import downloading, fetching, from_lpips, known, named
-from vggnet.weights.converting import sha256
-from vggnet.weights.downloading import download
+from vggnet.weights import download as downloading
+from vggnet.weights import fetching, named
+from vggnet.weights import registry as known
+from vggnet.weights.conversion import sha256
+from vggnet.weights.download import download
+from vggnet.weights.importers import lpips_heads as from_lpips
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 
@@ -231,13 +234,13 @@ def published(server, tiny, torchvision_network, tmp_path, monkeypatch):
     torch.save(network.state_dict(), stream)
     server.content = stream.getvalue()
     digest = hashlib.sha256(server.content).hexdigest()
-    common = {"url": server.url, "megabytes": 0.1, "licence": "none", "checksum": f"sha256:{digest[:8]}"}
+    common = {"url": server.url, "megabytes": 0.1, "license": "none", "checksum": f"sha256:{digest[:8]}"}
     entries = [
         known.Known(name="vgg11:tiny", **common),
         known.Known(name="vgg11:graded", top1=0.5, top5=0.75, **common),
     ]
     monkeypatch.setattr(fetching, "imagenet_classes", lambda: tuple(map(str, range(10))))
-    for module in (known, fetching, named, vggnet.weights.files):
+    for module in (known, fetching, named, vggnet.weights.checkpoint):
         if hasattr(module, "KNOWN"):
             monkeypatch.setattr(module, "KNOWN", {entry.name: entry for entry in entries})
     monkeypatch.setattr(named, "SHIPPED", tmp_path / "shipped")

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 import vggnet
-from vggnet.vgg import build
+from vggnet.models.vgg import build
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """

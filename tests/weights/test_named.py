@@ -12,10 +12,10 @@ import vggnet
 from vggnet.cli.test import main as measure
 from vggnet.cli.weights import main
 from vggnet.errors import ConfigError, WeightsError
-from vggnet.vgg import build
+from vggnet.models.vgg import build
 from vggnet.weights import named
-from vggnet.weights.files import save
-from vggnet.weights.known import KNOWN
+from vggnet.weights.checkpoint import save
+from vggnet.weights.registry import KNOWN
 
 NOTES = {"data": "digits", "preset": "quick", "top1": 0.5, "top1_six_views": 0.625, "test_images": 8}
 

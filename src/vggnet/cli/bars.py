@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vggnet.reuse.extracting import Extraction, Progress
+    from vggnet.features.store import Extraction, Progress
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> int:
     args: Train | Infer | Article | Shapes | Features | Lpips | Choices
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
-        from vggnet.conv3x3.choice import choices
+        from vggnet.accel.autotuning import choices
 
         found = choices()
         print(json.dumps(found.as_dict()) if args.json else found.as_table())

@@ -30,13 +30,13 @@ class Data:
 def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
     args: Data = parse(Data, arguments, prog="vgg data")
-    from vggnet.data.inspecting import inspect
+    from vggnet.data.inspection import inspect
 
     with counting("reading") as progress:
         inspection = inspect(args.data, progress=progress)
     result, tables = inspection.as_dict(), [inspection.as_table()]
     if args.duplicates:
-        from vggnet.reuse.duplicates import find_duplicates
+        from vggnet.features.duplicates import find_duplicates
 
         with counting("comparing") as progress:
             found = find_duplicates(args.data, weights=args.weights, threshold=args.threshold, progress=progress)

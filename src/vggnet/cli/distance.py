@@ -27,7 +27,7 @@ class Distance:
 def main(arguments: list[str]) -> int:
     """Compare; returns the exit code."""
     args: Distance = parse(Distance, arguments, prog="vgg distance")
-    from vggnet.reuse.comparing import compare
+    from vggnet.features.comparing import compare
 
     comparison = compare(args.first, args.second, args.distances, weights=args.weights)
     print(comparison.as_json() if args.json else comparison.as_table())

@@ -90,10 +90,10 @@ class Exciting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maximise:
+class Maximize:
     """Paint the pictures that channels answer to most, from noise.
 
-    Example: vgg explain maximise vgg16:features --channels relu4_3:17 relu5_1:40 --size 128
+    Example: vgg explain maximize vgg16:features --channels relu4_3:17 relu5_1:40 --size 128
     """
 
     model: Run  # a run folder, a .safetensors file, or a name of `vgg weights list`
@@ -101,7 +101,7 @@ class Maximise:
     size: int | None = None  # pixels a side; by default that of the network's images
     steps: int = 200
     seed: int = 0
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("maximised.png")
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("maximized.png")
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print one JSON object instead of a table
 
@@ -111,14 +111,14 @@ COMMANDS: dict[str, Any] = {
     "maps": Maps,
     "filters": Filters,
     "exciting": Exciting,
-    "maximise": Maximise,
+    "maximize": Maximize,
 }
 Command = (
     Annotated[Class, tyro.conf.subcommand("class")]
     | Annotated[Maps, tyro.conf.subcommand("maps")]
     | Annotated[Filters, tyro.conf.subcommand("filters")]
     | Annotated[Exciting, tyro.conf.subcommand("exciting")]
-    | Annotated[Maximise, tyro.conf.subcommand("maximise")]
+    | Annotated[Maximize, tyro.conf.subcommand("maximize")]
 )
 DESCRIPTION = """Show why a picture is given a class, and what layers, filters and channels look for.
 
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> int:
         Maps: _maps,
         Filters: _filters,
         Exciting: _exciting,
-        Maximise: _maximise,
+        Maximize: _maximize,
     }
     facts, lines = answers[type(args)](args)
     print(json.dumps({**facts, "figure": str(args.out)}, ensure_ascii=False) if args.json else "\n".join(lines))
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _class(args: Class) -> Answer:
-    from vggnet.explanation.explaining import draw_explanation, explain
+    from vggnet.interpret.explain import draw_explanation, explain
 
     options = {name: value for name, value in vars(args).items() if name not in ("model", "image", "out", "json")}
     with counting("explaining") as progress:
@@ -156,7 +156,7 @@ def _class(args: Class) -> Answer:
 
 
 def _maps(args: Maps) -> Answer:
-    from vggnet.explanation.feature_maps import draw_feature_maps, feature_maps
+    from vggnet.interpret.feature_maps import draw_feature_maps, feature_maps
 
     found = feature_maps(args.model, args.image, args.layer, device=args.device)
     shown = draw_feature_maps(found, args.out, top=args.top)
@@ -165,7 +165,7 @@ def _maps(args: Maps) -> Answer:
 
 
 def _filters(args: Filters) -> Answer:
-    from vggnet.explanation.filters import draw_filters, first_filters
+    from vggnet.interpret.filters import draw_filters, first_filters
 
     filters = first_filters(args.model)
     draw_filters(filters, args.out)
@@ -173,7 +173,7 @@ def _filters(args: Filters) -> Answer:
 
 
 def _exciting(args: Exciting) -> Answer:
-    from vggnet.explanation.exciting import draw_exciting_pictures, find_exciting
+    from vggnet.interpret.top_activations import draw_exciting_pictures, find_exciting
 
     options = {name: value for name, value in vars(args).items() if name not in ("model", "out", "json")}
     with counting("looking") as progress:
@@ -185,12 +185,12 @@ def _exciting(args: Exciting) -> Answer:
     return {"channels": {name: [one.as_dict() for one in pictures] for name, pictures in found.items()}}, lines
 
 
-def _maximise(args: Maximise) -> Answer:
-    from vggnet.explanation.maximising import draw_maximised, maximise
+def _maximize(args: Maximize) -> Answer:
+    from vggnet.interpret.feature_visualization import draw_maximized, maximize
 
     options = {name: value for name, value in vars(args).items() if name not in ("model", "out", "json")}
     with counting("painting", "step") as progress:
-        found = maximise(args.model, **options, progress=progress)
-    draw_maximised(found, args.out)
+        found = maximize(args.model, **options, progress=progress)
+    draw_maximized(found, args.out)
     lines = [f"{one.channel}: mean activation {one.before:.4g} -> {one.after:.4g}" for one in found]
     return {"seed": args.seed, "steps": args.steps, "channels": [one.as_dict() for one in found]}, lines

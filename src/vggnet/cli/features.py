@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     args: Features = parse(Features, arguments, prog="vgg features")
     if not args.images:
         raise ConfigError("no picture was given; add image files or folders.")
-    from vggnet.reuse.extracting import Extraction, extract
+    from vggnet.features.store import Extraction, extract
 
     return extract_by(
         "features",

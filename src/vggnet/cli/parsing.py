@@ -11,7 +11,7 @@ import tyro
 
 from vggnet.errors import ConfigError
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _RULE = re.compile("^[╰─╯-]{3,}$", re.MULTILINE)  # with hyphens where the output's encoding is not UTF-8
 _PLAINER = {
     "Error parsing ": "",
@@ -69,7 +69,7 @@ def _wide() -> Iterator[None]:
 
 def _in_one_line(box: str) -> str:
     """A sentence for each section below the title: its first paragraph, but not where help is to be found."""
-    lines = [line.strip("│ ") for line in _COLOURS.sub("", box).strip().splitlines()[1:]]
+    lines = [line.strip("│ ") for line in _COLORS.sub("", box).strip().splitlines()[1:]]
     paragraphs = [section.strip().split("\n\n")[0] for section in _RULE.split("\n".join(lines))]
     told = [text for text in paragraphs if text and not text.startswith("For full helptext")]
     message = " ".join(f"{' '.join(text.split()).rstrip('.')}." for text in told)

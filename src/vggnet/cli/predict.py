@@ -13,8 +13,8 @@ from vggnet.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vggnet.evaluation.finding import FoundBox
-    from vggnet.evaluation.predicting import Prediction
+    from vggnet.evaluation.box_prediction import FoundBox
+    from vggnet.evaluation.predict import Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Predict:
 
     Without a model, by weights that come with the package: vgg predict photo.jpg
 
-    Where it is, by a network trained with --task localise: vgg predict runs/boxes photo.jpg --classifier runs/mine
+    Where it is, by a network trained with --task localize: vgg predict runs/boxes photo.jpg --classifier runs/mine
     """
 
     # a run folder, a .safetensors file, or a name of `vgg weights list`; it may be left out before an image file
@@ -42,14 +42,14 @@ class Predict:
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args: Predict = parse(Predict, arguments, prog="vgg predict")
-    from vggnet.data.decode import IMAGE_SUFFIXES
+    from vggnet.data.decoding import IMAGE_SUFFIXES
     from vggnet.weights.named import DEFAULT
 
     if args.model.suffix.lower() in IMAGE_SUFFIXES:
         args = replace(args, model=Path(DEFAULT), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
-    from vggnet.weights.files import describe
+    from vggnet.weights.checkpoint import describe
 
     answers = _boxes(args) if describe(args.model)[0].boxes is not None else _classes(args)
     errors = [answer.error for answer in answers if answer.error is not None]
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 def _classes(args: Predict) -> "Sequence[Prediction]":
     """Raises: ConfigError for an option that has no meaning for classes."""
-    from vggnet.evaluation.predicting import predict, predictions_json, predictions_table
+    from vggnet.evaluation.predict import predict, predictions_json, predictions_table
 
     if args.classifier or args.out:
         raise ConfigError(f"{args.model} gives classes, and draws no boxes; leave out --classifier and --out.")
@@ -75,7 +75,7 @@ def _classes(args: Predict) -> "Sequence[Prediction]":
 
 def _boxes(args: Predict) -> "Sequence[FoundBox]":
     """Raises: ConfigError for an option that has no meaning for boxes."""
-    from vggnet.evaluation.finding import boxes_json, boxes_table, draw_found, find_boxes
+    from vggnet.evaluation.box_prediction import boxes_json, boxes_table, draw_found, find_boxes
 
     if args.top != Predict.top:
         raise ConfigError(f"{args.model} gives a box, of one class; leave out --top.")

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     args: Report = parse(Report, arguments, prog="vgg report")
     if not args.runs:
         raise ConfigError("no run was given; give the folder of one, or of several to compare them.")
-    from vggnet.training.reporting import write_report
+    from vggnet.training.run_report import write_report
 
     report = write_report(args.runs, out=args.out)
     print(report.as_json() if args.json else report.as_table())

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from vggnet.explanation.claims import Claims
-    from vggnet.explanation.layer_table import LayerTable
-    from vggnet.explanation.paper_tables import PaperTables
+    from vggnet.interpret.claims import Claims
+    from vggnet.interpret.paper_tables import PaperTables
+    from vggnet.interpret.summary import LayerTable
 
 DEPTH_ROWS = Path("docs/depth.jsonl")  # where `vgg study depth` puts them
 WIDE = 120  # columns of a terminal that all of the layer table goes into
@@ -83,7 +83,7 @@ def _check(args: Show) -> None:
 
 
 def _show_network(args: Show) -> int:
-    from vggnet.explanation.layer_table import layer_table
+    from vggnet.interpret.summary import layer_table
 
     table = layer_table(
         args.network or "vgg16", size=args.input, head=args.head, width=args.width, num_classes=args.classes
@@ -98,8 +98,8 @@ def _show_network(args: Show) -> int:
 
 
 def _write(table: "LayerTable", svg: Path | None, html: Path | None) -> None:
-    from vggnet.atomic import write_text
-    from vggnet.explanation.layer_table import HEADINGS, NOTES, WORDS
+    from vggnet.files import write_text
+    from vggnet.interpret.summary import HEADINGS, NOTES, WORDS
     from vggnet.report.network_page import network_page
     from vggnet.report.network_svg import network_svg
 
@@ -121,7 +121,7 @@ def _write(table: "LayerTable", svg: Path | None, html: Path | None) -> None:
 
 
 def _print_network(table: "LayerTable") -> None:
-    from vggnet.explanation.layer_table import HEADINGS, NOTES, WORDS
+    from vggnet.interpret.summary import HEADINGS, NOTES, WORDS
 
     console = _console()
     wide = console.width >= WIDE
@@ -145,7 +145,7 @@ def _print_network(table: "LayerTable") -> None:
 
 
 def _show_paper(args: Show) -> int:
-    from vggnet.explanation.paper_tables import paper_tables
+    from vggnet.interpret.paper_tables import paper_tables
 
     tables = paper_tables()
     if args.json:
@@ -156,8 +156,8 @@ def _show_paper(args: Show) -> int:
 
 
 def _print_paper(tables: "PaperTables") -> None:
-    from vggnet.explanation.paper_tables import CAPTIONS, RESULTS
-    from vggnet.table1 import TABLE_1
+    from vggnet.interpret.paper_tables import CAPTIONS, RESULTS
+    from vggnet.models.table1 import TABLE_1
 
     console = _console()
     console.print("Simonyan & Zisserman, arXiv:1409.1556v6; errors on ILSVRC-2012's validation images", highlight=False)
@@ -180,7 +180,7 @@ def _print_paper(tables: "PaperTables") -> None:
 
 
 def _show_claims(args: Show) -> int:
-    from vggnet.explanation.claims import check_claims, measure_deviations, measure_inference
+    from vggnet.interpret.claims import check_claims, measure_deviations, measure_inference
 
     deviations = measure_deviations(args.data) if args.data else None  # a mistake in its name is said first
     print("timing VGG-16 on one image ...", file=sys.stderr)
@@ -217,8 +217,8 @@ def _depth_verdicts() -> list[str]:
 
 
 def _draw_fields(path: Path) -> int:
-    from vggnet.explanation.receptive_field import CHANNELS, IMAGES, PAIRS, Stack, extent, gradient_map
-    from vggnet.report.receptive_fields import Field, draw_receptive_fields
+    from vggnet.interpret.receptive_field import CHANNELS, IMAGES, PAIRS, Stack, extent, gradient_map
+    from vggnet.report.receptive_field_figure import Field, draw_receptive_fields
 
     def field(stack: Stack) -> Field:
         strength = gradient_map(stack)

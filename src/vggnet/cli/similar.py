@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _index(args: Index) -> int:
-    from vggnet.reuse.similar import build_index
+    from vggnet.features.retrieval import build_index
 
     return extract_by(
         "describing",
@@ -77,8 +77,8 @@ def _index(args: Index) -> int:
 
 
 def _query(args: Query) -> int:
-    from vggnet.data.decode import image_files
-    from vggnet.reuse.similar import draw_matches, find_similar, matches_json, matches_table
+    from vggnet.data.decoding import image_files
+    from vggnet.features.retrieval import draw_matches, find_similar, matches_json, matches_table
 
     files = image_files(args.images)
     found = find_similar(args.index, files, top=args.top, weights=args.weights, device=args.device)

@@ -120,8 +120,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _draw(args: Speed | Depth | Drawbacks, rows: Sequence[dict[str, Any]], figure: Path) -> None:
-    from vggnet.report.comparing import draw_drawbacks
     from vggnet.report.figures import draw_depth, draw_speed
+    from vggnet.report.study_figures import draw_drawbacks
     from vggnet.studies.depth import by_label
     from vggnet.studies.drawbacks import by_part
     from vggnet.studies.speed import by_preset

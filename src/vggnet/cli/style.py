@@ -16,7 +16,7 @@ from vggnet.errors import ConfigError, check_at_least
 class Style:
     """Paint one picture as others are painted (Gatys et al.). The result is saved as it grows; Ctrl-C keeps it.
 
-    Example: vgg style photo.jpg painting.jpg -o painted.png --size 512 --keep-colour
+    Example: vgg style photo.jpg painting.jpg -o painted.png --size 512 --keep-color
     """
 
     content: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONTENT")]
@@ -29,8 +29,8 @@ class Style:
     pooling: Literal["average", "max"] = "average"  # between the blocks of the network
     style_weights: tuple[float, ...] | None = None  # one for each style; by default equal
     strength: float = 20.0  # of the style, beside the content's 1
-    smoothness: float = 0.1  # weight of the differences between neighbours (total variation)
-    keep_colour: bool = False  # paint by lightness, keep the content's colours
+    smoothness: float = 0.1  # weight of the differences between neighbors (total variation)
+    keep_color: bool = False  # paint by lightness, keep the content's colors
     weights: str = "vgg16:features"  # a name of `vgg weights list`, or a folder with vgg16_features.safetensors
     save_every: int = 25  # steps
     device: str | None = None  # by default a GPU if there is one
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
     check_at_least(1, save_every=args.save_every)
     from tqdm import tqdm
 
-    from vggnet.reuse.style import save_step, style_transfer
-    from vggnet.training.interrupting import stop_on_signal
+    from vggnet.features.style_transfer import save_step, style_transfer
+    from vggnet.training.signals import stop_on_signal
 
     options = {name: value for name, value in vars(args).items() if name not in ("out", "save_every", "json")}
     painting = style_transfer(**options)

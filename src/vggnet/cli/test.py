@@ -25,7 +25,7 @@ class Test:
     others: Annotated[tuple[Path, ...], tyro.conf.Positional]  # more of them: the softmax outputs of all are averaged
     data: str | None = None  # by default what it was trained on
     split: str = "test"
-    # single: the centre crop; multiscale: at several scales; dense: the whole photo, the head on every window of its
+    # single: the center crop; multiscale: at several scales; dense: the whole photo, the head on every window of its
     # last feature map; multicrop: a 5x5 grid of crops and their mirror images; dense+multicrop: both, half each
     protocol: Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"] = "single"
     # pixels of the shorter side, as in 256,384,512; by default as in training, for multiscale also 32 less and 32 more
@@ -46,12 +46,12 @@ def main(arguments: list[str]) -> int:
     scales = _numbers(args.scales)
     from tqdm import tqdm
 
-    from vggnet.evaluation.localising import LocalisationResult, localise
-    from vggnet.evaluation.predicting import check_has_head
-    from vggnet.evaluation.testing import TestResult, test
-    from vggnet.training.reporting import write_report
+    from vggnet.evaluation.evaluate import TestResult, test
+    from vggnet.evaluation.localization import LocalizationResult, localize
+    from vggnet.evaluation.predict import check_has_head
     from vggnet.training.run import CONFIG, Run
-    from vggnet.weights.files import describe
+    from vggnet.training.run_report import write_report
+    from vggnet.weights.checkpoint import describe
     from vggnet.weights.named import card, find, shipped
 
     models = (args.model, *args.others)
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "flip": args.flip}
     options |= {"batch_size": args.batch_size, "workers": args.workers, "device": args.device}
     out = args.out or (args.model if is_run and not args.others else None)
-    result: LocalisationResult | TestResult
+    result: LocalizationResult | TestResult
     with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
         try:
             if gives_boxes:
-                result = localise(models, **options, classifier=args.classifier, out=out, progress=show)
+                result = localize(models, **options, classifier=args.classifier, out=out, progress=show)
             else:
                 result = test(models, **options, views=args.views, protocol=args.protocol, out=out, progress=show)
         except ImageError as error:

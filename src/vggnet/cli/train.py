@@ -28,7 +28,7 @@ class Start:
     data: str = "cifar10"
     # quick, fast, best, article, photos, finetune, paper, boxes or digits: where the values below come from (shown are
     # those of fast); by default chosen from the data: digits for the digits, fast for images of up to 64 pixels, else
-    # photos; with weights to start from finetune instead of photos, and boxes for --task localise
+    # photos; with weights to start from finetune instead of photos, and boxes for --task localize
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         moved = f" --data {quote(start.data)}" if start.resume and start.data != Start.data else ""
         print(f"stopped and saved; go on with: vgg train --resume {folder}{moved}", file=sys.stderr)
         return 130
-    from vggnet.training.reporting import write_report
+    from vggnet.training.run_report import write_report
 
     write_report(run)
     print(f"run folder {run.folder}: weights.safetensors, results.png, history.jsonl, report.html")
@@ -94,7 +94,7 @@ def _train(arguments: list[str], start: Start) -> "Run":
             start.data, preset=start.preset, init_from=start.init_from, out=start.out, progress=True, **config.as_dict()
         )
     except ImageError as error:
-        if config.task == "localise" or config.on_bad_image == "skip":
+        if config.task == "localize" or config.on_bad_image == "skip":
             raise
         raise ImageError(f"{error} Or train without such images: --on-bad-image skip.") from error
 

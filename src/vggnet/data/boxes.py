@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.source import Source
+from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ def resize_factors(sizes: Array, resize: int) -> Array:
 def to_crop(boxes: Boxes, preprocess: Preprocess) -> Array:
     """The boxes in pixels of the preprocessed images, (N, 4); they may reach outside the crop."""
     factors = resize_factors(boxes.sizes, preprocess.resize)
-    offsets = np.round((boxes.sizes * factors - preprocess.crop) / 2)  # as torchvision's centre crop
+    offsets = np.round((boxes.sizes * factors - preprocess.crop) / 2)  # as torchvision's center crop
     edges: Array = boxes.edges * np.tile(factors, 2) - np.tile(offsets, 2)
     return edges
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
-from vggnet.data.arrays import SMALL, decode_all, decoded, named
-from vggnet.data.decode import StoredImage, open_image
-from vggnet.data.draws import derive_seed
+from vggnet.data.counter_random import derive_seed
+from vggnet.data.decoded import SMALL, decode_all, decoded, named
+from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.source import Source
-from vggnet.data.stream import Item, Stream
+from vggnet.data.sources.source import Source
+from vggnet.data.sources.stream import Item, Stream
 from vggnet.errors import ImageError
 
 GROUPED = 64  # whole images whose groups of a stream are looked up at once

@@ -21,10 +21,10 @@ MAX_RESIZED = 89_478_485  # pixels; as many as a decoded file may have
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Shorter side to `resize` (bilinear, antialiased), centre crop of `crop`, scale to [0, 1], normalise.
+    """Shorter side to `resize` (bilinear, antialiased), center crop of `crop`, scale to [0, 1], normalize.
 
     `mean` and `std` are in units of [0, 1], one value a channel: three for RGB, one for gray. With `bgr` the network is
-    given the channels in Caffe's order, blue first; mean, std and the pixels before normalising stay in RGB.
+    given the channels in Caffe's order, blue first; mean, std and the pixels before normalizing stay in RGB.
     Raises: ConfigError if the sizes or statistics cannot work.
     """
 

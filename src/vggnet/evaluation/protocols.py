@@ -12,44 +12,44 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vggnet.data.arrays import SMALL
+from vggnet.data.decoded import SMALL
 from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_one_size
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.source import Source
+from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError
-from vggnet.evaluation.dense import dense_logits, sliding
-from vggnet.evaluation.predicting import Ready, inference
+from vggnet.evaluation.dense_evaluation import dense_logits, sliding
+from vggnet.evaluation.predict import Ready, inference
 from vggnet.evaluation.views import GRID, SixViews, grid_crops, mean_answer
 from vggnet.metrics import check_finite_logits
-from vggnet.vgg import VGG
+from vggnet.models.vgg import VGG
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
-Kind = Literal["centre", "six", "whole", "grid"]
+Kind = Literal["center", "six", "whole", "grid"]
 
 KINDS: dict[Name, tuple[Kind, ...]] = {
-    "single": ("centre",),
-    "multiscale": ("centre",),
+    "single": ("center",),
+    "multiscale": ("center",),
     "dense": ("whole",),
     "multicrop": ("grid",),
     "dense+multicrop": ("whole", "grid"),
 }
-VIEWS: dict[Kind, int] = {"centre": 1, "six": 6, "whole": 1, "grid": GRID**2}
+VIEWS: dict[Kind, int] = {"center": 1, "six": 6, "whole": 1, "grid": GRID**2}
 SCALE_STEP = 32  # pixels between the scales of a network trained at one (paper, section 4.2)
 
-Answer = Callable[[Tensor], Tensor]  # normalised images (N, C, H, W) -> logits (N, K)
+Answer = Callable[[Tensor], Tensor]  # normalized images (N, C, H, W) -> logits (N, K)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How each image is tested.
 
-    name: "single", the centre crop; "multiscale", the centre crop at each of several scales; "dense", the whole image,
+    name: "single", the center crop; "multiscale", the center crop at each of several scales; "dense", the whole image,
         the head on every window of its last feature map; "multicrop", a 5x5 grid of crops and their mirror images;
         "dense+multicrop", both, each counting half.
     scales: pixels, to which the shorter side of the image is resized; by default the network's own, for "multiscale"
         with 32 less and 32 more.
     flip: the mirror image of every view as well; "multicrop" has them always.
-    six_views: `SixViews` of the centre crop instead, which are for small images.
+    six_views: `SixViews` of the center crop instead, which are for small images.
     Raises: ConfigError for an unknown name, a scale below 1, or options that exclude each other.
     """
 
@@ -69,7 +69,7 @@ class Protocol:
             raise ConfigError(f"scale {min(self.scales)} cannot work; it is a number of pixels, at least the crop.")
         if self.six_views and (self.name != "single" or self.flip):
             raise ConfigError(
-                "six views are mirrored already, and are views of the centre crop: leave out protocol and flip."
+                "six views are mirrored already, and are views of the center crop: leave out protocol and flip."
             )
 
     @property
@@ -158,9 +158,9 @@ def check_is_vgg(network: torch.nn.Module) -> VGG:
 def _images(
     kind: Kind, source: Source, preprocess: Preprocess, batch_size: int, workers: int | None, max_pixels: int
 ) -> Iterator[Tensor]:
-    """All images once, in order: uint8 (n, C, h, w), centre crops or whole ones of one size that follow each other."""
+    """All images once, in order: uint8 (n, C, h, w), center crops or whole ones of one size that follow each other."""
     workers = default_workers(preprocess) if workers is None else workers
-    if kind in ("centre", "six"):
+    if kind in ("center", "six"):
         return (batch.images for batch in EvalBatches(source, preprocess, batch_size, workers))
     return of_one_size(WholeImages(source, preprocess, workers), max_pixels)
 

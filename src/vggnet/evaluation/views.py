@@ -15,7 +15,7 @@ class SixViews(nn.Module):
 
     The image counts twice as much as each of its two shifts by one pixel, up left and down right, which reflect at the
     border; each of the three is seen as it is and mirrored.
-    Shapes: images (N, C, H, W), normalised -> logits (N, num_classes).
+    Shapes: images (N, C, H, W), normalized -> logits (N, num_classes).
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 from torch import Tensor
 
 from vggnet.errors import ConfigError
-from vggnet.evaluation.dense import feature_map, score_map, sliding
-from vggnet.evaluation.localisation import Array, decode
-from vggnet.evaluation.predicting import Ready, inference
+from vggnet.evaluation.dense_evaluation import feature_map, score_map, sliding
+from vggnet.evaluation.predict import Ready, inference
 from vggnet.evaluation.protocols import check_is_vgg
 from vggnet.metrics import check_finite_logits
-from vggnet.table1 import TOTAL_STRIDE
-from vggnet.vgg import VGG
+from vggnet.models.table1 import TOTAL_STRIDE
+from vggnet.models.vgg import VGG
+from vggnet.tasks.box_geometry import Array, decode
 
 
 class Windows(NamedTuple):
@@ -52,7 +52,7 @@ def windows_of(ready: Ready) -> Windows:
 def require_boxes(ready: Ready) -> None:
     """Raises: ConfigError if the network gives no boxes."""
     if check_is_vgg(ready.network).architecture.boxes is None:
-        raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localise.")
+        raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localize.")
 
 
 def require_one_kind(networks: list[Ready]) -> None:
@@ -61,5 +61,5 @@ def require_one_kind(networks: list[Ready]) -> None:
     if len(kinds) > 1:
         found = " and ".join(f"{crop} pixels in {mode}" for crop, mode in sorted(kinds))
         raise ConfigError(
-            f"the networks take crops of different sizes or colours: {found}. Train both at one (--resize, --crop)."
+            f"the networks take crops of different sizes or colors: {found}. Train both at one (--resize, --crop)."
         )

@@ -8,7 +8,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from vggnet.data.source import Source
+from vggnet.data.sources.source import Source
 from vggnet.metrics import Answers
 
 Cell = tuple[int, int]  # true class, predicted class

@@ -1,4 +1,4 @@
-"""Charts of a report, as Vega-Lite. Their colours are the page's CSS variables, so they turn dark with it.
+"""Charts of a report, as Vega-Lite. Their colors are the page's CSS variables, so they turn dark with it.
 
 Two parameters of a chart by epoch, `first` and `last`, are the epochs in view. An interval that is drawn with the
 pointer is the parameter `drawn`; the page makes it the epochs in view.
@@ -13,7 +13,7 @@ import altair as alt
 from vggnet.metrics import Bin
 
 Spec = dict[str, Any]
-NUM_COLOURS = 8  # of the page's variables --series-0, ...; later lines are dashed
+NUM_COLORS = 8  # of the page's variables --series-0, ...; later lines are dashed
 MOST_POINTS = 40  # epochs up to which each is a point of its line
 IN_VIEW = "datum.epoch >= first && datum.epoch <= last"
 
@@ -145,14 +145,14 @@ def _in_view(chart: alt.Chart, last: float) -> alt.Chart:
 
 
 def _styles(lines: Sequence[Line]) -> dict[str, Any]:
-    """The colour of each line, and dashes once the colours are used up."""
+    """The color of each line, and dashes once the colors are used up."""
     labels = [line.label for line in lines]
-    colours = [f"var(--series-{place % NUM_COLOURS})" for place in range(len(lines))]
-    dashes = [[1, 0] if place < NUM_COLOURS else [5, 4] for place in range(len(lines))]
+    colors = [f"var(--series-{place % NUM_COLORS})" for place in range(len(lines))]
+    dashes = [[1, 0] if place < NUM_COLORS else [5, 4] for place in range(len(lines))]
     columns = 1 if max(map(len, labels)) > 14 else 3
     legend = alt.Legend(title=None, orient="top", columns=columns, labelLimit=250) if len(lines) > 1 else None
     return {
-        "color": alt.Color("series:N", scale=alt.Scale(domain=labels, range=colours), legend=legend),
+        "color": alt.Color("series:N", scale=alt.Scale(domain=labels, range=colors), legend=legend),
         "strokeDash": alt.StrokeDash("series:N", scale=alt.Scale(domain=labels, range=dashes), legend=legend),
     }
 

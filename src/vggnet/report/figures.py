@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vggnet.report.style import (
+from vggnet.report.plot_style import (
     BLUE,
     GRAY,
     ORANGE,
@@ -66,7 +66,7 @@ def draw_predictions(
 ) -> None:
     """One to sixteen images, four a row, each under its predicted class and confidence (0..1).
 
-    A mistake is framed in another colour and names the true class.  Raises: StorageError if `path` cannot be written.
+    A mistake is framed in another color and names the true class.  Raises: StorageError if `path` cannot be written.
     """
     assert 1 <= len(images) <= MAX_PREDICTIONS
     columns = min(4, len(images))
@@ -77,14 +77,14 @@ def draw_predictions(
     for axes in grid[len(images) :]:
         axes.set_axis_off()
     for axes, image, truth, guess, sure in zip(grid, images, true, predicted, confidence, strict=False):
-        colour = RIGHT if guess == truth else WRONG
+        color = RIGHT if guess == truth else WRONG
         verdict = "correct" if guess == truth else f"wrong, it is {short(truth, 18)}"
         axes.imshow(thumbnail(image), interpolation="nearest")
-        axes.set_title(f"{short(guess, 20)}, {100 * sure:.0f} %", color=colour, weight="bold", parse_math=False)
-        axes.set_xlabel(verdict, color=colour, parse_math=False)
+        axes.set_title(f"{short(guess, 20)}, {100 * sure:.0f} %", color=color, weight="bold", parse_math=False)
+        axes.set_xlabel(verdict, color=color, parse_math=False)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
-            spine.set(edgecolor=colour, linewidth=3)
+            spine.set(edgecolor=color, linewidth=3)
     write_title(figure, title)
     save_figure(figure, path)
 
@@ -149,12 +149,12 @@ def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
             label = f"{name}, an estimate "
             axes.text(minutes.mean(), 0.5, label, ha="right", transform=axes.get_xaxis_transform())
             continue
-        for key, label, colour, marker in kinds:
+        for key, label, color, marker in kinds:
             percents = 100 * np.array([row[key] for row in rows])
             text = None if label in axes.get_legend_handles_labels()[1] else label
             place = (minutes.mean(), percents.mean())
             xerr, yerr = (values.std(ddof=1) if len(rows) > 1 else 0 for values in (minutes, percents))
-            axes.errorbar(*place, xerr=xerr, yerr=yerr, fmt=marker, color=colour, capsize=3, label=text)
+            axes.errorbar(*place, xerr=xerr, yerr=yerr, fmt=marker, color=color, capsize=3, label=text)
         axes.annotate(f"{name}, seeds: {len(rows)}", place, (0, 10), textcoords="offset points", ha="center")
     axes.margins(y=0.12)
     axes.set_xscale("log")
@@ -213,11 +213,11 @@ def draw_gallery(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], path:
 
 def _draw_lines(axes: Axes, rows: Sequence[Mapping[str, Any]], quantity: str, *, scale: float) -> None:
     marker = "o" if len(rows) <= 30 else ""
-    for split, label, colour in (("train", "training", BLUE), ("val", "validation", ORANGE)):
+    for split, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
         key = f"{split}_{quantity}"
         points = [(row["epoch"], scale * row[key]) for row in rows if row.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=label)
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
@@ -243,5 +243,5 @@ def _write_cells(axes: Axes, counts: np.ndarray, percents: np.ndarray) -> None:
     decimals = 1 if len(counts) <= 10 else 0
     for row, column in zip(*counts.nonzero(), strict=True):
         percent = percents[row, column]
-        colour = "white" if percent > 30 else "#12324f"
-        axes.text(column, row, f"{percent:.{decimals}f}", ha="center", va="center", color=colour, fontsize=9)
+        color = "white" if percent > 30 else "#12324f"
+        axes.text(column, row, f"{percent:.{decimals}f}", ha="center", va="center", color=color, fontsize=9)

@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from vggnet.report.style import BLUE, GRAY, ORANGE
+from vggnet.report.plot_style import BLUE, GRAY, ORANGE
 
 Row = Mapping[str, Any]  # of `vggnet.layer_table`
 DRAWN = ("input", "conv", "pool", "fc", "average")  # what gives an output of its own

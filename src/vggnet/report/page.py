@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from scipy.stats import binomtest
 
-from vggnet.data.source import Source
+from vggnet.data.sources.source import Source
 from vggnet.metrics import Answers, calibration_bins
 from vggnet.report.album import GALLERY, MISTAKES_PER_CELL, RIGHT_PER_CLASS, Album, encode, make_album
 from vggnet.report.charts import Line, Spec, by_epoch, by_minutes, calibration, confidence, seconds_by_epoch
@@ -167,7 +167,7 @@ def _interval(accuracy: float, images: int) -> tuple[float, float]:
 
 def _training_charts(run: RunData) -> list[_Chart]:
     rows, config = run.rows, run.description["config"]
-    boxes = config.get("task") == "localise"
+    boxes = config.get("task") == "localize"
     loss, right = ("loss (boxes)", "right boxes (%)") if boxes else ("loss (nats)", "accuracy (%)")
     kept = "" if run.best is None else f" The weights of epoch {run.best['epoch']} were kept."
     charts = []

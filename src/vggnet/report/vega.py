@@ -3,9 +3,8 @@
 from contextlib import suppress
 from importlib.metadata import version
 
-from vggnet.atomic import write_text
-from vggnet.cache import cache_folder
 from vggnet.errors import StorageError
+from vggnet.files import cache_folder, write_text
 
 
 def vega_script() -> str:

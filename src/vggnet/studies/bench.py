@@ -14,13 +14,13 @@ import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vggnet.conv3x3.accelerate import accelerate
+from vggnet.accel.api import accelerate
 from vggnet.devices import environment
 from vggnet.errors import ConfigError
+from vggnet.models.table1 import MODEL_NAMES
+from vggnet.models.vgg import build
 from vggnet.studies.memory import peak_bytes
 from vggnet.studies.peers import installed_peers
-from vggnet.table1 import MODEL_NAMES
-from vggnet.vgg import build
 
 OURS = "vggnet"
 NCHW, CHANNELS_LAST = "PyTorch, NCHW", "PyTorch, channels-last"

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from vggnet.conv3x3.accelerate import accelerate
-from vggnet.data.article import article_pipeline
-from vggnet.data.augment import BatchAugment
+from vggnet.accel.api import accelerate
+from vggnet.data.augmentation import BatchAugment
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.tutorial_augmentation import article_pipeline
+from vggnet.models.vgg import build
 from vggnet.studies.bench import OURS, Bench, cpu_environment, in_turns
 from vggnet.training.config import ARTICLE
-from vggnet.vgg import build
 
 ARTICLE_WAY = "the article's script"
 BATCH = 128

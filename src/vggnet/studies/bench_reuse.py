@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vgg import cfgs, make_layers
 
-from vggnet.conv3x3.accelerate import accelerate
+from vggnet.accel.api import accelerate
 from vggnet.errors import ConfigError
-from vggnet.reuse.lpips import LAYERS, LPIPS
-from vggnet.reuse.pretrained import HEADS_FILE
-from vggnet.reuse.taps import FeatureExtractor
+from vggnet.features.extractor import FeatureExtractor
+from vggnet.features.lpips import LAYERS, LPIPS
+from vggnet.features.pretrained import HEADS_FILE
+from vggnet.models.table1 import resolve
+from vggnet.models.vgg import build
 from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, Bench, cpu_environment, in_turns
-from vggnet.table1 import resolve
-from vggnet.vgg import build
-from vggnet.weights.files import save
+from vggnet.weights.checkpoint import save
 
 
 def bench_features(

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from vggnet.conv3x3.operator import conv3x3
-from vggnet.conv3x3.threads import keep_freed_memory
+from vggnet.accel.dispatch import conv3x3
+from vggnet.accel.threads import keep_freed_memory
+from vggnet.models.table1 import layers
 from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, cpu_environment, in_turns
-from vggnet.table1 import layers
 
 BATCHES = {32: 128, 64: 32, 224: 4}  # size of the images, pixels -> images at a time
 COLUMNS = ("A", "B", "D", "E")
@@ -30,7 +30,7 @@ class ShapesBench:
 
     @property
     def ratio(self) -> float:
-        """The least favourable: how many times faster ours is than the faster of PyTorch's formats."""
+        """The least favorable: how many times faster ours is than the faster of PyTorch's formats."""
         ratios: list[float] = [row["ratio"] for row in self.rows]
         return min(ratios)
 

@@ -15,12 +15,12 @@ from torchvision.models import get_model_weights, list_models
 from tqdm import tqdm
 
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
-from vggnet.report.comparing import Answer, draw_accuracy_against_latency
+from vggnet.models.table1 import MODEL_NAMES, resolve
+from vggnet.report.study_figures import Answer, draw_accuracy_against_latency
 from vggnet.studies.bench import OURS, bench_infer, build_network, cpu_environment
 from vggnet.studies.costs import count_costs
 from vggnet.studies.fitting import fit_or_resume, folder_of, open_both, scores_on
 from vggnet.studies.rows import Row, Study, append_row, budget_of, find_row, read_rows, spread
-from vggnet.table1 import MODEL_NAMES, resolve
 from vggnet.training.config import FAST, TrainConfig
 from vggnet.training.learner import build_model
 

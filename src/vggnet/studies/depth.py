@@ -9,14 +9,14 @@ from typing import NamedTuple
 from scipy.stats import ttest_ind
 
 from vggnet.errors import NonFiniteError, check_at_least
-from vggnet.evaluation.testing import test
+from vggnet.evaluation.evaluate import test
+from vggnet.models.table1 import layers, resolve
 from vggnet.studies.fitting import folder_of, open_both
 from vggnet.studies.rows import Row, Study, append_row, budget_of, find_row, read_rows, spread, train_or_resume
-from vggnet.table1 import layers, resolve
 from vggnet.training.config import FAST, TrainConfig
 from vggnet.training.run import Run
 
-# Plain networks need a low rate; Glorot's initialisation is the paper's own footnote to section 3.1.
+# Plain networks need a low rate; Glorot's initialization is the paper's own footnote to section 3.1.
 BUDGET = replace(
     FAST,
     width=0.125, init="glorot", val_fraction=0.0, epochs=5, batch_size=128, optimizer="sgd", lr=0.05, warmup=0.2,

@@ -12,22 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggnet.data.arrays import decoded
-from vggnet.data.opening import open_source
-from vggnet.data.source import Source
+from vggnet.data.decoded import decoded
+from vggnet.data.sources.opening import open_source
+from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, check_at_least
-from vggnet.evaluation.testing import test
+from vggnet.evaluation.evaluate import test
+from vggnet.models.table1 import resolve
+from vggnet.models.vgg import build
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.costs import count_costs
 from vggnet.studies.fitting import fit_or_resume, folder_of, open_both, scores_on
 from vggnet.studies.gradients import add_skips, gradient_norms
 from vggnet.studies.rows import Row, Study, append_row, config_of, find_row, read_rows, spread, train_or_resume
-from vggnet.table1 import resolve
 from vggnet.training.config import FAST, TrainConfig
 from vggnet.training.inputs import make_preprocess
 from vggnet.training.learner import build_model
-from vggnet.vgg import build
 
 BUDGET = replace(
     FAST,
@@ -260,7 +260,7 @@ def _overfitting_table(groups: dict[str, list[Row]]) -> Iterator[str]:
 
 
 def _gradients_table(groups: dict[str, list[Row]]) -> Iterator[str]:
-    yield "| network | initialisation | seeds | first convolution | last convolution | first to last |"
+    yield "| network | initialization | seeds | first convolution | last convolution | first to last |"
     yield "|" + "---|" * 6
     for rows in groups.values():
         first, last = ([row["norms"][place] for row in rows] for place in (0, -1))

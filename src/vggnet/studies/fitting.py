@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vggnet.data.loading import EvalBatches
-from vggnet.data.opening import open_source
-from vggnet.data.source import Source
+from vggnet.data.sources.opening import open_source
+from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
-from vggnet.evaluation.testing import evaluate
+from vggnet.evaluation.evaluate import evaluate
 from vggnet.metrics import Scores
+from vggnet.models.vgg import VGG
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import TrainConfig
-from vggnet.training.fit import Position, Row, fit
+from vggnet.training.console import Progress
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
-from vggnet.training.interrupting import stop_on_signal
 from vggnet.training.learner import make_learner
-from vggnet.training.progress import Progress
-from vggnet.training.schedule import lr_factor
-from vggnet.vgg import VGG
+from vggnet.training.loop import Position, Row, fit
+from vggnet.training.schedules import lr_factor
+from vggnet.training.signals import stop_on_signal
 
 
 def open_both(data: str | Path) -> tuple[Source, Source]:

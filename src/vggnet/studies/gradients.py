@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggnet.vgg import VGG
+from vggnet.models.vgg import VGG
 
 
 class Residual(nn.Sequential):

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from vggnet.atomic import write_text
 from vggnet.errors import ConfigError, RunError
+from vggnet.files import write_text
 from vggnet.training.config import TrainConfig
 from vggnet.training.run import Run
 from vggnet.training.train import resume, train

@@ -10,16 +10,16 @@ from statistics import mean, median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vggnet.data.opening import open_source
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, check_at_least
-from vggnet.evaluation.testing import test
+from vggnet.evaluation.evaluate import test
+from vggnet.models.vgg import Architecture, empty
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.bench_article import ARTICLE_WAY, bench_article
 from vggnet.studies.fitting import folder_of, open_both
 from vggnet.studies.rows import Row, Study, append_row, budget_of, find_row, read_rows, spread, train_or_resume
 from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
 from vggnet.training.run import Run
-from vggnet.vgg import Architecture, empty
 
 MATRIX = 2048  # side of the matrix product that gives the cores' limit
 

@@ -17,17 +17,17 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
 
-from vggnet.atomic import replacing
-from vggnet.data.opening import open_source
-from vggnet.data.source import Source as Data
+from vggnet.data.sources.opening import open_source
+from vggnet.data.sources.source import Source as Data
 from vggnet.errors import ConfigError, DataError, check_at_least
-from vggnet.reuse.describing import POOLING, at_length_1, described_layers, fingerprint, joined
-from vggnet.reuse.pooling import pool
-from vggnet.reuse.pretrained import DEFAULT, answering
-from vggnet.reuse.taps import FeatureExtractor, on_device
+from vggnet.features.descriptors import POOLING, at_length_1, described_layers, fingerprint, joined
+from vggnet.features.extractor import FeatureExtractor, on_device
+from vggnet.features.pooling import pool
+from vggnet.features.pretrained import DEFAULT, answering
+from vggnet.files import replacing
+from vggnet.models.vgg import VGG
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.rows import Row, Study, append_row, read_rows, spread
-from vggnet.vgg import VGG
 from vggnet.weights.prepared import preprocess_of
 
 COMBINE = ("average", "stack")

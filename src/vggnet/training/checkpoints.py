@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vggnet.atomic import remove_leftovers, replacing, write_text
-from vggnet.conv3x3.choice import choices
+from vggnet.accel.autotuning import choices
 from vggnet.errors import RunError
-from vggnet.training.fit import Position
+from vggnet.files import remove_leftovers, replacing, write_text
 from vggnet.training.learner import Learner, check_finite_weights
+from vggnet.training.loop import Position
 
 INDEX = "checkpoints.json"  # names and checksums, newest first
 KEPT = 2

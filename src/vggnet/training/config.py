@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vggnet.errors import ConfigError
 
+_RENAMED = {"colour_shift": "color_shift", "colour_axes": "color_axes"}  # field of version 0.1 -> today's
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -14,8 +16,8 @@ class TrainConfig:
     Raises: ConfigError, naming the field, if a value cannot work.
     """
 
-    task: Literal["classify", "localise"] = "classify"  # localise: the box of the object, from data that have boxes
-    boxes: Literal["shared", "per_class"] = "per_class"  # localise: one box for all classes, or one for each
+    task: Literal["classify", "localize"] = "classify"  # localize: the box of the object, from data that have boxes
+    boxes: Literal["shared", "per_class"] = "per_class"  # localize: one box for all classes, or one for each
 
     # network
     # vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most with _bn, or a column letter; vgg8_bn is not the paper's
@@ -50,17 +52,17 @@ class TrainConfig:
     rotation: float = 0.0  # degrees, largest to either side
     jitter: float = 0.0  # brightness, contrast, saturation: factors within 1 +- jitter
     cutout: int = 0  # pixels, side of the square
-    # the paper's random shift of an image's colour along the principal components of the training pixels: the standard
+    # the paper's random shift of an image's color along the principal components of the training pixels: the standard
     # deviation of each component's factor, 0.1 in the paper
-    colour_shift: float = 0.0
+    color_shift: float = 0.0
     # C x C numbers, row by row: principal components in columns, times their variances; by default measured
-    colour_axes: tuple[float, ...] | None = None
+    color_axes: tuple[float, ...] | None = None
     padding: Literal["zero", "reflect"] = "reflect"  # what a shift or rotation brings into view
     min_area: float = 1.0  # below 1: crops that cover this share of a photo or more, resized (photos only)
 
-    # optimisation
+    # optimization
     epochs: int = 10  # passes over the training images
-    batch_size: int = 512  # images per optimiser step
+    batch_size: int = 512  # images per optimizer step
     accumulate: int = 1  # parts that a batch is worked through in, to save memory
     # sgd, or muon: orthogonal updates for the convolutions, which batch norm must follow, and SGD for all else
     optimizer: Literal["sgd", "muon"] = "muon"
@@ -82,7 +84,7 @@ class TrainConfig:
     patience: int = 0  # epochs without a better validation accuracy after which to stop; 0 is off
 
     # the machine
-    seed: int = 0  # fixes split, order, augmentation, initialisation and dropout
+    seed: int = 0  # fixes split, order, augmentation, initialization and dropout
     device: str | None = None  # by default a GPU if there is one
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs that have it
     compile: bool | None = None  # torch.compile; by default on GPUs only
@@ -104,14 +106,14 @@ class TrainConfig:
             if get_origin(kind) is Literal:
                 choices = get_args(kind)
                 self._require(field, getattr(self, field) in choices, f"one of {', '.join(map(str, choices))}")
-        for field in ("shift", "rotation", "jitter", "cutout", "colour_shift"):
+        for field in ("shift", "rotation", "jitter", "cutout", "color_shift"):
             self._require(field, getattr(self, field) >= 0, "at least 0")
         self._require("seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
         self._require("nesterov", self.momentum > 0 or not self.nesterov, "False without momentum")
         self._require("min_area", 0 < self.min_area <= 1, "in (0, 1]")
         self._require("max_resize", (self.max_resize or self.resize) >= self.resize, f"at least resize ({self.resize})")
         self._require("max_resize", self.max_resize is None or self.min_area == 1, "None beside min_area below 1")
-        self._require("colour_axes", len(self.colour_axes or ()) in (0, self.in_channels**2), "C x C numbers")
+        self._require("color_axes", len(self.color_axes or ()) in (0, self.in_channels**2), "C x C numbers")
         self._require("schedule", self.schedule != "plateau" or self.val_fraction > 0, "another without validation")
         self._require("freeze", 0 <= self.freeze <= 5, "from 0 to 5")
         self._require("workers", self.workers is None or self.workers >= 0, "at least 0")
@@ -140,6 +142,9 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """The inverse of `as_dict`.  Raises: ConfigError for a field that does not exist."""
+        values = {_RENAMED.get(name, name): value for name, value in values.items()}
+        if values.get("task") == "localise":
+            values["task"] = "localize"
         tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         try:
             return cls(**{**values, **tuples})
@@ -155,7 +160,7 @@ QUICK = replace(FAST, width=0.75, epochs=4)
 BEST = replace(FAST, width=2.0, epochs=12)
 
 # The tutorial's script: VGG-16-BN with the paper's head on 32x32 images. It drops the learning rate by steps, decays
-# every parameter, and normalises by a deviation that is not the data's per-pixel one.
+# every parameter, and normalizes by a deviation that is not the data's per-pixel one.
 ARTICLE = TrainConfig(
     model="vgg16_bn",
     width=1.0,
@@ -207,7 +212,7 @@ PHOTOS = TrainConfig(
 FINETUNE = replace(PHOTOS, model="vgg16", freeze=4, epochs=8, lr=0.01)
 
 # The paper's own training (section 3.1), of column A; the deeper ones start from it: --model vgg16 --init-from RUN. At
-# one scale; --max-resize 512 is its scale jitter. The input lies in 0..255, and only its mean colour is subtracted.
+# one scale; --max-resize 512 is its scale jitter. The input lies in 0..255, and only its mean color is subtracted.
 PAPER = TrainConfig(
     model="vgg11",
     width=1.0,
@@ -221,7 +226,7 @@ PAPER = TrainConfig(
     val_fraction=0.1,
     shift=0,
     flip="random",
-    colour_shift=0.1,
+    color_shift=0.1,
     epochs=74,
     batch_size=256,
     accumulate=8,
@@ -238,7 +243,7 @@ PAPER = TrainConfig(
 # Boxes in small images, enlarged so that the last map has 3x3 cells, from a network that knows ImageNet:
 # --init-from vgg16:features. The rate is that of vectors of length 1, which the head "grid" makes of the map.
 BOXES = TrainConfig(
-    task="localise",
+    task="localize",
     model="vgg16",
     width=1.0,
     head="grid",

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from vggnet.data.source import Source
-from vggnet.explanation.explaining import explain
+from vggnet.data.sources.source import Source
+from vggnet.interpret.explain import explain
 from vggnet.metrics import Answers
-from vggnet.report.explanations import Panel, overlaid
+from vggnet.models.vgg import VGG
+from vggnet.report.explanation_figures import Panel, overlaid
 from vggnet.report.page import Explanation
-from vggnet.vgg import VGG
-from vggnet.weights.files import load
+from vggnet.weights.checkpoint import load
 
 NUM_WRONG = NUM_RIGHT = 4
 

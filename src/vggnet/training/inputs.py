@@ -9,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggnet.data.arrays import SMALL, decode_all, decoded, named
-from vggnet.data.article import article_augment
-from vggnet.data.augment import BatchAugment
-from vggnet.data.cropping import random_resized_crop, scale_jittered_crop
-from vggnet.data.decode import StoredImage
+from vggnet.data.augmentation import BatchAugment
+from vggnet.data.crops import random_resized_crop, scale_jittered_crop
+from vggnet.data.decoded import SMALL, decode_all, decoded, named
+from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vggnet.data.source import Source
-from vggnet.data.stream import Stream
+from vggnet.data.sources.source import Source
+from vggnet.data.sources.stream import Stream
+from vggnet.data.tutorial_augmentation import article_augment
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.training.config import TrainConfig
-from vggnet.training.parallel import ALONE, Ranks
+from vggnet.training.distributed import ALONE, Ranks
 
 EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
-COLOUR_IMAGES = 1000  # from which the principal components of colours are measured, at most
+COLOR_IMAGES = 1000  # from which the principal components of colors are measured, at most
 
 
 def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
@@ -62,30 +62,30 @@ def pixel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     counts = [torch.bincount(pixels[:, c].flatten(), minlength=256).numpy() for c in range(pixels.shape[1])]
     means = [float(np.average(values, weights=count)) for count in counts]
     variances = [np.average((values - mean) ** 2, weights=count) for mean, count in zip(means, counts, strict=True)]
-    least = 1e-4  # of the deviation: images of one colour must not divide by zero
+    least = 1e-4  # of the deviation: images of one color must not divide by zero
     return tuple(round(mean, 4) for mean in means), tuple(max(round(float(v**0.5), 4), least) for v in variances)
 
 
-def with_colour_axes(config: TrainConfig, source: Source, preprocess: Preprocess) -> TrainConfig:
-    """The configuration with the axes of its colour shift, measured on up to COLOUR_IMAGES of the images if need be.
+def with_color_axes(config: TrainConfig, source: Source, preprocess: Preprocess) -> TrainConfig:
+    """The configuration with the axes of its color shift, measured on up to COLOR_IMAGES of the images if need be.
 
-    They are the eigenvectors of the covariance of the pixels' colours in [0, 1], each times its eigenvalue.
+    They are the eigenvectors of the covariance of the pixels' colors in [0, 1], each times its eigenvalue.
     """
-    if not config.colour_shift or config.colour_axes is not None:
+    if not config.color_shift or config.color_axes is not None:
         return config
     if isinstance(source, Stream):  # those of few groups
-        places = np.sort(source.order(np.arange(len(source)), seed=config.seed, epoch=0)[:COLOUR_IMAGES])
+        places = np.sort(source.order(np.arange(len(source)), seed=config.seed, epoch=0)[:COLOR_IMAGES])
     else:
-        places = np.unique(np.linspace(0, len(source) - 1, COLOUR_IMAGES).round().astype(np.int64))
+        places = np.unique(np.linspace(0, len(source) - 1, COLOR_IMAGES).round().astype(np.int64))
     count, total, square = 0, torch.zeros(config.in_channels).double(), torch.zeros(()).double()
     for pixels in _readable(config, source, preprocess, places.tolist()):
-        colours = pixels.flatten(1).double() / 255  # (C, pixels)
-        count, total, square = count + colours.shape[1], total + colours.sum(1), square + colours @ colours.T
+        colors = pixels.flatten(1).double() / 255  # (C, pixels)
+        count, total, square = count + colors.shape[1], total + colors.sum(1), square + colors @ colors.T
     if not count:
         raise DataError(f"{source.name}: none of the {len(places)} images that were tried can be read.")
     covariance = square / count - torch.outer(total, total) / count**2
     values, vectors = torch.linalg.eigh(covariance)
-    return replace(config, colour_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
+    return replace(config, color_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
 
 
 def _readable(config: TrainConfig, source: Source, preprocess: Preprocess, places: Iterable[int]) -> Iterator[Tensor]:
@@ -139,7 +139,7 @@ def make_val_batches(
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """A function of uint8 pixels on the device, their indices and the epoch: augmented and normalised float images."""
+    """A function of uint8 pixels on the device, their indices and the epoch: augmented and normalized float images."""
     done = config.augment == "article"  # by the view
     augment = BatchAugment() if done else make_augment(config, preprocess)
 
@@ -161,8 +161,8 @@ def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:
         flip=config.flip,
         rotation=config.rotation,
         jitter=config.jitter,
-        colour_shift=config.colour_shift,
-        colour_axes=config.colour_axes or (0.0,) * config.in_channels**2,
+        color_shift=config.color_shift,
+        color_axes=config.color_axes or (0.0,) * config.in_channels**2,
         cutout=config.cutout,
         fill=preprocess.mean,
         padding=config.padding,

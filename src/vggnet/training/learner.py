@@ -1,4 +1,4 @@
-"""What one step of training changes, and how: network, optimiser, average of the weights."""
+"""What one step of training changes, and how: network, optimizer, average of the weights."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vggnet.conv3x3.accelerate import accelerate
+from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.models.vgg import VGG, build
 from vggnet.training.config import TrainConfig
+from vggnet.training.distributed import ALONE, Ranks
 from vggnet.training.muon import Muon
-from vggnet.training.parallel import ALONE, Ranks
-from vggnet.vgg import VGG, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Learner:
                 self.ranks.copy_first(network.buffers())
 
     def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of logits (n, K) and labels (n,), summed: what to minimise, the loss without smoothing, number correct."""
+        """Of logits (n, K) and labels (n,), summed: what to minimize, the loss without smoothing, number correct."""
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum")
         logits = logits.detach()
         return loss, F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
@@ -95,7 +95,7 @@ def check_finite_weights(model: nn.Module) -> None:
 
 
 def build_model(config: TrainConfig, num_classes: int) -> VGG:
-    """The network of a run, initialised from its seed."""
+    """The network of a run, initialized from its seed."""
     torch.manual_seed(config.seed)
     return build(
         config.model,
@@ -104,13 +104,13 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
         in_channels=config.in_channels,
         width=config.width,
         dropout=config.dropout,
-        boxes=config.boxes if config.task == "localise" else None,
+        boxes=config.boxes if config.task == "localize" else None,
         init=config.init,
     )
 
 
 def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learner:
-    """Move the model to its device and give it an optimiser. It starts as it is in the first of the processes."""
+    """Move the model to its device and give it an optimizer. It starts as it is in the first of the processes."""
     device = choose_device(config.device)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ranks.copy_first(model.state_dict().values())

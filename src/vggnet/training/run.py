@@ -12,13 +12,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vggnet.atomic import write_text
-from vggnet.data.opening import STREAM
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.opening import STREAM
 from vggnet.errors import RunError, StorageError
+from vggnet.files import write_text
 from vggnet.training.config import TrainConfig
-from vggnet.training.fit import Row
-from vggnet.weights.files import FILE_NAME
+from vggnet.training.loop import Row
+from vggnet.weights.checkpoint import FILE_NAME
 
 CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
 CHOICES = "choices.json"

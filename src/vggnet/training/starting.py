@@ -6,22 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vggnet.data.arrays import SMALL
-from vggnet.data.opening import open_source
+from vggnet.data.decoded import SMALL
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.heads import takes
+from vggnet.models.heads import takes
 from vggnet.training.config import PRESETS, TrainConfig
 from vggnet.training.learner import is_frozen
-from vggnet.weights.files import describe
+from vggnet.weights.checkpoint import describe
 
 
 def suggest_preset(data: str | Path, init_from: Path | str | None = None, task: str | None = None) -> str:
     """`digits` for the digits, `fast` for small images, `photos` for larger ones, `finetune` for these from weights.
 
-    `boxes` for the task "localise" from weights, whatever the images.
+    `boxes` for the task "localize" from weights, whatever the images.
     Raises: DataError.
     """
-    if task == "localise" and init_from is not None:
+    if task == "localize" and init_from is not None:
         return "boxes"
     if str(data) == "digits":
         return "digits"

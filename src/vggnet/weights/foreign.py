@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vggnet.data.preprocess import IMAGENET_STD, Preprocess
 from vggnet.errors import WeightsError
-from vggnet.table1 import COLUMN_OF_NAME, layers
-from vggnet.vgg import Architecture
+from vggnet.models.table1 import COLUMN_OF_NAME, layers
+from vggnet.models.vgg import Architecture
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB; Oxford's mean pixel, also Keras Applications'
 
@@ -42,7 +42,7 @@ def caffe_input(conv1_1: Tensor, keep_bgr: bool) -> tuple[Tensor, Preprocess | N
 
     With `keep_bgr` the kernel stays as it is. Otherwise order and scale are folded into it: for RGB images that are
     divided by ImageNet's deviation s it is W[:, ::-1] * 255 s, the same answer at every pixel. The mean stays in the
-    preprocessing: the layer pads with zeros, which stand for the mean colour, so that a bias could replace it only
+    preprocessing: the layer pads with zeros, which stand for the mean color, so that a bias could replace it only
     inside the image. A first layer of other than three channels is left alone, without preprocessing.
     """
     if conv1_1.ndim != 4 or conv1_1.shape[1] != 3:

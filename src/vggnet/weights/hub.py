@@ -13,9 +13,9 @@ from huggingface_hub.errors import (
 )
 
 from vggnet.errors import WeightsError
-from vggnet.vgg import VGG
-from vggnet.weights.checking import one_line
-from vggnet.weights.files import FILE_NAME, load, save
+from vggnet.models.vgg import VGG
+from vggnet.weights.checkpoint import FILE_NAME, load, save
+from vggnet.weights.validation import one_line
 
 TIMEOUT = 5.0  # seconds
 CARD = """---

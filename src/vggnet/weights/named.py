@@ -7,8 +7,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from vggnet.cache import cache_folder
-from vggnet.weights.known import KNOWN, Known
+from vggnet.files import cache_folder
+from vggnet.weights.registry import KNOWN, Known
 
 SHIPPED = Path(__file__).parent / "shipped"
 DEFAULT = "vgg8_bn-cifar10-fast"  # what a picture is answered by if no weights are named

@@ -2,7 +2,7 @@
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError
-from vggnet.vgg import VGG
+from vggnet.models.vgg import VGG
 
 
 def preprocess_of(network: VGG) -> Preprocess:

@@ -3,16 +3,16 @@
 import torch
 
 from vggnet.errors import WeightsError
-from vggnet.table1 import resolve
-from vggnet.vgg import VGG
-from vggnet.weights.adapting import FIRST
+from vggnet.models.table1 import resolve
+from vggnet.models.vgg import VGG
+from vggnet.weights.adaptation import FIRST
 
 FIRST_FOUR = ("1_1", "2_1", "3_1", "3_2")  # convolutions of column A, which deeper networks start with
 
 
 @torch.no_grad()
 def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
-    """Copy the weights of `given` into `model`, and return the names of what keeps its own initialisation.
+    """Copy the weights of `given` into `model`, and return the names of what keeps its own initialization.
 
     All convolutions (and their norms) must fit, unless `given` is column A and `model` a deeper one: it then starts
     with A's first four convolutions, as the paper's did (section 3.1). Of the head, each tensor of the same name and

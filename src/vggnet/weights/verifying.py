@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vggnet.weights.converting import sha256
-from vggnet.weights.files import load, locate, read_notes
+from vggnet.weights.checkpoint import load, locate, read_notes
+from vggnet.weights.conversion import sha256
 
 
 @dataclass(frozen=True, kw_only=True)

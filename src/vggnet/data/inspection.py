@@ -1,0 +1,143 @@
+"""What is in a data set: counts, sizes, statistics, and every image that cannot be read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggnet.data.sources.opening import open_source, source_splits
+from vggnet.data.sources.source import Source
+from vggnet.errors import DataError, ImageError
+
+_SPLITS = ("train", "val", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInspection:
+    """One split. Sizes, mean and std are over the readable images alone, and None if there are none."""
+
+    split: str
+    num_images: int  # readable or not
+    images_per_class: dict[str, int]
+    min_size: tuple[int, int] | None  # pixels, width and height apart from each other
+    median_size: tuple[int, int] | None
+    max_size: tuple[int, int] | None
+    mean: tuple[float, ...] | None  # of all pixels, R G B, in [0, 1]
+    std: tuple[float, ...] | None
+    unreadable: tuple[str, ...]  # one line an image: where it lies and why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """A data set, split by split."""
+
+    data: str
+    splits: tuple[SplitInspection, ...]
+    ignored: tuple[str, ...]  # files that are not taken for images, by their name or place
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def as_table(self) -> str:
+        """Text for a terminal: one line a split, then one line a class, then the unreadable images."""
+        header = ["split", "images", "unreadable", "smallest", "median", "largest", "mean (R G B)", "std (R G B)"]
+        lines = [self.data, "", *_aligned([header, *(_row(split) for split in self.splits)])]
+        classes = list(dict.fromkeys(name for split in self.splits for name in split.images_per_class))
+        counts = [[name, *(str(split.images_per_class.get(name, 0)) for split in self.splits)] for name in classes]
+        lines += ["", *_aligned([["class", *(split.split for split in self.splits)], *counts])]
+        unreadable = [message for split in self.splits for message in split.unreadable]
+        if unreadable:
+            lines += ["", "unreadable:", *unreadable]
+        if self.ignored:
+            lines += ["", "ignored, by their names or because they lie in no class folder:", *self.ignored]
+        return "\n".join(lines)
+
+
+def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
+    """Read every image of the splits train, val, validation and test of a data set (`spec` as in open_source).
+
+    Images that cannot be read are reported, not raised. `progress` is called after each image with the number of images
+    done and to do, of all splits together.
+    Raises: DataError if the data set cannot be opened, or has none of these splits.
+    """
+    found = source_splits(spec)
+    splits = [split for split in _SPLITS if split in found]
+    if not splits:
+        raise DataError(f"{spec}: the splits are {', '.join(found)}; expected at least one of {', '.join(_SPLITS)}.")
+    sources = [open_source(spec, split) for split in splits]
+    total, done = sum(map(len, sources)), count(1)
+
+    def tick() -> None:
+        if progress:
+            progress(next(done), total)
+
+    ignored = dict.fromkeys(file for source in sources for file in source.ignored())
+    inspected = tuple(_inspect_split(source, tick) for source in sources)
+    return Inspection(data=str(spec), splits=inspected, ignored=tuple(ignored))
+
+
+def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:
+    sizes: list[tuple[int, int]] = []
+    histograms = np.zeros((3, 256), dtype=np.int64)  # exact: the statistics do not depend on the order of the images
+    unreadable: list[str] = []
+    for index in range(len(source)):
+        try:
+            image = source.read(index)
+        except ImageError as error:
+            unreadable.append(str(error))
+        else:
+            sizes.append(image.size)
+            histograms += np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
+        tick()
+    mean, std = _statistics(histograms) if sizes else (None, None)
+    return SplitInspection(
+        split=source.split,
+        num_images=len(source),
+        images_per_class=dict(
+            zip(source.classes, np.bincount(source.labels, minlength=len(source.classes)).tolist(), strict=True)
+        ),
+        min_size=_size(np.min, sizes),
+        median_size=_size(np.median, sizes),
+        max_size=_size(np.max, sizes),
+        mean=mean,
+        std=std,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _statistics(histograms: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, values scaled to [0, 1], from (3, 256) counts."""
+    values = np.arange(256) / 255
+    weights = histograms / histograms.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    variance = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+
+
+def _size(summary: Callable[..., Any], sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    if not sizes:
+        return None
+    width, height = summary(np.array(sizes), axis=0)
+    return int(width), int(height)
+
+
+def _row(split: SplitInspection) -> list[str]:
+    sizes = (split.min_size, split.median_size, split.max_size)
+    statistics = (split.mean, split.std)
+    return [
+        split.split,
+        str(split.num_images),
+        str(len(split.unreadable)),
+        *("x".join(map(str, size)) if size else "-" for size in sizes),
+        *(" ".join(f"{value:.4f}" for value in values) if values else "-" for values in statistics),
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

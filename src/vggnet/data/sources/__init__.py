@@ -1,0 +1,1 @@
+"""Where labeled images come from: one file per storage format."""

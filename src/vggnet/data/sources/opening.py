@@ -1,0 +1,72 @@
+"""From what a user writes after `--data` to a source."""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
+from vggnet.data.sources.image_folder import folder_splits, open_folder
+from vggnet.data.sources.source import Source
+from vggnet.errors import DataError
+
+_HUB_ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+STREAM = "stream:"  # before a name, id or folder
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def open_source(spec: str | Path, split: str) -> Source:
+    """One split of the data set that `spec` names.
+
+    "digits"; "cifar10" or "cifar100" (parquet files in $VGGNET_DATA/<name>, default ~/.cache/vggnet/data/<name>, else
+    the hub); a folder with parquet files, or of class folders; a Hugging Face id with one slash. With "stream:" before
+    it a name, an id, or a folder with parquet files or WebDataset tars is read a group of images at a time (`Stream`).
+    Raises: DataError if it is none of these, or the split is missing, empty or malformed.
+    """
+    return _resolve(spec)[0](split)
+
+
+def source_splits(spec: str | Path) -> tuple[str, ...]:
+    """The splits of the data set that `spec` names, as in open_source.  Raises: DataError, as there."""
+    return _resolve(spec)[1]()
+
+
+def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
+    """How to open a split, and how to list the splits."""
+    if spec == "digits":
+        return open_digits, lambda: DIGITS_SPLITS
+
+    from vggnet.data.sources.parquet import hub_splits, open_hub, open_parquet, parquet_files  # heavy
+
+    if isinstance(spec, str) and spec.startswith(STREAM):
+        from vggnet.data.sources.shards import find_shards, open_shards
+
+        place = _place(spec.removeprefix(STREAM))
+        return partial(open_shards, *place), lambda: tuple(find_shards(*place).files)
+    folder, dataset_id = _place(spec)
+    if dataset_id is not None:
+        return partial(open_hub, dataset_id, folder=folder), partial(hub_splits, dataset_id, folder=folder)
+    assert folder is not None
+    if parquet_files(folder):
+        return partial(open_parquet, folder), lambda: tuple(parquet_files(folder))
+    return partial(open_folder, folder), partial(folder_splits, folder)
+
+
+def _place(spec: str | Path) -> tuple[Path | None, str | None]:
+    """A folder; or a Hugging Face id, after the folder that was looked into before, if any.  Raises: DataError."""
+    from vggnet.data.sources.parquet import parquet_files
+
+    if isinstance(spec, str) and spec in _HUB_ALIASES:
+        folder = Path(os.environ.get("VGGNET_DATA", "~/.cache/vggnet/data")).expanduser() / spec
+        return folder, None if parquet_files(folder) else _HUB_ALIASES[spec]
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return folder, None
+    if isinstance(spec, str) and not folder.exists() and _HUB_ID.fullmatch(spec):
+        return None, spec
+    found = "not a folder" if folder.exists() else "no such folder"
+    raise DataError(
+        f"{spec}: {found}; expected digits, cifar10, cifar100, a folder of parquet files or of class folders, "
+        "or a Hugging Face id such as uoft-cs/cifar10."
+    )

@@ -1,0 +1,75 @@
+"""Atomic file writes, and the folder for caches."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from vggnet.errors import StorageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, it takes the place of `path`.
+
+    File and folder are flushed to the disk before and after the rename, so that a kill or a power cut leaves either
+    the old file or the new one. When the block fails, the temporary file is removed. The file gets the permissions
+    that the umask gives to new files, whoever writes it.
+    Raises: StorageError if the disk refuses (full, read-only, not permitted).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(permissions)  # safetensors' writer replaces it by a file for its owner alone
+        _flush(temporary)
+        os.replace(temporary, path)  # noqa: PTH105 (the one call that tests kill at)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error}). What was there before is unchanged; make room or choose another "
+            "folder, then try again."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`.  Raises: StorageError."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """$VGGNET_CACHE, or a folder `vggnet` where the platform keeps caches ($XDG_CACHE_HOME or ~/.cache on Linux)."""
+    given = os.environ.get("VGGNET_CACHE")
+    if given:
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        place = "~/Library/Caches"
+    else:
+        place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(place).expanduser() / "vggnet"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,351 @@
+"""A network layer by layer: sizes, parameters, work, memory, and how much of the image each layer sees."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from vggnet.errors import ConfigError
+from vggnet.models.heads import AtLeastPooledSize, OneCellMap, ScoreMap
+from vggnet.models.table1 import TOTAL_STRIDE, resolve
+from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.weights.named import find
+from vggnet.weights.registry import KNOWN
+
+FLOAT = 4  # bytes of a number in float32
+Kind = Literal["input", "conv", "lrn", "pool", "flatten", "fc", "average"]
+Window = tuple[int | None, int | None, int | None]  # kernel, stride, padding
+NO_WINDOW: Window = (None, None, None)
+HEADINGS = (
+    "stage", "layer", "output", "kernel/ stride/ padding", "channels", "remark", "parameters", "MACs (M)",
+    "memory (KiB)", "receptive field",
+)  # fmt: skip
+WORDS = (0, 1, 2, 3, 5)  # the columns that are text, by their place in HEADINGS
+NOTES = (
+    "MACs: multiply-adds of convolutions and fully connected layers for one image.",
+    "Memory: a layer's output in float32 for one image; the total has the image as well.",
+    "Receptive field: side of the square of pixels that one output depends on. Near an edge part of it is padding.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One line of the table, for one image. Batch norm, ReLU and dropout are remarks of the layer before them."""
+
+    stage: str  # input, block 1 .. block 5, head
+    layer: str  # the paper's name
+    kind: Kind
+    output: tuple[int, ...]  # (C, H, W); (C,) after flattening
+    kernel: int | None = None  # cells of the layer's input, as are the next two; None where there is no window
+    stride: int | None = None  # None also if the windows of an adaptive pool differ; `kernel` is then the largest
+    padding: int | None = None
+    remark: str = ""
+    parameters: int = 0  # with those of its batch norm
+    macs: int = 0  # multiply-adds of convolutions and fully connected layers; the additions of biases are not counted
+    activation_bytes: int = 0  # of the output in float32; 0 for flatten, which copies nothing
+    receptive_field: int  # pixels of the image that one output depends on, in each direction; padding counts
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.output[0]
+
+    def as_cells(self) -> tuple[str, ...]:
+        """Text for people, below HEADINGS."""
+        window = "" if self.stride is None else f"{self.kernel}x{self.kernel}/{self.stride}/{self.padding}"
+        return (
+            self.stage,
+            self.layer,
+            "x".join(map(str, self.output)),
+            window,
+            f"{self.channels}",
+            self.remark,
+            f"{self.parameters:,}" if self.parameters else "",
+            _millions(self.macs) if self.macs else "",
+            _kibibytes(self.activation_bytes) if self.activation_bytes else "",
+            f"{self.receptive_field}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTable:
+    """A network and its rows, from the image to the scores."""
+
+    model: str
+    column: str  # of Table 1
+    head: str
+    width: float
+    num_classes: int
+    size: int  # pixels, both sides of the image
+    rows: tuple[LayerRow, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole network."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Of the image and all rows together, one image in float32."""
+        return sum(row.activation_bytes for row in self.rows)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of a file with all parameters in float32."""
+        return FLOAT * self.parameters
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        width = "" if self.width == 1 else f", width {self.width:g}"
+        classes = f", {self.num_classes:,} classes" if self.num_classes else ""
+        return f"{self.model} (column {self.column}){width}, head {self.head}{classes}, {self.size}x{self.size} pixels"
+
+    def row(self, layer: str) -> LayerRow:
+        """By the paper's name."""
+        return next(row for row in self.rows if row.layer == layer)
+
+    def totals(self) -> tuple[str, ...]:
+        """Text for people, below HEADINGS."""
+        sums = (f"{self.parameters:,}", _millions(self.macs), _kibibytes(self.activation_bytes))
+        return ("total", "", "", "", "", "", *sums, "")
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        """What people ask first: name and text."""
+        facts = [
+            ("parameters", f"{self.parameters:,}"),
+            ("file in float32", f"{self.weights_bytes / 1e6:,.1f} MB ({self.weights_bytes / 2**20:,.1f} MiB)"),
+            ("MACs for one image", f"{self.macs / 1e9:,.3f} G"),
+            ("outputs of all layers", f"{self.activation_bytes / 2**20:,.1f} MiB for one image in float32"),
+        ]
+        for part, in_head in (("blocks 1 to 5", False), ("head", True)):
+            rows = [row for row in self.rows if (row.stage == "head") == in_head]
+            parameters, macs = sum(row.parameters for row in rows), sum(row.macs for row in rows)
+            if parameters:
+                share, work = 100 * parameters / self.parameters, 100 * macs / self.macs
+                facts.append((part, f"{parameters:,} parameters ({share:.1f} %), {work:.1f} % of the MACs"))
+        return tuple(facts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; sums as well."""
+        sums = ("parameters", "macs", "activation_bytes", "weights_bytes")
+        return {**asdict(self), **{name: getattr(self, name) for name in sums}}
+
+    def as_json(self) -> str:
+        """All of it as one JSON object."""
+        return json.dumps(self.as_dict())
+
+
+def layer_table(
+    network: VGG | Path | str = "vgg16",
+    *,
+    size: int | None = None,
+    head: str | None = None,
+    width: float | None = None,
+    num_classes: int | None = None,
+) -> LayerTable:
+    """Every layer of a network, computed from the network itself; no weight is made or read.
+
+    network: a VGG, a model's name (`vgg16`, `D`), a run folder, a `.safetensors` file, or a name of `vgg weights list`,
+        which need not have been fetched.
+    size: pixels of both sides of the image; by default what the weights were trained on, 32 for the heads `cifar` and
+        `folded`, else 224.
+    head, width, num_classes: for a model's name alone, as in `vggnet.build`; by default the paper's head and 1000
+        classes, but for `vgg8_bn`, which is made for 32x32 images, the head `cifar`, and 10 classes for 32x32 images.
+    Raises: ConfigError for an unknown name, a size below 32, or an option that has no meaning; InputError for a size
+        that the head cannot take; WeightsError if there is no such file.
+    """
+    if isinstance(network, VGG):
+        options, crop = {"head": head, "width": width, "num_classes": num_classes}, None
+        _refuse(options, "a network that is built")
+        built = network
+    else:
+        architecture, crop = _architecture(str(network), head, width, num_classes)
+        built = empty(architecture)
+    of = built.architecture
+    if size is None:
+        size = crop or (TOTAL_STRIDE if of.head in ("cifar", "folded") else 224)
+    if size < TOTAL_STRIDE:
+        raise ConfigError(f"the input has {size} pixels a side, but five pools need at least {TOTAL_STRIDE}.")
+    return LayerTable(
+        model=of.name,
+        column=resolve(of.name).column,
+        head=of.head,
+        width=of.width,
+        num_classes=of.num_classes,
+        size=size,
+        rows=tuple(_rows(built, size)),
+    )
+
+
+def _architecture(
+    name: str, head: str | None, width: float | None, num_classes: int | None
+) -> tuple[Architecture, int | None]:
+    """What a name or file stands for, and the pixels that its weights expect, if they say so."""
+    options = {"head": head, "width": width, "num_classes": num_classes}
+    is_here = find(name) is not None or Path(name).exists()
+    if name in KNOWN and not is_here:
+        _refuse(options, name)
+        known = KNOWN[name]
+        return Architecture(name=known.model, head="none" if known.top1 is None else "paper"), None
+    if is_here or os.sep in name or name.endswith(".safetensors"):
+        from vggnet.weights.checkpoint import describe  # takes torchvision, which takes a second
+
+        _refuse(options, name)
+        architecture, _, preprocess = describe(name)
+        return architecture, preprocess.crop if preprocess else None
+    network = resolve(name)
+    head = head or ("cifar" if network.column == "S" else "paper")
+    classes = num_classes if num_classes is not None else 10 if head in ("cifar", "folded") else 1000
+    return Architecture(name=network.name, head=head, width=1.0 if width is None else width, num_classes=classes), None
+
+
+def _refuse(options: dict[str, Any], name: str) -> None:
+    """Raises: ConfigError if an option is given beside a network that has its own."""
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} has its own {option}, so {option} {value} has no meaning; leave it out.")
+
+
+def _rows(network: VGG, size: int) -> Iterator[LayerRow]:
+    """Shape and receptive field are carried from layer to layer: Araujo et al. (2019), Distill, equations 2 and 3."""
+    channels = network.architecture.in_channels
+    colors = {1: "gray", 3: "RGB"}.get(channels, "")
+    row = LayerRow(
+        stage="input", layer="input", kind="input", output=(channels, size, size), remark=colors,
+        activation_bytes=FLOAT * channels * size**2, receptive_field=1,
+    )  # fmt: skip
+    jump = 1  # pixels of the image between neighbors of the map
+    for name, module in network.features.named_children():
+        if _is_remark(module):
+            row = _remarked(row, module)
+        else:
+            yield row
+            row, jump = _next(row, f"block {_block(name)}", name, module, jump)
+    whole = row.receptive_field + (row.output[-1] - 1) * jump  # of what sees the whole map
+    for name, module in network.head.named_children():
+        if _is_remark(module):
+            row = _remarked(row, module)
+        elif isinstance(module, AtLeastPooledSize):
+            _ask(module, row)
+        else:
+            yield row
+            row, jump = _next(row, "head", name, module, jump)
+            if row.kind in ("flatten", "fc", "average"):
+                row = replace(row, receptive_field=whole)
+    outputs = {None: "class scores", "shared": "a box", "per_class": "a box for each class"}
+    ends = "feature map" if network.architecture.head == "none" else outputs[network.architecture.boxes]
+    yield replace(row, remark=_joined(row.remark, ends))
+
+
+def _next(row: LayerRow, stage: str, name: str, module: nn.Module, jump: int) -> tuple[LayerRow, int]:
+    """The row of `module`, which follows `row`, and the jump of its map."""
+    kind, output, window, remark = _shape(module, row)
+    kernel, stride, padding = window
+    macs = 0
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        macs = module.weight[0].numel() * _product(output)  # a filter is applied for every number of the output
+    following = LayerRow(
+        stage=stage,
+        layer=name,
+        kind=kind,
+        output=output,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        remark=remark,
+        parameters=_num_parameters(module),
+        macs=macs,
+        activation_bytes=0 if kind == "flatten" else FLOAT * _product(output),
+        receptive_field=row.receptive_field + ((kernel or 1) - 1) * jump,
+    )
+    return following, jump * (stride or 1)
+
+
+def _shape(module: nn.Module, row: LayerRow) -> tuple[Kind, tuple[int, ...], Window, str]:
+    """Kind, output, window and remark of a layer on the output of `row`."""
+    channels, before = row.output[0], row.output[-1]
+    match module:
+        case nn.Conv2d(kernel_size=(kernel, _), stride=(stride, _), padding=(int(padding), _)):
+            side = (before + 2 * padding - kernel) // stride + 1
+            return "conv", (module.out_channels, side, side), (kernel, stride, padding), ""
+        case nn.MaxPool2d(kernel_size=int(kernel), stride=int(stride)):
+            side = (before - kernel) // stride + 1
+            return "pool", (channels, side, side), (kernel, stride, 0), "maximum"
+        case nn.LocalResponseNorm():
+            return "lrn", row.output, NO_WINDOW, f"over {module.size} channels"
+        case nn.AdaptiveAvgPool2d(output_size=int(side)):
+            return "pool", (channels, side, side), *_averaging(before, side)
+        case nn.Flatten() | OneCellMap():
+            _ask(module, row)
+            return "flatten", (_product(row.output),), NO_WINDOW, " x ".join(map(str, row.output))
+        case nn.Linear():
+            return "fc", (module.out_features,), NO_WINDOW, ""
+        case ScoreMap():
+            return "average", (channels,), NO_WINDOW, "mean over the map"
+    raise AssertionError(module)
+
+
+def _averaging(before: int, side: int) -> tuple[Window, str]:
+    """PyTorch's adaptive pool: cell i of n is the mean of rows floor(i h / n) to ceil((i + 1) h / n) - 1."""
+    if before == side:
+        return NO_WINDOW, f"the map has {side}x{side} already"
+    if before == 1:
+        return NO_WINDOW, f"repeats the one cell {side**2} times"
+    if before % side == 0:
+        return (before // side, before // side, 0), "mean"
+    largest = max(-(-(cell + 1) * before // side) - cell * before // side for cell in range(side))
+    return (largest, None, 0), f"mean of at most {largest}x{largest} cells"
+
+
+def _is_remark(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d | nn.ReLU | nn.Dropout)
+
+
+def _remarked(row: LayerRow, module: nn.Module) -> LayerRow:
+    """`row` followed by a layer of no line of its own."""
+    word = f"dropout {module.p:g}" if isinstance(module, nn.Dropout) else "ReLU"
+    if isinstance(module, nn.BatchNorm2d):
+        word = "batch norm"
+    return replace(row, remark=_joined(row.remark, word), parameters=row.parameters + _num_parameters(module))
+
+
+def _ask(module: nn.Module, row: LayerRow) -> None:
+    """Raises: InputError if the layer refuses a map of this size."""
+    module(torch.empty(1, *row.output, device="meta"))
+
+
+def _block(name: str) -> str:
+    """`3` of `conv3_2` and `pool3`."""
+    return name.partition("_")[0][-1]
+
+
+def _joined(remark: str, more: str) -> str:
+    return f"{remark}, {more}" if remark else more
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:,.1f}" if macs >= 1e5 else f"{macs / 1e6:.3f}"
+
+
+def _kibibytes(num_bytes: int) -> str:
+    kibibytes = num_bytes / 1024
+    return f"{kibibytes:,.0f}" if kibibytes >= 100 else f"{kibibytes:.1f}" if kibibytes >= 1 else f"{kibibytes:.2g}"

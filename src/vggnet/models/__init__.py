@@ -1,0 +1,1 @@
+"""The networks: Table 1 as data, heads, exact conversions, initialization."""

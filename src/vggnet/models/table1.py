@@ -1,0 +1,108 @@
+"""Table 1 of the VGG paper as data, its shallow net, a column of our own, and the networks' names. No PyTorch here.
+
+Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015,
+arXiv:1409.1556v6).
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from vggnet.errors import ConfigError
+
+LRN: Literal["LRN"] = "LRN"
+
+# Each entry: the layers of one block, in order; a number is a convolution's kernel size. A ReLU follows every
+# convolution (before LRN), a 2x2 max-pool of stride 2 ends every block.
+TABLE_1: dict[str, tuple[tuple[int | Literal["LRN"], ...], ...]] = {
+    "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "A-LRN": ((3, LRN), (3,), (3, 3), (3, 3), (3, 3)),
+    "B": ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+}
+WIDTHS = (64, 128, 256, 512, 512)  # output channels of blocks 1..5, the same in every column
+# Section 4.1's shallow net, which the paper compares with B: each pair of 3x3 convolutions is one 5x5.
+SHALLOW_B = ((5,), (5,), (5,), (5,), (5,))
+# Column S is ours, not the paper's, and made for 32x32 images: output channels of the 3x3 convolutions of its blocks.
+# It has few where the map is largest, most at 16x16 and 8x8, and grows before a pool rather than after it.
+SMALL_IMAGES = ((32, 64), (64, 256), (256, 256), (256,), ())
+FC_WIDTH = 4096  # outputs of fc6 and fc7
+POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
+TOTAL_STRIDE = 32  # five pools of stride 2
+
+COLUMN_OF_NAME = {
+    "vgg11": "A",
+    "vgg11_lrn": "A-LRN",
+    "vgg13": "B",
+    "vgg16_1x1": "C",
+    "vgg16": "D",
+    "vgg19": "E",
+    "vgg13_5x5": "B-5x5",
+    "vgg8": "S",
+}
+# "Batch norm after each convolution" is younger than the paper; column A-LRN has its own normalization.
+MODEL_NAMES = (
+    *(name for name, column in COLUMN_OF_NAME.items() if column != "S"),
+    *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column not in ("A-LRN", "B-5x5")),
+)
+
+
+class Network(NamedTuple):
+    """What a model name stands for."""
+
+    name: str
+    column: str
+    batch_norm: bool
+
+
+def resolve(name: str) -> Network:
+    """A model name (`vgg16_bn`) or a column letter (`D`, `D_bn`) -> its network.
+
+    Raises: ConfigError for any other name, listing those that exist.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"a model's name is a string such as 'vgg16', not {name!r}.")
+    base, batch_norm = (name[:-3], True) if name.lower().endswith("_bn") else (name, False)
+    for known, column in COLUMN_OF_NAME.items():
+        if base.lower() == known or base.upper() == column:
+            full_name = f"{known}_bn" if batch_norm else known
+            if full_name in MODEL_NAMES:
+                return Network(full_name, column, batch_norm)
+    raise ConfigError(
+        f"unknown model {name!r}. The models are {', '.join(MODEL_NAMES)}; "
+        f"the paper's column letters {', '.join(TABLE_1)} are accepted too (with _bn for batch norm)."
+    )
+
+
+class Layer(NamedTuple):
+    """One layer of a column: `kind` is "conv", "lrn" or "pool"; `kernel` is 0 for LRN."""
+
+    kind: Literal["conv", "lrn", "pool"]
+    block: int
+    number: int  # of the convolution within its block, from 1; for a pool, 0
+    kernel: int
+    channels: int  # outputs
+
+
+def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
+    """The layers of a column in order. `width` multiplies the channels of the convolutions."""
+    channels = 0
+    for block, members in enumerate(_blocks(column), start=1):
+        number = 0
+        for kernel, outputs in members:
+            if kernel == LRN:
+                yield Layer("lrn", block, number, 0, channels)
+            else:
+                number += 1
+                channels = max(1, round(outputs * width))
+                yield Layer("conv", block, number, int(kernel), channels)
+        yield Layer("pool", block, 0, 2, channels)
+
+
+def _blocks(column: str) -> list[list[tuple[int | Literal["LRN"], int]]]:
+    """Kernel size and output channels of each convolution, block by block."""
+    if column == "S":
+        return [[(3, outputs) for outputs in block] for block in SMALL_IMAGES]
+    blocks = SHALLOW_B if column == "B-5x5" else TABLE_1[column]
+    return [[(kernel, outputs) for kernel in block] for outputs, block in zip(WIDTHS, blocks, strict=True)]

@@ -1,0 +1,211 @@
+"""The VGG network: Table 1's features and a head."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vggnet.errors import ConfigError, InputError
+from vggnet.models.heads import build_head, dense_from_paper, folded_from_paper, paper_from_dense
+from vggnet.models.initialization import INITIALIZERS, initialize
+from vggnet.models.table1 import TOTAL_STRIDE, layers, resolve
+
+if TYPE_CHECKING:
+    from vggnet.data.preprocess import Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that fixes a network's shape; saved with its weights.
+
+    Raises: ConfigError for an unknown name or a number out of range.
+    """
+
+    name: str = "vgg16"
+    num_classes: int = 1000  # 0 if there is no head
+    head: str = "paper"
+    in_channels: int = 3
+    width: float = 1.0  # multiplies the channels of the convolutions
+    dropout: float = 0.5  # of the three-layer heads
+    # What the outputs are: class scores (None), or boxes (paper, appendix A), one for all classes or one for each.
+    boxes: Literal["shared", "per_class"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", resolve(self.name).name)
+        if self.head == "none":
+            object.__setattr__(self, "num_classes", 0)
+        for field in ("in_channels",) if self.head == "none" else ("num_classes", "in_channels"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{field} is {value!r}; it must be a whole number of at least 1.")
+        for field in ("width", "dropout"):
+            if not isinstance(getattr(self, field), int | float):
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must be a number.")
+        if not 0 < self.width <= 16:
+            raise ConfigError(f"width is {self.width}; it multiplies the channels and must lie in (0, 16].")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it is a probability in [0, 1).")
+        if self.boxes not in (None, "shared", "per_class"):
+            raise ConfigError(f"boxes is {self.boxes!r}; it must be shared, per_class, or None for class scores.")
+
+    @property
+    def num_outputs(self) -> int:
+        """Of the last layer: a score for each class, or four numbers for each box."""
+        return {None: self.num_classes, "shared": 4, "per_class": 4 * self.num_classes}[self.boxes]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class VGG(nn.Module):
+    """VGG classifier (arXiv:1409.1556, Table 1).
+
+    Shapes: images (N, in_channels, H, W), H and W at least 32, normalized -> logits (N, num_classes); of a network that
+    gives boxes (N, 4) or (N, 4 num_classes), four numbers a class: center x and y, width, height, in units of the crop;
+    with the head "none" the map of pool5, (N, C, H // 32, W // 32).
+    Layers carry the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
+    place, so any of them can be hooked.
+    Differs from the paper: optional batch norm after each convolution; heads other than the paper's.
+    Raises: InputError if the images are too small or have another number of channels.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.classes: tuple[str, ...] | None = None
+        self.preprocess: Preprocess | None = None
+        network = resolve(architecture.name)
+        self.features = nn.Sequential()
+        channels = architecture.in_channels
+        for layer in layers(network.column, architecture.width):
+            place = f"{layer.block}_{layer.number}"
+            if layer.kind == "conv":
+                conv = nn.Conv2d(channels, layer.channels, layer.kernel, padding=layer.kernel // 2)
+                self.features.add_module(f"conv{place}", conv)
+                if network.batch_norm:
+                    self.features.add_module(f"bn{place}", nn.BatchNorm2d(layer.channels))
+                self.features.add_module(f"relu{place}", nn.ReLU())
+            elif layer.kind == "lrn":
+                # Krizhevsky (2012): n = 5, alpha = 1e-4, beta = 0.75, k = 2. PyTorch divides its alpha by n.
+                self.features.add_module(f"lrn{place}", nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
+            else:
+                self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(2))
+            channels = layer.channels
+        self.head = build_head(
+            architecture.head, channels=channels, num_classes=architecture.num_outputs, dropout=architecture.dropout
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without a head."""
+        return self.architecture.num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes; without a head the map of pool5."""
+        self._check(images)
+        return self.head(self.features(images))  # type: ignore[no-any-return]
+
+    def _check(self, images: Tensor) -> None:
+        if next(self.parameters()).is_meta and not images.is_meta:
+            raise InputError("the model was built without weights (init=None). Load some, or build it with init='he'.")
+        expected = self.architecture.in_channels
+        if images.ndim != 4 or images.shape[1] != expected:
+            raise InputError(
+                f"{self.architecture.name} takes images of shape (N, {expected}, H, W), but got "
+                f"{tuple(images.shape)}. Convert the images, or build the model with in_channels=C."
+            )
+        if min(images.shape[2:]) < TOTAL_STRIDE:
+            raise InputError(
+                f"{self.architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x"
+                f"{TOTAL_STRIDE} pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in PyTorch; a model built with `init=None` (on the meta device) takes the given tensors as its own."""
+        on_meta = any(parameter.is_meta for parameter in self.parameters())
+        return super().load_state_dict(state_dict, strict=strict, assign=assign or on_meta)
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    head: str = "paper",
+    in_channels: int = 3,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    boxes: Literal["shared", "per_class"] | None = None,
+    init: str | None = "he",
+) -> VGG:
+    """Build a VGG by name (`vgg16`, `vgg16_bn`, ...) or by the paper's column letter (`D`, `A-LRN`, `D_bn`).
+
+    head: "paper" (4096-4096-classes), "cifar" (one linear layer, 32x32 images), "gap" (global average pool, any size),
+        "grid" (pool to 4x4, one linear layer, any size; for boxes), "dense" (the paper's as convolutions, 224 pixels
+        and more), "folded" (the paper's three layers, 32x32 images), "none" (the network gives the map of pool5, and
+        `num_classes` does not apply).
+    width: multiplies the channels of the convolutions only.
+    boxes: the last layer gives a box instead of class scores: "shared", one for all classes, or "per_class".
+    init: "he", "glorot", "gaussian", "dirac"; None builds on the meta device without memory or random numbers, to be
+        filled by `load_state_dict`.
+    Raises: ConfigError for an unknown name, head or initialization, or a number out of range.
+    """
+    architecture = Architecture(
+        name=name,
+        num_classes=num_classes,
+        head=head,
+        in_channels=in_channels,
+        width=width,
+        dropout=dropout,
+        boxes=boxes,
+    )
+    if init is not None and init not in INITIALIZERS:
+        raise ConfigError(f"unknown initialization {init!r}. The initializations are {', '.join(INITIALIZERS)}.")
+    device = torch.get_default_device()
+    model = empty(architecture)
+    if init is not None and device.type != "meta":
+        model.to_empty(device=device)
+        initialize(model, init)
+    return model
+
+
+def empty(architecture: Architecture) -> VGG:
+    """The network on the meta device: shapes, and no memory."""
+    with torch.device("meta"):
+        return VGG(architecture)
+
+
+def to_dense(model: VGG) -> VGG:
+    """A copy of a `paper` model with the `dense` head: the same logits at 224x224, a score map averaged above it."""
+    return _with_head(model, source="paper", target="dense", convert=dense_from_paper)
+
+
+def from_dense(model: VGG) -> VGG:
+    """A copy of a `dense` model with the `paper` head: the inverse of `to_dense`."""
+    return _with_head(model, source="dense", target="paper", convert=paper_from_dense)
+
+
+def fold_repeated_pool(model: VGG) -> VGG:
+    """A copy of a `paper` model for 32x32 images with the `folded` head: the same logits, 100 million weights fewer.
+
+    At 32x32 the last feature map is one pixel, which the paper head repeats 49 times; see `folded_from_paper`.
+    """
+    return _with_head(model, source="paper", target="folded", convert=folded_from_paper)
+
+
+def _with_head(
+    model: VGG, *, source: str, target: str, convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> VGG:
+    if model.architecture.head != source:
+        raise ConfigError(
+            f'this conversion takes a model with head="{source}", but this one has head="{model.architecture.head}".'
+        )
+    converted = empty(replace(model.architecture, head=target))
+    converted.features = copy.deepcopy(model.features)
+    state = {name: tensor.detach().clone() for name, tensor in convert(model.head.state_dict()).items()}
+    converted.head.load_state_dict(state, assign=True)
+    converted.classes, converted.preprocess = model.classes, model.preprocess
+    return converted.train(model.training)

@@ -1,0 +1,63 @@
+"""What all figures share: colors, fonts, and how they are saved."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from PIL import Image
+
+from vggnet.files import replacing
+
+# Told apart by color-blind readers, and by lightness in gray.
+BLUE, ORANGE, GRAY = "#1f6fb4", "#d9730d", "#5f6b76"
+RIGHT, WRONG = "#1b7f4b", "#b3261e"
+# Scripts that the default font lacks, by whichever of these fonts the machine has.
+MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Hiragino Sans", "Noto Sans")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """As PNG, whole or not at all.  Raises: StorageError if `path` cannot be written."""
+    for text in figure.findobj(Text):
+        text.set_fontfamily(_fonts())
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as an empty box
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "vggnet"})
+
+
+def write_title(figure: Figure, title: str) -> None:
+    """Above the whole figure; nothing if it is empty."""
+    if title:
+        figure.suptitle(title, parse_math=False)
+
+
+def draw_frame(axes: Axes, box: Sequence[float]) -> None:
+    """Around left, top, right, bottom, the edges of pixels, so that the whole picture is (0, 0, width, height)."""
+    left, top, right, bottom = box
+    frame = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, clip_on=False)
+    frame.set(edgecolor=ORANGE, linewidth=2, path_effects=[withStroke(linewidth=4, foreground="white")])
+    axes.add_patch(frame)
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """An RGB copy of at most 400 pixels a side."""
+    small = image.convert("RGB")  # a copy
+    small.thumbnail((400, 400))
+    return small
+
+
+def short(name: str, length: int) -> str:
+    """Cut out the middle, since names often differ at either end."""
+    tail = length // 3
+    return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
+
+
+@cache
+def _fonts() -> list[str]:
+    return ["DejaVu Sans", *(name for name in MORE_FONTS if name in font_manager.get_font_names())]

@@ -1,0 +1,88 @@
+"""Given weights for other classes, channels or widths."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError
+from vggnet.models.vgg import VGG, empty
+
+FIRST = "features.conv1_1.weight"
+
+
+@torch.no_grad()
+def adapt(
+    model: VGG, *, num_classes: int | None = None, in_channels: int | None = None, width: float | None = None
+) -> VGG:
+    """A network with the weights of `model` as far as they can be kept; see `vggnet.load` for the arguments.
+
+    Raises: ConfigError if a number is out of range, or the width larger than the model's.
+    """
+    given = model.architecture
+    num_classes = given.num_classes if num_classes is None else num_classes
+    architecture = replace(
+        given,
+        num_classes=num_classes,
+        in_channels=given.in_channels if in_channels is None else in_channels,
+        width=given.width if width is None else width,
+        head="gap" if given.head == "none" and num_classes else given.head,
+    )
+    if architecture == given:
+        return model
+    if architecture.width > given.width:
+        raise ConfigError(
+            f"width {architecture.width:g} is more than the {given.width:g} of the given weights; they can only be cut."
+        )
+    adapted = empty(architecture)
+    state = dict(model.state_dict())
+    state[FIRST] = to_channels(state[FIRST], architecture.in_channels)
+    last_layer = list(adapted.state_dict())[-1].rpartition(".")[0]
+    is_new = architecture.num_classes != given.num_classes
+    adapted.load_state_dict(
+        {
+            name: _started(name, like) if is_new and name.startswith(f"{last_layer}.") else _cut(state[name], like)
+            for name, like in adapted.state_dict().items()
+        }
+    )
+    adapted.classes = None if is_new else model.classes
+    adapted.preprocess = _for_channels(model.preprocess, architecture.in_channels)
+    return adapted.train(model.training)
+
+
+def to_channels(kernel: Tensor, in_channels: int) -> Tensor:
+    """A first kernel, (out, C, h, w), for another number of input channels.
+
+    One channel gets the sum over all, the same answer to a gray image as to its copies. For others the C kernels are
+    repeated in turn and scaled by C / in_channels, which keeps the answer to equal channels if C divides their number.
+    """
+    given = kernel.shape[1]
+    if in_channels == given:
+        return kernel
+    if in_channels == 1:
+        return kernel.sum(1, keepdim=True)
+    return kernel[:, torch.arange(in_channels) % given] * (given / in_channels)
+
+
+def _cut(tensor: Tensor, like: Tensor) -> Tensor:
+    """The first channels in each dimension, as many as `like` has; all pixels of a channel are side by side in fc6."""
+    return tensor[tuple(slice(size) for size in like.shape)].clone()
+
+
+def _started(name: str, like: Tensor) -> Tensor:
+    """A new last layer: weights N(0, sd 0.01), biases 0, as in torchvision."""
+    started = torch.zeros(like.shape)
+    return started.normal_(std=0.01) if name.endswith(".weight") else started
+
+
+def _for_channels(preprocess: Preprocess | None, in_channels: int) -> Preprocess | None:
+    """Gray gets the average of RGB's mean and deviation, RGB three times those of gray; others have none."""
+    if preprocess is None or len(preprocess.mean) == in_channels:
+        return preprocess
+    if in_channels not in (1, 3):
+        return None
+    mean, std = (
+        tuple([round(sum(values) / len(values), 6)] * in_channels) for values in (preprocess.mean, preprocess.std)
+    )
+    return replace(preprocess, mean=mean, std=std, bgr=False)

@@ -1,0 +1,143 @@
+"""Keras Applications' VGG16 and VGG19, with top or without: `.h5` of Keras 2 and 3, `.weights.h5` of Keras 3."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vggnet.errors import ConfigError, WeightsError
+from vggnet.models.table1 import POOLED_SIZE, layers, resolve
+from vggnet.models.vgg import Architecture, empty
+from vggnet.weights.foreign import Foreign, caffe_input, network_of
+from vggnet.weights.validation import check, one_line
+
+FULLY_CONNECTED = ("head.fc6", "head.fc7", "head.fc8")
+
+
+class _Layer(NamedTuple):
+    """HDF5 data sets that are not read yet."""
+
+    kernel: Any  # (h, w, in, out) of a convolution, (in, out) of a dense layer
+    bias: Any  # (out,)
+
+
+def read(path: Path, *, keep_bgr: bool = False) -> Foreign:
+    """A file of `model.save`, `model.save_weights` or of Keras Applications itself, whose layers are in order.
+
+    Preprocessing is Keras Applications' (that of Caffe); keep_bgr: see `caffe_input`.
+    Raises: WeightsError if the file is damaged or of another network; ConfigError if h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError(f"{path}: reading HDF5 files takes h5py: pip install 'vggnet[import]'.") from error
+    try:
+        with h5py.File(path, "r") as file:
+            return _foreign(path, _layers(file), keep_bgr)
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever reading damaged HDF5 runs into
+        raise WeightsError(
+            f"{path}: cannot be read as HDF5 ({one_line(error)}). It may be cut short; fetch it again."
+        ) from error
+
+
+def _foreign(path: Path, found: Sequence[_Layer], keep_bgr: bool) -> Foreign:
+    convs = [layer for layer in found if len(layer.kernel.shape) == 4]
+    dense = [layer for layer in found if len(layer.kernel.shape) != 4]
+    if len(dense) not in (0, len(FULLY_CONNECTED)):
+        raise WeightsError(f"{path}: has {len(dense)} dense layers; a VGG has three (its top) or none.")
+    name = network_of(path, [layer.kernel.shape[0] for layer in convs])
+    architecture = Architecture(
+        name=name,
+        head="paper" if dense else "none",
+        num_classes=dense[-1].kernel.shape[-1] if dense else 0,
+        in_channels=convs[0].kernel.shape[2],
+    )
+    places = [f"features.conv{x.block}_{x.number}" for x in layers(resolve(name).column) if x.kind == "conv"]
+    named = dict(zip((*places, *FULLY_CONNECTED), (*convs, *dense), strict=False))
+    expected = empty(architecture).state_dict()
+    check(path, _state(named, _shape_of), expected)  # before anything is read: a small file may claim a large shape
+    state = _state(named, _values_of)
+    state["features.conv1_1.weight"], preprocess = caffe_input(state["features.conv1_1.weight"], keep_bgr)
+    return Foreign("keras", architecture, state, preprocess)
+
+
+def _state(named: dict[str, _Layer], get: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+    state = {}
+    for place, layer in named.items():
+        state[f"{place}.weight"] = _arranged(place, get(layer.kernel))
+        state[f"{place}.bias"] = get(layer.bias)
+    return state
+
+
+def _arranged(place: str, kernel: Tensor) -> Tensor:
+    """A kernel in our layout: outputs first. fc6 reads the flattened map with its channels last there, first here."""
+    if kernel.ndim == 4:
+        return kernel.permute(3, 2, 0, 1)
+    weight = kernel.T
+    if place == "head.fc6" and weight.shape[1] % POOLED_SIZE**2 == 0:
+        return weight.reshape(len(weight), POOLED_SIZE, POOLED_SIZE, -1).permute(0, 3, 1, 2).flatten(1)
+    return weight
+
+
+def _shape_of(data: Any) -> Tensor:
+    return torch.empty(data.shape, dtype=torch.float32 if data.dtype.kind == "f" else torch.int64, device="meta")
+
+
+def _values_of(data: Any) -> Tensor:
+    return torch.from_numpy(data[()].astype("float32"))
+
+
+def _layers(file: Any) -> list[_Layer]:
+    """The layers that have weights, in the order of the network."""
+    if "layers" in file:
+        groups = {name: _inside(file, f"layers/{name}/vars") for name in file["layers"]}
+        found = {name: [_inside(group, key) for key in sorted(group)] for name, group in groups.items()}
+        named = sorted((name for name in found if found[name]), key=_rank)
+    else:
+        root = file.get("model_weights", file)
+        named = [_text(name) for name in root.attrs.get("layer_names", ())]
+        groups = {name: _inside(root, name) for name in named}
+        found = {
+            name: [_inside(group, _text(weight)) for weight in group.attrs["weight_names"]]
+            for name, group in groups.items()
+        }
+        named = [name for name in named if found[name]]
+    if not named:
+        raise WeightsError(f"{file.filename}: holds no weights of Keras; expected those of VGG16 or VGG19.")
+    odd = [name for name in named if [len(data.shape) for data in found[name]] not in ([4, 1], [2, 1])]
+    if odd:
+        raise WeightsError(
+            f"{file.filename}: {', '.join(odd[:8])}: expected a kernel and a bias, as in VGG16 and VGG19 of Keras "
+            "Applications, whose layers are not wrapped in another model's."
+        )
+    return [_Layer(*found[name]) for name in named]
+
+
+def _rank(name: str) -> tuple[str, int]:
+    """Keras 3 numbers the layers of a class: conv2d, conv2d_1, ..., conv2d_10; dense, ..."""
+    kind, _, number = name.rpartition("_")
+    return (kind, int(number)) if number.isdecimal() else (name, 0)
+
+
+def _inside(group: Any, name: str) -> Any:
+    """What lies at a path below the group, in this file itself: HDF5 can also point into others.
+
+    Raises: ValueError if it is a link, or data that lie outside the file.
+    """
+    import h5py
+
+    for part in name.strip("/").split("/"):
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is missing, or a link")
+        group = group[part]
+    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
+        raise ValueError(f"the data of {name} are outside the file")
+    return group
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)

@@ -1,0 +1,106 @@
+"""State dicts of PyTorch libraries: read without running anything, and recognized by the numbers of their layers."""
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vggnet.errors import WeightsError
+from vggnet.models.vgg import Architecture, empty
+from vggnet.weights.validation import check, one_line
+
+NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors that `torch.save(model.state_dict(), path)` has written, or those of a safetensors file.
+
+    Raises: WeightsError if the file is damaged, or holds anything but named tensors; code in it is not run.
+    """
+    try:
+        state = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: damaged, or it holds more than tensors, which is never run here. Fetch it again, or write it by "
+            "torch.save(model.state_dict(), path)."
+        ) from error
+    except Exception as error:  # whatever reading a damaged archive runs into
+        raise WeightsError(
+            f"{path}: cannot be read ({one_line(error)}). It may be cut short; fetch it again."
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise WeightsError(f"{path}: holds a {type(state).__name__}, expected tensors by name (a state dict).")
+    odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
+    if odd:
+        raise WeightsError(
+            f"{path}: {', '.join(odd[:8])}: no plain tensor; expected those of model.state_dict() alone."
+        )
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def recognize(
+    path: Path, state: Mapping[str, Tensor], head: Mapping[str, str], head_name: str
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """The network whose layers are numbered like these, and its tensors by our names.
+
+    The numbers are torchvision's, which timm has kept: those of our `features` in order. head: our layer -> theirs, of
+    a network with the head `head_name`; without any of these layers the network has none.
+    Raises: WeightsError with what is missing, does not belong or does not fit, by the names in the file.
+    """
+    has_head = any(name.startswith(f"{theirs}.") for theirs in head.values() for name in state)
+    sizes: dict[str, Any] = {
+        "head": head_name if has_head else "none",
+        "num_classes": _size(state, f"{head['head.fc8']}.weight", 0, 1000),
+        "in_channels": _size(state, "features.0.weight", 1, 3),
+    }
+    layouts = {name: _their_names(name, sizes["head"], tuple(head.items())) for name in NAMES}
+    name = min(layouts, key=lambda name: len(state.keys() ^ set(layouts[name].values())))
+    names, model = layouts[name], empty(Architecture(name=name, **sizes))
+    counters = {theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith(".num_batches_tracked")}
+    found = {**counters, **state}  # files from before PyTorch 0.4.1 do not count batches
+    expected = {theirs: model.state_dict()[ours] for ours, theirs in names.items()}
+    check(path, found, expected, network=f"{name}, the nearest one")
+    return model.architecture, {ours: found[theirs] for ours, theirs in names.items()}
+
+
+@cache
+def _their_names(name: str, head_name: str, head: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Our name of each tensor -> theirs."""
+    model = empty(Architecture(name=name, head=head_name))
+    numbers = {f"features.{place}": f"features.{i}" for i, (place, _) in enumerate(model.features.named_children())}
+    return {ours: _renamed(ours, {**numbers, **dict(head)}) for ours in model.state_dict()}
+
+
+def _unpickled(path: Path) -> object:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # PyTorch does not compare the checksums
+        if damaged is not None:
+            raise WeightsError(f"the checksum of {damaged} is wrong")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what kinds of tensors are in it, which are refused
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_plain(tensor: object) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
+    )
+
+
+def _size(state: Mapping[str, Tensor], name: str, dimension: int, default: int) -> int:
+    return state[name].shape[dimension] if name in state and state[name].ndim > dimension else default
+
+
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    module, _, tensor = name.rpartition(".")
+    return f"{modules[module]}.{tensor}"

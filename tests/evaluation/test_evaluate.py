@@ -1,0 +1,350 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from torch import nn
+
+from vggnet.data.decoding import StoredImage
+from vggnet.data.loading import EvalBatches
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.source import Source
+from vggnet.errors import ConfigError, DataError, NonFiniteError, StorageError, WeightsError
+from vggnet.evaluation import evaluate as testing
+from vggnet.evaluation.per_image import read_answers
+from vggnet.models.vgg import build
+from vggnet.report import figures
+from vggnet.weights import checkpoint as files
+
+COLORS = ("red", "green", "blue")
+
+
+class Colors(Source):
+    """Images of one color and noise, labeled by the strongest channel; every fifth label is wrong."""
+
+    def __init__(self, images, classes=COLORS, mistaken=5):
+        random = np.random.default_rng(0)
+        true = random.integers(0, 3, images)
+        self.pixels = random.integers(0, 120, (images, 8, 8, 3), dtype=np.uint8)
+        self.pixels[np.arange(images), :, :, true] += 120
+        labels = np.where(np.arange(images) % mistaken == mistaken - 1, (true + 1) % 3, true)
+        super().__init__(name="colors", split="test", classes=classes, labels=labels.astype(np.int64))
+
+    def open(self, index):
+        return StoredImage(Image.fromarray(self.pixels[index]), f"color {index}")
+
+    def describe(self, index):
+        return f"color {index}"
+
+    @property
+    def fingerprint(self):
+        return "0123456789abcdef"
+
+
+class Brightest(nn.Module):
+    """The mean of each channel is the logit of its color; in training a layer of dropout spoils them."""
+
+    def __init__(self, classes=COLORS):
+        super().__init__()
+        self.dropout = nn.Dropout(0.9)
+        self.weight = nn.Parameter(3 * torch.eye(3))
+        self.classes, self.num_classes = classes, 3
+        self.preprocess = Preprocess(resize=8, crop=8, mean=(0.5, 0.5, 0.5), std=(0.3, 0.2, 0.1))
+
+    def forward(self, images):
+        return self.dropout(images.mean((2, 3)) @ self.weight)
+
+
+@pytest.fixture
+def colors(monkeypatch, tmp_path):
+    """Let the data set be `Colors`: call with its arguments."""
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+
+    def use(*args, **options):
+        source = Colors(*args, **options)
+        monkeypatch.setattr(testing, "open_source", lambda spec, split: source)
+        return source
+
+    return use
+
+
+def one_by_one(source, model):
+    """Softmax (N, 3) in float64 NumPy, an image at a time."""
+    mean, std = np.array(model.preprocess.mean), np.array(model.preprocess.std)
+    rows = []
+    for index in range(len(source)):
+        normal = (np.asarray(source.read(index), dtype=np.float64) / 255 - mean) / std
+        exponentials = np.exp(3 * normal.mean((0, 1)))
+        rows.append(exponentials / exponentials.sum())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 500, 1003, 5000])
+def test_every_image_counts_once(colors, batch_size):
+    """Oracle: NumPy on single images, scikit-learn on the outcome. 1,003 is a multiple of no batch size but itself."""
+    source, model = colors(1003), Brightest()
+    result = testing.test(model, data="colors", batch_size=batch_size)
+    probabilities = one_by_one(source, model)
+    predicted = probabilities.argmax(1)
+    assert result.images == np.sum(result.confusion) == 1003
+    assert result.top1 == accuracy_score(source.labels, predicted)
+    assert np.array_equal(result.confusion, confusion_matrix(source.labels, predicted))
+    assert result.loss == pytest.approx(log_loss(source.labels, probabilities), rel=1e-5)
+    assert 0.7 < result.top1 < 0.9
+
+
+def test_evaluate_agrees_and_leaves_the_modes(colors):
+    """Oracle: the modes before; the result of `test`. Gradients neither appear nor stay switched off."""
+    source, model = colors(300), Brightest()
+    model.train()
+    batches = EvalBatches(source, model.preprocess, 128)
+    scores = testing.evaluate(model, batches, preprocess=model.preprocess, device="cpu")
+    assert model.training
+    assert model.dropout.training
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    result = testing.test(model, data="colors")
+    assert (scores.top1, scores.confusion) == (result.top1, result.confusion)
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+
+
+def test_classes_in_another_order_are_matched_by_name(colors):
+    """Oracle: the same test with both in the same order."""
+    colors(200)
+    expected = testing.test(Brightest(), data="colors")
+    shuffled = Brightest(("blue", "red", "green"))
+    shuffled.weight = nn.Parameter(3 * torch.eye(3)[:, [2, 0, 1]])
+    result = testing.test(shuffled, data="colors")
+    assert (result.top1, result.per_class) == (expected.top1, expected.per_class)
+    assert result.classes == ("blue", "red", "green")
+    order = [2, 0, 1]
+    assert np.array_equal(result.confusion, np.array(expected.confusion)[order][:, order])
+
+
+def test_a_model_without_names_takes_those_of_the_data(colors):
+    """Oracle: the same test with names."""
+    colors(200)
+    unnamed = testing.test(Brightest(None), data="colors")
+    assert unnamed.per_class == testing.test(Brightest(), data="colors").per_class
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        (("red", "green", "blue", "pink"), COLORS, r"4 classes \(red, green, blue, pink\), but the model 3 \(red"),
+        (("red", "green", "pink"), COLORS, "data has pink where the model has blue"),
+        (
+            ("red", "blue", "blue"),
+            ("blue", "red", "blue"),
+            "data has red, blue, blue where the model has blue, red, blue",
+        ),
+        (("a", "b", "c", "d", "e", "f", "g"), None, r"a, b, c, d, e, ... 2 more"),
+    ],
+)
+def test_other_classes_are_refused(colors, data, model, message):
+    """Oracle: the contract."""
+    colors(10, classes=data)
+    with pytest.raises(DataError, match=message):
+        testing.test(Brightest(model), data="colors")
+
+
+def test_out_holds_the_result_and_its_pictures(colors, tmp_path):
+    """Oracle: the file is what `as_json` says; Pillow reads the pictures."""
+    colors(100)
+    out = tmp_path / "new" / "folder"
+    result = testing.test(Brightest(), data="colors", out=out)
+    found = sorted(path.name for path in out.iterdir())
+    assert found == ["answers.parquet", "confusion.png", "predictions.png", "test.json"]
+    assert set(result.files) == {out / "confusion.png", out / "predictions.png"}
+    for path in result.files:
+        with Image.open(path) as image:
+            image.load()
+    saved = json.loads((out / "test.json").read_text())
+    assert saved == json.loads(result.as_json())
+    assert {"top1", "top5", "loss", "images", "per_class", "fingerprint", "model", "seconds"} <= saved.keys()
+    assert saved["per_class"].keys() == set(COLORS)
+    assert saved["files"] == [str(path) for path in result.files]
+
+
+def test_out_holds_the_answer_to_every_image(colors, tmp_path):
+    """Oracle: NumPy on single images, in the order of the data."""
+    source = colors(103)
+    testing.test(Brightest(), data="colors", out=tmp_path, batch_size=20)
+    answers = pq.read_table(tmp_path / "answers.parquet").to_pydict()
+    probabilities = one_by_one(source, Brightest())
+    assert answers["true"] == source.labels.tolist()
+    assert answers["predicted"] == probabilities.argmax(1).tolist()
+    assert answers["confidence"] == pytest.approx(probabilities.max(1), abs=1e-5)
+    assert answers["loss"] == pytest.approx(-np.log(probabilities[np.arange(103), source.labels]), abs=1e-4)
+    read = read_answers(tmp_path / "answers.parquet")
+    assert [column.tolist() for column in read] == list(answers.values())
+
+
+def test_damaged_answers_are_named(tmp_path):
+    """Oracle: the contract."""
+    (tmp_path / "answers.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(DataError, match=r"answers\.parquet is damaged"):
+        read_answers(tmp_path / "answers.parquet")
+    pq.write_table(pa.table({"true": [1]}), tmp_path / "answers.parquet")
+    with pytest.raises(DataError, match="predicted"):
+        read_answers(tmp_path / "answers.parquet")
+
+
+@pytest.mark.parametrize(
+    ("images", "mistaken", "right", "wrong"),
+    [(100, 5, 4, 4), (100, 200, 8, 0), (100, 60, 7, 1), (8, 4, 6, 2), (20, 1, 0, 8), (3, 1, 0, 3)],
+)
+def test_pictures_show_right_and_wrong(colors, monkeypatch, tmp_path, images, mistaken, right, wrong):
+    """Oracle: by hand. Four of each if there are; each picture is the one that its labels belong to."""
+    source, drawn = colors(images, mistaken=mistaken), []
+    monkeypatch.setattr(figures, "draw_predictions", lambda *args, **options: drawn.append(args))
+    testing.test(Brightest(), data="colors", out=tmp_path)
+    pictures, true, predicted, confidence, _ = drawn[0]
+    assert [t == p for t, p in zip(true, predicted, strict=True)] == [True] * right + [False] * wrong
+    everything = one_by_one(source, Brightest())
+    places = [next(i for i in range(images) if source.read(i) == picture) for picture in pictures]
+    assert len(set(places)) == right + wrong
+    assert true == [COLORS[source.labels[place]] for place in places]
+    assert confidence == pytest.approx(everything[places].max(1).tolist(), abs=1e-5)
+
+
+def test_an_impossible_folder_is_refused_before_the_work(colors, monkeypatch, tmp_path):
+    """Oracle: the contract; a network that fails when asked."""
+    colors(10)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Brightest, "forward", None)
+    with pytest.raises(StorageError, match="file"):
+        testing.test(Brightest(), data="colors", out=tmp_path / "file")
+
+
+def result(**changes):
+    values = {
+        "top1": 0.98613,
+        "top5": 1.0,
+        "loss": 0.04321,
+        "images": 1500,
+        "per_class": {"cat": 0.975, "aeroplane": None, "dog": 1.0},
+        "confusion": ((975, 0, 25), (0, 0, 0), (0, 0, 500)),
+        "calibration_error": 0.0123,
+        "classes": ("cat", "aeroplane", "dog"),
+        "data": "pets",
+        "split": "test",
+        "fingerprint": "0123456789abcdef",
+        "model": "runs/mine",
+        "seconds": 3.0,
+        "protocol": "single",
+        "scales": (256,),
+        "views": 1,
+        "device": "cpu",
+        "torch": "2.9",
+        "date": "2025-01-01T00:00:00+00:00",
+        "files": (),
+    }
+    return testing.TestResult(**values | changes)
+
+
+def test_table():
+    """Oracle: written by hand."""
+    assert result().as_table().splitlines() == [
+        "class      accuracy  images  most often mistaken for",
+        "cat         97.50 %   1,000  dog (25)",
+        "aeroplane         -       0",
+        "dog        100.00 %     500",
+        "",
+        "1,500 images of pets in 3.0 s (500 images/s)",
+        "loss 0.0432 nats, calibration error 1.23 %",
+        "test accuracy 98.61 %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"protocol": "dense"}, "protocol dense, scale 256"),
+        (
+            {"protocol": "dense+multicrop", "scales": (256, 384), "views": 104},
+            "protocol dense+multicrop, scale 256, 384: answers are means over 104 views of each image",
+        ),
+        ({"views": 6}, "protocol single, scale 256: answers are means over 6 views of each image"),
+    ],
+)
+def test_table_names_the_protocol(changes, line):
+    """Oracle: written by hand."""
+    assert result(**changes).as_table().splitlines()[6] == line
+
+
+@pytest.mark.parametrize("classes", [1, 6, 20, 21, 1000])
+def test_table_of_few_and_many_classes(classes):
+    """Oracle: by hand: a line for each class up to twenty; top-5 says nothing up to five classes."""
+    names = tuple(f"class {index}" for index in range(classes))
+    few = result(
+        classes=names,
+        per_class=dict.fromkeys(names, 1.0),
+        confusion=tuple(map(tuple, np.eye(classes, dtype=int).tolist())),
+    )
+    lines = few.as_table().splitlines()
+    assert sum(line.startswith("class ") for line in lines) == (classes + 1 if classes <= 20 else 0)
+    assert ("top-5 accuracy 100.00 %" in lines) is (classes > 5)
+    assert lines[-1] == "test accuracy 98.61 %"
+
+
+def test_names_that_occur_twice_keep_their_accuracies(colors):
+    """Oracle: by hand."""
+    colors(50, classes=("crane", "crane", "wren"))
+    assert list(testing.test(Brightest(None), data="colors").per_class) == ["crane [0]", "crane [1]", "wren"]
+
+
+def test_a_run_folder_is_tested_on_real_digits(monkeypatch, tmp_path):
+    """Oracle: the model that was saved, on all images at once."""
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+    network = build("vgg11_bn", num_classes=10, head="gap", width=0.05)
+    network.classes, network.preprocess = tuple("0123456789"), Preprocess(resize=32, crop=32)
+    files.save(network, tmp_path / "run" / "weights.safetensors")
+    tested = testing.test(tmp_path / "run", data="digits", batch_size=100)
+    source = testing.open_source("digits", "test")
+    images = torch.stack([network.preprocess(source.read(index)) for index in range(360)])
+    with torch.no_grad():
+        predicted = network.eval()(images).argmax(1).numpy()
+    assert tested.images == len(source) == 360
+    assert tested.top1 == (predicted == source.labels).mean()
+    assert (tested.model, tested.fingerprint, tested.split) == (str(tmp_path / "run"), source.fingerprint, "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": 0}, "batch_size is 0"), ({"workers": -1}, "workers is -1"), ({"device": "quantum"}, "'quantum'")],
+)
+def test_options_that_cannot_work(colors, options, message):
+    """Oracle: the contract."""
+    colors(10)
+    with pytest.raises(ConfigError, match=message):
+        testing.test(Brightest(), data="colors", **options)
+
+
+def test_a_model_without_preprocessing_is_refused(colors):
+    """Oracle: the contract."""
+    colors(10)
+    model = Brightest()
+    model.preprocess = None
+    with pytest.raises(WeightsError, match="preprocess"):
+        testing.test(model, data="colors")
+
+
+def test_a_diverged_model_is_refused(colors):
+    """Oracle: the contract."""
+    colors(10)
+    model = Brightest()
+    with torch.no_grad():
+        model.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="10 of 10 images"):
+        testing.test(model, data="colors")
+
+
+def test_nothing_to_test_is_an_error():
+    """Oracle: the contract."""
+    with pytest.raises(DataError, match="no image"):
+        testing.evaluate(Brightest(), [], preprocess=Brightest().preprocess, device="cpu")

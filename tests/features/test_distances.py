@@ -1,0 +1,338 @@
+"""Perceptual distances: equal to their authors' own programs, differentiable everywhere, strict about their input."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torchvision.models.vgg import cfgs, make_layers
+
+import vggnet
+from vggnet.cli.main import main
+from vggnet.errors import ConfigError, InputError, WeightsError
+from vggnet.features import dists, pretrained
+from vggnet.features.gatys import gram
+from vggnet.features.pretrained import FEATURES_FILE, HEADS_FILE
+
+FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers17" / "train"
+
+
+def pair(n=2, height=32, width=48, seed=0, near=0.5):
+    """Images in [-1, 1], and others that look much like them."""
+    generator = torch.Generator().manual_seed(seed)
+    images = 2 * torch.rand(n, 3, height, width, generator=generator) - 1
+    return images, (1 - near) * images + near * (2 * torch.rand(images.shape, generator=generator) - 1)
+
+
+@pytest.fixture(scope="module", params=["direct", "winograd4"])
+def engine(request):
+    """PyTorch's convolutions, and ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VGGNET_CONV", request.param)
+        yield request.param
+
+
+def theirs(make, stock):
+    """Another package's distance on our random weights, instead of a download."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr("torchvision.models.vgg16", lambda **_: SimpleNamespace(features=make_layers(cfgs["D"])))
+        patch.setattr("sys.prefix", "/nowhere")
+        module = make()
+    convolutions = [tensor for name, tensor in module.state_dict().items() if _is_conv(name)]
+    for found, given_tensor in zip(convolutions, stock.state_dict().values(), strict=True):
+        found.copy_(given_tensor)
+    return module.requires_grad_(False).eval()
+
+
+def _is_conv(name):
+    return name.split(".")[-1] in ("weight", "bias") and not name.startswith("lin")
+
+
+@pytest.fixture(scope="module")
+def lpips_package(stock, heads):
+    """Oracle: the package lpips 0.1.4 with the same weights."""
+    lpips = pytest.importorskip("lpips", reason="the package lpips is not installed")
+
+    def build(**options):
+        module = theirs(
+            lambda: lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False, **options), stock
+        )
+        for layer, head in zip(module.lins, heads, strict=True):
+            layer.model[-1].weight.copy_(head.view(1, -1, 1, 1))
+        return module
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def lpips_ours(weights):
+    return vggnet.LPIPS(weights)
+
+
+def both_gradients(ours, other, images, others):
+    """Distances and gradients for both images by two programs."""
+    found = []
+    for distance in (ours, other):
+        a, b = images.clone().requires_grad_(), others.clone().requires_grad_()
+        values = distance(a, b).flatten()
+        found.append((values.detach(), *torch.autograd.grad(values.sum(), [a, b])))
+    return zip(*found, strict=True)
+
+
+def photos():
+    """Real pairs, with flat and dark parts, where ReLUs and pools are undecided."""
+    files = sorted(FLOWERS.glob("*/image_000*.jpg"))[:4] or sorted(FLOWERS.rglob("*.jpg"))[:4]
+    if not files:
+        pytest.skip("../shared/data/flowers17 is not here")
+    pixels = [np.asarray(Image.open(file).convert("RGB").resize((96, 64))) for file in files]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1
+    images[0, :, :20] = 1
+    return images[:2], images[2:]
+
+
+@pytest.mark.parametrize("images", [pair, photos, lambda: (photos()[0], (photos()[0] + 0.1).clamp(-1, 1))])
+def test_lpips_is_that_of_its_authors(lpips_package, lpips_ours, engine, images):
+    """Oracle: the package lpips 0.1.4, gradients of both images included."""
+    images = images()
+    values, *gradients = both_gradients(lpips_ours, lpips_package(), *images)
+    assert torch.allclose(*values, rtol=1e-5, atol=1e-5)
+    for found, expected in gradients:
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    with torch.no_grad():
+        assert torch.allclose(lpips_ours(*images), values[1], rtol=1e-5, atol=1e-5)
+
+
+def test_heads_of_the_package(lpips_ours, weights, tmp_path):
+    """Oracle: the package's own reading of its file."""
+    lpips = pytest.importorskip("lpips", reason="the package lpips is not installed")
+    file = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
+    shutil.copy(weights / FEATURES_FILE, tmp_path)
+    heads = vggnet.LPIPS(tmp_path).heads
+    for index, tensor in enumerate(torch.load(file, map_location="cpu", weights_only=True).values()):
+        assert torch.equal(heads[index], tensor[0, :, 0, 0])
+
+
+def test_lpips_map_is_that_of_its_authors(lpips_package, lpips_ours, engine):
+    """Oracle: the package lpips 0.1.4 with spatial=True."""
+    with torch.no_grad():
+        expected = lpips_package(spatial=True)(*pair(height=33))
+        found = lpips_ours(*pair(height=33), spatial=True)
+    assert found.shape == expected.shape == (2, 1, 33, 48)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_a_gradient_of_one_image_alone(lpips_ours, wanted):
+    """Oracle: the gradients of both at once."""
+    images, others = pair()
+    both = [images.clone().requires_grad_(), others.clone().requires_grad_()]
+    expected = torch.autograd.grad(lpips_ours(*both).sum(), both)[wanted.index(True)]
+    one = [tensor.clone().requires_grad_(flag) for tensor, flag in zip((images, others), wanted, strict=True)]
+    found = torch.autograd.grad(lpips_ours(*one).sum(), one[wanted.index(True)])[0]
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert not any(parameter.requires_grad for parameter in lpips_ours.parameters())
+
+
+@pytest.mark.parametrize("kind", ["noise", "black", "gray"])
+def test_the_same_images_are_at_distance_0_without_nan(weights, kind, tmp_path):
+    """Oracle: a distance's axioms; "gray" is the image whose features are zero everywhere, without biases."""
+    tensors = load_file(weights / FEATURES_FILE)
+    if kind == "gray":
+        tensors = {name: tensor * (0 if name.endswith("bias") else 1) for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / FEATURES_FILE)
+    shutil.copy(weights / HEADS_FILE, tmp_path)
+    distance = vggnet.LPIPS(tmp_path)
+    images = {
+        "noise": pair()[0],
+        "black": -torch.ones(1, 3, 32, 32),
+        "gray": distance.features.shift.expand(1, 3, 32, 32),
+    }[kind]
+    a, b = images.clone().requires_grad_(), images.clone().requires_grad_()
+    value = distance(a, b)
+    value.sum().backward()
+    assert value.abs().max() == 0
+    assert (a.grad.abs().max(), b.grad.abs().max()) == (0, 0)
+    other = pair(*images.shape[:1], *images.shape[2:])[1]
+    (gradient,) = torch.autograd.grad(distance(a, other).sum(), a)
+    assert gradient.isfinite().all()
+
+
+@settings(deadline=None, max_examples=4)
+@given(n=st.integers(1, 3), height=st.integers(16, 40), width=st.integers(16, 40), seed=st.integers(0, 99))
+def test_lpips_of_any_size_is_symmetric_and_by_image(lpips_ours, n, height, width, seed):
+    """Oracle: a distance's axioms, and each pair by itself."""
+    images, others = pair(n, height, width, seed)
+    with torch.no_grad():
+        found = lpips_ours(images, others)
+        assert found.shape == (n,)
+        assert (found > 0).all()
+        assert torch.allclose(lpips_ours(others, images), found, rtol=1e-4)
+        alone = [lpips_ours(images[i : i + 1], others[i : i + 1])[0] for i in range(n)]
+        assert torch.allclose(torch.stack(alone), found, rtol=1e-4)
+        assert lpips_ours(images, others, spatial=True).shape == (n, 1, height, width)
+
+
+@pytest.fixture(scope="module")
+def dists_ours(weights):
+    pytest.importorskip("DISTS_pytorch", reason="the package DISTS-pytorch is not installed")
+    return vggnet.DISTS(weights)
+
+
+def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
+    """Oracle: the package DISTS-pytorch 0.1 with the same weights; it takes [0, 1]."""
+    from DISTS_pytorch import DISTS
+
+    package = theirs(lambda: DISTS(load_weights=False), stock)
+    alpha, beta = dists._learned()
+    package.alpha.copy_(alpha.view(1, -1, 1, 1))
+    package.beta.copy_(beta.view(1, -1, 1, 1))
+
+    def original(images, others):
+        return package((images + 1) / 2, (others + 1) / 2, require_grad=True)
+
+    values, *gradients = both_gradients(dists_ours, original, *pair(height=48))
+    assert torch.allclose(*values, atol=1e-5)
+    for found, expected in gradients:
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_dists_of_the_same_images(dists_ours):
+    """Oracle: a distance's axioms."""
+    images = pair()[0].requires_grad_()
+    value = dists_ours(images, images.detach().clone())
+    value.sum().backward()
+    assert value.abs().max() < 1e-5
+    assert images.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("make", [vggnet.LPIPS, vggnet.DISTS, vggnet.StyleDistance])
+def test_a_distance_goes_where_it_is_sent(weights, make):
+    """Oracle: in float64 it gives the same, with a gradient and without: all of it has moved."""
+    if make is vggnet.DISTS:
+        pytest.importorskip("DISTS_pytorch", reason="the package DISTS-pytorch is not installed")
+    distance = make(weights)
+    images, others = pair()
+    with torch.no_grad():
+        expected = distance(images, others)
+    moved = distance.double()
+    found = moved(images.double().requires_grad_(), others.double())
+    assert found.dtype == torch.float64
+    with torch.no_grad():
+        assert torch.allclose(moved(images.double(), others.double()), found)
+    assert torch.allclose(found.float(), expected, rtol=1e-3)
+
+
+def test_gram_by_hand():
+    """Oracle: by hand: two channels of three places, [1 2 3] and [0 1 -1]."""
+    features = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 1.0, -1.0]]]])
+    assert gram(features).tolist() == torch.tensor([[[14 / 3, -1 / 3], [-1 / 3, 2 / 3]]]).tolist()
+
+
+def test_content_and_style_by_the_paper(weights):
+    """Oracle: equations 1, 3, 4 and 5 in NumPy, on taps of the same weights."""
+    images, others = pair()
+    shift, scale = np.array([-0.03, -0.088, -0.188]), np.array([0.458, 0.448, 0.45])
+    normal = [
+        torch.from_numpy(((x.numpy() - shift[:, None, None]) / scale[:, None, None]).astype(np.float32))
+        for x in (images, others)
+    ]
+    layers = ["relu4_2", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
+    taps = [
+        {name: tap.double().numpy() for name, tap in vggnet.extract_features(weights, x, layers).items()}
+        for x in normal
+    ]
+    content, style = np.zeros(2), np.zeros(2)
+    for i in range(2):
+        first, second = (tap["relu4_2"][i] for tap in taps)
+        content[i] = 0.5 * ((first - second) ** 2).sum() / first.size
+        for name in layers[1:]:
+            flat = [tap[name][i].reshape(len(tap[name][i]), -1) for tap in taps]
+            channels, places = flat[0].shape
+            grams = [rows @ rows.T for rows in flat]
+            style[i] += 0.2 * ((grams[0] - grams[1]) ** 2).sum() / (4 * channels**2 * places**2)
+    with torch.no_grad():
+        assert np.allclose(vggnet.ContentDistance(weights)(images, others), content, rtol=1e-3)
+        assert np.allclose(vggnet.StyleDistance(weights)(images, others), style, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((1, 3, 32, 32), 1.01), r"expected RGB values in \[-1, 1\], but found 1.01 to 1.01"),
+        (torch.full((1, 3, 32, 32), -2.0), "found -2 to -2"),
+        (torch.full((1, 3, 32, 32), torch.nan), "found nan to nan"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"images / 127.5 - 1"),
+        (torch.zeros(1, 1, 32, 32), r"Gray is RGB"),
+        (torch.zeros(3, 32, 32), r"\(N, 3, H, W\)"),
+        (torch.zeros(0, 3, 32, 32), r"\(0, 3, 32, 32\)"),
+        (torch.zeros(1, 3, 15, 32), "at least 16x16 pixels, but got 15x32"),
+    ],
+)
+def test_images_that_cannot_be_compared(lpips_ours, images, message):
+    """Oracle: the contract."""
+    sound = torch.zeros(images.shape)
+    for given_pair in ((images, sound), (sound, images)):
+        with pytest.raises(InputError, match=message):
+            lpips_ours(*given_pair)
+    with pytest.raises(InputError, match="must be the same"):
+        lpips_ours(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 31))
+
+
+def test_weights_that_are_not_for_it(weights, tmp_path, monkeypatch):
+    """Oracle: the contract."""
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    shutil.copy(weights / FEATURES_FILE, tmp_path)
+    with pytest.raises(WeightsError, match=f"{HEADS_FILE}: no such file"):
+        vggnet.LPIPS(tmp_path)
+    with pytest.raises(ConfigError, match=r"vggnet\[distances\]"):
+        vggnet.DISTS(weights)
+    heads = load_file(weights / HEADS_FILE)
+    save_file(heads | {"lin2": heads["lin2"][:5]}, tmp_path / HEADS_FILE)
+    with pytest.raises(WeightsError, match=r"lin2 is \(5,\), expected \(256,\)"):
+        vggnet.LPIPS(tmp_path / FEATURES_FILE)
+    narrow = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625)
+    vggnet.save(narrow, tmp_path / "narrow" / "weights.safetensors")
+    with pytest.raises(WeightsError, match="VGG-16 at its full width"):
+        vggnet.LPIPS(tmp_path / "narrow")
+    gray = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625, in_channels=1)
+    with pytest.raises(WeightsError, match="1 channels"):
+        vggnet.ContentDistance(gray)
+    with pytest.raises(ConfigError, match="no layer relu6_1"):
+        vggnet.StyleDistance(narrow, layers=["relu6_1"])
+    assert all(parameter.requires_grad for parameter in narrow.parameters())
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_command(weights, lpips_ours, tmp_path, capsys):
+    """Oracle: LPIPS of the decoded pixels; one line for what cannot be compared."""
+    random = np.random.default_rng(0)
+    for name, size in (("a", (40, 32)), ("b", (40, 32)), ("c", (32, 40))):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    tensors = [torch.from_numpy(np.array(Image.open(tmp_path / f"{name}.png"))) / 127.5 - 1 for name in "ab"]
+    with torch.no_grad():
+        expected = lpips_ours(*(tensor.permute(2, 0, 1)[None] for tensor in tensors)).item()
+    a, b, c = (tmp_path / f"{name}.png" for name in "abc")
+    options = ["--weights", weights, "--distances", "lpips", "content", "--json"]
+    code, out, _ = command(capsys, "distance", a, b, *options)
+    assert code == 0
+    assert json.loads(out)["distances"]["lpips"] == pytest.approx(expected, rel=1e-3)
+    code, out, _ = command(capsys, "distance", a, a, *options)
+    assert json.loads(out)["distances"] == {"lpips": 0, "content": 0}
+    code, out, err = command(capsys, "distance", a, c, *options)
+    assert (code, out) == (2, "")
+    assert "40 x 32" in err
+    assert "32 x 40" in err

@@ -1,0 +1,116 @@
+"""Near-duplicates: copies and their like are found within and across splits and classes, others are not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+import vggnet
+from vggnet.cli.main import main
+from vggnet.errors import ConfigError, DataError
+from vggnet.features import duplicates
+from vggnet.features.duplicates import find_duplicates, group_rows
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    model = vggnet.build("vgg11", num_classes=2, head="gap", width=0.0625).eval()
+    model.preprocess = vggnet.Preprocess()
+    for bias in (parameter for parameter in model.parameters() if parameter.ndim == 1):
+        torch.nn.init.constant_(bias, -0.2)
+    return model
+
+
+def scene(seed):
+    random = np.random.default_rng(seed)
+    return Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+        (120, 90), Image.Resampling.NEAREST
+    )
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six scenes of two classes in two splits; scene 0 again smaller and in JPEG, in the other split and class."""
+    for seed in range(6):
+        path = tmp_path / "data" / ("train" if seed < 4 else "test") / ("cat" if seed % 2 else "dog") / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene(seed).save(path)
+    scene(0).resize((80, 60)).save(tmp_path / "data" / "test" / "cat" / "again.jpg", quality=60)
+    ImageEnhance.Brightness(scene(0)).enhance(1.05).save(tmp_path / "data" / "train" / "dog" / "light.png")
+    scene(3).save(tmp_path / "data" / "train" / "cat" / "copy.png")
+    (tmp_path / "data" / "train" / "cat" / "broken.png").write_bytes(b"x")
+    return tmp_path / "data"
+
+
+def test_what_is_nearly_the_same_is_found(network, photos):
+    """Oracle: how the pictures were made; the sure copies come first."""
+    seen = []
+    found = find_duplicates(
+        photos, weights=network, threshold=0.93, progress=lambda done, total: seen.append((done, total))
+    )
+    names = [{image.rpartition("/")[2] for image in group.images} for group in found.groups]
+    assert names == [{"3.png", "copy.png"}, {"0.png", "light.png", "again.jpg"}]
+    copies, alike = found.groups
+    assert copies.similarity == pytest.approx(1, abs=1e-5)
+    assert 0.93 <= alike.similarity < 1
+    assert (set(copies.splits), set(copies.classes)) == ({"train"}, {"cat"})
+    assert (set(alike.splits), set(alike.classes)) == ({"train", "test"}, {"dog", "cat"})
+    assert (found.images, seen[-1]) == (9, (10, 10))
+    table = found.as_table()
+    assert "2 groups" in table
+    assert "in several splits, in several classes" in table
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), n=st.integers(1, 12), threshold=st.floats(0.1, 1))
+def test_groups_are_those_of_plain_loops(data, n, threshold):
+    """Oracle: plain loops: neighbors of neighbors until nothing changes; blocks of three rows."""
+    rows = data.draw(st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=n, max_size=n))
+    vectors = np.array(rows, dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "BLOCK", 3)
+        found = group_rows(vectors, threshold + 1e-3)  # away from cosines that are threshold but for rounding
+    lengths = [max(np.linalg.norm(row), 1e-12) for row in vectors]
+    cosine = [[vectors[i] @ vectors[j] / lengths[i] / lengths[j] for j in range(n)] for i in range(n)]
+    groups = [{i} for i in range(n)]
+    for i in range(n):
+        for j in range(i):
+            if cosine[i][j] >= threshold + 1e-3:
+                joined = next(g for g in groups if i in g) | next(g for g in groups if j in g)
+                groups = [g for g in groups if not g & joined] + [joined]
+    assert sorted(map(tuple, (members for _, members in found))) == sorted(
+        tuple(sorted(g)) for g in groups if len(g) > 1
+    )
+    for similarity, members in found:
+        links = [cosine[i][j] for i in members for j in members if i < j and cosine[i][j] >= threshold + 1e-3]
+        assert similarity == pytest.approx(min(links), abs=1e-5)
+
+
+def test_what_cannot_work(network, photos, tmp_path):
+    """Oracle: the contract."""
+    for threshold in (0, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="threshold is"):
+            find_duplicates(photos, weights=network, threshold=threshold)
+    with pytest.raises(DataError, match="no such folder"):
+        find_duplicates(tmp_path / "nowhere", weights=network)
+    for file in photos.rglob("*.*"):
+        file.write_bytes(b"x")
+    with pytest.raises(DataError, match="none of the 10 pictures"):
+        find_duplicates(photos, weights=network)
+
+
+def test_the_command(network, photos, tmp_path, capsys):
+    """Oracle: the library; without the option nothing is compared."""
+    vggnet.save(network, tmp_path / "weights.safetensors")
+    options = ["--duplicates", "--threshold", "0.93", "--weights", str(tmp_path / "weights.safetensors")]
+    for given_options, count in ((options, 2), ([], None)):
+        with pytest.raises(SystemExit) as ended:
+            main(["data", str(photos), "--json", *given_options])
+        found = json.loads(capsys.readouterr().out)
+        assert ended.value.code == 2  # broken.png
+        assert len(found["duplicates"]["groups"]) == count if count else "duplicates" not in found

@@ -1,0 +1,158 @@
+"""Search by features: the nearest by brute force, the same through a graph, and indexes that are refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+import vggnet
+from vggnet.cli.main import main
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.features import retrieval as similar
+from vggnet.features.pooling import pool
+from vggnet.features.retrieval import SimilarityIndex, build_index, find_similar
+
+LAYERS = ("relu4_3", "relu5_1", "relu5_3")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625).eval()
+    model.preprocess = Preprocess(resize=36, crop=32)
+    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
+    vggnet.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve coarse pictures, one of which cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for index in range(12):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        coarse.resize((48, 40), Image.Resampling.BICUBIC).save(folder / f"{index:02}.png")
+    (folder / "05.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(weights, pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("index") / "similar.safetensors"
+    assert build_index(pictures, path, weights=weights).images == 11
+    return path
+
+
+def by_hand(weights, files):
+    """Oracle: taps of single pictures, cube roots of means of cubes, and lengths, in NumPy."""
+    vectors = []
+    for file in files:
+        taps = vggnet.extract_features(weights, file, LAYERS)
+        pooled = [np.cbrt((tap[0].double().numpy() ** 3).mean((1, 2))) for tap in taps.values()]
+        vectors.append(np.concatenate([part / np.linalg.norm(part) for part in pooled]) / np.sqrt(len(LAYERS)))
+    return np.stack(vectors)
+
+
+def test_the_nearest_are_those_of_brute_force(weights, pictures, index):
+    """Oracle: `by_hand`."""
+    files = [file for file in sorted(pictures.glob("*.png")) if file.stat().st_size > 10]
+    vectors = by_hand(weights, files)
+    cosines = vectors @ vectors.T
+    found = find_similar(index, files, top=4)
+    for row, matches in zip(cosines, found, strict=True):
+        expected = np.argsort(-row)[:4]
+        assert [match.image for match in matches] == [str(files[place]) for place in expected]
+        assert [match.similarity for match in matches] == pytest.approx(row[expected], abs=1e-4)
+    assert [len(matches) for matches in find_similar(index, files[:2], top=99)] == [11, 11]
+
+
+def test_a_graph_finds_the_same(pictures, weights, index, tmp_path, monkeypatch):
+    """Oracle: the exact search; among so few the graph misses nothing."""
+    pytest.importorskip("usearch.index", reason="usearch is not installed")
+    monkeypatch.setattr(similar, "GRAPH_FROM", 5)
+    path = tmp_path / "large.safetensors"
+    build_index(pictures, path, weights=weights)
+    assert path.with_suffix(".usearch").is_file()
+    query = pictures / "03.png"
+    ((*expected,),) = find_similar(index, query, top=5)
+    ((*found,),) = find_similar(path, query, top=5)
+    assert [match.image for match in found] == [match.image for match in expected]
+    assert [match.similarity for match in found] == pytest.approx([m.similarity for m in expected], abs=2e-3)
+    build_index(pictures / "03.png", path, weights=weights)  # a smaller one in its place has no graph
+    assert not path.with_suffix(".usearch").exists()
+    assert len(find_similar(path, query)[0]) == 1
+
+
+def test_any_column_will_do(pictures, tmp_path):
+    """Oracle: by hand: the last ReLUs of the blocks of column A; a picture is nearest to itself."""
+    model = vggnet.build("vgg11_bn", num_classes=2, head="gap", width=0.0625)
+    vggnet.save(model, tmp_path / "weights.safetensors")
+    extraction = build_index(pictures, tmp_path / "index.safetensors", weights=tmp_path)
+    assert list(extraction.shapes) == ["relu4_2", "relu5_1", "relu5_2"]
+    assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
+
+
+def test_generalized_mean_by_hand():
+    """Oracle: by hand: the cube root of (1 + 8 + 27 + 0) / 4; what is negative counts as 0."""
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, -5.0]]]])
+    assert pool(maps, "gem").item() == pytest.approx(9 ** (1 / 3))
+
+
+def test_what_is_refused(pictures, weights, index, tmp_path):
+    """Oracle: the contract."""
+    with pytest.raises(DataError, match="cannot be read as an index"):
+        SimilarityIndex(tmp_path / "nowhere.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(index.read_bytes()[:-9])
+    with pytest.raises(DataError, match="cannot be read as an index"):
+        SimilarityIndex(tmp_path / "cut.safetensors")
+    save_file({"relu4_3": np.ones((1, 2), np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="not an index"):
+        SimilarityIndex(tmp_path / "other.safetensors")
+    facts = {"format": similar.FORMAT, "images": "[]", "weights": ""}
+    save_file({"relu4_3": np.ones((1, 2), np.float32)}, tmp_path / "lacking.safetensors", facts)
+    with pytest.raises(DataError, match="cannot be read as an index"):
+        SimilarityIndex(tmp_path / "lacking.safetensors")
+    with pytest.raises(ConfigError, match="ends so"):
+        build_index(pictures, tmp_path / "index.npy", weights=weights)
+    with pytest.raises(ConfigError, match="top is 0"):
+        find_similar(index, pictures / "01.png", top=0)
+    with pytest.raises(ImageError, match=r"05\.png"):
+        find_similar(index, pictures / "05.png")
+    other = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625)
+    vggnet.save(other, tmp_path / "other" / "weights.safetensors")
+    with pytest.raises(ConfigError, match="made by other weights"):
+        find_similar(index, pictures / "01.png", weights=tmp_path / "other")
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["similar", *map(str, arguments)])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_commands(pictures, weights, index, tmp_path, capsys, monkeypatch):
+    """Oracle: the library's answers; a picture that was moved away is an empty frame in the drawing."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pictures, "copies")
+    code, out, err = command(capsys, "index", "copies", "--weights", weights)
+    assert (code, out) == (2, "similar.safetensors: 11 images\n")
+    assert "05.png" in err
+    (tmp_path / "copies" / "02.png").unlink()
+    code, out, err = command(capsys, "query", pictures / "01.png", pictures / "03.png", "--top", 11, "--json")
+    assert (code, err) == (0, "drawn: similar.png\n")
+    rows = json.loads(out)
+    expected = find_similar(index, [pictures / "01.png", pictures / "03.png"], top=11)
+    for row, matches in zip(rows, expected, strict=True):
+        assert [match["image"][-6:] for match in row["matches"]] == [match.image[-6:] for match in matches]
+    with Image.open("similar.png") as drawing:
+        assert drawing.width > drawing.height
+    code, out, _ = command(capsys, "query", pictures / "01.png", "--top", 1)
+    assert out.splitlines() == [str(pictures / "01.png"), "  1.0000  copies/01.png"]
+    code, out, err = command(capsys, "query", pictures / "01.png", "--index", "nowhere.safetensors")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)

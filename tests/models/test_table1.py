@@ -1,0 +1,65 @@
+"""Table 1 and the model names."""
+
+import pytest
+
+from vggnet.errors import ConfigError
+from vggnet.models.table1 import MODEL_NAMES, TABLE_1, layers, resolve
+
+
+@pytest.mark.parametrize(
+    ("column", "weight_layers"), [("A", 11), ("A-LRN", 11), ("B", 13), ("C", 16), ("D", 16), ("E", 19)]
+)
+def test_weight_layers_match_the_paper(column, weight_layers):
+    """Oracle: the second row of Table 1 counts the weight layers, three of them fully connected."""
+    assert sum(layer.kind == "conv" for layer in layers(column)) + 3 == weight_layers
+
+
+def test_column_d_layer_by_layer():
+    """Oracle: column D of Table 1, typed by hand."""
+    assert [(layer.kind, layer.kernel, layer.channels) for layer in layers("D")] == [
+        *[("conv", 3, 64)] * 2, ("pool", 2, 64),
+        *[("conv", 3, 128)] * 2, ("pool", 2, 128),
+        *[("conv", 3, 256)] * 3, ("pool", 2, 256),
+        *[("conv", 3, 512)] * 3, ("pool", 2, 512),
+        *[("conv", 3, 512)] * 3, ("pool", 2, 512),
+    ]  # fmt: skip
+
+
+def test_our_own_column():
+    """Oracle: typed by hand; its pools leave one pixel of 32, as the paper's do."""
+    assert [(layer.kind, layer.channels) for layer in layers("S", 0.5)] == [
+        *[("conv", 16), ("conv", 32), ("pool", 32)],
+        *[("conv", 32), ("conv", 128), ("pool", 128)],
+        *[("conv", 128), ("conv", 128), ("pool", 128)],
+        *[("conv", 128), ("pool", 128)],
+        ("pool", 128),
+    ]
+
+
+def test_the_shallow_net():
+    """Oracle: section 4.1: five 5x5 convolutions in place of B's pairs; 25 weights a channel pair instead of 18."""
+    assert [(layer.kernel, layer.channels) for layer in layers("B-5x5") if layer.kind == "conv"] == [
+        (5, 64), (5, 128), (5, 256), (5, 512), (5, 512)
+    ]  # fmt: skip
+
+
+def test_column_c_ends_its_last_blocks_with_1x1():
+    """Oracle: column C of Table 1 shows conv1 as the last of blocks 3, 4, 5."""
+    kernels = [layer.kernel for layer in layers("C") if layer.kind == "conv"]
+    assert kernels == [3, 3, 3, 3, 3, 3, 1, 3, 3, 1, 3, 3, 1]
+
+
+def test_every_name_and_letter_resolves():
+    """Oracle: the list of products: six columns, five also with batch norm, the shallow net, and ours."""
+    assert len(MODEL_NAMES) == 13
+    assert {resolve(name).column for name in MODEL_NAMES} == {*TABLE_1, "B-5x5", "S"}
+    assert resolve("D") == resolve("vgg16")
+    assert resolve("E_bn") == resolve("vgg19_bn")
+    assert resolve("A-LRN").name == "vgg11_lrn"
+
+
+@pytest.mark.parametrize("name", ["vgg12", "", "F", "A-LRN_bn", "vgg11_lrn_bn", "vgg8", "resnet18"])
+def test_unknown_names_say_what_exists(name):
+    """Oracle: the message names a model that does exist."""
+    with pytest.raises(ConfigError, match="vgg16_bn"):
+        resolve(name)

@@ -1,0 +1,76 @@
+"""Files that are written whole or not at all: permissions, and what a failure leaves."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vggnet.errors import StorageError
+from vggnet.files import cache_folder, replacing, write_text
+from vggnet.models.vgg import build
+from vggnet.weights.checkpoint import save
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def umask(request):
+    """New files are made under this umask."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def permissions(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_files_have_the_permissions_of_new_files(tmp_path, umask):
+    """Oracle: 0o666 without the bits of the umask, for text, for tensors and for a model."""
+    write_text(tmp_path / "text", "text")
+    with replacing(tmp_path / "tensors") as temporary:
+        save_file({"x": torch.zeros(2)}, temporary)
+    save(build("vgg11_bn", num_classes=2, head="gap", width=0.05), tmp_path / "model.safetensors")
+    for path in tmp_path.iterdir():
+        assert permissions(path) == 0o666 & ~umask, path.name
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def half_written(path):
+    path.write_text("half")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    """Oracle: the text and the list of files before."""
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(StorageError, match="No space"), replacing(path) as temporary:
+        half_written(temporary)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+HOME = Path.home()
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "expected"),
+    [
+        ("linux", {}, HOME / ".cache/vggnet"),
+        ("linux", {"XDG_CACHE_HOME": "/var/c"}, Path("/var/c/vggnet")),
+        ("darwin", {"XDG_CACHE_HOME": "/var/c"}, HOME / "Library/Caches/vggnet"),
+        ("win32", {"LOCALAPPDATA": "/local"}, Path("/local/vggnet")),
+        ("linux", {"VGGNET_CACHE": "~/mine", "XDG_CACHE_HOME": "/var/c"}, HOME / "mine"),
+        ("linux", {"VGGNET_CACHE": "", "XDG_CACHE_HOME": ""}, HOME / ".cache/vggnet"),
+    ],
+)
+def test_folders_by_platform(platform, environment, expected, monkeypatch):
+    """Oracle: the conventions of each platform, by hand."""
+    for name in ("VGGNET_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", platform)
+    assert cache_folder() == expected

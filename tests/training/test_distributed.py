@@ -1,0 +1,281 @@
+"""Processes that train one network together, started by torchrun: as one process does, to the end or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vggnet
+from vggnet.accel.autotuning import choices
+from vggnet.cli.main import main
+from vggnet.errors import ConfigError, ImageError
+from vggnet.models.vgg import build
+from vggnet.training.checkpoints import Checkpoints
+from vggnet.training.config import DIGITS
+from vggnet.training.distributed import Ranks, join
+from vggnet.training.learner import build_model, make_learner
+from vggnet.training.loop import Position
+from vggnet.weights.checkpoint import save
+
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+VGG = Path(sys.executable).with_name("vgg")
+SCRIPT = Path(__file__).with_name("ranked.py")
+PROCESSES = 3
+
+SUMMED = {
+    "data": "digits", "preset": "digits", "model": "vgg11", "width": 0.05, "batch_size": 250, "lr": 0.02, "epochs": 2,
+    "jitter": 0.2, "accumulate": 2, "ema": 0.5,
+}  # fmt: skip
+FROZEN = SUMMED | {"freeze": 2, "schedule": "plateau", "plateau_epochs": 1}
+BOXES = {
+    "preset": "fast", "task": "localize", "model": "vgg11", "width": 0.1, "head": "gap", "epochs": 2, "batch_size": 16,
+    "val_fraction": 0.01, "optimizer": "sgd", "lr": 0.01, "init": "he",
+}  # fmt: skip
+EXACT = {
+    "preset": "digits", "model": "vgg11_bn", "width": 0.25, "head": "folded", "optimizer": "muon", "batch_size": 10,
+    "epochs": 2, "ema": 0.9, "checkpoint_minutes": 0.0, "augment": "article", "workers": 1,
+}  # fmt: skip
+PHOTOS = {
+    "preset": "photos", "model": "vgg11_bn", "width": 0.05, "resize": 80, "crop": 72, "epochs": 1, "batch_size": 4,
+    "workers": 1,
+}  # fmt: skip
+
+
+def start(processes, *command, **environment):
+    return subprocess.Popen(
+        [*LAUNCHER, f"--nproc_per_node={processes}", *map(str, command)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def hear(process):
+    """What a launcher and its processes say until their end; they are ended if they wait for each other for ever."""
+    try:
+        return process.communicate(timeout=900)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise
+
+
+def finish(folder, jobs):
+    """How each job ended, by name and rank, and what else was said; the jobs follow each other in each process."""
+    file = folder / "jobs.json"
+    file.write_text(json.dumps([{"out": folder / name, **job} for name, job in jobs.items()], default=str))
+    process = start(PROCESSES, SCRIPT, file, VGGNET_CACHE=str(folder / "cache"), VGGNET_CONV="winograd4")
+    said, notes = hear(process)
+    ends = [json.loads(line) for line in said.splitlines()]
+    by_rank = [[end for by, end in ends if by == rank] for rank in range(PROCESSES)]
+    return dict(zip(jobs, zip(*by_rank, strict=False), strict=False)), notes
+
+
+def rows(folder):
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+def newest(folder):
+    return json.loads((folder / "state" / "checkpoints.json").read_text())[0]["file"]
+
+
+def tensors(folder):
+    files = folder / "weights.safetensors", folder / "state" / newest(folder)
+    return [{name: tensor.numpy().tobytes() for name, tensor in load_file(file).items()} for file in files]
+
+
+def write_boxes(folder):
+    """Thirty noisy images of 32 pixels with boxes: 28 to train on and one of each class to validate on."""
+    random = np.random.default_rng(0)
+    for number in range(30):
+        file = folder / "train" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
+        left, top = random.integers(1, 12, 2)
+        bounds = {"xmin": left, "ymin": top, "xmax": left + 12, "ymax": top + 15}
+        box = "".join(f"<{name}>{value}</{name}>" for name, value in bounds.items())
+        file.with_suffix(".xml").write_text(f"<annotation><object><bndbox>{box}</bndbox></object></annotation>")
+
+
+def write_photos(folder):
+    """Twelve photos, of which the file of one has lost its end."""
+    random = np.random.default_rng(0)
+    for number in range(12):
+        file = folder / "train" / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (90, 110, 3), dtype=np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:-4000])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    write_boxes(folder / "data" / "boxes")
+    write_photos(folder / "data" / "photos")
+    save(build("vgg11", num_classes=10, head="cifar", width=0.05), folder / "given.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    """Every job of this file but one, in one launch, as most of its time goes into imports."""
+    boxes, photos = {"data": folder / "data" / "boxes"}, {"data": folder / "data" / "photos"}
+    at = {"rank": 1, "step": "1:2"}
+    jobs = {
+        "summed": SUMMED,
+        "frozen": FROZEN | {"init_from": folder / "given.safetensors"},
+        "lopsided": SUMMED | {"lopsided": True},
+        "localized": BOXES | boxes,
+        "poisoned": SUMMED | {"fault": {"rank": 1, "step": "0:3"}},
+        "unread": PHOTOS | photos,
+        "skipping": PHOTOS | photos | {"on_bad_image": "skip"},
+        "refused": EXACT | boxes | {"batch_size": 2},
+        "whole": EXACT | boxes,
+        "stopped": EXACT | boxes | {"fault": at | {"signal": "SIGTERM"}},
+        "resumed": {"out": folder / "stopped"},
+        "killed": EXACT | boxes | {"fault": at | {"signal": "SIGKILL"}},
+    }
+    ends, notes = finish(folder, jobs)
+    assert set(ends) == {*jobs} - {"killed"}, notes
+    return ends
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+def test_shares_are_a_partition(size):
+    """Oracle: the whole, from end to end."""
+    for count in range(8):
+        shares = [Ranks(rank, size).share(torch.arange(count)).tolist() for rank in range(size)]
+        assert [index for share in shares for index in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "job"), [("summed", SUMMED), ("frozen", FROZEN), ("lopsided", SUMMED), ("localized", BOXES)]
+)
+def test_processes_train_as_one(done, folder, tmp_path, name, job):
+    """Oracle: one process. No number here is a multiple of three; boxes are validated on two images; lopsided
+    shares are all and nothing."""
+    assert done[name] == ("finished",) * PROCESSES
+    given = {"init_from": folder / "given.safetensors"} if name == "frozen" else {}
+    one = vggnet.train(**{"data": folder / "data" / "boxes"} | job, **given, out=tmp_path / "run")
+    assert rows(folder / name) == [pytest.approx(row, rel=1e-5) for row in rows(one.folder)]
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all(done, folder):
+    """Oracle: the step that was poisoned; nothing is left of the run."""
+    for end in done["poisoned"]:
+        assert end.startswith("NonFiniteError: the loss became nan at step 3 of epoch 1")
+    assert not (folder / "poisoned").exists()
+
+
+def test_an_image_that_one_process_cannot_read_ends_all(done, folder, tmp_path):
+    """Oracle: the error of a training in one process; nothing is left of the run."""
+    with pytest.raises(ImageError) as expected:
+        vggnet.train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS)
+    assert done["unread"] == (f"ImageError: {expected.value}",) * PROCESSES
+    assert not (folder / "unread").exists()
+
+
+def test_an_image_that_one_process_cannot_read_is_skipped_by_all(done, folder, tmp_path):
+    """Oracle: what a training in one process says of it."""
+    assert done["skipping"] == ("finished",) * PROCESSES
+    alone = vggnet.train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS | {"on_bad_image": "skip"})
+    assert (folder / "skipping" / "skipped.json").read_text() == (alone.folder / "skipped.json").read_text()
+    assert [row["skipped"] for row in rows(folder / "skipping")] == [1]
+
+
+def test_batches_that_are_too_small_are_refused(done, folder):
+    """Oracle: two images for three processes, found before there is a folder."""
+    for end in done["refused"]:
+        assert end.startswith("ConfigError: 3 processes share each batch, but with batch_size 2 the smallest one has 1")
+    assert not (folder / "refused").exists()
+
+
+def test_a_stopped_training_goes_on_exactly(done, folder):
+    """Oracle: as many processes without interruption, bit for bit; one alone was told to stop, and its loader."""
+    assert done["stopped"] == ("stopped",) * PROCESSES
+    assert done["resumed"] == done["whole"] == ("finished",) * PROCESSES
+    assert tensors(folder / "stopped") == tensors(folder / "whole")
+    assert rows(folder / "stopped") == rows(folder / "whole")
+
+
+def test_a_killed_training_goes_on_exactly(done, folder):
+    """Oracle: as many processes without interruption, bit for bit; one of them was killed before the step was saved."""
+    assert newest(folder / "killed") == "epoch-0001-step-000001.safetensors"
+    ends, notes = finish(folder, {"killed": {}})
+    assert ends == {"killed": ("finished",) * PROCESSES}, notes
+    assert tensors(folder / "killed") == tensors(folder / "whole")
+    assert rows(folder / "killed") == rows(folder / "whole")
+
+
+def test_the_command_stops_as_one(tmp_path):
+    """Oracle: what the command says in one process, said once; the checkpoint that it goes on from."""
+    options = ["--data", "digits", "--width", "0.05", "--epochs", "3", "--out", tmp_path / "run"]
+    process = start(2, "--no-python", VGG, "train", *options)
+    heard = []
+    for line in process.stderr:
+        heard.append(line)
+        if line.startswith("epoch 1/3"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, rest = hear(process)
+    notes = "".join(heard) + rest
+    assert notes.count(f"go on with: vgg train --resume {tmp_path / 'run'}\n") == 1, notes
+    assert notes.count("epoch 1/3 |") == 1
+    assert (tmp_path / "run" / "state" / "checkpoints.json").is_file()
+    assert "epoch 3/3" not in notes
+
+
+def test_each_process_goes_on_with_its_convolutions(tmp_path, own_cache):
+    """Oracle: what each process had used, typed by hand; the second resumes."""
+
+    class Second(Ranks):
+        """Of two processes, of which the first does nothing here but write."""
+
+        def texts(self, text):
+            return [json.dumps({"key": {"algorithm": name, "ms": {}}}) for name in ("dense", "winograd4")]
+
+        def first(self, work, *arguments):
+            return work(*arguments)
+
+        in_turn = first
+
+    learner = make_learner(DIGITS, build_model(DIGITS, 10))
+    object.__setattr__(learner, "ranks", Second(1, 2))
+    Checkpoints(tmp_path).save(learner, Position(step=1))
+    Checkpoints(tmp_path).restore(learner)
+    assert choices().as_dict()["key"]["algorithm"] == "winograd4"
+
+
+def test_a_process_without_the_others_is_told(monkeypatch):
+    """Oracle: torchrun's variables, of which one is missing."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ConfigError, match="MASTER_ADDR.*torchrun"):
+        join()
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_mistakes_are_told_once(monkeypatch, capsys, rank, lines):
+    """Oracle: the exit code of a mistake, and the line of the first process alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    for arguments, word in ((["test", "runs/mine"], "Leave torchrun out"), (["train", "--widht", "2"], "widht")):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert capsys.readouterr().err.count(word) == lines

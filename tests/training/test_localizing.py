@@ -1,0 +1,166 @@
+"""Training of boxes: targets follow the pixels, the loss is the paper's, runs resume, weights of classifiers serve."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vggnet
+from vggnet.data.augmentation import BatchAugment
+from vggnet.data.loading import TrainBatches
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.opening import open_source
+from vggnet.data.splits import carve
+from vggnet.errors import ConfigError, DataError
+from vggnet.models.vgg import build
+from vggnet.training.localizing import BoxBatches, box_sums, box_targets
+from vggnet.training.loop import Position
+from vggnet.weights.checkpoint import save
+from vggnet.weights.transfer import transfer
+
+TINY = {
+    "task": "localize", "preset": "fast", "model": "vgg11_bn", "width": 0.1, "head": "gap", "epochs": 2,
+    "batch_size": 16, "val_fraction": 0.2, "optimizer": "sgd", "lr": 0.01, "warmup": 0.2, "weight_decay": 5e-4,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def rectangles(tmp_path):
+    """Forty images of 32 pixels, black but for a bright rectangle, wide in one class and high in the other."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        label = number % 2
+        width, height = (18, 10) if label else (10, 18)
+        left, top = random.integers(3, 29 - width), random.integers(3, 29 - height)
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[top : top + height, left : left + width] = random.integers(128, 256, 3)
+        file = tmp_path / "data" / "train" / ("high", "wide")[label] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+        bounds = zip(("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, left + width, top + height), strict=True)
+        box = "".join(f"<{name}>{value}</{name}>" for name, value in bounds)
+        file.with_suffix(".xml").write_text(f"<annotation><object><bndbox>{box}</bndbox></object></annotation>")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("flip", ["none", "random", "alternating"])
+def test_targets_follow_the_pixels(rectangles, flip):
+    """Oracle: where the bright pixels are after the augmentation."""
+    source, preprocess = open_source(rectangles, "train"), Preprocess(resize=32, crop=32)
+    augment = BatchAugment(shift=3, flip=flip, padding="zero")
+    inner = TrainBatches(source, preprocess, 13, indices=np.arange(40), seed=5)
+    batches = BoxBatches(inner, box_targets(source, preprocess), augment, seed=5, crop=32)
+    assert len(batches) == 4
+    for epoch in range(2):
+        for batch in batches.epoch(epoch):
+            images = augment(batch.images, batch.indices, seed=5, epoch=epoch)
+            for image, target, index in zip(images, batch.labels, batch.indices.tolist(), strict=True):
+                rows, columns = (image.sum(0) > 0).nonzero().unbind(1)
+                left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+                expected = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]) / 32
+                torch.testing.assert_close(target[1:], expected)
+                assert target[0] == source.labels[index]
+
+
+@pytest.mark.parametrize("outputs", [4, 12])
+def test_the_loss_is_half_the_squared_distance(outputs):
+    """Oracle: plain loops, as Caffe's EuclideanLoss has it; the box of another class does not count."""
+    torch.manual_seed(0)
+    values = torch.rand(5, outputs)
+    targets = torch.cat([torch.tensor([[0.0], [2], [1], [2], [0]]), torch.rand(5, 4)], 1)
+    targets[1, 1:] = values[1, 8:] if outputs == 12 else values[1]
+    expected = 0.0
+    for row, target in zip(values.tolist(), targets.tolist(), strict=True):
+        first = 4 * int(target[0]) if outputs == 12 else 0
+        expected += sum((a - b) ** 2 for a, b in zip(row[first : first + 4], target[1:], strict=True)) / 2
+    sums = box_sums(values, targets, 64)
+    assert sums.loss.item() == pytest.approx(expected)
+    assert sums.correct >= 1
+
+
+@pytest.mark.parametrize("boxes", ["shared", "per_class"])
+def test_boxes_are_learnt(rectangles, tmp_path, boxes):
+    """Oracle: the mean box, near which training starts: later more boxes are right, and the loss is less."""
+    options = {**TINY, "boxes": boxes, "epochs": 12, "flip": "random", "shift": 0}
+    run = vggnet.train(rectangles, out=tmp_path / "run", **options)
+    model = vggnet.load(run.folder)
+    assert model.architecture.boxes == boxes
+    assert model.architecture.num_outputs == {"shared": 4, "per_class": 8}[boxes]
+    targets = box_targets(open_source(rectangles, "train"), model.preprocess)
+    start = (targets[:, 1:] - targets[:, 1:].mean(0)).square().sum(1).mean() / 2
+    assert run.history[-1]["train_loss"] < 0.7 * start
+    assert run.history[-1]["train_accuracy"] > run.history[0]["train_accuracy"]
+    result = vggnet.localize(run.folder, data=rectangles, split="train")
+    assert result.images == 40
+    assert result.error_class_given < result.error_whole_image
+
+
+def test_an_interrupted_run_goes_on_exactly(rectangles, tmp_path, monkeypatch):
+    """Oracle: the uninterrupted run."""
+    whole = vggnet.train(rectangles, out=tmp_path / "whole", **TINY)
+    count = Position.count
+
+    def interrupt(self, *arguments):
+        count(self, *arguments)
+        if (self.epoch, self.step) == (1, 1):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Position, "count", interrupt)
+    with pytest.raises(ZeroDivisionError):
+        vggnet.train(rectangles, out=tmp_path / "run", checkpoint_minutes=0, **TINY)
+    monkeypatch.undo()
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+    resumed = vggnet.resume(tmp_path / "run")
+    ours, theirs = load_file(resumed.weights), load_file(whole.weights)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [row["val_loss"] for row in resumed.history] == [row["val_loss"] for row in whole.history]
+
+
+def test_a_classifier_is_a_start(rectangles, tmp_path):
+    """Oracle: its weights, all but the last layer's, which says the mean box of each class, validation images apart."""
+    classifier = build("vgg11_bn", num_classes=2, head="gap", width=0.1)
+    classifier.classes = ("high", "wide")
+    save(classifier, tmp_path / "classifier.safetensors", preprocess=Preprocess(resize=32, crop=32))
+    options = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
+    run = vggnet.train(
+        rectangles, out=tmp_path / "run", init_from=tmp_path / "classifier.safetensors", **{**TINY, **options}
+    )
+    model = vggnet.load(run.folder)
+    torch.testing.assert_close(model.features.conv5_2.weight, classifier.features.conv5_2.weight)
+    source = open_source(rectangles, "train")
+    seen, _ = carve(source.labels, TINY["val_fraction"], 0)
+    targets = box_targets(source, model.preprocess).numpy()
+    means = [np.mean([targets[i, 1:] for i in seen if source.labels[i] == label], axis=0) for label in (0, 1)]
+    np.testing.assert_allclose(model.head.fc.bias.detach().numpy(), np.concatenate(means), atol=1e-6)
+
+
+def test_four_scores_are_no_box():
+    """Oracle: by hand: of a classifier for the same four classes all is copied but the last layer."""
+    classifier, model = (
+        build("vgg11", num_classes=4, head="gap", width=0.1, boxes=boxes) for boxes in (None, "shared")
+    )
+    classifier.classes = model.classes = tuple("abcd")
+    assert transfer(classifier, model) == ("head.fc.weight", "head.fc.bias")
+
+
+@pytest.mark.parametrize("field", [{"rotation": 5.0}, {"augment": "article"}, {"min_area": 0.5}])
+def test_augmentation_that_boxes_do_not_follow(rectangles, tmp_path, field):
+    """Oracle: the contract; nothing is left behind."""
+    with pytest.raises(ConfigError, match=f'{next(iter(field))} is .*"localize"'):
+        vggnet.train(rectangles, out=tmp_path / "run", **{**TINY, **field})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_box_that_cannot_be_is_found_before_training(rectangles, tmp_path):
+    """Oracle: the name of the file; nothing is left behind."""
+    file = rectangles / "train" / "wide" / "7.xml"
+    file.write_text(file.read_text().replace("<xmax>", "<xmax>9"))
+    with pytest.raises(DataError, match=r"wide/7\.png: the box .* reaches outside the image"):
+        vggnet.train(rectangles, out=tmp_path / "run", **TINY)
+    assert not (tmp_path / "run").exists()

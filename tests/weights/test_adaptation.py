@@ -1,0 +1,173 @@
+"""Given weights for other classes, channels and widths, through `vggnet.load`."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vggnet
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError
+from vggnet.models.vgg import build
+from vggnet.weights.adaptation import adapt, to_channels
+
+IMAGES = (2, 3, 64, 64)
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """Save a network with this head, and return it with its file."""
+
+    def save(head, name="vgg11_bn", **options):
+        model = build(name, num_classes=4, head=head, **options).eval()
+        model.classes = ("ant", "bee", "cow", "dog") if head != "none" else None
+        vggnet.save(model, tmp_path / "given.safetensors")
+        return model, tmp_path / "given.safetensors"
+
+    return save
+
+
+def last_layer(model):
+    return list(model.state_dict())[-1].rpartition(".")[0]
+
+
+@pytest.mark.parametrize("head", ["paper", "dense", "gap", "grid", "cifar", "folded"])
+def test_other_classes_get_a_new_last_layer(head, saved):
+    """Oracle: every other tensor of the file; new weights N(0, 0.01), biases 0, no class names."""
+    given, file = saved(head)
+    model = vggnet.load(file, num_classes=7)
+    last = last_layer(given)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(last):
+            assert torch.equal(tensor, given.state_dict()[name]), name
+    assert model.state_dict()[f"{last}.weight"].shape[0] == model.num_classes == 7
+    assert 0 < model.state_dict()[f"{last}.weight"].abs().max() < 0.06
+    assert not model.state_dict()[f"{last}.bias"].any()
+    assert model.classes is None
+    assert model.preprocess == vggnet.load(file).preprocess
+
+
+def test_as_many_classes_are_kept(saved):
+    """Oracle: the file."""
+    given, file = saved("gap")
+    model = vggnet.load(file, num_classes=4)
+    assert torch.equal(model.head.fc.weight, given.head.fc.weight)
+    assert model.classes == given.classes
+
+
+def test_a_network_without_head_gets_one(saved):
+    """Oracle: the convolutions of the file below a global average pool, by hand."""
+    given, file = saved("none")
+    model = vggnet.load(file, num_classes=7)
+    assert model.architecture.head == "gap"
+    images = torch.randn(IMAGES)
+    with torch.inference_mode():
+        pooled = given.features(images).mean((2, 3))
+        torch.testing.assert_close(model(images), pooled @ model.head.fc.weight.T + model.head.fc.bias)
+
+
+def test_gray_answers_as_its_copies(saved):
+    """Oracle: the network for RGB on three copies of the gray image."""
+    given, file = saved("gap")
+    model = vggnet.load(file, in_channels=1)
+    assert model.preprocess == Preprocess(mean=(0.449,), std=(0.226,))
+    gray = torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(gray), given(gray.expand(IMAGES)), rtol=1e-4, atol=1e-5)
+    assert model.classes == given.classes
+
+
+def test_rgb_from_gray(saved):
+    """Oracle: the network for gray, on an image of three equal channels."""
+    given, file = saved("gap", in_channels=1)
+    model = vggnet.load(file, in_channels=3)
+    assert model.preprocess.mean == (0.449,) * 3
+    gray = torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(gray.expand(IMAGES)), given(gray), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(given_channels=st.integers(1, 6), in_channels=st.integers(1, 9))
+def test_kernels_for_other_channels(given_channels, in_channels):
+    """Oracle: plain loops over the rule."""
+    kernel = torch.randn(2, given_channels, 3, 3)
+    found = to_channels(kernel, in_channels)
+    assert found.shape == (2, in_channels, 3, 3)
+    if in_channels == 1 < given_channels:
+        torch.testing.assert_close(found[:, 0], sum(kernel[:, c] for c in range(given_channels)))
+    else:
+        for c in range(in_channels):
+            torch.testing.assert_close(found[:, c], kernel[:, c % given_channels] * given_channels / in_channels)
+
+
+@pytest.mark.parametrize("in_channels", [1, 4, 6, 7])
+def test_kernels_are_those_of_timm(in_channels):
+    """Oracle: timm's own rule for RGB."""
+    adapt_input_conv = pytest.importorskip("timm.models", reason="timm is not installed").adapt_input_conv
+    kernel = torch.randn(4, 3, 3, 3)
+    torch.testing.assert_close(to_channels(kernel, in_channels), adapt_input_conv(in_channels, kernel.clone()))
+
+
+def test_channels_beyond_rgb_have_no_preprocessing(saved):
+    """Oracle: the contract; nobody knows their mean."""
+    _, file = saved("gap")
+    model = vggnet.load(file, in_channels=4)
+    assert model.preprocess is None
+    assert model(torch.randn(1, 4, 64, 64)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("head", ["paper", "dense", "gap", "grid", "cifar", "folded", "none"])
+def test_a_smaller_width_keeps_the_first_channels(head, saved):
+    """Oracle: the kept channels by loops over every tensor; fc6 by pixels and channels."""
+    given, file = saved(head)
+    model = vggnet.load(file, width=0.5)
+    size = 224 if head in ("paper", "dense") else 32
+    assert model(torch.randn(1, 3, size, size)).isfinite().all()
+    theirs = dict(given.state_dict())
+    if head == "paper":  # as a convolution, whose channels are easily counted
+        theirs = dict(vggnet.to_dense(given).state_dict())
+        model = vggnet.to_dense(model)
+    for name, tensor in model.state_dict().items():
+        expected = theirs[name]
+        for dimension, kept in enumerate(tensor.shape):
+            expected = expected.narrow(dimension, 0, kept)
+        assert torch.equal(tensor, expected), name
+    assert model.classes == given.classes
+
+
+def test_everything_at_once(saved):
+    """Oracle: the architecture that was asked for."""
+    _, file = saved("paper")
+    model = vggnet.load(file, num_classes=6, in_channels=1, width=0.5)
+    assert (model.num_classes, model.architecture.in_channels, model.architecture.width) == (6, 1, 0.5)
+    assert model(torch.randn(1, 1, 64, 64)).shape == (1, 6)
+    assert not model.training
+
+
+def test_nothing_is_shared_with_the_given_network(saved):
+    """Oracle: the given network, after the adapted one was zeroed."""
+    given, _ = saved("gap")
+    before = copy.deepcopy(given.state_dict())
+    with torch.no_grad():
+        for parameter in adapt(given, num_classes=6, width=0.5).parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 1.5}, r"width 1\.5 is more than the 1"),
+        ({"width": 0}, "width"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"in_channels": 0}, "in_channels"),
+    ],
+)
+def test_numbers_that_cannot_be(options, message, saved):
+    """Oracle: the message names the argument."""
+    _, file = saved("gap")
+    with pytest.raises(ConfigError, match=message):
+        vggnet.load(file, **options)
