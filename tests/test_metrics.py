@@ -1,14 +1,15 @@
+"""Metrics against scikit-learn, torchmetrics, NumPy, plain Python loops and hand-worked examples."""
+
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
+from torchmetrics.classification import BinaryCalibrationError, MulticlassConfusionMatrix
 
 from vggnet.errors import DataError, InputError, NonFiniteError
-from vggnet.metrics import Answers, Metrics, calibration_bins
+from vggnet.metrics import Metrics, PerImage, calibration_bins, mean_softmax, rank
 
 
 def draw(images, classes, scale=2.0, seed=0):
@@ -68,6 +69,18 @@ def test_calibration_error_matches_its_definition(logits):
     assert score(logits, labels).calibration_error == pytest.approx(sum(gaps) / 500, abs=1e-9)
 
 
+@pytest.mark.parametrize(("classes", "scale"), [(2, 1.0), (10, 0.3), (100, 2.0), (5, 200.0)])
+def test_confusion_and_calibration_match_torchmetrics(classes, scale):
+    """Oracle: torchmetrics, which gives a confidence of exactly 1 a bin of its own; it gets 1 - 1e-6 instead."""
+    logits, labels = draw(2000, classes, scale)
+    confidence, predicted = logits.double().softmax(1).max(1)
+    scores = score(logits, labels)
+    confusion = MulticlassConfusionMatrix(classes)(predicted, labels)
+    assert scores.confusion == tuple(map(tuple, confusion.tolist()))
+    error = BinaryCalibrationError(n_bins=15, norm="l1")(confidence.clamp(max=1 - 1e-6), (predicted == labels).long())
+    assert scores.calibration_error == pytest.approx(error.item(), abs=1e-5)
+
+
 def test_certainty_shares_the_last_bin():
     """Oracle: by hand. Certain (1) and wrong, 0.95 and right, in one bin: (1.95 - 1) / 2."""
     logits = torch.tensor([[0.0, 100.0], [0.0, np.log(19)]])
@@ -89,22 +102,22 @@ def test_top1_is_the_trace_of_the_confusion_matrix():
     assert np.sum(scores.confusion) == 1003
 
 
-def test_update_returns_the_answers():
+def test_update_returns_the_predictions():
     """Oracle: softmax by hand."""
     logits = torch.tensor([[math.log(3), 0.0, 0.0], [0.0, 0.0, math.log(2)]])
-    answers = Metrics(3).update(logits, torch.tensor([0, 1]))
-    assert answers.labels.tolist() == [0, 1]
-    assert answers.predicted.tolist() == [0, 2]
-    assert answers.confidence.tolist() == pytest.approx([3 / 5, 2 / 4])
-    assert answers.losses.tolist() == pytest.approx([math.log(5 / 3), math.log(4)])
+    per_image = Metrics(3).update(logits, torch.tensor([0, 1]))
+    assert per_image.labels.tolist() == [0, 1]
+    assert per_image.predicted.tolist() == [0, 2]
+    assert per_image.confidence.tolist() == pytest.approx([3 / 5, 2 / 4])
+    assert per_image.losses.tolist() == pytest.approx([math.log(5 / 3), math.log(4)])
 
 
 def test_calibration_bins_by_hand():
     """Oracle: by hand: two images in the first of fifteen bins, one on the edge of the second, one sure in the last."""
     right = torch.tensor([0, 0, 1, 1])
     predicted = torch.tensor([0, 1, 0, 1])
-    answers = Answers(right, predicted, torch.tensor([0.02, 0.04, 1 / 15, 1.0]).double(), torch.zeros(4))
-    bins = calibration_bins(answers)
+    per_image = PerImage(right, predicted, torch.tensor([0.02, 0.04, 1 / 15, 1.0]).double(), torch.zeros(4))
+    bins = calibration_bins(per_image)
     assert len(bins) == 15
     assert (bins[0].low, bins[-1].high) == (0, 1)
     assert [b.images for b in bins] == [2, 1, *[0] * 12, 1]
@@ -114,7 +127,7 @@ def test_calibration_bins_by_hand():
 
 
 def test_calibration_bins_sum_to_the_calibration_error():
-    """Oracle: torchmetrics, by `Scores`."""
+    """Oracle: `Scores`, which is checked against torchmetrics above."""
     logits, labels = draw(2000, 4)
     metrics = Metrics(4)
     bins = calibration_bins(metrics.update(logits, labels))
@@ -129,7 +142,7 @@ def test_class_without_images_has_no_accuracy():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_extreme_logits_stay_finite(dtype):
-    """Oracle: by hand. The loss of a certain and wrong answer is the difference of the logits."""
+    """Oracle: by hand. The loss of a certain and wrong prediction is the difference of the logits."""
     scores = score(torch.tensor([[0.0, 30000.0]], dtype=dtype), torch.tensor([0]))
     assert scores.loss == pytest.approx(30000, rel=1e-2)
     assert scores.calibration_error == pytest.approx(1)
@@ -154,7 +167,7 @@ def test_labels_outside_the_classes_are_refused(labels):
 @pytest.mark.parametrize(("logits", "labels"), [((2, 4), (2,)), ((2, 3), (3,)), ((2, 3, 1), (2,)), ((2, 3), (2, 1))])
 def test_shapes_that_do_not_fit_are_refused(logits, labels):
     """Oracle: the contract."""
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="do not match"):
         Metrics(3).update(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
 
 
@@ -162,11 +175,29 @@ def test_no_image_is_an_error():
     """Oracle: the contract; a quotient of nothing has no value."""
     metrics = Metrics(3)
     metrics.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match="the split is empty"):
         metrics.compute()
 
 
-def test_importing_leaves_torchmetrics_alone():
-    """Oracle: the interpreter's list of modules."""
-    code = "import sys, vggnet.metrics; sys.exit('torchmetrics' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("classes", [1, 4, 7])
+def test_rank_is_the_place_in_a_stable_sort(classes):
+    """Oracle: Python's stable sort of the classes by descending logit, on logits with many ties."""
+    logits, labels = draw(200, classes)
+    logits = logits.round()
+    order = [sorted(range(classes), key=lambda c: -row[c]) for row in logits.tolist()]
+    expected = [classes_of.index(label) for classes_of, label in zip(order, labels.tolist(), strict=True)]
+    assert rank(logits, labels).tolist() == expected
+
+
+def test_mean_softmax():
+    """Oracle: numpy, in probabilities; logits far apart, whose exponentials overflow, included."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(5, 7, 3)) * 4
+    exponentials = np.exp(logits)
+    expected = (exponentials / exponentials.sum(2, keepdims=True)).mean(0)
+    found = mean_softmax([torch.from_numpy(one) for one in logits])
+    np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-12)
+    far = mean_softmax([torch.tensor([[2000.0, 0.0]]), torch.tensor([[0.0, 2000.0]])])
+    np.testing.assert_allclose(far.exp().numpy(), [[0.5, 0.5]])
+    one = torch.randn(2, 3)
+    assert mean_softmax([one]) is one

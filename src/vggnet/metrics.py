@@ -1,6 +1,8 @@
-"""Sums and counts over a test: loss, accuracy, confusion and calibration, divided once at the end."""
+"""Classification metrics: loss, accuracy, confusion and calibration, summed over batches and divided once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -14,28 +16,28 @@ CALIBRATION_BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The result of a test over `images` images and C classes."""
+    """Metrics of a classifier over `images` images and C classes."""
 
     images: int
     loss: float  # nats, mean cross-entropy
-    top1: float  # 0..1, the trace of `confusion` over `images`
-    top5: float  # 0..1, the true class is among the first min(5, C)
+    top1: float  # 0..1, accuracy: the trace of `confusion` over `images`
+    top5: float  # 0..1, the share of images whose true class is among the first min(5, C)
     per_class: tuple[float | None, ...]  # (C,), 0..1, accuracy on each class; None where the class has no image
     confusion: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes, columns predicted ones
-    calibration_error: float  # 0..1, expected gap of confidence and accuracy over 15 equal bins
+    calibration_error: float  # 0..1, mean |confidence - accuracy| over 15 bins, weighted by images
 
 
-class Answers(NamedTuple):
-    """One value for each image."""
+class PerImage(NamedTuple):
+    """What a classifier predicts for each image: one value an image in every column."""
 
     labels: Tensor  # int64 (N,), the true classes
     predicted: Tensor  # int64 (N,)
-    confidence: Tensor  # float64 (N,), 0..1, of the predicted class
+    confidence: Tensor  # float64 (N,), 0..1, the probability of the predicted class
     losses: Tensor  # float64 (N,), nats
 
 
 class Bin(NamedTuple):
-    """The images whose confidence is in [low, high), with those of confidence 1 in the last bin."""
+    """The images whose confidence is in [low, high); the last bin includes a confidence of 1."""
 
     low: float
     high: float
@@ -45,62 +47,79 @@ class Bin(NamedTuple):
 
 
 class Metrics:
-    """Adds up batches of logits until `compute`.
+    """Sums of batches of logits, from which `compute` makes the scores.
 
-    Everything is kept on the CPU in float64 and integers, so neither the batch size nor the device changes a result.
-    Equal logits are ranked by class index, for top-1 and top-5 alike. One process: nothing is summed over ranks.
+    Sums are kept on the CPU in float64 and integers, so neither the batch size nor the device changes a result.
+    Equal logits are ranked by class index, for top-1 and top-5 alike. Nothing is summed over processes.
+
+    Args:
+        num_classes: C, the columns of the logits.
+
+    Example:
+        >>> metrics = Metrics(num_classes=3)
+        >>> per_image = metrics.update(torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), torch.tensor([0, 1]))
+        >>> per_image.predicted.tolist()
+        [0, 2]
+        >>> scores = metrics.compute()
+        >>> scores.images, scores.top1, scores.confusion
+        (2, 0.5, ((1, 0, 0), (0, 0, 1), (0, 0, 0)))
     """
 
     def __init__(self, num_classes: int) -> None:
-        from torchmetrics.classification import BinaryCalibrationError, MulticlassConfusionMatrix  # takes a second
-
-        alone = {"validate_args": False, "sync_on_compute": False}
         self.num_classes = num_classes
-        self._confusion = MulticlassConfusionMatrix(num_classes, **alone)
-        self._calibration = BinaryCalibrationError(n_bins=CALIBRATION_BINS, norm="l1", **alone)
+        self._confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self._bins = torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64)
         self._images = 0
         self._loss = 0.0  # nats, summed
         self._top5 = 0
 
-    def update(self, logits: Tensor, labels: Tensor) -> Answers:
-        """Add a batch: logits (N, C), labels (N,) integers in 0..C-1, both on any device; its answers, on the CPU.
+    def update(self, logits: Tensor, labels: Tensor) -> PerImage:
+        """Add a batch.
 
-        Raises: InputError if the shapes do not fit or a label is no class; NonFiniteError if a logit is not finite.
+        Args:
+            logits: (N, C), of any floating-point type, on any device.
+            labels: (N,), integers in 0..C-1, on any device.
+
+        Returns:
+            The predictions for this batch, on the CPU.
+
+        Raises:
+            InputError: the shapes do not match, or a label is not a class.
+            NonFiniteError: a logit is NaN or infinite.
         """
         logits, labels = logits.detach().cpu().double(), labels.cpu()
         self._check(logits, labels)
         log_probabilities = logits.log_softmax(1)
         predicted = logits.argmax(1)  # the first of equal ones
         confidence = log_probabilities.gather(1, predicted[:, None])[:, 0].exp()
-        self._confusion.update(predicted, labels)
-        # The last bin is closed: a confidence of exactly 1 would otherwise get a bin of its own.
-        self._calibration.update(confidence.clamp(max=1 - 1e-12), predicted == labels)
-        self._images += len(labels)
         losses = F.nll_loss(log_probabilities, labels, reduction="none")
+        self._confusion.index_put_((labels, predicted), torch.ones_like(predicted), accumulate=True)
+        self._bins += _sum_bins(confidence, predicted == labels)
+        self._images += len(labels)
         self._loss += losses.sum().item()
         self._top5 += int((rank(logits, labels) < 5).sum())
-        return Answers(labels, predicted, confidence, losses)
+        return PerImage(labels, predicted, confidence, losses)
 
     def compute(self) -> Scores:
         """The scores of all images so far.  Raises: DataError if there were none."""
         if self._images == 0:
-            raise DataError("there is no image to test on; choose a split that has images.")
-        confusion = self._confusion.compute()
-        per_row, correct = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+            raise DataError("the split is empty; choose a split that has images.")
+        per_row, correct = self._confusion.sum(1).tolist(), self._confusion.diagonal().tolist()
+        _, confidence, hits = self._bins
         return Scores(
             images=self._images,
             loss=self._loss / self._images,
             top1=sum(correct) / self._images,
             top5=self._top5 / self._images,
-            per_class=tuple(hits / row if row else None for hits, row in zip(correct, per_row, strict=True)),
-            confusion=tuple(map(tuple, confusion.tolist())),
-            calibration_error=float(self._calibration.compute()),
+            per_class=tuple(right / row if row else None for right, row in zip(correct, per_row, strict=True)),
+            confusion=tuple(map(tuple, self._confusion.tolist())),
+            calibration_error=(confidence - hits).abs().sum().item() / self._images,
         )
 
     def _check(self, logits: Tensor, labels: Tensor) -> None:
         if logits.shape != (len(labels), self.num_classes) or labels.ndim != 1:
             raise InputError(
-                f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit: "
+                f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not match: "
                 f"expected (N, {self.num_classes}) and (N,)."
             )
         if ((labels < 0) | (labels >= self.num_classes)).any():
@@ -111,26 +130,58 @@ class Metrics:
         check_finite_logits(logits)
 
 
-def calibration_bins(answers: Answers) -> list[Bin]:
+def calibration_bins(per_image: PerImage) -> list[Bin]:
     """The reliability diagram behind `Scores.calibration_error`: accuracy by confidence, in 15 equal bins."""
-    place = (answers.confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    correct = (answers.predicted == answers.labels).double()
-    images, confidence, right = (
-        torch.bincount(place, weights=values, minlength=CALIBRATION_BINS).tolist()
-        for values in (torch.ones_like(correct), answers.confidence, correct)
-    )
+    sums = _sum_bins(per_image.confidence, per_image.predicted == per_image.labels)
     edges = [edge / CALIBRATION_BINS for edge in range(CALIBRATION_BINS + 1)]
     return [
-        Bin(low, high, int(n), sure / n if n else None, hits / n if n else None)
-        for low, high, n, sure, hits in zip(edges[:-1], edges[1:], images, confidence, right, strict=True)
+        Bin(low, high, int(images), confidence / images if images else None, hits / images if images else None)
+        for low, high, (images, confidence, hits) in zip(edges[:-1], edges[1:], sums.T.tolist(), strict=True)
     ]
 
 
+def _sum_bins(confidence: Tensor, correct: Tensor) -> Tensor:
+    """For each bin the images, their summed confidence, and how many are correct: (N,), (N,) -> (3, bins)."""
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    values = torch.stack([torch.ones_like(confidence), confidence, correct.to(confidence)])
+    return confidence.new_zeros(3, CALIBRATION_BINS).index_add_(1, bins, values)
+
+
 def rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one. Logits (N, C), labels (N,) -> (N,) in 0..C-1; ties go by index."""
+    """How many classes rank before the true one.
+
+    Args:
+        logits: (N, C).
+        labels: (N,), integers in 0..C-1, on the same device.
+
+    Returns:
+        (N,), in 0..C-1; equal logits rank by class index.
+
+    Example:
+        >>> rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]]), torch.tensor([2, 1])).tolist()
+        [1, 1]
+    """
     true = logits.gather(1, labels[:, None])
     index = torch.arange(logits.shape[1], device=logits.device)
     return ((logits > true) | ((logits == true) & (index < labels[:, None]))).sum(1)
+
+
+def mean_softmax(logits: Sequence[Tensor]) -> Tensor:
+    """Logits whose softmax is the mean of the given softmax outputs (paper, sections 3.2 and 4.4).
+
+    Args:
+        logits: one (N, C) for each view or network.
+
+    Returns:
+        (N, C): log-probabilities in float64; a single input is returned unchanged.
+
+    Example:
+        >>> mean_softmax([torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1e4]])]).exp().tolist()
+        [[0.25, 0.75]]
+    """
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([one.double().log_softmax(1) for one in logits]).logsumexp(0) - log(len(logits))
 
 
 def check_finite_logits(logits: Tensor) -> None:

@@ -15,7 +15,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, NonFiniteError, StorageError, WeightsError
 from vggnet.evaluation import evaluate as testing
-from vggnet.evaluation.per_image import read_answers
+from vggnet.evaluation.per_image import read_per_image
 from vggnet.models.vgg import build
 from vggnet.report import figures
 from vggnet.weights import checkpoint as files
@@ -180,7 +180,7 @@ def test_out_holds_the_answer_to_every_image(colors, tmp_path):
     assert answers["predicted"] == probabilities.argmax(1).tolist()
     assert answers["confidence"] == pytest.approx(probabilities.max(1), abs=1e-5)
     assert answers["loss"] == pytest.approx(-np.log(probabilities[np.arange(103), source.labels]), abs=1e-4)
-    read = read_answers(tmp_path / "answers.parquet")
+    read = read_per_image(tmp_path / "answers.parquet")
     assert [column.tolist() for column in read] == list(answers.values())
 
 
@@ -188,10 +188,10 @@ def test_damaged_answers_are_named(tmp_path):
     """Oracle: the contract."""
     (tmp_path / "answers.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(DataError, match=r"answers\.parquet is damaged"):
-        read_answers(tmp_path / "answers.parquet")
+        read_per_image(tmp_path / "answers.parquet")
     pq.write_table(pa.table({"true": [1]}), tmp_path / "answers.parquet")
     with pytest.raises(DataError, match="predicted"):
-        read_answers(tmp_path / "answers.parquet")
+        read_per_image(tmp_path / "answers.parquet")
 
 
 @pytest.mark.parametrize(
@@ -346,5 +346,5 @@ def test_a_diverged_model_is_refused(colors):
 
 def test_nothing_to_test_is_an_error():
     """Oracle: the contract."""
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match="the split is empty"):
         testing.evaluate(Brightest(), [], preprocess=Brightest().preprocess, device="cpu")

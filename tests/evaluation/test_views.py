@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vggnet
-from vggnet.evaluation.views import SixViews, grid_crops, mean_answer
+from vggnet.evaluation.views import SixViews, grid_crops
 from vggnet.models.vgg import build
 
 
@@ -69,17 +69,3 @@ def test_the_grid_reaches_the_corners_evenly(crop, more_rows, more_columns):
     assert (crops[-1, 0, :, -1, -1] == torch.tensor([height - 1, width - 1])).all()
     assert (crops[:, 0, 0].diff(dim=1) == 1).all()
     assert (crops[:, 0, 1].diff(dim=2) == 1).all()
-
-
-def test_the_mean_answer_is_the_mean_of_the_softmax_outputs():
-    """Oracle: numpy, in probabilities; logits far apart, whose exponentials overflow, included."""
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(5, 7, 3)) * 4
-    exponentials = np.exp(logits)
-    expected = (exponentials / exponentials.sum(2, keepdims=True)).mean(0)
-    answer = mean_answer([torch.from_numpy(one) for one in logits])
-    np.testing.assert_allclose(answer.exp().numpy(), expected, rtol=1e-12)
-    far = mean_answer([torch.tensor([[2000.0, 0.0]]), torch.tensor([[0.0, 2000.0]])])
-    np.testing.assert_allclose(far.exp().numpy(), [[0.5, 0.5]])
-    one = torch.randn(2, 3)
-    assert mean_answer([one]) is one

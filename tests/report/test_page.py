@@ -13,7 +13,7 @@ from PIL import Image
 
 from vggnet.data.decoding import StoredImage
 from vggnet.data.sources.source import Source
-from vggnet.metrics import Answers
+from vggnet.metrics import PerImage
 from vggnet.report import vega
 from vggnet.report.album import MISTAKES_PER_CELL, make_album
 from vggnet.report.page import Explanation, RunData, comparison_page, key_numbers, run_page
@@ -62,7 +62,7 @@ def history(epochs):
 
 
 def answers_of(true, predicted, confidence, losses):
-    return Answers(
+    return PerImage(
         torch.tensor(true), torch.tensor(predicted), torch.tensor(confidence).double(), torch.tensor(losses).double()
     )
 
@@ -487,7 +487,7 @@ def test_ten_thousand_small_images_fit_into_five_megabytes():
     true = random.integers(0, 10, 10_000)
     predicted = np.where(random.random(10_000) < 1 / 6, random.integers(0, 10, 10_000), true)
     names = [f"class {index}" for index in range(10)]
-    answers = Answers(*map(torch.from_numpy, (true, predicted, random.random(10_000), random.exponential(1, 10_000))))
+    answers = PerImage(*map(torch.from_numpy, (true, predicted, random.random(10_000), random.exponential(1, 10_000))))
     source = Shades(true, names, noise=0)
     run = RunData(**{**vars(a_run(epochs=50, classes=names)), "test": a_test(true, predicted, names)})
     assert len(run_page(run, answers=answers, source=source).encode()) < 5_000_000

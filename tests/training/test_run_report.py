@@ -10,8 +10,8 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, RunError
-from vggnet.evaluation.per_image import write_answers
-from vggnet.metrics import Answers
+from vggnet.evaluation.per_image import write_per_image
+from vggnet.metrics import PerImage
 from vggnet.report import page, vega
 from vggnet.training.config import TrainConfig
 
@@ -55,8 +55,8 @@ def add_test(folder, **changes):
     confusion = np.zeros((10, 10), dtype=int)
     np.add.at(confusion, (source.labels, predicted), 1)
     ones = torch.ones(len(source), dtype=torch.float64)
-    answers = Answers(torch.tensor(source.labels), torch.tensor(predicted), 0.9 * ones, 0.1 * ones)
-    write_answers(folder / "answers.parquet", answers)
+    answers = PerImage(torch.tensor(source.labels), torch.tensor(predicted), 0.9 * ones, 0.1 * ones)
+    write_per_image(folder / "answers.parquet", answers)
     result = {
         "top1": 359 / 360,
         "top5": 1.0,

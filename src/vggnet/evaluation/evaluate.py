@@ -17,12 +17,11 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
-from vggnet.evaluation.per_image import ANSWERS, write_answers
+from vggnet.evaluation.per_image import ANSWERS, write_per_image
 from vggnet.evaluation.predict import Ready, inference, prepare, require_scores
 from vggnet.evaluation.protocols import Name, Protocol, answer, default_batch_size
-from vggnet.evaluation.views import mean_answer
 from vggnet.files import write_text
-from vggnet.metrics import Answers, Metrics, Scores
+from vggnet.metrics import Metrics, PerImage, Scores, mean_softmax
 
 RESULT, PREDICTIONS, CONFUSION = "test.json", "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
@@ -107,7 +106,7 @@ def test(
     workers: loader processes, by default `default_workers`.  data: whatever `open_source` takes.
     protocol, scales, flip: how each image is seen; see `Protocol`.
     views: 6 answers by the mean over six views of each image (`SixViews`), for images that mean the same mirrored.
-    out: a folder (made if missing) for `test.json`, `answers.parquet` (see `write_answers`), `confusion.png` and
+    out: a folder (made if missing) for `test.json`, `answers.parquet` (see `write_per_image`), `confusion.png` and
         `predictions.png`. The last shows eight images spread evenly over the split: four correct and four mistakes, or
         what there is, filled up from the others.
     progress: called after each batch with the number of images done and to do, each as often as it is passed over.
@@ -166,7 +165,7 @@ def test(
         return result
     try:
         write_text(folder / RESULT, result.as_json() + "\n")
-        write_answers(folder / ANSWERS, answers)
+        write_per_image(folder / ANSWERS, answers)
         _draw(folder, source, classes, scores, answers)
     except StorageError as error:
         return replace(result, files=(), error=str(error))
@@ -192,7 +191,7 @@ def _answer_all(
             progress(done, total)
 
     to_data = to_model[0].argsort()  # the data's class for each of the first network's
-    return mean_answer(
+    return mean_softmax(
         [
             answer(ready, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[:, order[to_data]]
             for ready, protocol, order in zip(networks, protocols, to_model, strict=True)
@@ -215,11 +214,11 @@ def evaluate(
         return _score(logits, cast(int, model.num_classes))[0]
 
 
-def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Scores, Answers]:
+def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Scores, PerImage]:
     """Of batches of logits (n, K) and labels (n,)."""
     metrics = Metrics(num_classes)
     answers = [metrics.update(logits, labels) for logits, labels in batches]
-    return metrics.compute(), Answers(*map(torch.cat, zip(*answers, strict=True)))
+    return metrics.compute(), PerImage(*map(torch.cat, zip(*answers, strict=True)))
 
 
 def match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: int) -> Tensor:
@@ -242,7 +241,7 @@ def match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: 
     )
 
 
-def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: Answers) -> None:
+def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: PerImage) -> None:
     from vggnet.report.figures import draw_confusion, draw_predictions  # matplotlib takes half a second
 
     title = f"{Path(source.name).name} {source.split}: {100 * scores.top1:.2f} % of {scores.images:,} images correct"

@@ -21,10 +21,9 @@ from vggnet.errors import DataError, StorageError, check_at_least
 from vggnet.evaluation.evaluate import RESULT, Model, describe_models, make_folder, match_classes
 from vggnet.evaluation.predict import Ready, prepare, require_scores
 from vggnet.evaluation.protocols import Protocol, default_batch_size
-from vggnet.evaluation.views import mean_answer
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
 from vggnet.files import write_text
-from vggnet.metrics import rank
+from vggnet.metrics import mean_softmax, rank
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
 
 
@@ -208,7 +207,7 @@ def _look(
 
 def _ranks(seen: Sequence[_Seen], labels: Tensor) -> NDArray[np.int64]:
     """How many classes come before the true one: (N,), by the mean softmax over the views."""
-    answer = mean_answer([torch.stack(view) for view in zip(*(one.logits for one in seen), strict=True)])
+    answer = mean_softmax([torch.stack(view) for view in zip(*(one.logits for one in seen), strict=True)])
     ranks: NDArray[np.int64] = rank(answer, labels).numpy()
     return ranks
 

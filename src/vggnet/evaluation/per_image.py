@@ -6,13 +6,13 @@ import torch
 
 from vggnet.errors import DataError
 from vggnet.files import replacing
-from vggnet.metrics import Answers
+from vggnet.metrics import PerImage
 
 ANSWERS = "answers.parquet"
 COLUMNS = ("true", "predicted", "confidence", "loss")
 
 
-def write_answers(path: Path, answers: Answers) -> None:
+def write_per_image(path: Path, answers: PerImage) -> None:
     """As parquet, a row for each image in the order of the data.
 
     Columns: `true` and `predicted`, classes by their index; `confidence`, 0..1; `loss`, nats.
@@ -26,13 +26,13 @@ def write_answers(path: Path, answers: Answers) -> None:
         pq.write_table(table, temporary)
 
 
-def read_answers(path: Path) -> Answers:
-    """The inverse of `write_answers`.  Raises: DataError if the file is damaged or has other columns."""
+def read_per_image(path: Path) -> PerImage:
+    """The inverse of `write_per_image`.  Raises: DataError if the file is damaged or has other columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path, columns=list(COLUMNS))
-        return Answers(*(torch.tensor(table[column].to_numpy()) for column in COLUMNS))
+        return PerImage(*(torch.tensor(table[column].to_numpy()) for column in COLUMNS))
     except (pa.ArrowException, KeyError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}). Remove it, and test again.") from error

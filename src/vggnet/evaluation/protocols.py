@@ -19,8 +19,8 @@ from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError
 from vggnet.evaluation.dense_evaluation import dense_logits, sliding
 from vggnet.evaluation.predict import Ready, inference
-from vggnet.evaluation.views import GRID, SixViews, grid_crops, mean_answer
-from vggnet.metrics import check_finite_logits
+from vggnet.evaluation.views import GRID, SixViews, grid_crops
+from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.vgg import VGG
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
@@ -145,7 +145,7 @@ def answer(
                     parts.append(_mean_over_views(logits_of, images.to(ready.device, non_blocking=True), mirrors))
                     progress(len(images))
                 answers.append(torch.cat(parts))
-    return mean_answer(answers)
+    return mean_softmax(answers)
 
 
 def check_is_vgg(network: torch.nn.Module) -> VGG:
@@ -191,4 +191,4 @@ def _mean_over_views(logits_of: Callable[[Tensor], list[Tensor]], images: Tensor
     logits = [view.cpu() for view in logits_of(images) + (logits_of(images.flip(3)) if mirrors else [])]
     for view in logits:
         check_finite_logits(view)
-    return mean_answer(logits)
+    return mean_softmax(logits)

@@ -1,8 +1,5 @@
 """Several views of each image, and one answer from them."""
 
-from collections.abc import Sequence
-from math import log
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,14 +41,3 @@ def grid_crops(images: Tensor, crop: int) -> Tensor:
         [round(i * (size - crop) / (GRID - 1)) for i in range(GRID)] for size in (images.shape[2], images.shape[3])
     )
     return torch.stack([images[:, :, top : top + crop, left : left + crop] for top in tops for left in lefts])
-
-
-def mean_answer(logits: Sequence[Tensor]) -> Tensor:
-    """Logits whose softmax is the mean of the given ones' (paper, sections 3.2 and 4.4). Each (N, K) -> (N, K).
-
-    A single one is returned as it is; others give log-probabilities in float64.
-    """
-    if len(logits) == 1:
-        return logits[0]
-    answers = torch.stack([one.double().log_softmax(1) for one in logits])
-    return answers.logsumexp(0) - log(len(logits))

@@ -9,7 +9,7 @@ from io import BytesIO
 from PIL import Image
 
 from vggnet.data.sources.source import Source
-from vggnet.metrics import Answers
+from vggnet.metrics import PerImage
 
 Cell = tuple[int, int]  # true class, predicted class
 
@@ -29,7 +29,7 @@ class Album:
     pictures: dict[int, str] = field(default_factory=dict)  # as data URIs
 
 
-def make_album(answers: Answers, source: Source | None) -> Album:
+def make_album(answers: PerImage, source: Source | None) -> Album:
     """The mistakes of a test and a few right answers of each class, without pictures if there is no source.
 
     The two lists of mistakes come first, then the first picture of each cell, the second, ..., until `MAX_BYTES`: of

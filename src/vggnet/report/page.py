@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from vggnet.data.sources.source import Source
-from vggnet.metrics import Answers, calibration_bins
+from vggnet.metrics import PerImage, calibration_bins
 from vggnet.report.album import GALLERY, MISTAKES_PER_CELL, RIGHT_PER_CLASS, Album, encode, make_album
 from vggnet.report.charts import Line, Spec, by_epoch, by_minutes, calibration, confidence, seconds_by_epoch
 from vggnet.report.vega import vega_script
@@ -55,7 +55,7 @@ class _Chart:
 def run_page(
     run: RunData,
     *,
-    answers: Answers | None = None,
+    answers: PerImage | None = None,
     source: Source | None = None,
     explanations: Sequence[Explanation] = (),
     notes: Sequence[str] = (),
@@ -296,7 +296,7 @@ def _confusions(confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     return sorted(cells, key=lambda cell: -cell["count"])[:MOST_CONFUSIONS]
 
 
-def _images(album: Album, answers: Answers | None, source: Source | None) -> dict[int, dict[str, Any]]:
+def _images(album: Album, answers: PerImage | None, source: Source | None) -> dict[int, dict[str, Any]]:
     """What the page tells of each image that it shows."""
     if answers is None:
         return {}

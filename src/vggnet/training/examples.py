@@ -7,7 +7,7 @@ from PIL import Image
 
 from vggnet.data.sources.source import Source
 from vggnet.interpret.explain import explain
-from vggnet.metrics import Answers
+from vggnet.metrics import PerImage
 from vggnet.models.vgg import VGG
 from vggnet.report.explanation_figures import Panel, overlaid
 from vggnet.report.page import Explanation
@@ -16,7 +16,7 @@ from vggnet.weights.checkpoint import load
 NUM_WRONG = NUM_RIGHT = 4
 
 
-def explain_examples(weights: Path, answers: Answers, source: Source, classes: Sequence[str]) -> list[Explanation]:
+def explain_examples(weights: Path, answers: PerImage, source: Source, classes: Sequence[str]) -> list[Explanation]:
     """Grad-CAM of the mistakes of the highest loss, for both of their classes, and of the surest right answers.
 
     classes: in the order of the network.

@@ -13,9 +13,9 @@ from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, RunError, WeightsError
 from vggnet.evaluation.evaluate import RESULT
-from vggnet.evaluation.per_image import ANSWERS, read_answers
+from vggnet.evaluation.per_image import ANSWERS, read_per_image
 from vggnet.files import write_text
-from vggnet.metrics import Answers
+from vggnet.metrics import PerImage
 from vggnet.training.config import TrainConfig
 from vggnet.training.console import NAMED
 from vggnet.training.run import SKIPPED, Run, best_row
@@ -153,7 +153,7 @@ def _read_test(run: Run) -> dict[str, Any] | None:
     return test
 
 
-def _pictures(run: Run, test: Mapping[str, Any] | None) -> tuple[Answers | None, Source | None, tuple[str, ...]]:
+def _pictures(run: Run, test: Mapping[str, Any] | None) -> tuple[PerImage | None, Source | None, tuple[str, ...]]:
     """The answers of the test and the images that they are of, or a note that says what is missing.
 
     Raises: DataError if the answers are damaged.
@@ -162,7 +162,7 @@ def _pictures(run: Run, test: Mapping[str, Any] | None) -> tuple[Answers | None,
     if test is None:
         return None, None, (f"Not tested yet. {again}",)
     path = run.folder / ANSWERS
-    answers = read_answers(path) if path.is_file() else None
+    answers = read_per_image(path) if path.is_file() else None
     if answers is None or not _belong(answers, test["confusion"]):
         return None, None, (f"The answers to each image are not saved beside the result of the test. {again}",)
     try:
@@ -175,7 +175,7 @@ def _pictures(run: Run, test: Mapping[str, Any] | None) -> tuple[Answers | None,
     return answers, None, (f"No pictures, as the tested images cannot be read: {found}",)
 
 
-def _belong(answers: Answers, confusion: Sequence[Sequence[int]]) -> bool:
+def _belong(answers: PerImage, confusion: Sequence[Sequence[int]]) -> bool:
     """Whether the answers are those that were counted."""
     classes = len(confusion)
     counts = (answers.labels * classes + answers.predicted).bincount(minlength=classes * classes)
