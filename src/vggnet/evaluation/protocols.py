@@ -17,10 +17,10 @@ from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_on
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError
-from vggnet.evaluation.dense_evaluation import dense_logits, sliding
 from vggnet.evaluation.predict import Ready, inference
 from vggnet.evaluation.views import GRID, SixViews, grid_crops
 from vggnet.metrics import check_finite_logits, mean_softmax
+from vggnet.models.dense import dense_logits, sliding
 from vggnet.models.vgg import VGG
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]

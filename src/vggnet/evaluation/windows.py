@@ -6,10 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from vggnet.errors import ConfigError
-from vggnet.evaluation.dense_evaluation import feature_map, score_map, sliding
 from vggnet.evaluation.predict import Ready, inference
 from vggnet.evaluation.protocols import check_is_vgg
 from vggnet.metrics import check_finite_logits
+from vggnet.models.dense import feature_map, score_map, sliding
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
 from vggnet.tasks.box_geometry import Array, decode

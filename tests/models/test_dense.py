@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggnet.evaluation.dense_evaluation import dense_logits, feature_map, reach, score_map, sliding
+from vggnet.models.dense import dense_logits, feature_map, reach, score_map, sliding
 from vggnet.models.vgg import build, to_dense
 
 

@@ -1,4 +1,4 @@
-"""Dense answers (paper, section 3.2): a whole image, and the head on every window of its last feature map."""
+"""Dense evaluation (paper, section 3.2): the head on every window of the last feature map of a whole image."""
 
 from collections.abc import Callable
 from math import isqrt
