@@ -8,11 +8,15 @@
     ├── WeightsError     a weights file that is damaged or belongs to another network
     ├── RunError         a run folder or checkpoint that cannot be used
     ├── NonFiniteError   training met a NaN or an infinity
-    └── StorageError     the disk refused a write
+    ├── StorageError     the disk refused a write
+    └── MissingDependencyError   an optional package is not installed
 
 Every message says what was found, what was expected and what to do next. The command line prints it as one
 line and exits with code 2.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 
 class VGGError(Exception):
@@ -49,6 +53,36 @@ class NonFiniteError(VGGError, ArithmeticError):
 
 class StorageError(VGGError, OSError):
     """The disk refused a write."""
+
+
+class MissingDependencyError(VGGError, ImportError):
+    """An optional package is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional package.
+
+    Args:
+        module: its full name, such as "matplotlib.pyplot".
+        extra: the extra of vggnet that installs the package, such as "report".
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingDependencyError: the package is not installed; the message says how to install it.
+
+    Example:
+        >>> require("json", "report").dumps([1])
+        '[1]'
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # the package is there, but one of its own dependencies is not
+        raise MissingDependencyError(f"{package} is not installed; pip install 'vggnet[{extra}]'") from error
 
 
 def check_at_least(least: int, **options: int) -> None:

@@ -78,6 +78,7 @@ class VGG(nn.Module):
         self.architecture = architecture
         self.classes: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
+        self.task = "classify" if architecture.boxes is None else "localize"
         network = resolve(architecture.name)
         self.features = nn.Sequential()
         channels = architecture.in_channels
@@ -207,5 +208,5 @@ def _with_head(
     converted.features = copy.deepcopy(model.features)
     state = {name: tensor.detach().clone() for name, tensor in convert(model.head.state_dict()).items()}
     converted.head.load_state_dict(state, assign=True)
-    converted.classes, converted.preprocess = model.classes, model.preprocess
+    converted.classes, converted.preprocess, converted.task = model.classes, model.preprocess, model.task
     return converted.train(model.training)

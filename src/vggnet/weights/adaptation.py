@@ -46,7 +46,7 @@ def adapt(
             for name, like in adapted.state_dict().items()
         }
     )
-    adapted.classes = None if is_new else model.classes
+    adapted.classes, adapted.task = None if is_new else model.classes, model.task
     adapted.preprocess = _for_channels(model.preprocess, architecture.in_channels)
     return adapted.train(model.training)
 

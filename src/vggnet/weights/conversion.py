@@ -1,13 +1,12 @@
 """From another library's file to ours."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vggnet.errors import ConfigError, WeightsError
 from vggnet.models.vgg import empty
-from vggnet.weights.checkpoint import save
+from vggnet.weights.checkpoint import save, sha256
 from vggnet.weights.foreign import Foreign
 from vggnet.weights.importers import caffe as from_caffe
 from vggnet.weights.importers import keras as from_keras
@@ -56,12 +55,6 @@ def convert(
     model.classes, model.preprocess = tuple(classes) if classes else None, foreign.preprocess
     origin = {"library": foreign.library, "source": path.name, "sha256": sha256(path)}
     save(model, out, notes={**origin, **(notes or {})})
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, keep_bgr: bool) -> Foreign:

@@ -60,7 +60,10 @@ def card(name: str) -> Card:
     path = SHIPPED / f"{name}.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    architecture, notes = json.loads(metadata["architecture"]), json.loads(metadata["notes"])
+    architecture, notes = (
+        json.loads(metadata["architecture"]),
+        json.loads(metadata.get("provenance") or metadata["notes"]),
+    )
     return Card(
         name=name,
         model=architecture["name"],

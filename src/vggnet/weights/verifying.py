@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vggnet.weights.checkpoint import load, locate, read_notes
-from vggnet.weights.conversion import sha256
+from vggnet.weights.checkpoint import Checkpoint, sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,9 @@ def verify(source: Path | str) -> Verified:
     with (files of the first format have none).
     Raises: WeightsError saying what is wrong.
     """
-    path = locate(source)
-    model, notes = load(path), read_notes(path)
+    checkpoint = Checkpoint.open(source)
+    model, notes, path = checkpoint.build(), checkpoint.provenance, checkpoint.path
+    assert path is not None
     return Verified(
         file=path,
         sha256=sha256(path),
