@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.image_folder import open_folder
 from vggnet.training.config import PHOTOS
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches
@@ -38,7 +38,11 @@ def theirs(folder: Path, indices: list[int], backend: str) -> Pass:
     to_tensor = [v2.PILToTensor()]
     change = [v2.RandomResizedCrop(RECIPE.crop, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)]
     change += [v2.RandomHorizontalFlip(0.5)]
-    scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), v2.ToPureTensor()]
+    scale = [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(**Preprocess.imagenet().statistics()),
+        v2.ToPureTensor(),
+    ]
     pipeline = v2.Compose([*to_tensor, *change, *scale] if backend == "tensors" else [*change, *to_tensor, *scale])
     loader = DataLoader(Subset(ImageFolder(str(folder), pipeline), indices), RECIPE.batch_size, shuffle=True)
 

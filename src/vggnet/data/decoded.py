@@ -20,8 +20,6 @@ from vggnet.data.sources.source import Source
 from vggnet.errors import DataError, ImageError, StorageError
 from vggnet.files import cache_folder, replacing
 
-SMALL = 64  # pixels; images up to this size are kept decoded
-
 
 class Decoded(NamedTuple):
     """Every image of a source, resized and cropped."""
@@ -44,7 +42,7 @@ def decoded(source: Source, preprocess: Preprocess) -> Tensor:
 @lru_cache(maxsize=2)
 def decode_all(source: Source, preprocess: Preprocess) -> Decoded:
     """Every image of `source`, as far as it can be read.  Raises: DataError if none can."""
-    shape = (len(source), len(preprocess.mean), preprocess.crop, preprocess.crop)
+    shape = (len(source), preprocess.in_channels, preprocess.crop, preprocess.crop)
     path = cache_folder() / "decoded" / f"{_key(source, preprocess)}.npy"
     found = _cached(path, shape)
     if found is None:
@@ -67,8 +65,10 @@ def named(error: ImageError, source: Source, index: int) -> ImageError:
 
 
 def _key(source: Source, preprocess: Preprocess) -> str:
-    identity = json.dumps([source.fingerprint, source.split, preprocess.resize, preprocess.crop, preprocess.mode])
-    return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    identity = [source.fingerprint, source.split, preprocess.resize, preprocess.crop, preprocess.mode]
+    if preprocess.interpolation != "bilinear":
+        identity.append(preprocess.interpolation)
+    return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
 
 def _cached(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[int, str]] | None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.counter_random import derive_seed
-from vggnet.data.decoded import SMALL, decode_all, decoded, named
+from vggnet.data.decoded import decode_all, decoded, named
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
@@ -172,7 +172,7 @@ class StreamBatches(TrainBatches):
 
 def default_workers(preprocess: Preprocess) -> int:
     """Loader processes: none for small images, which are kept decoded; for photos one a core, eight at most."""
-    return 0 if preprocess.crop <= SMALL else min(8, os.cpu_count() or 1)
+    return 0 if preprocess.is_small else min(8, os.cpu_count() or 1)
 
 
 def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
@@ -194,7 +194,7 @@ def _batches(
             skip(int(chunk[place]), error)
         return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk
 
-    if view is None and preprocess.crop <= SMALL and not isinstance(source, Stream):
+    if view is None and preprocess.is_small and not isinstance(source, Stream):
         if skip is None:
             decoded(source, preprocess)  # raises
         pixels, unreadable = decode_all(source, preprocess)

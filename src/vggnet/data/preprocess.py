@@ -1,44 +1,82 @@
-"""From a decoded image to the tensor that a network was trained on; saved inside every weights file."""
+"""Preprocessing: from an image to the tensor that a network was trained on. Saved inside every weights file.
+
+`Preprocess` is the only code that knows size, crop, interpolation, channel order, mean and standard deviation; the
+other modules call its methods and do not read `mean`, `std` or `bgr`.
+"""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from vggnet.errors import ConfigError, ImageError
+from vggnet.data.decoding import MAX_PIXELS, as_viewed
+from vggnet.errors import ConfigError, ImageError, InputError, WeightsError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # of RGB averaged
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-CIFAR10_GRAY_MEAN, CIFAR10_GRAY_STD = (0.481,), (0.239,)
+SMALL = 64  # pixels; images up to this size are small: kept decoded in memory, and loaded without worker processes
+LEAST_STD = 1e-4  # of measured statistics: images of a single color must not divide by zero
 
-MAX_RESIZED = 89_478_485  # pixels; as many as a decoded file may have
+Interpolation = Literal["bilinear", "bicubic"]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one value per channel
+
+_IMAGENET: dict[int, Statistics] = {  # by number of channels; gray is RGB averaged
+    3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    1: ((0.449,), (0.226,)),
+}
+_CIFAR10: dict[int, Statistics] = {
+    3: ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    1: ((0.481,), (0.239,)),
+}
+_CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB; of Oxford's release and of Keras Applications
+
+
+def is_small(pixels: int) -> bool:
+    """Whether images with a side of `pixels` are small (at most `SMALL` pixels)."""
+    return pixels <= SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Shorter side to `resize` (bilinear, antialiased), center crop of `crop`, scale to [0, 1], normalize.
+    """Resize the shorter side, crop the center, scale to [0, 1], normalize. Also a transform for a `DataLoader`.
 
-    `mean` and `std` are in units of [0, 1], one value a channel: three for RGB, one for gray. With `bgr` the network is
-    given the channels in Caffe's order, blue first; mean, std and the pixels before normalizing stay in RGB.
-    Raises: ConfigError if the sizes or statistics cannot work.
+    Args:
+        resize: length of the shorter side after resizing, in pixels. Resizing is antialiased.
+        crop: side of the square that is cropped from the center, in pixels; at most `resize`.
+        mean: mean of each channel in units of [0, 1]: three values (RGB) or one (gray).
+        std: standard deviation of each channel in units of [0, 1]: as many values as `mean`.
+        bgr: whether the network takes its channels in the order blue, green, red, as Caffe's networks do. `mean`,
+            `std` and pixels that are not normalized yet are in the order red, green, blue in any case.
+        interpolation: "bilinear" or "bicubic". Files of version 0.1 do not store it; it is then "bilinear".
+
+    Raises:
+        ConfigError: if the sizes or the statistics are impossible.
+
+    Example:
+        >>> preprocess = Preprocess.imagenet()
+        >>> preprocess(Image.new("RGB", (500, 375))).shape
+        torch.Size([3, 224, 224])
+        >>> preprocess(np.zeros((32, 48, 3), np.uint8)).dtype
+        torch.float32
     """
 
-    resize: int = 256  # pixels, shorter side
-    crop: int = 224  # pixels, both sides
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    resize: int = 256
+    crop: int = 224
+    mean: tuple[float, ...] = _IMAGENET[3][0]
+    std: tuple[float, ...] = _IMAGENET[3][1]
     bgr: bool = False
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
             raise ConfigError(
                 f"preprocessing: the crop is {self.crop} pixels and the shorter side {self.resize}; "
-                "the crop must lie between 1 and the shorter side."
+                "the crop must be between 1 and the shorter side."
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
             raise ConfigError(
@@ -46,12 +84,134 @@ class Preprocess:
                 "and every std must be positive."
             )
         if self.bgr and len(self.mean) != 3:
-            raise ConfigError("preprocessing: only images of three channels can be given as BGR.")
+            raise ConfigError("preprocessing: only images with three channels can have the channel order BGR.")
+        if self.interpolation not in get_args(Interpolation):
+            known = " or ".join(get_args(Interpolation))
+            raise ConfigError(f"preprocessing: interpolation is {self.interpolation!r}; choose {known}.")
+
+    @classmethod
+    def imagenet(cls, in_channels: int = 3, *, resize: int = 256, crop: int = 224) -> "Preprocess":
+        """Preprocessing with the statistics of ImageNet.
+
+        Args:
+            in_channels: 3 for RGB, 1 for gray.
+            resize: shorter side in pixels.
+            crop: side of the crop in pixels.
+
+        Raises:
+            ConfigError: for another number of channels, or sizes that are impossible.
+
+        Example:
+            >>> Preprocess.imagenet(1).mean
+            (0.449,)
+        """
+        return cls(resize=resize, crop=crop, **_named_statistics(_IMAGENET, in_channels))
+
+    @classmethod
+    def cifar10(cls, in_channels: int = 3, *, resize: int = 32, crop: int = 32) -> "Preprocess":
+        """Preprocessing with the statistics of CIFAR-10's training images; arguments as `imagenet`.
+
+        Example:
+            >>> Preprocess.cifar10().crop
+            32
+        """
+        return cls(resize=resize, crop=crop, **_named_statistics(_CIFAR10, in_channels))
+
+    @classmethod
+    def caffe(cls, *, bgr: bool = True) -> "Preprocess":
+        """Preprocessing of Oxford's release (Caffe) and of Keras Applications: only the mean pixel is subtracted.
+
+        Args:
+            bgr: True for their own input, BGR in 0..255. False for RGB divided by ImageNet's deviation, with the same
+                mean pixel; `convert_kernel` adapts the first layer.
+
+        Example:
+            >>> Preprocess.caffe().bgr
+            True
+        """
+        std = (1 / 255,) * 3 if bgr else _IMAGENET[3][1]
+        return cls(mean=_CAFFE_MEAN, std=std, bgr=bgr)
+
+    @classmethod
+    def measured(cls, pixels: Tensor, *, resize: int, crop: int) -> "Preprocess":
+        """Preprocessing with the mean and the standard deviation of all pixels, rounded to four digits.
+
+        Args:
+            pixels: uint8 (N, C, H, W), C 1 or 3.
+            resize: shorter side in pixels.
+            crop: side of the crop in pixels.
+
+        Raises:
+            ConfigError: for another number of channels, or sizes that are impossible.
+
+        Example:
+            >>> white = torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
+            >>> Preprocess.measured(white, resize=4, crop=4).mean
+            (1.0,)
+        """
+        values = np.arange(256) / 255
+        counts = [torch.bincount(pixels[:, c].flatten(), minlength=256).numpy() for c in range(pixels.shape[1])]
+        means = [float(np.average(values, weights=count)) for count in counts]
+        variances = [np.average((values - mean) ** 2, weights=count) for mean, count in zip(means, counts, strict=True)]
+        mean = tuple(round(mean, 4) for mean in means)
+        std = tuple(max(round(float(variance**0.5), 4), LEAST_STD) for variance in variances)
+        return cls(resize=resize, crop=crop, mean=mean, std=std)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Preprocess":
+        """The preprocessing of a model, `model.preprocess`.
+
+        Raises:
+            WeightsError: if the model has none.
+
+        Example:
+            >>> import vggnet
+            >>> Preprocess.of(vggnet.load("vgg8_bn-cifar10-fast")).crop
+            32
+        """
+        preprocess = getattr(model, "preprocess", None)
+        if preprocess is None:
+            raise WeightsError(
+                "the model has no preprocessing (model.preprocess is None). "
+                "Set model.preprocess = vggnet.Preprocess(...), and save it again."
+            )
+        return preprocess  # type: ignore[no-any-return]
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels: 3 for RGB, 1 for gray."""
+        return len(self.mean)
 
     @property
     def mode(self) -> str:
         """Pillow's mode of the images: "RGB" or "L"."""
-        return "RGB" if len(self.mean) == 3 else "L"
+        return "RGB" if self.in_channels == 3 else "L"
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its images are small: at most `SMALL` pixels wide."""
+        return is_small(self.crop)
+
+    @property
+    def fill(self) -> tuple[float, ...]:
+        """The mean color in [0, 1], RGB or gray: what to paint over parts of an image; 0 after normalizing."""
+        return self.mean
+
+    def __call__(self, image: Image.Image | NDArray[np.uint8] | Tensor) -> Tensor:
+        """Preprocess one image, as a transform does.
+
+        Args:
+            image: PIL image of any mode (EXIF orientation is applied, transparency becomes white), uint8 array
+                (H, W, 3) or (H, W), or uint8 tensor (3, H, W) or (1, H, W). Any size.
+
+        Returns:
+            float32 (C, crop, crop), normalized.
+
+        Raises:
+            InputError: for an array or a tensor of another shape or type.
+            ImageError: for an image that is too elongated to resize.
+        """
+        return self.normalize(self.pixels(_to_pil(image)))
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Resize and crop. PIL image -> uint8 (C, crop, crop).  Raises: ImageError as `whole`."""
@@ -59,34 +219,124 @@ class Preprocess:
         return pixels
 
     def whole(self, image: Image.Image) -> Tensor:
-        """Resize alone. PIL image -> uint8 (C, h, w), the smaller of h and w is `resize`.
+        """Resize without cropping. PIL image -> uint8 (C, h, w); the smaller of h and w is `resize`.
 
-        Raises: ImageError for an image that would have over MAX_RESIZED pixels when resized.
+        Raises:
+            ImageError: for an image that would have more than `MAX_PIXELS` pixels after resizing.
         """
         pixels: Tensor = tv.pil_to_tensor(self._resized(image))
         return pixels
 
     def _resized(self, image: Image.Image) -> Image.Image:
-        if self.resize**2 * max(image.size) / min(image.size) > MAX_RESIZED:
+        if self.resize**2 * max(image.size) / min(image.size) > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels is too elongated to resize its shorter side to "
-                f"{self.resize}: that makes over {MAX_RESIZED:,} pixels. Crop it first, or resize to less."
+                f"{self.resize}: that makes over {MAX_PIXELS:,} pixels. Crop it first, or resize to less."
             )
         image = image if image.mode == self.mode else image.convert(self.mode)
-        return tv.resize(image, [self.resize]) if min(image.size) != self.resize else image
+        if min(image.size) == self.resize:
+            return image
+        resized: Image.Image = tv.resize(image, [self.resize], interpolation=InterpolationMode(self.interpolation))
+        return resized
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 (..., C, H, W) in 0..255, or float in [0, 1] -> float32 with the training set's mean and deviation."""
-        mean, std = _per_channel((self.mean, self.std), pixels)
-        if pixels.dtype == torch.uint8:
-            normal = pixels.float().div_(255).sub_(mean).div_(std)
-        else:
-            normal = (pixels - mean).div_(std)
-        return normal.flip(-3) if self.bgr else normal
+        """Subtract the mean and divide by the standard deviation.
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """PIL image of any size -> float32 (C, crop, crop)."""
-        return self.normalize(self.pixels(image))
+        Args:
+            pixels: (..., C, H, W), uint8 in 0..255 or float in [0, 1], RGB or gray. It is not changed.
+
+        Returns:
+            float32 of the same shape, in the channel order that the network takes.
+
+        Example:
+            >>> gray = Preprocess(mean=(0.5,), std=(0.25,))
+            >>> gray.normalize(torch.full((1, 1, 1), 255, dtype=torch.uint8)).item()
+            2.0
+        """
+        if pixels.dtype != torch.uint8:
+            return self.from_unit_range(pixels)
+        mean, std = _per_channel((self.mean, self.std), pixels)
+        return self._ordered(pixels.float().div_(255).sub_(mean).div_(std))
+
+    def from_unit_range(self, images: Tensor) -> Tensor:
+        """What the network takes, from images in [0, 1]. Differentiable.
+
+        Args:
+            images: float (..., C, H, W), RGB or gray.
+
+        Raises:
+            InputError: if the images are not of a float type.
+
+        Example:
+            >>> Preprocess(mean=(0.5,), std=(0.25,)).from_unit_range(torch.zeros(1, 1, 1)).item()
+            -2.0
+        """
+        _check_float(images, "[0, 1]")
+        mean, std = _per_channel((self.mean, self.std), images)
+        return self._ordered((images - mean).div_(std))
+
+    def from_minus_one_one(self, images: Tensor) -> Tensor:
+        """What the network takes, from images in [-1, 1]. Differentiable.
+
+        Args:
+            images: float (..., C, H, W), RGB or gray.
+
+        Raises:
+            InputError: if the images are not of a float type.
+
+        Example:
+            >>> Preprocess(mean=(0.5,), std=(0.25,)).from_minus_one_one(torch.ones(1, 1, 1)).item()
+            2.0
+        """
+        _check_float(images, "[-1, 1]")
+        statistics = tuple(2 * mean - 1 for mean in self.mean), tuple(2 * std for std in self.std)
+        mean, std = _per_channel(statistics, images)
+        return self._ordered((images - mean) / std)
+
+    def in_rgb_order(self, tensor: Tensor, dim: int = 1) -> Tensor:
+        """A tensor whose dimension `dim` has the network's input channels, such as the first kernel, in RGB order."""
+        return tensor.flip(dim) if self.bgr else tensor
+
+    def convert_kernel(self, kernel: Tensor, to: "Preprocess") -> Tensor:
+        """The first kernel for another preprocessing with the same mean: each image gives the same output.
+
+        Args:
+            kernel: weights (K, C, h, w) for images that are prepared by this preprocessing.
+            to: the other preprocessing.
+
+        Raises:
+            ConfigError: if the means differ. Where a layer pads with zeros, these stand for the mean color, so that no
+                bias can replace a mean.
+
+        Example:
+            >>> kernel = torch.ones(1, 1, 1, 1)
+            >>> Preprocess(mean=(0.5,), std=(0.1,)).convert_kernel(kernel, Preprocess(mean=(0.5,), std=(0.2,))).item()
+            2.0
+        """
+        if self.mean != to.mean:
+            raise ConfigError(f"the first layer cannot be converted from mean {self.mean} to {to.mean}.")
+        scale = torch.tensor([new / old for new, old in zip(to.std, self.std, strict=True)], dtype=torch.float64)
+        return to._ordered(self.in_rgb_order(kernel) * scale.view(-1, 1, 1)).to(kernel.dtype)
+
+    def adapted(self, in_channels: int) -> "Preprocess | None":
+        """The same for images with another number of channels, None if that is neither 1 nor 3.
+
+        Gray gets the averages of the mean and of the deviation of RGB; RGB gets those of gray three times.
+
+        Example:
+            >>> Preprocess.imagenet().adapted(1).mean
+            (0.449,)
+        """
+        if in_channels == self.in_channels:
+            return self
+        if in_channels not in (1, 3):
+            return None
+        mean, std = ((round(sum(values) / len(values), 6),) * in_channels for values in (self.mean, self.std))
+        return replace(self, mean=mean, std=std, bgr=False)
+
+    def statistics(self) -> dict[str, Any]:
+        """`mean` and `std` by these names, for the options of a training that continues from a network's weights."""
+        return {"mean": self.mean, "std": self.std}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -94,14 +344,47 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`; also reads the values that version 0.1 stored."""
         return cls(
             resize=values["resize"],
             crop=values["crop"],
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
             bgr=bool(values.get("bgr", False)),
+            interpolation=values.get("interpolation", "bilinear"),
         )
+
+    def _ordered(self, images: Tensor) -> Tensor:
+        """RGB (..., 3, H, W) in the order that the network takes."""
+        return images.flip(-3) if self.bgr else images
+
+
+def _named_statistics(of: Mapping[int, Statistics], in_channels: int) -> dict[str, Any]:
+    if in_channels not in of:
+        raise ConfigError(
+            f"preprocessing: {in_channels} channels have no standard statistics; give 3 (RGB) or 1 (gray)."
+        )
+    mean, std = of[in_channels]
+    return {"mean": mean, "std": std}
+
+
+def _check_float(images: Tensor, expected: str) -> None:
+    if not images.is_floating_point():
+        raise InputError(f"expected floats in {expected}, but got {images.dtype}.")
+
+
+def _to_pil(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image:
+    """One image as a viewer shows it.  Raises: InputError."""
+    if isinstance(image, Image.Image):
+        return as_viewed(image)
+    array = image.cpu().movedim(0, -1).numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
+    is_image = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] in ((), (1,), (3,))
+    if not is_image or array.ndim < 2 or 0 in array.shape:
+        raise InputError(
+            f"the image is of {image.dtype} with shape {tuple(image.shape)}; expected a PIL image, a uint8 array "
+            "(H, W, 3) or a uint8 tensor (3, H, W)."
+        )
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array))
 
 
 def _per_channel(values: tuple[tuple[float, ...], ...], images: Tensor) -> Tensor:

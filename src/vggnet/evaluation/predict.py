@@ -17,7 +17,7 @@ from vggnet.accel.api import accelerate
 from vggnet.data.images import Picture, named_pictures, read_pixels
 from vggnet.data.preprocess import Preprocess
 from vggnet.devices import choose_device
-from vggnet.errors import ConfigError, ImageError, WeightsError, check_at_least
+from vggnet.errors import ConfigError, ImageError, check_at_least
 from vggnet.metrics import check_finite_logits
 from vggnet.weights.checkpoint import load
 
@@ -105,12 +105,7 @@ def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
         if place.type == "cpu":
             accelerate(network)
     check_has_head(cast(int, network.num_classes))
-    preprocess = getattr(network, "preprocess", None)
-    if preprocess is None:
-        raise WeightsError(
-            "the model does not say how its images are prepared (its `preprocess` is None), and another way than in "
-            "training gives wrong answers. Set model.preprocess = vggnet.Preprocess(...), and save it again."
-        )
+    preprocess = Preprocess.of(network)
     network.to(place)
     classes = getattr(network, "classes", None)
     return Ready(network, preprocess, classes, cast(int, network.num_classes), place)

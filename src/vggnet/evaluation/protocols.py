@@ -12,7 +12,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vggnet.data.decoded import SMALL
 from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_one_size
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
@@ -110,7 +109,7 @@ class Protocol:
 
 def default_batch_size(preprocess: Preprocess) -> int:
     """500 small images or 32 photos."""
-    return 500 if preprocess.crop <= SMALL else 32
+    return 500 if preprocess.is_small else 32
 
 
 def answer(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vggnet.accel.api import accelerate, restore
-from vggnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import InputError, WeightsError
 from vggnet.features.extractor import FeatureExtractor
 from vggnet.features.pretrained import Source, feature_network
@@ -27,9 +27,6 @@ class FrozenFeatures(nn.Module):
     Raises: ConfigError, WeightsError as FeatureExtractor; WeightsError for a network of other than three channels.
     """
 
-    shift: Tensor
-    scale: Tensor
-
     def __init__(self, weights: Source, layers: Sequence[str], *, fast_gradient: bool = False) -> None:
         super().__init__()
         network = feature_network(weights)
@@ -38,12 +35,7 @@ class FrozenFeatures(nn.Module):
                 f"the network takes images of {network.architecture.in_channels} channels; perceptual distances are of "
                 "RGB images. Give weights of a network for those."
             )
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-        if network.preprocess is not None:
-            mean, std = network.preprocess.mean, network.preprocess.std  # type: ignore[assignment]
-        shift, scale = [2 * value - 1 for value in mean], [2 * value for value in std]  # rounded once, at the end
-        self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
+        self.preprocess = network.preprocess or Preprocess.imagenet()
         exact, fast = copy.deepcopy([FeatureExtractor(network, layers) for _ in range(2)])  # with the same weights
         self._fast = [accelerate(fast).eval()]  # in a list, so that its weights do not count twice
         self.extractor = fast if fast_gradient else restore(exact).to(memory_format=torch.contiguous_format)
@@ -64,7 +56,7 @@ class FrozenFeatures(nn.Module):
         wants_gradient = torch.is_grad_enabled() and images.requires_grad
         with nullcontext() if wants_gradient else torch.no_grad():
             extractor = self.extractor if wants_gradient else self._fast[0]
-            return extractor((images - self.shift) / self.scale)  # type: ignore[no-any-return]
+            return extractor(self.preprocess.from_minus_one_one(images))  # type: ignore[no-any-return]
 
     def pair(self, images: Tensor, others: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each layer the features of both; where a gradient is wanted of one alone, the other costs none."""

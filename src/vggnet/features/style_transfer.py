@@ -232,7 +232,7 @@ def _style_grams(task: _Task, side: int) -> dict[str, Tensor]:
 def _pixels(picture: Image.Image, size: tuple[int, int], features: FrozenFeatures) -> Tensor:
     """(1, 3, H, W) in [-1, 1] where the network is."""
     pixels: Tensor = tv.pil_to_tensor(picture.resize(size, Image.Resampling.LANCZOS))
-    return pixels[None].to(features.shift.device) / 127.5 - 1
+    return pixels[None].to(next(features.parameters()).device) / 127.5 - 1
 
 
 def _picture(canvas: Tensor, colors: Image.Image | None) -> Image.Image:

@@ -14,7 +14,7 @@ from torch import nn
 
 from vggnet.accel.api import accelerate
 from vggnet.data.decoded import decoded
-from vggnet.data.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.devices import environment
 from vggnet.errors import check_at_least
@@ -137,7 +137,7 @@ def measure_deviations(data: str | Path) -> Deviations:
 
     Raises: DataError if it cannot be opened; ImageError for an image that cannot be read.
     """
-    pixels = decoded(open_source(data, "train"), Preprocess(resize=32, crop=32, mean=CIFAR10_MEAN, std=CIFAR10_STD))
+    pixels = decoded(open_source(data, "train"), Preprocess.cifar10())
     scaled = (pixels.double() / 255).flatten(2)  # (N, 3, 1024)
     return Deviations(
         of_pixels=tuple(scaled.transpose(0, 1).flatten(1).std(1, correction=0).tolist()),

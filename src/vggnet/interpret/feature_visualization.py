@@ -112,7 +112,7 @@ def _maximize(
     """Of channels of one layer, a batch."""
     device = next(network.parameters()).device
     random = torch.Generator().manual_seed(seed)
-    series = _Series(len(channels), len(preprocess.mean), size, random, device)
+    series = _Series(len(channels), preprocess.in_channels, size, random, device)
     optimizer = Adam([series.spectrum], lr=LEARNING_RATE)
     before = _answers(network, preprocess, series.pictures(), channels)
     target = _entering(network, channels[0].layer)

@@ -16,8 +16,8 @@ def first_filters(model: Model) -> NDArray[np.float32]:
     """
     network = opened(model)
     weights = network.get_parameter("features.conv1_1.weight").detach().float().cpu()
-    if network.preprocess is not None and network.preprocess.bgr:
-        weights = weights.flip(1)
+    if network.preprocess is not None:
+        weights = network.preprocess.in_rgb_order(weights)
     return weights.contiguous().numpy()
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vggnet.data.augmentation import BatchAugment
 from vggnet.data.crops import random_resized_crop, scale_jittered_crop
-from vggnet.data.decoded import SMALL, decode_all, decoded, named
+from vggnet.data.decoded import decode_all, decoded, named
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
-from vggnet.data.preprocess import IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
 from vggnet.data.tutorial_augmentation import article_augment
@@ -40,30 +40,14 @@ def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
                 "one value a channel."
             )
         return Preprocess(resize=config.resize, crop=config.crop, mean=config.mean, std=config.std)
-    mean, std = _imagenet_statistics(config.in_channels)
-    photos = Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
-    if config.crop > SMALL or isinstance(source, Stream):
+    photos = Preprocess.imagenet(config.in_channels, resize=config.resize, crop=config.crop)
+    if not photos.is_small or isinstance(source, Stream):
         return photos
     if config.on_bad_image == "stop":
         decoded(source, photos)  # raises
     pixels, bad = decode_all(source, photos)
     readable = [index for index in range(len(pixels)) if index not in bad]
-    mean, std = pixel_statistics(pixels[readable] if bad else pixels)
-    return Preprocess(resize=config.resize, crop=config.crop, mean=mean, std=std)
-
-
-def _imagenet_statistics(in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return (IMAGENET_MEAN, IMAGENET_STD) if in_channels == 3 else (IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD)
-
-
-def pixel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, in [0, 1], four digits. uint8 (N, C, H, W)."""
-    values = np.arange(256) / 255
-    counts = [torch.bincount(pixels[:, c].flatten(), minlength=256).numpy() for c in range(pixels.shape[1])]
-    means = [float(np.average(values, weights=count)) for count in counts]
-    variances = [np.average((values - mean) ** 2, weights=count) for mean, count in zip(means, counts, strict=True)]
-    least = 1e-4  # of the deviation: images of one color must not divide by zero
-    return tuple(round(mean, 4) for mean in means), tuple(max(round(float(v**0.5), 4), least) for v in variances)
+    return Preprocess.measured(pixels[readable] if bad else pixels, resize=config.resize, crop=config.crop)
 
 
 def with_color_axes(config: TrainConfig, source: Source, preprocess: Preprocess) -> TrainConfig:
@@ -134,7 +118,7 @@ def make_val_batches(
     skip: Skip | None = None,
 ) -> EvalBatches:
     """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches."""
-    batch_size = config.batch_size * (EVAL_BATCH if config.crop <= SMALL else 1)
+    batch_size = config.batch_size * (EVAL_BATCH if preprocess.is_small else 1)
     return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess, ranks), ranks.share(indices), skip)
 
 
@@ -164,7 +148,7 @@ def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:
         color_shift=config.color_shift,
         color_axes=config.color_axes or (0.0,) * config.in_channels**2,
         cutout=config.cutout,
-        fill=preprocess.mean,
+        fill=preprocess.fill,
         padding=config.padding,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vggnet.data.decoded import SMALL
+from vggnet.data.preprocess import is_small
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.models.heads import takes
@@ -29,7 +29,7 @@ def suggest_preset(data: str | Path, init_from: Path | str | None = None, task: 
     of_photos = "photos" if init_from is None else "finetune"
     for index in range(len(source)):
         with suppress(ImageError):
-            return "fast" if min(source.read(index).size) <= SMALL else of_photos
+            return "fast" if is_small(min(source.read(index).size)) else of_photos
     raise DataError(f"{data}: none of its {len(source):,} training images can be read. Look at them: vgg data {data}")
 
 
@@ -50,7 +50,7 @@ def starting_config(preset: str, init_from: Path | str | None) -> TrainConfig:
     if preset_config.task == "classify" and given.boxes is None and takes(given.head, preset_config.crop):
         fields["head"] = given.head
     config = replace(preset_config, **fields)
-    return replace(config, mean=preprocess.mean, std=preprocess.std) if preprocess else config
+    return replace(config, **preprocess.statistics()) if preprocess else config
 
 
 def check_frozen(config: TrainConfig, fresh: Iterable[str]) -> None:

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vggnet.accel.autotuning import choices
-from vggnet.data.decoded import SMALL
-from vggnet.data.preprocess import Preprocess
+from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
@@ -215,7 +214,7 @@ def _check_shares(config: TrainConfig, indices: NDArray[np.int64], ranks: Ranks)
 def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG, ranks: Ranks) -> None:
     """Find what cannot work before a run folder is made.  Raises: ConfigError, InputError."""
     _check_shares(config, _split(config, source)[0], ranks)
-    if config.augment == "article" and config.crop > SMALL:
+    if config.augment == "article" and not preprocess.is_small:
         raise ConfigError(f'augment "article" is for images of {SMALL} pixels or fewer, but crop is {config.crop}.')
     shape = (2, config.in_channels, config.crop, config.crop)
     make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)

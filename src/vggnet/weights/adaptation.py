@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
 from vggnet.models.vgg import VGG, empty
 
@@ -47,7 +46,7 @@ def adapt(
         }
     )
     adapted.classes, adapted.task = None if is_new else model.classes, model.task
-    adapted.preprocess = _for_channels(model.preprocess, architecture.in_channels)
+    adapted.preprocess = model.preprocess and model.preprocess.adapted(architecture.in_channels)
     return adapted.train(model.training)
 
 
@@ -74,15 +73,3 @@ def _started(name: str, like: Tensor) -> Tensor:
     """A new last layer: weights N(0, sd 0.01), biases 0, as in torchvision."""
     started = torch.zeros(like.shape)
     return started.normal_(std=0.01) if name.endswith(".weight") else started
-
-
-def _for_channels(preprocess: Preprocess | None, in_channels: int) -> Preprocess | None:
-    """Gray gets the average of RGB's mean and deviation, RGB three times those of gray; others have none."""
-    if preprocess is None or len(preprocess.mean) == in_channels:
-        return preprocess
-    if in_channels not in (1, 3):
-        return None
-    mean, std = (
-        tuple([round(sum(values) / len(values), 6)] * in_channels) for values in (preprocess.mean, preprocess.std)
-    )
-    return replace(preprocess, mean=mean, std=std, bgr=False)

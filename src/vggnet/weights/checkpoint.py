@@ -20,17 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vggnet.accel import api as accel
-from vggnet.data.preprocess import (
-    CIFAR10_GRAY_MEAN,
-    CIFAR10_GRAY_STD,
-    CIFAR10_MEAN,
-    CIFAR10_STD,
-    IMAGENET_GRAY_MEAN,
-    IMAGENET_GRAY_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocess,
-)
+from vggnet.data.preprocess import Preprocess
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.files import replacing
@@ -318,23 +308,12 @@ def task_of(architecture: Architecture) -> str:
     return "classify" if architecture.boxes is None else "localize"
 
 
-# (32-pixel images, input channels) -> mean and std
-_STATISTICS: dict[tuple[bool, int], tuple[tuple[float, ...], tuple[float, ...]]] = {
-    (True, 1): (CIFAR10_GRAY_MEAN, CIFAR10_GRAY_STD),
-    (True, 3): (CIFAR10_MEAN, CIFAR10_STD),
-    (False, 1): (IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD),
-    (False, 3): (IMAGENET_MEAN, IMAGENET_STD),
-}
-
-
 def default_preprocess(architecture: Architecture) -> Preprocess | None:
     """CIFAR-10's 32 pixels for the heads of a 1x1 map, else ImageNet's 256 and 224; None for neither gray nor RGB."""
-    small = architecture.head in ("cifar", "folded")
-    statistics = _STATISTICS.get((small, architecture.in_channels))
-    if statistics is None:
+    if architecture.in_channels not in (1, 3):
         return None
-    resize, crop = (32, 32) if small else (256, 224)
-    return Preprocess(resize=resize, crop=crop, mean=statistics[0], std=statistics[1])
+    known = Preprocess.cifar10 if architecture.head in ("cifar", "folded") else Preprocess.imagenet
+    return known(architecture.in_channels)
 
 
 def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:

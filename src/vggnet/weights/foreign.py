@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from vggnet.data.preprocess import IMAGENET_STD, Preprocess
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError
 from vggnet.models.table1 import COLUMN_OF_NAME, layers
 from vggnet.models.vgg import Architecture
-
-CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB; Oxford's mean pixel, also Keras Applications'
 
 
 class Foreign(NamedTuple):
@@ -47,7 +44,5 @@ def caffe_input(conv1_1: Tensor, keep_bgr: bool) -> tuple[Tensor, Preprocess | N
     """
     if conv1_1.ndim != 4 or conv1_1.shape[1] != 3:
         return conv1_1, None
-    if keep_bgr:
-        return conv1_1, Preprocess(mean=CAFFE_MEAN, std=(1 / 255,) * 3, bgr=True)
-    scale = 255 * torch.tensor(IMAGENET_STD, dtype=torch.float64).view(3, 1, 1)
-    return (conv1_1.flip(1) * scale).to(conv1_1.dtype), Preprocess(mean=CAFFE_MEAN, std=IMAGENET_STD)
+    theirs, ours = Preprocess.caffe(), Preprocess.caffe(bgr=False)
+    return (conv1_1, theirs) if keep_bgr else (theirs.convert_kernel(conv1_1, ours), ours)

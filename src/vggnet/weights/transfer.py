@@ -29,8 +29,9 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
                 f"{expected}. Train with {field} {found}, or start without given weights."
             )
     theirs, ours = dict(given.state_dict()), model.state_dict()
-    if _takes_bgr(given) != _takes_bgr(model):
-        theirs[FIRST] = theirs[FIRST].flip(1)
+    for network in (given, model):  # from the order of the given network to RGB, and on to that of the model
+        if network.preprocess is not None:
+            theirs[FIRST] = network.preprocess.in_rgb_order(theirs[FIRST])
     last_layer = list(ours)[-1].rpartition(".")[0]
     same_classes = given.classes is not None and given.classes == model.classes
     same_classes = same_classes and given.architecture.boxes == model.architecture.boxes
@@ -50,7 +51,3 @@ def _grows(given: VGG, model: VGG) -> bool:
     """Whether this is column A and a deeper column, both with batch norm or both without."""
     shallow, deep = resolve(given.architecture.name), resolve(model.architecture.name)
     return shallow.column == "A" and deep.column in ("B", "C", "D", "E") and shallow.batch_norm == deep.batch_norm
-
-
-def _takes_bgr(model: VGG) -> bool:
-    return model.preprocess is not None and model.preprocess.bgr

