@@ -263,7 +263,7 @@ def test_open_model_takes_files_and_networks(path, model):
     assert found.network is model
     assert not isinstance(model.features.conv1_1, Conv3x3)
     assert found.class_name(1) == "class 1"
-    with pytest.raises(WeightsError, match="does not say how its images are prepared"):
+    with pytest.raises(WeightsError, match="has no preprocessing"):
         found.preprocess  # noqa: B018 (the property raises)
     with pytest.raises(ConfigError, match="without weights"):
         open_model(build("vgg11", init=None))
