@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from vggnet.evaluation.box_prediction import FoundBox, find_boxes
-    from vggnet.evaluation.evaluate import TestResult, test
+    from vggnet.evaluation.evaluate import evaluate
     from vggnet.evaluation.localization import LocalizationResult, localize
     from vggnet.evaluation.predict import Prediction, predict
+    from vggnet.evaluation.results import EvaluationResult
     from vggnet.features.dists import DISTS
     from vggnet.features.duplicates import find_duplicates
     from vggnet.features.extractor import FeatureExtractor, extract_features
@@ -61,7 +62,8 @@ _MODULES = {
     "vggnet.evaluation.box_prediction": ("FoundBox", "find_boxes"),
     "vggnet.evaluation.localization": ("LocalizationResult", "localize"),
     "vggnet.evaluation.predict": ("Prediction", "predict"),
-    "vggnet.evaluation.evaluate": ("TestResult", "test"),
+    "vggnet.evaluation.evaluate": ("evaluate",),
+    "vggnet.evaluation.results": ("EvaluationResult",),
     "vggnet.interpret.top_activations": ("find_exciting",),
     "vggnet.interpret.explain": ("Explanation", "explain"),
     "vggnet.interpret.summary": ("LayerTable", "layer_table"),
@@ -87,7 +89,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # noqa: RUF022 (by topic)
     "build", "VGG", "Architecture", "to_dense", "from_dense", "fold_repeated_pool",
     "train", "resume", "Run",
-    "test", "TestResult", "localize", "LocalizationResult", "find_boxes", "FoundBox", "predict", "Prediction",
+    "evaluate", "EvaluationResult", "localize", "LocalizationResult", "find_boxes", "FoundBox", "predict", "Prediction",
     "explain", "Explanation", "find_exciting", "maximize",
     "write_report", "Report",
     "extract_features", "FeatureExtractor", "LPIPS", "DISTS", "ContentDistance", "StyleDistance",
@@ -101,7 +103,15 @@ __all__ = [  # noqa: RUF022 (by topic)
 ]  # fmt: skip
 
 
+_DEPRECATED = {"test": "evaluate", "TestResult": "EvaluationResult"}  # names of version 0.1 -> today's
+
+
 def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED:
+        from warnings import warn
+
+        warn(f"vggnet.{name} is now vggnet.{_DEPRECATED[name]}.", DeprecationWarning, stacklevel=2)
+        name = _DEPRECATED[name]
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)
