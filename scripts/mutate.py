@@ -1,0 +1,164 @@
+"""Mutation testing: which changed lines of the core modules do their own tests notice?
+
+    python scripts/mutate.py                 all modules of MODULES, about an hour and a half on two cores
+    python scripts/mutate.py metrics heads   some of them
+
+Each module is mutated by mutmut in a copy of the repository (build/mutation/NAME), and only the tests named here run.
+A survivor that changes nothing but the words of a message is counted apart. The table goes into docs/mutation.md, with
+every other survivor as a diff; notes that explain survivors are kept in NOTES of that page.
+"""
+
+import argparse
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "mutation"
+PAGE = ROOT / "docs" / "mutation.md"
+BEGIN, END = "<!-- begin mutation -->", "<!-- end mutation -->"
+
+MODULES = {  # name: source file, the tests that must notice
+    "preprocess": ("src/vggnet/data/preprocess.py", ["tests/data/test_preprocess.py"]),
+    "augmentation": ("src/vggnet/data/augmentation.py", ["tests/data/test_augmentation.py"]),
+    "metrics": ("src/vggnet/metrics.py", ["tests/test_metrics.py"]),
+    "heads": ("src/vggnet/models/heads.py", ["tests/models"]),
+    "schedules": ("src/vggnet/training/schedules.py", ["tests/training/test_schedules.py"]),
+    "checkpoint": ("src/vggnet/weights/checkpoint.py", ["tests/weights/test_checkpoint.py"]),
+    "classify": ("src/vggnet/tasks/classify.py", ["tests/tasks"]),
+    "localize": ("src/vggnet/tasks/localize.py", ["tests/tasks"]),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The mutants of one module."""
+
+    name: str
+    killed: int
+    wording: int  # survivors that change the words of a message alone
+    survivors: dict[str, str]  # name of each other survivor -> its diff
+
+    @property
+    def share(self) -> float:
+        """0..1, killed ones among those that change more than words."""
+        return self.killed / max(self.killed + len(self.survivors), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*MODULES, []], help="modules; by default all")
+    names = parser.parse_args().names or list(MODULES)
+    outcomes = [mutate(name) for name in names]
+    for outcome in outcomes:
+        (BUILD / f"{outcome.name}.json").write_text(json.dumps(vars(outcome), indent=1), encoding="utf-8")
+    write_page()
+    worst = min(outcomes, key=lambda outcome: outcome.share)
+    print(f"lowest: {worst.name}, {100 * worst.share:.1f} % killed; table in {PAGE.relative_to(ROOT)}")
+
+
+def mutate(name: str) -> Outcome:
+    """Run mutmut on one module and sort its mutants."""
+    source, tests = MODULES[name]
+    folder = BUILD / name
+    shutil.rmtree(folder, ignore_errors=True)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for file in tracked.stdout.splitlines():
+        if file.startswith(("src/", "tests/")) or "/" not in file:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, folder / file)
+    with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write(configuration(source, tests))
+    print(f"{name}: {source}", flush=True)
+    mutmut(folder, "run", show=False)
+    killed, wording, survivors = 0, 0, {}
+    for line in mutmut(folder, "results", "--all", "true").splitlines():
+        mutant, _, status = line.strip().rpartition(": ")
+        if status in ("killed", "timeout", "suspicious", "segfault"):
+            killed += 1
+        elif status in ("survived", "no tests"):
+            diff = mutmut(folder, "show", mutant)
+            if changes_wording_only(diff):
+                wording += 1
+            else:
+                survivors[mutant] = "\n".join(re.findall(r"^[-+] .*$", diff, re.MULTILINE))
+    print(f"{name}: {killed} killed, {len(survivors)} survived, {wording} change words alone", flush=True)
+    return Outcome(name=name, killed=killed, wording=wording, survivors=survivors)
+
+
+def configuration(source: str, tests: list[str]) -> str:
+    """The section of pyproject.toml that mutmut reads."""
+    return f"""
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = ["{source}"]
+also_copy = ["src", "README.md", "LICENSE"]
+pytest_add_cli_args_test_selection = {json.dumps(tests)}
+pytest_add_cli_args = ["-x", "-q"]
+process_isolation = "forkserver"
+track_dependencies = false
+use_git_change_detection = false
+"""
+
+
+def mutmut(folder: Path, *arguments: str, show: bool = False) -> str:
+    """What mutmut prints. OpenMP gets one thread: its pool does not survive a fork."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"mutmut {' '.join(arguments)} failed in {folder}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def changes_wording_only(diff: str) -> bool:
+    """Whether a diff changes string literals with a space in them, and nothing else."""
+    before, after = ("\n".join(re.findall(rf"^{sign}(?!{re.escape(sign)})(.*)$", diff, re.MULTILINE)) for sign in "-+")
+    try:
+        old, new = ([token for token in tokens(text)] for text in (before, after))
+    except (tokenize.TokenError, IndentationError):
+        return False
+    if [kind for kind, _ in old] != [kind for kind, _ in new]:
+        return False
+    changed = [(kind, one, two) for (kind, one), (_, two) in zip(old, new, strict=True) if one != two]
+    return bool(changed) and all(kind == tokenize.STRING and " " in one for kind, one, _ in changed)
+
+
+def tokens(text: str) -> list[tuple[int, str]]:
+    """Kind and text of the tokens of a piece of code."""
+    readable = io.StringIO("(" + text.strip() + ")").readline
+    return [(token.type, token.string) for token in tokenize.generate_tokens(readable)]
+
+
+def write_page() -> None:
+    """Replace the generated part of docs/mutation.md by all outcomes so far."""
+    rows = ["| module | tests | mutants | killed | survived | words of messages |", "|---|---|---|---|---|---|"]
+    survivors = []
+    for name, (source, tests) in MODULES.items():
+        path = BUILD / f"{name}.json"
+        if not path.is_file():
+            continue
+        outcome = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        total = outcome.killed + len(outcome.survivors)
+        counts = f"{total} | {outcome.killed} ({100 * outcome.share:.1f} %) | {len(outcome.survivors)}"
+        rows.append(f"| `{source}` | {', '.join(f'`{test}`' for test in tests)} | {counts} | {outcome.wording} |")
+        survivors += [f"`{mutant}`\n\n```diff\n{diff}\n```\n" for mutant, diff in outcome.survivors.items()]
+    made = f"mutmut {version('mutmut')}, {date.today():%Y-%m-%d}, `make mutate`"
+    generated = "\n".join([BEGIN, "", made, "", *rows, "", "## Survivors", "", *survivors, END])
+    text = PAGE.read_text(encoding="utf-8")
+    start, end = text.index(BEGIN), text.index(END) + len(END)
+    PAGE.write_text(text[:start] + generated + text[end:], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
