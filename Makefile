@@ -1,5 +1,6 @@
 # make train   set up, train, test and draw; DATA=digits (a minute), cifar10, or a folder of yours
 # make test    set up, then everything that must hold before a change lands
+# make mutate  mutation testing of the core modules: which changed lines do tests notice? (docs/mutation.md)
 # make bench   set up, with the libraries we compare with, then measure and write docs/benchmarks.md
 # make docs    set up, with Sphinx, then build the site: build/docs/index.html
 DATA ?= digits
@@ -7,7 +8,7 @@ PYTHON ?= python3
 RUN := runs/$(notdir $(patsubst %/,%,$(DATA)))-$(shell date +%Y%m%d-%H%M%S)
 BIN := .venv/bin
 
-.PHONY: train test test-slow bench docs format clean
+.PHONY: train test test-slow mutate bench docs format clean
 
 train: .venv/ready
 	$(BIN)/vgg train --data $(DATA) --out $(RUN)
@@ -22,6 +23,10 @@ test: .venv/ready-test
 
 test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow
+
+mutate: .venv/ready-test
+	$(BIN)/pip install --quiet --editable .[mutate]
+	$(BIN)/python scripts/mutate.py
 
 bench: .venv/ready-bench
 	$(BIN)/python scripts/record.py augment

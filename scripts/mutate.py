@@ -4,8 +4,8 @@
     python scripts/mutate.py metrics heads   some of them
 
 Each module is mutated by mutmut in a copy of the repository (build/mutation/NAME), and only the tests named here run.
-A survivor that changes nothing but the words of a message is counted apart. The table goes into docs/mutation.md, with
-every other survivor as a diff; notes that explain survivors are kept in NOTES of that page.
+A survivor that changes nothing but the words of a message, or the `strict` of a zip of equally long sequences, is
+counted apart. The table goes into docs/mutation.md, with every other survivor as a diff.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutation"
 PAGE = ROOT / "docs" / "mutation.md"
+STRICT = re.compile(r", (strict=\w+)?(?=\))")
 BEGIN, END = "<!-- begin mutation -->", "<!-- end mutation -->"
 
 MODULES = {  # name: source file, the tests that must notice
@@ -45,7 +46,7 @@ class Outcome:
 
     name: str
     killed: int
-    wording: int  # survivors that change the words of a message alone
+    wording: int  # survivors that change the words of a message alone, or a zip's `strict`
     survivors: dict[str, str]  # name of each other survivor -> its diff
 
     @property
@@ -122,10 +123,12 @@ def mutmut(folder: Path, *arguments: str, show: bool = False) -> str:
 
 
 def changes_wording_only(diff: str) -> bool:
-    """Whether a diff changes string literals with a space in them, and nothing else."""
-    before, after = ("\n".join(re.findall(rf"^{sign}(?!{re.escape(sign)})(.*)$", diff, re.MULTILINE)) for sign in "-+")
+    """Whether a diff changes string literals with a space in them, or `strict`, and nothing else."""
+    before, after = ("\n".join(re.findall(rf"^[{sign}](?![{sign}])(.*)$", diff, re.MULTILINE)) for sign in "-+")
+    if STRICT.sub("", before) == STRICT.sub("", after):
+        return True
     try:
-        old, new = ([token for token in tokens(text)] for text in (before, after))
+        old, new = tokens(before), tokens(after)
     except (tokenize.TokenError, IndentationError):
         return False
     if [kind for kind, _ in old] != [kind for kind, _ in new]:
