@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,9 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_reference_has_every_public_name_once():
-    """Oracle: `vggnet.__all__`."""
+    """Oracle: `vggnet.__all__`; what is in its modules has entries of its own."""
     page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^\.\. auto\w+:: vggnet\.(\w+)$", page, re.MULTILINE)) == sorted(vggnet.__all__)
+    names = [name for name in vggnet.__all__ if not isinstance(getattr(vggnet, name), ModuleType)]
+    assert sorted(re.findall(r"^\.\. auto\w+:: vggnet\.(\w+)$", page, re.MULTILINE)) == sorted(names)
 
 
 @pytest.mark.slow
@@ -32,4 +34,4 @@ def test_the_site_is_built_without_a_warning_or_a_network(tmp_path):
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//", html), page
     commands = (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
     assert all(f"usage: vgg {command}" in commands for command in (*COMMANDS, "weights fetch", "study depth"))
-    assert "Build a VGG by name" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "Create a VGG by name" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")

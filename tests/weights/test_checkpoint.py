@@ -138,7 +138,7 @@ def test_missing_files_and_folders_are_named(tmp_path, name):
 @pytest.mark.parametrize("name", ["vgg16", "D"])
 def test_the_name_of_a_model_is_told_from_a_missing_file(name):
     """Oracle: the names of Table 1; no trained weights come with them."""
-    with pytest.raises(WeightsError, match=r"model's name.*vggnet\.build\('vgg16'\)"):
+    with pytest.raises(WeightsError, match=r"model's name.*vggnet\.create_model\('vgg16'\)"):
         load(name)
 
 

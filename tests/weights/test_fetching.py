@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 import vggnet
 from vggnet.cli.weights import main
 from vggnet.errors import ConfigError, StorageError, WeightsError
+from vggnet.weights import checkpoint, create, fetching, named
 from vggnet.weights import download as downloading
-from vggnet.weights import fetching, named
 from vggnet.weights import registry as known
 from vggnet.weights.conversion import sha256
 from vggnet.weights.download import download
@@ -240,7 +240,7 @@ def published(server, tiny, torchvision_network, tmp_path, monkeypatch):
         known.Known(name="vgg11:graded", top1=0.5, top5=0.75, **common),
     ]
     monkeypatch.setattr(fetching, "imagenet_classes", lambda: tuple(map(str, range(10))))
-    for module in (known, fetching, named, vggnet.weights.checkpoint):
+    for module in (known, fetching, named, create, checkpoint):
         if hasattr(module, "KNOWN"):
             monkeypatch.setattr(module, "KNOWN", {entry.name: entry for entry in entries})
     monkeypatch.setattr(named, "SHIPPED", tmp_path / "shipped")
@@ -262,6 +262,20 @@ def test_a_fetched_name_is_a_model(published, server, assert_equal_answers, caps
     assert vggnet.load("vgg11:tiny").classes is None
     assert vggnet.load("vgg11:graded").classes == tuple("0123456789")
     assert vggnet.load("vgg11:tiny", num_classes=3).num_classes == 3
+
+
+def test_create_model_fetches_what_is_missing(published, server, assert_equal_answers, nobody, monkeypatch):
+    """Oracle: torchvision's network; once the weights are here nothing is asked for; without a server, one line."""
+    assert_equal_answers(vggnet.create_model("vgg11", weights="vgg11:tiny", progress=False), published)
+    asked = len(server.ranges)
+    assert_equal_answers(vggnet.create_model("vgg11", weights="vgg11:tiny"), published)
+    assert len(server.ranges) == asked
+    entry = replace(known.KNOWN["vgg11:tiny"], name="vgg11:offline", url=nobody)
+    for module in (known, fetching, named, create):
+        monkeypatch.setattr(module, "KNOWN", {entry.name: entry})
+    with pytest.raises(WeightsError, match=r"cannot be reached .*Get .* by other means") as error:
+        vggnet.create_model("vgg11", weights="vgg11:offline")
+    assert_one_line(error, nobody)
 
 
 def test_the_list_tells_what_is_here(published, capsys):

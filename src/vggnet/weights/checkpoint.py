@@ -362,7 +362,7 @@ def _is_a_name(source: str) -> str:
         name = resolve(source).name
     except ConfigError:
         return ""
-    return f"It is a model's name, not that of weights: train one, or vggnet.build({name!r})."
+    return f"It is a model's name, not that of weights: train one, or vggnet.create_model({name!r})."
 
 
 def _open(path: Path) -> tuple[Any, dict[str, str]]:

@@ -1,0 +1,26 @@
+from . import errors as errors
+from . import interpret as interpret
+from . import weights as weights
+from .accel.api import accelerate as accelerate
+from .accel.api import restore as restore
+from .data.preprocess import Preprocess as Preprocess
+from .evaluation.evaluate import test
+from .evaluation.predict import predict as predict
+from .features import retrieval as retrieval
+from .features import style_transfer
+from .features.extractor import FeatureExtractor as FeatureExtractor
+from .features.extractor import extract_features as extract_features
+from .models.vgg import VGG as VGG
+from .models.vgg import Architecture as Architecture
+from .training.config import TrainConfig as TrainConfig
+from .training.run import Run as Run
+from .training.train import resume as resume
+from .training.train import train as train
+from .weights import hub as hub
+from .weights.checkpoint import Checkpoint as Checkpoint
+from .weights.checkpoint import load as load
+from .weights.checkpoint import save as save
+from .weights.create import create_model as create_model
+
+evaluate = test
+style = style_transfer

@@ -1,0 +1,5 @@
+"""`python -m vggnet` is the command `vgg`."""
+
+from vggnet.cli.main import main
+
+main()
