@@ -10,9 +10,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: test
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """Choices of convolutions in a folder of the test's own."""
-    from vggnet.accel import autotuning as choice
+    from vggnet.accel.autotuning import autotuner
 
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
-    choice.choices.cache_clear()
+    autotuner.cache_clear()
     yield
-    choice.choices.cache_clear()
+    autotuner.cache_clear()

@@ -17,7 +17,6 @@ from vggnet.accel import reference
 from vggnet.accel.algorithms import im2col as unfold
 from vggnet.accel.algorithms import winograd
 from vggnet.accel.algorithms.winograd_matrices import F2, F4
-from vggnet.accel.autotuning import Choices
 from vggnet.accel.dispatch import conv3x3
 from vggnet.accel.kernels.llvm import ROWS
 
@@ -302,80 +301,7 @@ def test_other_cases_are_pytorchs():
 def test_it_is_a_sound_operator():
     """Oracle: PyTorch's own checks of schema, fake tensors and autograd registration."""
     given = channels_last(2, 16, 6, 5).requires_grad_(), torch.randn(16, 16, 3, 3, requires_grad=True), torch.randn(16)
-    torch.library.opcheck(torch.ops.vggnet.accel.default, given)
-
-
-# choices
-
-
-def counted(calls, **milliseconds):
-    """Algorithms that note their names and return how long they claim to take."""
-    return {
-        name: (lambda name=name, value=value: calls.append(name) or torch.tensor(value))
-        for name, value in milliseconds.items()
-    }
-
-
-@pytest.fixture
-def fixed_clock(monkeypatch):
-    """Each algorithm takes as long as the number it returns says."""
-    monkeypatch.setattr("vggnet.accel.autotuning._milliseconds", lambda algorithm: algorithm().item())
-
-
-def test_a_choice_is_measured_once_and_kept_on_the_disk(tmp_path, fixed_clock, monkeypatch):
-    """Oracle: the calls, counted; a second reader of the file measures nothing."""
-    monkeypatch.delenv("VGGNET_CONV", raising=False)
-    path, calls = tmp_path / "cache" / "choices.json", []
-    algorithms = counted(calls, direct=3.0, winograd4=1.0, winograd2=2.0)
-    first = Choices(path)
-    assert first.run("shape", algorithms).item() == 1
-    assert len(calls) == 3 * 4 + 1
-    first.run("shape", algorithms)
-    Choices(path).run("shape", algorithms)
-    assert calls[13:] == ["winograd4"] * 2
-    assert Choices(path).as_dict()["shape"] == {
-        "algorithm": "winograd4",
-        "ms": {"direct": 3.0, "winograd4": 1.0, "winograd2": 2.0},
-    }
-
-
-def test_a_fixed_choice_is_kept(tmp_path, fixed_clock, monkeypatch):
-    """Oracle: the choice that was given, although another is faster."""
-    monkeypatch.delenv("VGGNET_CONV", raising=False)
-    calls = []
-    choices = Choices(None)
-    choices.fix({"shape": {"algorithm": "winograd2", "ms": {}}})
-    choices.run("shape", counted(calls, direct=3.0, winograd4=1.0, winograd2=2.0))
-    assert calls == ["winograd2"]
-
-
-def test_the_environment_decides(monkeypatch):
-    """Oracle: the documented variable; a name that a shape does not offer means direct."""
-    calls = []
-    for name, used in (("direct", "direct"), ("winograd4", "winograd4"), ("winograd9", "direct")):
-        monkeypatch.setenv("VGGNET_CONV", name)
-        Choices(None).run("shape", counted(calls, direct=1.0, winograd4=1.0))
-        assert calls.pop() == used
-
-
-@pytest.mark.parametrize("content", ["", "[1]", '{"shape": 3}', '{"shape": {"algorithm": "gone", "ms": {}}}'])
-def test_a_damaged_file_is_measured_anew(tmp_path, fixed_clock, monkeypatch, content):
-    """Oracle: the fastest."""
-    monkeypatch.delenv("VGGNET_CONV", raising=False)
-    path = tmp_path / "choices.json"
-    path.write_text(content)
-    assert Choices(path).run("shape", counted([], direct=2.0, winograd4=1.0)).item() == 1
-
-
-def test_without_a_folder_to_write_to(tmp_path, fixed_clock, monkeypatch):
-    """Oracle: the fastest, measured once, with a file where the folder should be."""
-    monkeypatch.delenv("VGGNET_CONV", raising=False)
-    (tmp_path / "file").write_text("")
-    calls = []
-    choices = Choices(tmp_path / "file" / "choices.json")
-    for _ in range(2):
-        assert choices.run("shape", counted(calls, direct=2.0, winograd4=1.0)).item() == 1
-    assert len(calls) == 2 * 4 + 2
+    torch.library.opcheck(torch.ops.vggnet.conv3x3.default, given)
 
 
 NO_CACHE = """

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vggnet
-from vggnet.accel.autotuning import choices
+from vggnet.accel.autotuning import autotuner
 from vggnet.cli.main import main
 from vggnet.errors import ConfigError, ImageError
 from vggnet.models.vgg import build
@@ -257,8 +257,10 @@ def test_each_process_goes_on_with_its_convolutions(tmp_path, own_cache):
     learner = make_learner(DIGITS, build_model(DIGITS, 10))
     object.__setattr__(learner, "ranks", Second(1, 2))
     Checkpoints(tmp_path).save(learner, Position(step=1))
-    Checkpoints(tmp_path).restore(learner)
-    assert choices().as_dict()["key"]["algorithm"] == "winograd4"
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.restore(learner)
+    with autotuner().fixed(checkpoints.choices):
+        assert autotuner().chosen()["key"]["algorithm"] == "winograd4"
 
 
 def test_a_process_without_the_others_is_told(monkeypatch):

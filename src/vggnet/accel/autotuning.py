@@ -1,13 +1,14 @@
-"""Which algorithm is the fastest for a shape: measured once, remembered on the disk, and open to inspection."""
+"""Autotuning: the fastest algorithm of each pass and shape, measured once on this machine and cached on disk."""
 
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TypedDict
 
 import torch
 from llvmlite.binding import get_host_cpu_name
@@ -17,25 +18,38 @@ from vggnet.accel.threads import num_threads
 from vggnet.files import cache_folder
 
 DIRECT = "direct"
-VERSION = 3  # of the algorithms: what was measured of others is measured again
-REPEATS = 3  # measured runs of each algorithm, after one that warms up; the fastest counts
+VERSION = 3  # of the algorithms; a cache of another version is measured again
+REPEATS = 3  # timed runs of each algorithm, after one warm-up run; the fastest counts
 
 Algorithm = Callable[[], Tensor]
 Algorithms = Mapping[str, Algorithm]
 
 
-class Choices:
-    """The fastest algorithm of each key, with the milliseconds that were measured.
+class Choice(TypedDict):
+    """The chosen algorithm, and the measured milliseconds of each."""
 
-    `path` None keeps them in memory only. A file that cannot be read is measured anew; one that cannot be written is
-    done without: a choice is never worth an error.
+    algorithm: str
+    ms: dict[str, float]
+
+
+Choices = Mapping[str, Choice]
+
+
+class Autotuner:
+    """Runs each pass and shape ("key") by its fastest algorithm.
+
+    An algorithm is measured at the first use of a key, unless a `fixed` block or the cache file names it.
+
+    Args:
+        path: the cache file; None keeps measurements in memory only. A damaged file is ignored and replaced; a file
+            that cannot be written is not an error.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._found: dict[str, dict[str, Any]] = _read(path) if path else {}
-        self._used: set[str] = set()
+        self._measured: dict[str, Choice] = _read(path) if path else {}
+        self._chosen: dict[str, Choice] = {}
 
     def run(self, key: str, algorithms: Algorithms) -> Tensor:
         """The result of the fastest algorithm, or of the one that $VGGNET_CONV names if it is among them."""
@@ -44,36 +58,39 @@ class Choices:
             return algorithms.get(forced, algorithms[DIRECT])()
         if len(algorithms) == 1:
             return algorithms[DIRECT]()
-        entry = self._found.get(key)
-        if entry is None or entry["algorithm"] not in algorithms:
-            with self._lock:
-                entry = self._found[key] = _measure(algorithms)
+        choice = self._chosen.get(key)
+        if choice is None or choice["algorithm"] not in algorithms:
+            choice = self._chosen[key] = self._cached(key, algorithms)
+        return algorithms[choice["algorithm"]]()
+
+    @contextmanager
+    def fixed(self, choices: Choices) -> Iterator[None]:
+        """Within the block, use these choices instead of measured ones, so that a resumed run is exact.
+
+        They apply to the whole process and are never written to the cache; what they lack is measured and cached as
+        usual.
+        """
+        outer, self._chosen = self._chosen, {key: _copy(choice) for key, choice in choices.items()}
+        try:
+            yield
+        finally:
+            self._chosen = outer
+
+    def chosen(self) -> dict[str, Choice]:
+        """The choices that the innermost `fixed` block was given or has used; outside of one, those used so far."""
+        return {key: self._chosen[key] for key in sorted(self._chosen)}
+
+    def measured(self) -> dict[str, Choice]:
+        """What was measured on this machine, as the cache file has it."""
+        return dict(self._measured)
+
+    def _cached(self, key: str, algorithms: Algorithms) -> Choice:
+        with self._lock:
+            choice = self._measured.get(key)
+            if choice is None or choice["algorithm"] not in algorithms:
+                choice = self._measured[key] = _measure(algorithms)
                 self._write()
-        self._used.add(key)
-        return algorithms[entry["algorithm"]]()
-
-    def used(self) -> dict[str, dict[str, Any]]:
-        """`as_dict` of what this process has run."""
-        return {key: self._found[key] for key in sorted(self._used)}
-
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Key -> {"algorithm": name, "ms": {name: milliseconds}}."""
-        return dict(self._found)
-
-    def as_table(self) -> str:
-        """One line a key for people: the algorithm, then the milliseconds of each that was measured."""
-        if not self._found:
-            return "nothing was measured yet; train, test or predict on a CPU, or run vgg bench train"
-        width = max(map(len, self._found))
-        lines = [f"{'pass and shape':<{width}}  algorithm  milliseconds"]
-        for key, entry in sorted(self._found.items()):
-            times = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(entry["ms"].items(), key=lambda item: item[1]))
-            lines.append(f"{key:<{width}}  {entry['algorithm']:<9}  {times}")
-        return "\n".join(lines)
-
-    def fix(self, choices: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take these choices in place of what was measured, so that a run is repeated exactly."""
-        self._found.update({key: dict(entry) for key, entry in choices.items()})
+        return choice
 
     def _write(self) -> None:
         if self._path is None:
@@ -81,25 +98,25 @@ class Choices:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps(self._measured, indent=1), encoding="utf-8")
             temporary.replace(self._path)
         except OSError:
             self._path = None
 
 
 @cache
-def choices() -> Choices:
-    """What was chosen on this machine."""
-    return Choices(default_path())
+def autotuner() -> Autotuner:
+    """The autotuner of this process, with the cache of this machine."""
+    return Autotuner(default_path())
 
 
 def default_path() -> Path:
-    """A file for each CPU, number of threads and version."""
+    """A file for each CPU model, number of threads, and version of PyTorch and of the algorithms."""
     machine = f"{get_host_cpu_name()}-{num_threads()}-threads"
     return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.json"
 
 
-def _measure(algorithms: Algorithms) -> dict[str, Any]:
+def _measure(algorithms: Algorithms) -> Choice:
     fastest = {}
     for name, algorithm in algorithms.items():
         algorithm()
@@ -113,9 +130,13 @@ def _milliseconds(algorithm: Algorithm) -> float:
     return 1e3 * (perf_counter() - start)
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _copy(choice: Choice) -> Choice:
+    return {"algorithm": choice["algorithm"], "ms": dict(choice["ms"])}
+
+
+def _read(path: Path) -> dict[str, Choice]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): {"algorithm": entry["algorithm"], "ms": dict(entry["ms"])} for key, entry in found.items()}
+        return {str(key): _copy(choice) for key, choice in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}

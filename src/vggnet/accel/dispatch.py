@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from vggnet.accel.algorithms import matmul as dense
-from vggnet.accel.autotuning import DIRECT, Algorithm, choices
+from vggnet.accel.autotuning import DIRECT, Algorithm, autotuner
 
 DIRECT_NCHW, DENSE, UNFOLD = "direct_nchw", "dense", "unfold"
 WINOGRAD = {"winograd4": 4, "winograd2": 2}  # name -> side of an output tile
@@ -19,7 +19,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve x (N, C, H, W) with weight (K, C, 3, 3), stride 1, padding 1 -> (N, K, H, W), as F.conv2d does.
 
     float32 on a CPU gives channels-last memory, by the algorithm that was measured to be the fastest for the shape
-    (`choices`). Everything else, an empty batch and autocast among it, goes to F.conv2d unchanged.
+    (`autotuning`). Everything else, an empty batch and autocast among it, goes to F.conv2d unchanged.
     Gradients: of all three arguments, once (not of gradients).
     """
     if not is_ours(x, weight, bias):
@@ -59,7 +59,7 @@ def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         from vggnet.accel.algorithms import winograd
 
         algorithms |= {name: partial(winograd.forward, x, weight, bias, m) for name, m in WINOGRAD.items()}
-    return _channels_last(choices().run(shape_key("forward", x, weight), algorithms))
+    return _channels_last(autotuner().run(shape_key("forward", x, weight), algorithms))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_input", mutates_args=())
@@ -76,7 +76,7 @@ def _grad_input(grad: Tensor, weight: Tensor) -> Tensor:
         from vggnet.accel.algorithms import winograd
 
         algorithms |= {name: partial(winograd.grad_input, grad, weight, m) for name, m in WINOGRAD.items()}
-    return _channels_last(choices().run(shape_key("grad_input", grad, weight), algorithms))
+    return _channels_last(autotuner().run(shape_key("grad_input", grad, weight), algorithms))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_weight", mutates_args=())
@@ -98,7 +98,7 @@ def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
         from vggnet.accel.algorithms import winograd
 
         algorithms |= {name: partial(winograd.grad_weight, grad, x, m) for name, m in WINOGRAD.items()}
-    return _channels_last(choices().run(shape_key("grad_weight", grad, weight), algorithms))
+    return _channels_last(autotuner().run(shape_key("grad_weight", grad, weight), algorithms))
 
 
 @_conv3x3.register_fake

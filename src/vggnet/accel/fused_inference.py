@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.accel.algorithms import matmul as dense
-from vggnet.accel.autotuning import DIRECT, Algorithm, choices
+from vggnet.accel.autotuning import DIRECT, Algorithm, autotuner
 from vggnet.accel.dispatch import (
     DENSE,
     DIRECT_NCHW,
@@ -72,7 +72,7 @@ def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: b
     if fills_vectors(weight):
         algorithms |= {name: partial(by_winograd, name) for name in WINOGRAD}
     following = (" relu" if relu else "") + (" pool" if pool else "")
-    y = choices().run(shape_key(f"answer{following}", x, weight), algorithms)
+    y = autotuner().run(shape_key(f"answer{following}", x, weight), algorithms)
     return y.contiguous(memory_format=torch.channels_last)
 
 
@@ -94,7 +94,7 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
         algorithms[HALVES] = partial(halves.linear, x, weight, layer.bias)
     key = f"answer linear n={round_up(len(x))} {layer.in_features}->{layer.out_features}"
-    return choices().run(key, algorithms)
+    return autotuner().run(key, algorithms)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -102,10 +103,10 @@ def main(arguments: list[str]) -> int:
     args: Train | Infer | Article | Shapes | Features | Lpips | Choices
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
-        from vggnet.accel.autotuning import choices
+        from vggnet.accel.autotuning import autotuner
 
-        found = choices()
-        print(json.dumps(found.as_dict()) if args.json else found.as_table())
+        measured = autotuner().measured()
+        print(json.dumps(measured) if args.json else _choices_table(measured))
         return 0
     from vggnet.studies.bench import bench_infer, bench_train
     from vggnet.studies.bench_article import bench_article
@@ -120,3 +121,15 @@ def main(arguments: list[str]) -> int:
     bench = measures[type(args)](**options, progress=sys.stderr.isatty())
     print(bench.as_json() if args.json else bench.as_table())
     return 0
+
+
+def _choices_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line for each pass and shape: the fastest algorithm, then the milliseconds of each that was measured."""
+    if not measured:
+        return "nothing was measured yet; train, test or predict on a CPU, or run vgg bench train"
+    width = max(map(len, measured))
+    lines = [f"{'pass and shape':<{width}}  algorithm  milliseconds"]
+    for key, choice in sorted(measured.items()):
+        times = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(choice["ms"].items(), key=lambda item: item[1]))
+        lines.append(f"{key:<{width}}  {choice['algorithm']:<9}  {times}")
+    return "\n".join(lines)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from vggnet.accel.autotuning import autotuner
 from vggnet.data.loading import EvalBatches
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
@@ -89,11 +90,12 @@ def fit_or_resume(
             after_step=after_step,
         )
         try:
-            while position.epoch < config.epochs:
-                shown.begin(position)
-                row = next(epochs)
-                checkpoints.save(learner, position)
-                shown.epoch(row, row)
+            with autotuner().fixed(checkpoints.choices):
+                while position.epoch < config.epochs:
+                    shown.begin(position)
+                    row = next(epochs)
+                    checkpoints.save(learner, position)
+                    shown.epoch(row, row)
         except KeyboardInterrupt:
             return None
     return position.rows

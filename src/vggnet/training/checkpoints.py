@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vggnet.accel.autotuning import choices
+from vggnet.accel.autotuning import Choices, autotuner
 from vggnet.errors import RunError
 from vggnet.files import remove_leftovers, replacing, write_text
 from vggnet.training.learner import Learner, check_finite_weights
@@ -29,6 +29,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.saved_at = monotonic()  # or opened at
+        self.choices: Choices = {}  # of the restored run's convolutions in this process; see `Autotuner.fixed`
 
     def is_due(self, minutes: float) -> bool:
         """Whether the last save lies `minutes` or more back."""
@@ -36,7 +37,7 @@ class Checkpoints:
 
     def save(self, learner: Learner, position: Position) -> None:
         """Write everything that a resumed run needs.  Raises: NonFiniteError, StorageError; older ones then remain."""
-        used = learner.ranks.texts(json.dumps(choices().used()))
+        used = learner.ranks.texts(json.dumps(autotuner().chosen()))
         learner.ranks.first(self._save, learner, position, used)
 
     def restore(self, learner: Learner) -> tuple[Position, list[str]]:
@@ -75,7 +76,7 @@ class Checkpoints:
         entries = self._index()
         for number, entry in enumerate(entries):
             try:
-                position = _load(self.folder / entry["file"], entry["sha256"], learner)
+                position, self.choices = _load(self.folder / entry["file"], entry["sha256"], learner)
             except RunError as error:
                 damaged.append(str(error))
             else:
@@ -120,14 +121,13 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _load(path: Path, checksum: str, learner: Learner) -> Position:
+def _load(path: Path, checksum: str, learner: Learner) -> tuple[Position, Choices]:
     if not path.is_file():
         raise RunError(f"{path} is missing.")
     if _sha256(path) != checksum:
         raise RunError(f"{path} is damaged (its SHA-256 is not the recorded one).")
     facts, tensors = _read(path)
     used = [facts["convolutions"], *facts.get("convolutions_of_others", ())]
-    choices().fix(used[min(learner.ranks.rank, len(used) - 1)])
     learner.model.load_state_dict(_under("model", tensors))
     if learner.average:
         learner.average.load_state_dict(_under("average", tensors))
@@ -139,7 +139,7 @@ def _load(path: Path, checksum: str, learner: Learner) -> Position:
         state.setdefault(int(index), {})[key] = like_parameter
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return Position(**facts["position"])
+    return Position(**facts["position"]), used[min(learner.ranks.rank, len(used) - 1)]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

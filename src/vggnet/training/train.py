@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vggnet.accel.autotuning import choices
+from vggnet.accel.autotuning import autotuner
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
@@ -254,7 +254,8 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
             position=position,
             after_step=_after_step(checkpoints, learner, shown, stop, config.checkpoint_minutes),
         )
-        with ranks.within(Events(run.folder / EVENTS, position.epoch + 1)) as events:
+        logging = ranks.within(Events(run.folder / EVENTS, position.epoch + 1))
+        with autotuner().fixed(checkpoints.choices), logging as events:
             try:
                 while not has_ended(config, position.rows):
                     shown.begin(position)
@@ -323,7 +324,7 @@ def _write_rows(run: Run, position: Position, events: Events, lr: float) -> None
     """Write down the last of the rows, which images were skipped, and which convolutions were taken."""
     run.write_history(position.rows)
     run.write_skipped(position.skipped)
-    run.write_choices(choices().used())
+    run.write_choices(autotuner().chosen())
     events.write(position.rows[-1], lr)
 
 

@@ -1,0 +1,104 @@
+"""The autotuner: what is measured, cached, forced and fixed."""
+
+import json
+
+import pytest
+import torch
+
+from vggnet.accel.autotuning import Autotuner
+
+
+def counted(calls, **milliseconds):
+    """Algorithms that note their names and return how long they claim to take."""
+    return {
+        name: (lambda name=name, value=value: calls.append(name) or torch.tensor(value))
+        for name, value in milliseconds.items()
+    }
+
+
+@pytest.fixture
+def fixed_clock(monkeypatch):
+    """Each algorithm takes as long as the number it returns says."""
+    monkeypatch.setattr("vggnet.accel.autotuning._milliseconds", lambda algorithm: algorithm().item())
+
+
+def test_a_choice_is_measured_once_and_kept_on_the_disk(tmp_path, fixed_clock, monkeypatch):
+    """Oracle: the calls, counted; a second reader of the file measures nothing."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    path, calls = tmp_path / "cache" / "choices.json", []
+    algorithms = counted(calls, direct=3.0, winograd4=1.0, winograd2=2.0)
+    first = Autotuner(path)
+    assert first.run("shape", algorithms).item() == 1
+    assert len(calls) == 3 * 4 + 1
+    first.run("shape", algorithms)
+    Autotuner(path).run("shape", algorithms)
+    assert calls[13:] == ["winograd4"] * 2
+    assert Autotuner(path).measured()["shape"] == {
+        "algorithm": "winograd4",
+        "ms": {"direct": 3.0, "winograd4": 1.0, "winograd2": 2.0},
+    }
+
+
+def test_a_fixed_choice_is_used_and_never_written(tmp_path, fixed_clock, monkeypatch):
+    """Oracle: the choice that was given, although another is faster; the cache file, read by hand."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    calls, tuner = [], Autotuner(tmp_path / "choices.json")
+    algorithms = counted(calls, direct=3.0, winograd4=1.0, winograd2=2.0)
+    given = {"shape": {"algorithm": "winograd2", "ms": {}}, "not needed": {"algorithm": "direct", "ms": {}}}
+    with tuner.fixed(given):
+        tuner.run("shape", algorithms)
+        assert calls == ["winograd2"]
+        tuner.run("another", algorithms)
+        assert {key: choice["algorithm"] for key, choice in tuner.chosen().items()} == {
+            "another": "winograd4", "not needed": "direct", "shape": "winograd2"
+        }  # fmt: skip
+    assert list(json.loads((tmp_path / "choices.json").read_text())) == ["another"]
+    assert tuner.chosen() == {}
+    tuner.run("shape", algorithms)
+    assert tuner.chosen()["shape"]["algorithm"] == "winograd4"
+
+
+def test_a_fixed_choice_that_cannot_run_here_is_measured(fixed_clock, monkeypatch):
+    """Oracle: the fastest of those offered; the name of an algorithm that another version may bring."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    tuner = Autotuner(None)
+    with tuner.fixed({"shape": {"algorithm": "bfloat16", "ms": {}}}):
+        assert tuner.run("shape", counted([], direct=2.0, winograd4=1.0)).item() == 1
+        assert tuner.chosen()["shape"]["algorithm"] == "winograd4"
+
+
+def test_fixed_choices_end_with_an_exception(monkeypatch):
+    """Oracle: what was chosen before the block."""
+    tuner = Autotuner(None)
+    with pytest.raises(ZeroDivisionError), tuner.fixed({"shape": {"algorithm": "winograd2", "ms": {}}}):
+        raise ZeroDivisionError
+    assert tuner.chosen() == {}
+
+
+def test_the_environment_decides(monkeypatch):
+    """Oracle: the documented variable; a name that a shape does not offer means direct."""
+    calls = []
+    for name, used in (("direct", "direct"), ("winograd4", "winograd4"), ("winograd9", "direct")):
+        monkeypatch.setenv("VGGNET_CONV", name)
+        Autotuner(None).run("shape", counted(calls, direct=1.0, winograd4=1.0))
+        assert calls.pop() == used
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"shape": 3}', '{"shape": {"algorithm": "gone", "ms": {}}}'])
+def test_a_damaged_file_is_measured_anew(tmp_path, fixed_clock, monkeypatch, content):
+    """Oracle: the fastest."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    path = tmp_path / "choices.json"
+    path.write_text(content)
+    assert Autotuner(path).run("shape", counted([], direct=2.0, winograd4=1.0)).item() == 1
+
+
+def test_without_a_folder_to_write_to(tmp_path, fixed_clock, monkeypatch):
+    """Oracle: the fastest, measured once, with a file where the folder should be."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    (tmp_path / "file").write_text("")
+    calls = []
+    tuner = Autotuner(tmp_path / "file" / "choices.json")
+    for _ in range(2):
+        assert tuner.run("shape", counted(calls, direct=2.0, winograd4=1.0)).item() == 1
+    assert len(calls) == 2 * 4 + 2
