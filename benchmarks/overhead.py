@@ -14,7 +14,7 @@ import torch
 
 from vggnet.data.sources.opening import open_source
 from vggnet.data.splits import carve
-from vggnet.evaluation.evaluate import evaluate
+from vggnet.evaluation.evaluate import score_batches
 from vggnet.training.config import FAST
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
 from vggnet.training.learner import build_model, make_learner
@@ -45,7 +45,7 @@ def measure(data: str, steps: int) -> dict[str, float]:
     val_batches = make_val_batches(FAST, source, preprocess, val_indices)
     for _ in range(2):  # the first chooses algorithms, once on a machine
         start = time.perf_counter()
-        evaluate(learner.model, val_batches, preprocess=preprocess, device=torch.device("cpu"))
+        score_batches(learner.model, val_batches, preprocess=preprocess, device=torch.device("cpu"))
     evaluation = 1e3 * (time.perf_counter() - start) / len(batches)
     rest = order + augmentation + evaluation
     parts = {"order_ms": order, "augmentation_ms": augmentation, "evaluation_ms": evaluation, "network_ms": network}

@@ -12,7 +12,7 @@ _OLD_NAMES = {
     "from_dense": "models.vgg.from_dense",
     "fold_repeated_pool": "models.vgg.fold_repeated_pool",
     "test": "evaluate",
-    "TestResult": "evaluation.evaluate.TestResult",
+    "TestResult": "evaluation.results.EvaluationResult",
     "localise": "evaluation.localization.localize",
     "localize": "evaluation.localization.localize",
     "LocalisationResult": "evaluation.localization.LocalizationResult",

@@ -4,7 +4,7 @@ from . import weights as weights
 from .accel.api import accelerate as accelerate
 from .accel.api import restore as restore
 from .data.preprocess import Preprocess as Preprocess
-from .evaluation.evaluate import test
+from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.predict import predict as predict
 from .features import retrieval as retrieval
 from .features import style_transfer
@@ -22,5 +22,4 @@ from .weights.checkpoint import load as load
 from .weights.checkpoint import save as save
 from .weights.create import create_model as create_model
 
-evaluate = test
 style = style_transfer

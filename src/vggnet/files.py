@@ -47,6 +47,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def make_folder(folder: Path) -> Path:
+    """The folder, made if missing.  Raises: StorageError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot make this folder for the results ({error}); choose another.") from error
+    return folder
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed process left in `folder`."""
     for leftover in folder.glob(".*.tmp"):

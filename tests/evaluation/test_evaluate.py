@@ -1,7 +1,7 @@
 import json
+from dataclasses import fields
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,8 +14,9 @@ from vggnet.data.loading import EvalBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, NonFiniteError, StorageError, WeightsError
-from vggnet.evaluation import evaluate as testing
-from vggnet.evaluation.per_image import read_per_image
+from vggnet.evaluation import evaluate as module
+from vggnet.evaluation.evaluate import evaluate, score_batches
+from vggnet.evaluation.results import read_per_image
 from vggnet.models.vgg import build
 from vggnet.report import figures
 from vggnet.weights import checkpoint as files
@@ -66,7 +67,7 @@ def colors(monkeypatch, tmp_path):
 
     def use(*args, **options):
         source = Colors(*args, **options)
-        monkeypatch.setattr(testing, "open_source", lambda spec, split: source)
+        monkeypatch.setattr(module, "open_source", lambda spec, split: source)
         return source
 
     return use
@@ -87,7 +88,7 @@ def one_by_one(source, model):
 def test_every_image_counts_once(colors, batch_size):
     """Oracle: NumPy on single images, scikit-learn on the outcome. 1,003 is a multiple of no batch size but itself."""
     source, model = colors(1003), Brightest()
-    result = testing.test(model, data="colors", batch_size=batch_size)
+    result = evaluate(model, "colors", batch_size=batch_size)
     probabilities = one_by_one(source, model)
     predicted = probabilities.argmax(1)
     assert result.images == np.sum(result.confusion) == 1003
@@ -102,12 +103,12 @@ def test_evaluate_agrees_and_leaves_the_modes(colors):
     source, model = colors(300), Brightest()
     model.train()
     batches = EvalBatches(source, model.preprocess, 128)
-    scores = testing.evaluate(model, batches, preprocess=model.preprocess, device="cpu")
+    scores = score_batches(model, batches, preprocess=model.preprocess, device="cpu")
     assert model.training
     assert model.dropout.training
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
-    result = testing.test(model, data="colors")
+    result = evaluate(model, "colors")
     assert (scores.top1, scores.confusion) == (result.top1, result.confusion)
     model(torch.rand(2, 3, 8, 8)).sum().backward()
 
@@ -115,10 +116,10 @@ def test_evaluate_agrees_and_leaves_the_modes(colors):
 def test_classes_in_another_order_are_matched_by_name(colors):
     """Oracle: the same test with both in the same order."""
     colors(200)
-    expected = testing.test(Brightest(), data="colors")
+    expected = evaluate(Brightest(), "colors")
     shuffled = Brightest(("blue", "red", "green"))
     shuffled.weight = nn.Parameter(3 * torch.eye(3)[:, [2, 0, 1]])
-    result = testing.test(shuffled, data="colors")
+    result = evaluate(shuffled, "colors")
     assert (result.top1, result.per_class) == (expected.top1, expected.per_class)
     assert result.classes == ("blue", "red", "green")
     order = [2, 0, 1]
@@ -128,8 +129,8 @@ def test_classes_in_another_order_are_matched_by_name(colors):
 def test_a_model_without_names_takes_those_of_the_data(colors):
     """Oracle: the same test with names."""
     colors(200)
-    unnamed = testing.test(Brightest(None), data="colors")
-    assert unnamed.per_class == testing.test(Brightest(), data="colors").per_class
+    unnamed = evaluate(Brightest(None), "colors")
+    assert unnamed.per_class == evaluate(Brightest(), "colors").per_class
 
 
 @pytest.mark.parametrize(
@@ -149,49 +150,41 @@ def test_other_classes_are_refused(colors, data, model, message):
     """Oracle: the contract."""
     colors(10, classes=data)
     with pytest.raises(DataError, match=message):
-        testing.test(Brightest(model), data="colors")
+        evaluate(Brightest(model), "colors")
 
 
 def test_out_holds_the_result_and_its_pictures(colors, tmp_path):
-    """Oracle: the file is what `as_json` says; Pillow reads the pictures."""
+    """Oracle: the fields of the result; Pillow reads the pictures."""
     colors(100)
     out = tmp_path / "new" / "folder"
-    result = testing.test(Brightest(), data="colors", out=out)
+    result = evaluate(Brightest(), "colors", out=out)
     found = sorted(path.name for path in out.iterdir())
-    assert found == ["answers.parquet", "confusion.png", "predictions.png", "test.json"]
+    assert found == ["confusion.png", "predictions.parquet", "predictions.png", "test.json"]
     assert set(result.files) == {out / "confusion.png", out / "predictions.png"}
     for path in result.files:
         with Image.open(path) as image:
             image.load()
     saved = json.loads((out / "test.json").read_text())
-    assert saved == json.loads(result.as_json())
+    plain = {"per_class": result.per_class, "top1": result.top1, "confusion": list(map(list, result.confusion))}
+    assert saved | plain | {"scales": [8], "classes": list(COLORS)} == saved
+    assert saved.keys() == {field.name for field in fields(result)}
     assert {"top1", "top5", "loss", "images", "per_class", "fingerprint", "model", "seconds"} <= saved.keys()
     assert saved["per_class"].keys() == set(COLORS)
     assert saved["files"] == [str(path) for path in result.files]
 
 
-def test_out_holds_the_answer_to_every_image(colors, tmp_path):
+def test_out_holds_the_prediction_for_every_image(colors, tmp_path):
     """Oracle: NumPy on single images, in the order of the data."""
     source = colors(103)
-    testing.test(Brightest(), data="colors", out=tmp_path, batch_size=20)
-    answers = pq.read_table(tmp_path / "answers.parquet").to_pydict()
+    evaluate(Brightest(), "colors", out=tmp_path, batch_size=20)
+    columns = pq.read_table(tmp_path / "predictions.parquet").to_pydict()
     probabilities = one_by_one(source, Brightest())
-    assert answers["true"] == source.labels.tolist()
-    assert answers["predicted"] == probabilities.argmax(1).tolist()
-    assert answers["confidence"] == pytest.approx(probabilities.max(1), abs=1e-5)
-    assert answers["loss"] == pytest.approx(-np.log(probabilities[np.arange(103), source.labels]), abs=1e-4)
-    read = read_per_image(tmp_path / "answers.parquet")
-    assert [column.tolist() for column in read] == list(answers.values())
-
-
-def test_damaged_answers_are_named(tmp_path):
-    """Oracle: the contract."""
-    (tmp_path / "answers.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(DataError, match=r"answers\.parquet is damaged"):
-        read_per_image(tmp_path / "answers.parquet")
-    pq.write_table(pa.table({"true": [1]}), tmp_path / "answers.parquet")
-    with pytest.raises(DataError, match="predicted"):
-        read_per_image(tmp_path / "answers.parquet")
+    assert columns["true"] == source.labels.tolist()
+    assert columns["predicted"] == probabilities.argmax(1).tolist()
+    assert columns["confidence"] == pytest.approx(probabilities.max(1), abs=1e-5)
+    assert columns["loss"] == pytest.approx(-np.log(probabilities[np.arange(103), source.labels]), abs=1e-4)
+    read = read_per_image(tmp_path)
+    assert [column.tolist() for column in read] == list(columns.values())
 
 
 @pytest.mark.parametrize(
@@ -202,7 +195,7 @@ def test_pictures_show_right_and_wrong(colors, monkeypatch, tmp_path, images, mi
     """Oracle: by hand. Four of each if there are; each picture is the one that its labels belong to."""
     source, drawn = colors(images, mistaken=mistaken), []
     monkeypatch.setattr(figures, "draw_predictions", lambda *args, **options: drawn.append(args))
-    testing.test(Brightest(), data="colors", out=tmp_path)
+    evaluate(Brightest(), "colors", out=tmp_path)
     pictures, true, predicted, confidence, _ = drawn[0]
     assert [t == p for t, p in zip(true, predicted, strict=True)] == [True] * right + [False] * wrong
     everything = one_by_one(source, Brightest())
@@ -218,84 +211,13 @@ def test_an_impossible_folder_is_refused_before_the_work(colors, monkeypatch, tm
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(Brightest, "forward", None)
     with pytest.raises(StorageError, match="file"):
-        testing.test(Brightest(), data="colors", out=tmp_path / "file")
-
-
-def result(**changes):
-    values = {
-        "top1": 0.98613,
-        "top5": 1.0,
-        "loss": 0.04321,
-        "images": 1500,
-        "per_class": {"cat": 0.975, "aeroplane": None, "dog": 1.0},
-        "confusion": ((975, 0, 25), (0, 0, 0), (0, 0, 500)),
-        "calibration_error": 0.0123,
-        "classes": ("cat", "aeroplane", "dog"),
-        "data": "pets",
-        "split": "test",
-        "fingerprint": "0123456789abcdef",
-        "model": "runs/mine",
-        "seconds": 3.0,
-        "protocol": "single",
-        "scales": (256,),
-        "views": 1,
-        "device": "cpu",
-        "torch": "2.9",
-        "date": "2025-01-01T00:00:00+00:00",
-        "files": (),
-    }
-    return testing.TestResult(**values | changes)
-
-
-def test_table():
-    """Oracle: written by hand."""
-    assert result().as_table().splitlines() == [
-        "class      accuracy  images  most often mistaken for",
-        "cat         97.50 %   1,000  dog (25)",
-        "aeroplane         -       0",
-        "dog        100.00 %     500",
-        "",
-        "1,500 images of pets in 3.0 s (500 images/s)",
-        "loss 0.0432 nats, calibration error 1.23 %",
-        "test accuracy 98.61 %",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"protocol": "dense"}, "protocol dense, scale 256"),
-        (
-            {"protocol": "dense+multicrop", "scales": (256, 384), "views": 104},
-            "protocol dense+multicrop, scale 256, 384: answers are means over 104 views of each image",
-        ),
-        ({"views": 6}, "protocol single, scale 256: answers are means over 6 views of each image"),
-    ],
-)
-def test_table_names_the_protocol(changes, line):
-    """Oracle: written by hand."""
-    assert result(**changes).as_table().splitlines()[6] == line
-
-
-@pytest.mark.parametrize("classes", [1, 6, 20, 21, 1000])
-def test_table_of_few_and_many_classes(classes):
-    """Oracle: by hand: a line for each class up to twenty; top-5 says nothing up to five classes."""
-    names = tuple(f"class {index}" for index in range(classes))
-    few = result(
-        classes=names,
-        per_class=dict.fromkeys(names, 1.0),
-        confusion=tuple(map(tuple, np.eye(classes, dtype=int).tolist())),
-    )
-    lines = few.as_table().splitlines()
-    assert sum(line.startswith("class ") for line in lines) == (classes + 1 if classes <= 20 else 0)
-    assert ("top-5 accuracy 100.00 %" in lines) is (classes > 5)
-    assert lines[-1] == "test accuracy 98.61 %"
+        evaluate(Brightest(), "colors", out=tmp_path / "file")
 
 
 def test_names_that_occur_twice_keep_their_accuracies(colors):
     """Oracle: by hand."""
     colors(50, classes=("crane", "crane", "wren"))
-    assert list(testing.test(Brightest(None), data="colors").per_class) == ["crane [0]", "crane [1]", "wren"]
+    assert list(evaluate(Brightest(None), "colors").per_class) == ["crane [0]", "crane [1]", "wren"]
 
 
 def test_a_run_folder_is_tested_on_real_digits(monkeypatch, tmp_path):
@@ -304,8 +226,8 @@ def test_a_run_folder_is_tested_on_real_digits(monkeypatch, tmp_path):
     network = build("vgg11_bn", num_classes=10, head="gap", width=0.05)
     network.classes, network.preprocess = tuple("0123456789"), Preprocess(resize=32, crop=32)
     files.save(network, tmp_path / "run" / "weights.safetensors")
-    tested = testing.test(tmp_path / "run", data="digits", batch_size=100)
-    source = testing.open_source("digits", "test")
+    tested = evaluate(tmp_path / "run", "digits", batch_size=100)
+    source = module.open_source("digits", "test")
     images = torch.stack([network.preprocess(source.read(index)) for index in range(360)])
     with torch.no_grad():
         predicted = network.eval()(images).argmax(1).numpy()
@@ -322,7 +244,7 @@ def test_options_that_cannot_work(colors, options, message):
     """Oracle: the contract."""
     colors(10)
     with pytest.raises(ConfigError, match=message):
-        testing.test(Brightest(), data="colors", **options)
+        evaluate(Brightest(), "colors", **options)
 
 
 def test_a_model_without_preprocessing_is_refused(colors):
@@ -331,7 +253,7 @@ def test_a_model_without_preprocessing_is_refused(colors):
     model = Brightest()
     model.preprocess = None
     with pytest.raises(WeightsError, match="preprocess"):
-        testing.test(model, data="colors")
+        evaluate(model, "colors")
 
 
 def test_a_diverged_model_is_refused(colors):
@@ -341,10 +263,10 @@ def test_a_diverged_model_is_refused(colors):
     with torch.no_grad():
         model.weight[0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="10 of 10 images"):
-        testing.test(model, data="colors")
+        evaluate(model, "colors")
 
 
 def test_nothing_to_test_is_an_error():
     """Oracle: the contract."""
     with pytest.raises(DataError, match="the split is empty"):
-        testing.evaluate(Brightest(), [], preprocess=Brightest().preprocess, device="cpu")
+        score_batches(Brightest(), [], preprocess=Brightest().preprocess, device="cpu")

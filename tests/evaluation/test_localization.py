@@ -134,7 +134,7 @@ def test_what_cannot_be_localized(photos):
         vggnet.localize(classes, data=photos, workers=0)
     with pytest.raises(ConfigError, match="gives boxes, not classes"):
         vggnet.localize(boxes, data=photos, classifier=boxes, workers=0)
-    for use in (lambda: vggnet.test(boxes, data=photos), lambda: vggnet.predict(boxes, photos)):
+    for use in (lambda: vggnet.evaluate(boxes, data=photos), lambda: vggnet.predict(boxes, photos)):
         with pytest.raises(ConfigError, match="gives boxes, not classes"):
             use()
     other = network(None)

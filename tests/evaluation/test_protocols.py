@@ -109,7 +109,7 @@ def assert_scores(result, probabilities, photos):
 def test_a_protocol_is_the_average_by_hand(photos, protocol, kinds, scales, flip, views):
     """Oracle: torchvision's resize and crop and numpy's mean, on single photos; the views counted by hand."""
     model = network()
-    result = vggnet.test(model, data=photos, protocol=protocol, scales=scales, flip=flip, batch_size=7, workers=0)
+    result = vggnet.evaluate(model, data=photos, protocol=protocol, scales=scales, flip=flip, batch_size=7, workers=0)
     assert (result.protocol, result.scales, result.views) == (protocol, scales or (72,), views)
     assert_scores(result, by_hand(model, photos, kinds, scales or (72,), flip), photos)
 
@@ -119,7 +119,7 @@ def test_the_papers_head_slides_over_whole_photos(photos, head):
     """Oracle: the network with the dense head, on photos resized by torchvision."""
     model = network(head=head, crop=224)
     slides = vggnet.to_dense(model) if head == "paper" else model
-    result = vggnet.test(model, data=photos, protocol="dense", scales=(230,), flip=True, workers=0)
+    result = vggnet.evaluate(model, data=photos, protocol="dense", scales=(230,), flip=True, workers=0)
     assert_scores(result, by_hand(slides, photos, ["whole"], (230,), True), photos)
 
 
@@ -133,7 +133,7 @@ def test_dense_equals_single_on_images_of_the_crop(tmp_path):
             file.parent.mkdir(parents=True)
             Image.fromarray(random.integers(0, 256, (224, width, 3), dtype=np.uint8)).save(file)
         for protocol in ("single", "dense"):
-            tested = vggnet.test(model, data=tmp_path / str(width), protocol=protocol, scales=(224,), workers=0)
+            tested = vggnet.evaluate(model, data=tmp_path / str(width), protocol=protocol, scales=(224,), workers=0)
             losses[width, protocol] = tested.loss
     assert losses[224, "dense"] == pytest.approx(losses[224, "single"], rel=1e-5)
     assert losses[320, "dense"] != pytest.approx(losses[320, "single"], rel=1e-5)
@@ -144,8 +144,8 @@ def test_neither_batches_nor_workers_change_a_result(photos, batch_size, workers
     """Oracle: the same test with other numbers."""
     model = network()
     options = {"data": photos, "protocol": "dense+multicrop", "scales": (66, 300)}
-    expected = vggnet.test(model, **options, batch_size=50, workers=0)
-    result = vggnet.test(model, **options, batch_size=batch_size, workers=workers)
+    expected = vggnet.evaluate(model, **options, batch_size=50, workers=0)
+    result = vggnet.evaluate(model, **options, batch_size=batch_size, workers=workers)
     assert result.loss == pytest.approx(expected.loss, rel=1e-5)
     assert result.confusion == expected.confusion
 
@@ -154,23 +154,23 @@ def test_several_networks_are_fused(photos):
     """Oracle: numpy's mean of their softmax outputs; networks of other crops, and with the classes in another order."""
     models = [network(0), network(1, crop=72), network(2, classes=("elk", "cat", "dog"))]
     order = [1, 2, 0]  # of cat, dog and elk in the third
-    result = vggnet.test(models, data=photos, protocol="single", flip=True, workers=0)
+    result = vggnet.evaluate(models, data=photos, protocol="single", flip=True, workers=0)
     parts = [by_hand(model, photos, ["center"], (model.preprocess.resize,), True) for model in models]
     parts[2] = parts[2][:, order]
     assert_scores(result, np.mean(parts, 0), photos)
     assert (result.model, result.scales, result.views) == ("vgg11_bn + vgg11_bn + vgg11_bn", (72, 80), 2)
-    first_last = vggnet.test(models[::-1], data=photos, protocol="single", flip=True, workers=0)
+    first_last = vggnet.evaluate(models[::-1], data=photos, protocol="single", flip=True, workers=0)
     assert first_last.classes == ("elk", "cat", "dog")
     assert first_last.per_class == result.per_class
-    alone = vggnet.test(models[:1], data=photos, workers=0)
-    assert alone.loss == vggnet.test(models[0], data=photos, workers=0).loss
+    alone = vggnet.evaluate(models[:1], data=photos, workers=0)
+    assert alone.loss == vggnet.evaluate(models[0], data=photos, workers=0).loss
 
 
 def test_progress_counts_every_pass(photos):
     """Oracle: by hand: six photos, two scales, two kinds of views, two networks."""
     seen = []
     options = {"protocol": "dense+multicrop", "scales": (64, 72), "workers": 0}
-    vggnet.test([network(), network(1)], data=photos, progress=lambda *counts: seen.append(counts), **options)
+    vggnet.evaluate([network(), network(1)], data=photos, progress=lambda *counts: seen.append(counts), **options)
     assert [total for _, total in seen] == [48] * len(seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (48, 48)
@@ -186,7 +186,7 @@ def test_small_images_are_tested_by_crops_and_densely():
     model.architecture = vggnet.Architecture(name="vgg11_bn", num_classes=10, head="cifar", width=0.1)
     model.classes = None
     losses = [
-        vggnet.test(model, data="digits", protocol=name, scales=(32,)).loss
+        vggnet.evaluate(model, data="digits", protocol=name, scales=(32,)).loss
         for name in ("single", "dense", "multiscale")
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
@@ -239,9 +239,9 @@ def test_a_network_that_is_no_vgg_is_not_dense(photos):
     """Oracle: the contract. By crops it is tested."""
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 3))
     linear.classes, linear.num_classes, linear.preprocess = CLASSES, 3, Preprocess(resize=64, crop=64)
-    assert vggnet.test(linear, data=photos, protocol="multicrop", workers=0).images == 6
+    assert vggnet.evaluate(linear, data=photos, protocol="multicrop", workers=0).images == 6
     with pytest.raises(ConfigError, match="for a VGG, not for a Sequential"):
-        vggnet.test(linear, data=photos, protocol="dense", workers=0)
+        vggnet.evaluate(linear, data=photos, protocol="dense", workers=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -251,10 +251,10 @@ def test_a_photo_that_cannot_be_shown_whole_is_named(photos, workers):
     whole = broken.read_bytes()
     broken.write_bytes(whole[:500])
     with pytest.raises(ImageError, match=r"dog/1\.png.*damaged or truncated"):
-        vggnet.test(network(), data=photos, protocol="dense", workers=workers)
+        vggnet.evaluate(network(), data=photos, protocol="dense", workers=workers)
     Image.new("RGB", (60_000, 2)).save(broken)
     with pytest.raises(ImageError, match=r"dog/1\.png.*too elongated.*89,478,485"):
-        vggnet.test(network(), data=photos, protocol="dense", workers=workers)
+        vggnet.evaluate(network(), data=photos, protocol="dense", workers=workers)
 
 
 def test_a_diverged_network_is_not_hidden_by_the_mean(photos):
@@ -269,7 +269,7 @@ def test_a_diverged_network_is_not_hidden_by_the_mean(photos):
             return logits
 
     with pytest.raises(NonFiniteError):
-        vggnet.test(Diverged(), data=photos, protocol="multicrop", workers=0)
+        vggnet.evaluate(Diverged(), data=photos, protocol="multicrop", workers=0)
 
 
 def vgg(capsys, *arguments):
@@ -288,7 +288,7 @@ def test_the_command(photos, tmp_path, capsys, own_cache):
     code, out, lines = vgg(capsys, "test", paths[0].parent, paths[1], "--data", photos, *options)
     assert (code, lines) == (0, [])
     answer = json.loads(out)
-    expected = vggnet.test(
+    expected = vggnet.evaluate(
         [network(0), network(1)], data=photos, protocol="dense", scales=(64, 80), flip=True, workers=0
     )
     assert (answer["protocol"], answer["scales"], answer["views"]) == ("dense", [64, 80], 4)
@@ -297,7 +297,7 @@ def test_the_command(photos, tmp_path, capsys, own_cache):
     assert not (paths[0].parent / "test.json").exists()
     code, out, _ = vgg(capsys, "test", paths[1], "--data", photos, "--protocol", "multicrop", "--workers", "0")
     assert code == 0
-    assert "protocol multicrop, scale 72: answers are means over 50 views of each image" in out
+    assert "protocol multicrop, scale 72, mean softmax over 50 views of each image" in out
 
 
 @pytest.mark.parametrize(

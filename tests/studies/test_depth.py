@@ -36,12 +36,12 @@ def test_entries_are_those_of_the_paper():
 
 
 def test_rows_are_what_the_runs_and_their_tests_say(study, tmp_path):
-    """Oracle: `vggnet.test` by itself, and a second call, which trains nothing."""
+    """Oracle: `vggnet.evaluate` by itself, and a second call, which trains nothing."""
     found = study(seeds=1)
     assert [row["label"] for row in found.rows] == ["A", "D, from A", "A with batch norm"]
     folders = [next((tmp_path / "runs").glob(f"{name}-0-*")) for name in ("A", "D-from-A", "A-with-batch-norm")]
     for row, folder in zip(found.rows, folders, strict=True):
-        assert 1 - row["top1_error"] == pytest.approx(vggnet.test(folder, data="digits").top1)
+        assert 1 - row["top1_error"] == pytest.approx(vggnet.evaluate(folder, data="digits").top1)
     description = json.loads((folders[1] / "config.json").read_text())
     assert description["init_from"] == str(folders[0])
     marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}

@@ -87,7 +87,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_rows_are_what_the_runs_say(study, tmp_path, monkeypatch):
-    """Oracle: `vggnet.test` by itself, counts by hand; a second call trains nothing, another seed does."""
+    """Oracle: `vggnet.evaluate` by itself, counts by hand; a second call trains nothing, another seed does."""
     found = study(seeds=1)
     assert found.finished
     parts = by_part(found.rows)
@@ -101,7 +101,7 @@ def test_rows_are_what_the_runs_say(study, tmp_path, monkeypatch):
         assert row["config"]["flip"] == "none"
     for (row,) in parts["heads"].values():
         (folder,) = (tmp_path / "rows").glob(f"head-{row['config']['head']}-0-*")
-        assert row["top1"] == vggnet.test(folder, data="digits").top1
+        assert row["top1"] == vggnet.evaluate(folder, data="digits").top1
         assert row["fully_connected"] == (26 + 1) * 10
     ((memory,),) = parts["memory"].values()
     assert (memory["parameters"], memory["pixels"]) == (138_357_544, 224)

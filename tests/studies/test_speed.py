@@ -35,14 +35,14 @@ def study(tmp_path, monkeypatch):
 
 
 def test_rows_are_what_the_runs_and_their_tests_say(study, tmp_path):
-    """Oracle: the run folder's history, and `vggnet.test` called by itself."""
+    """Oracle: the run folder's history, and `vggnet.evaluate` called by itself."""
     found = study(presets=("quick",), seeds=1)
     row, article = found.rows
     (run,) = (tmp_path / "runs").glob("quick-0-*")
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert row["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in history))
-    assert row["top1"] == vggnet.test(run, data="digits").top1
-    assert row["top1_six_views"] == vggnet.test(run, data="digits", views=6).top1
+    assert row["top1"] == vggnet.evaluate(run, data="digits").top1
+    assert row["top1_six_views"] == vggnet.evaluate(run, data="digits", views=6).top1
     assert article["estimate"] is True
     images = json.loads((run / "config.json").read_text())["images"]
     assert article["seconds"] == 2.0 * math.ceil(round(0.9 * images) / 128) * 50

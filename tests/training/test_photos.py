@@ -84,7 +84,7 @@ def test_gray_photos(photos, tmp_path):
     model = vggnet.load(run.folder)
     assert model.features.conv1_1.weight.shape[1] == 1
     assert len(model.preprocess.mean) == len(model.preprocess.std) == 1
-    assert vggnet.test(run.folder, data=photos, workers=0).images == 12
+    assert vggnet.evaluate(run.folder, data=photos, workers=0).images == 12
     (answer,) = vggnet.predict(run.folder, photos / "test" / "class0" / "0.jpg")
     assert answer.error is None
 

@@ -10,7 +10,7 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, RunError
-from vggnet.evaluation.per_image import write_per_image
+from vggnet.evaluation.results import write_per_image
 from vggnet.metrics import PerImage
 from vggnet.report import page, vega
 from vggnet.training.config import TrainConfig
@@ -56,7 +56,7 @@ def add_test(folder, **changes):
     np.add.at(confusion, (source.labels, predicted), 1)
     ones = torch.ones(len(source), dtype=torch.float64)
     answers = PerImage(torch.tensor(source.labels), torch.tensor(predicted), 0.9 * ones, 0.1 * ones)
-    write_per_image(folder / "answers.parquet", answers)
+    write_per_image(folder, answers)
     result = {
         "top1": 359 / 360,
         "top5": 1.0,

@@ -54,7 +54,7 @@ def test_small_images_of_a_stream_are_trained_and_tested_on(small, tmp_path):
     assert run.finished
     assert {"val_accuracy", "train_accuracy"} <= run.history[0].keys()
     assert run.preprocess.mean == (0.485, 0.456, 0.406)
-    tested = [vggnet.test(run.folder, data=data, workers=0) for data in (f"stream:{small}", small)]
+    tested = [vggnet.evaluate(run.folder, data=data, workers=0) for data in (f"stream:{small}", small)]
     assert tested[0].images == tested[1].images == 40
     assert tested[0].confusion == tested[1].confusion
     assert tested[0].loss == pytest.approx(tested[1].loss)

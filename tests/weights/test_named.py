@@ -52,10 +52,10 @@ def test_a_name_loads_the_file(shipped, tmp_path):
 
 
 def test_test_takes_a_name_and_its_data(shipped, capsys):
-    """Oracle: `vggnet.test` on the digits that the notes name."""
+    """Oracle: `vggnet.evaluate` on the digits that the notes name."""
     assert measure(["tiny-digits-quick", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["top1"] == vggnet.test(vggnet.load("tiny-digits-quick"), data="digits").top1
+    assert printed["top1"] == vggnet.evaluate(vggnet.load("tiny-digits-quick"), data="digits").top1
 
 
 def test_a_picture_needs_no_model(shipped, capsys, tmp_path):

@@ -44,11 +44,11 @@ def main(arguments: list[str]) -> int:
     """Test; returns the exit code."""
     args: Test = parse(Test, arguments, prog="vgg test")
     scales = _numbers(args.scales)
-    from tqdm import tqdm
-
-    from vggnet.evaluation.evaluate import TestResult, test
-    from vggnet.evaluation.localization import LocalizationResult, localize
+    from vggnet.evaluation.evaluate import evaluate
+    from vggnet.evaluation.localization import localize
     from vggnet.evaluation.predict import check_has_head
+    from vggnet.report.evaluation_text import evaluation_text
+    from vggnet.report.text import to_json
     from vggnet.training.run import CONFIG, Run
     from vggnet.training.run_report import write_report
     from vggnet.weights.checkpoint import describe
@@ -64,26 +64,22 @@ def main(arguments: list[str]) -> int:
     data = args.data or (card(str(args.model)).data if with_package else Run.open(args.model).data)
     gives_boxes = describe(args.model)[0].boxes is not None
     _check(args, gives_boxes)
-    options: dict[str, Any] = {"data": data, "split": args.split, "scales": scales, "flip": args.flip}
-    options |= {"batch_size": args.batch_size, "workers": args.workers, "device": args.device}
-    out = args.out or (args.model if is_run and not args.others else None)
-    result: LocalizationResult | TestResult
-    with tqdm(desc="testing", unit="image", leave=False, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        try:
-            if gives_boxes:
-                result = localize(models, **options, classifier=args.classifier, out=out, progress=show)
-            else:
-                result = test(models, **options, views=args.views, protocol=args.protocol, out=out, progress=show)
-        except ImageError as error:
-            raise ImageError(f"{error} All that cannot be read: vgg data {data}") from error
-    print(result.as_json() if args.json else result.as_table())
-    if result.error:
-        print(f"vgg: {result.error}", file=sys.stderr)
+    options: dict[str, Any] = {"split": args.split, "scales": scales, "flip": args.flip, "device": args.device}
+    options |= {"batch_size": args.batch_size, "workers": args.workers, "progress": True}
+    options["out"] = out = args.out or (args.model if is_run and not args.others else None)
+    try:
+        if gives_boxes:
+            boxes = localize(models, data=data, **options, classifier=args.classifier)
+            print(boxes.as_json() if args.json else boxes.as_table())
+            error = boxes.error
+        else:
+            result = evaluate(models, data, **options, views=args.views, protocol=args.protocol)
+            print(to_json(result) if args.json else evaluation_text(result))
+            error = result.error
+    except ImageError as image_error:
+        raise ImageError(f"{image_error} All that cannot be read: vgg data {data}") from image_error
+    if error:
+        print(f"vgg: {error}", file=sys.stderr)
         return 2
     if out == args.model and (args.model / CONFIG).is_file():
         print(f"report: {write_report(args.model).path}", file=sys.stderr)

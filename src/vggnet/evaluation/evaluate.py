@@ -1,9 +1,8 @@
-"""A model against a labeled split: every image once, exact counts, and the pictures that explain them."""
+"""Evaluate classifiers on a labeled split: exact counts over all images, and figures of the mistakes."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
@@ -15,131 +14,106 @@ from torch import Tensor, nn
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
-from vggnet.data.sources.source import Source
-from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
-from vggnet.evaluation.per_image import ANSWERS, write_per_image
+from vggnet.data.sources.source import Source, match_classes
+from vggnet.errors import ConfigError, StorageError, check_at_least
 from vggnet.evaluation.predict import Ready, inference, prepare, require_scores
-from vggnet.evaluation.protocols import Name, Protocol, answer, default_batch_size
-from vggnet.files import write_text
+from vggnet.evaluation.protocols import Name, Protocol, default_batch_size, predict_split
+from vggnet.evaluation.results import RESULT, EvaluationResult, write_per_image
+from vggnet.files import make_folder, write_text
 from vggnet.metrics import Metrics, PerImage, Scores, mean_softmax
+from vggnet.progress import Progress, report_progress
+from vggnet.report.text import to_json
 
-RESULT, PREDICTIONS, CONFUSION = "test.json", "predictions.png", "confusion.png"
+PREDICTIONS, CONFUSION = "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
 
 Model = nn.Module | Path | str
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestResult:
-    """What a test found, and on what. Classes are in the model's order."""
-
-    top1: float  # 0..1
-    top5: float  # 0..1, among the first min(5, C)
-    loss: float  # nats
-    images: int
-    per_class: dict[str, float | None]  # 0..1; None for a class without images
-    confusion: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes
-    calibration_error: float  # 0..1
-    classes: tuple[str, ...]
-    data: str
-    split: str
-    fingerprint: str  # of the data
-    model: str
-    protocol: str
-    scales: tuple[int, ...]  # pixels, the shorter side of the images
-    views: int  # of each image, by each network
-    seconds: float  # from the first batch to the last
-    device: str
-    torch: str  # version
-    date: str  # UTC
-    files: tuple[Path, ...]  # the pictures
-    error: str | None = None  # why the result or its pictures could not be written
-
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(asdict(self), default=str, ensure_ascii=False, allow_nan=False)
-
-    def as_table(self) -> str:
-        """For people; the last line is the accuracy."""
-        speed = self.images / max(self.seconds, 1e-9)
-        lines = [*self._class_lines(), ""] if len(self.classes) <= 20 else []
-        lines += [f"{self.images:,} images of {self.data} in {self.seconds:.1f} s ({speed:,.0f} images/s)"]
-        at = ", ".join(map(str, self.scales))
-        means = f": answers are means over {self.views} views of each image" if self.views > 1 else ""
-        lines += [f"protocol {self.protocol}, scale {at}{means}"] if self.protocol != "single" or means else []
-        lines += [f"loss {self.loss:.4f} nats, calibration error {100 * self.calibration_error:.2f} %"]
-        lines += [f"top-5 accuracy {100 * self.top5:.2f} %"] if len(self.classes) > 5 else []
-        lines += [f"drawn: {file}" for file in self.files]
-        return "\n".join([*lines, f"{self.split} accuracy {100 * self.top1:.2f} %"])
-
-    def _class_lines(self) -> list[str]:
-        width = max(len(name) for name in ("class", *self.classes))
-        lines = [f"{'class':<{width}}  accuracy  images  most often mistaken for"]
-        for index, (name, accuracy) in enumerate(self.per_class.items()):
-            row = self.confusion[index]
-            wrong, other = max(((count, -other) for other, count in enumerate(row) if other != index), default=(0, 0))
-            percent = "-" if accuracy is None else f"{100 * accuracy:.2f} %"
-            mistaken = f"{self.classes[-other]} ({wrong:,})" if wrong else ""
-            lines.append(f"{name:<{width}}  {percent:>8}  {sum(row):>6,}  {mistaken}".rstrip())
-        return lines
-
-
-def test(
+def evaluate(
     model: Model | Sequence[Model],
-    *,
     data: str | Path,
+    *,
     split: str = "test",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    device: str | None = None,
-    views: Literal[1, 6] = 1,
     protocol: Name = "single",
     scales: Sequence[int] = (),
     flip: bool = False,
+    views: Literal[1, 6] = 1,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
     out: Path | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> TestResult:
-    """Test a model, or several together, on one split of a data set.
+    progress: Progress = False,
+) -> EvaluationResult:
+    """Evaluate a classifier, or several together, on one split of a data set.
 
-    model, device: as for `predict`. The answer of several is the mean of their softmax outputs (paper, section 4.5).
-    batch_size: crops at once, by default 500 small images or 32 photos; whole images have as many pixels at once.
-    workers: loader processes, by default `default_workers`.  data: whatever `open_source` takes.
-    protocol, scales, flip: how each image is seen; see `Protocol`.
-    views: 6 answers by the mean over six views of each image (`SixViews`), for images that mean the same mirrored.
-    out: a folder (made if missing) for `test.json`, `answers.parquet` (see `write_per_image`), `confusion.png` and
-        `predictions.png`. The last shows eight images spread evenly over the split: four correct and four mistakes, or
-        what there is, filled up from the others.
-    progress: called after each batch with the number of images done and to do, each as often as it is passed over.
-    The data's classes must be the model's; in another order they are matched by name. The logits of all images are held
-    in memory.
-    Raises: ConfigError for an option that cannot work; DataError for data that cannot be read or has other classes;
-        WeightsError, NonFiniteError as `predict`; StorageError if `out` cannot be made. If the disk is full afterwards,
-        the result is returned all the same, with `error`.
+    Each image counts once. The prediction of several models is the mean of their softmax outputs (paper, section 4.5).
+
+    Args:
+        model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`; or several of them.
+        data: "digits", "cifar10", "cifar100", a folder of parquet files or of class folders, or a Hugging Face id. Its
+            classes must be the model's; in another order they are matched by name.
+        split: "train", "val" or "test", or as the data set calls it.
+        protocol: how each image is seen: "single" (the center crop), "multiscale", "dense", "multicrop" or
+            "dense+multicrop"; see `vggnet.evaluation.protocols.Protocol`.
+        scales: pixels, to which the shorter side of the image is resized; by default as in training, for "multiscale"
+            also 32 less and 32 more.
+        flip: whether the mirror image of each view counts as well; with "multicrop" it always does.
+        views: 6 for test-time augmentation by six views (`SixViews`), for classes that a mirror image does not change.
+        batch_size: crops for each forward pass, at least 1; by default 500 for images up to 64 pixels, else 32. Whole
+            images have as many pixels.
+        workers: processes that load images, 0 for none; by default 0 for small images, else one for each core.
+        device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
+        out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
+            The last shows eight images spread evenly over the split, four correct and four wrong if there are.
+        progress: True for a bar or lines on stderr, or a function of (images done, images to do), which counts an image
+            once for each network, scale and kind of view.
+
+    Returns:
+        The result. If the disk is full when it is to be written, its `error` says so.
+
+    Raises:
+        ConfigError: an option cannot work, alone or with the others.
+        DataError: the data cannot be read, or has other classes than the model.
+        WeightsError: the file is damaged, or the model has no preprocessing.
+        NonFiniteError: an output of the model is NaN or infinite.
+        StorageError: `out` cannot be made.
+
+    Source:
+        arXiv:1409.1556, sections 3.2, 4.2, 4.3 and 4.5, for the protocols.
+
+    Example:
+        >>> import vggnet
+        >>> model = vggnet.build("vgg11_bn", num_classes=10, head="gap", width=0.05)
+        >>> model.preprocess = vggnet.Preprocess(resize=32, crop=32)
+        >>> result = vggnet.evaluate(model, "digits")
+        >>> result.images, result.classes[:3], len(result.confusion)
+        (360, ('0', '1', '2'), 10)
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
     if views not in (1, 6):
         raise ConfigError(f"views is {views}; it must be 1 or 6.")
-    how = Protocol(name=protocol, scales=tuple(scales), flip=flip, six_views=views == 6)
+    wanted = Protocol(name=protocol, scales=tuple(scales), flip=flip, six_views=views == 6)
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
     if not models:
-        raise ConfigError("no model was given; give one, or several to average their answers.")
-    folder = None if out is None else make_folder(Path(out))  # before the work, not after it
+        raise ConfigError("no model was given; give one, or several to average their predictions.")
+    folder = None if out is None else make_folder(Path(out).expanduser())  # before the work, not after it
     networks = [prepare(one, device) for one in models]
     for ready in networks:
         require_scores(ready)
-    protocols = [how.at(ready.preprocess) for ready in networks]
+    protocols = [wanted.at(ready.preprocess) for ready in networks]
     source = open_source(data, split)
     to_model = [match_classes(source, ready.classes, ready.num_classes) for ready in networks]
     classes = networks[0].classes or source.classes
     size = batch_size or min(default_batch_size(ready.preprocess) for ready in networks)
     start = time.perf_counter()
-    logits = _answer_all(networks, protocols, to_model, source, size, workers, progress)
+    with report_progress(progress, "evaluating") as report:
+        logits = _predict_all(networks, protocols, to_model, source, size, workers, report)
     labels = to_model[0][torch.from_numpy(source.labels)]
     parts = -(-len(source) // size)
-    scores, answers = _score(zip(logits.tensor_split(parts), labels.tensor_split(parts), strict=True), len(classes))
-    seconds = time.perf_counter() - start
-    result = TestResult(
+    scores, per_image = _score(zip(logits.tensor_split(parts), labels.tensor_split(parts), strict=True), len(classes))
+    result = EvaluationResult(
         top1=scores.top1,
         top5=scores.top5,
         loss=scores.loss,
@@ -155,51 +129,44 @@ def test(
         protocol=protocol,
         scales=tuple(sorted({scale for each in protocols for scale in each.scales})),
         views=protocols[0].views,
-        seconds=seconds,
+        seconds=time.perf_counter() - start,
         device=str(networks[0].device),
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         files=() if folder is None else (folder / PREDICTIONS, folder / CONFUSION),
     )
-    if folder is None:
-        return result
-    try:
-        write_text(folder / RESULT, result.as_json() + "\n")
-        write_per_image(folder / ANSWERS, answers)
-        _draw(folder, source, classes, scores, answers)
-    except StorageError as error:
-        return replace(result, files=(), error=str(error))
-    return result
+    return result if folder is None else _write(folder, result, source, per_image)
 
 
-def _answer_all(
+def _predict_all(
     networks: Sequence[Ready],
     protocols: Sequence[Protocol],
     to_model: Sequence[Tensor],
     source: Source,
     batch_size: int,
     workers: int | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> Tensor:
-    """The mean answer of all networks: logits (N, K) with the classes in the order of the first network."""
+    """The mean prediction of all networks: logits (N, K) with the classes in the order of the first network."""
     total, done = len(source) * sum(protocol.passes for protocol in protocols), 0
 
     def tick(images: int) -> None:
         nonlocal done
         done += images
-        if progress:
-            progress(done, total)
+        progress(done, total)
 
     to_data = to_model[0].argsort()  # the data's class for each of the first network's
     return mean_softmax(
         [
-            answer(ready, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[:, order[to_data]]
+            predict_split(ready, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[
+                :, order[to_data]
+            ]
             for ready, protocol, order in zip(networks, protocols, to_model, strict=True)
         ]
     )
 
 
-def evaluate(
+def score_batches(
     model: nn.Module, batches: Iterable[Batch], *, preprocess: Preprocess, device: torch.device | str
 ) -> Scores:
     """The scores of a model that is on `device`, over all batches; labels index the model's outputs.
@@ -217,59 +184,41 @@ def evaluate(
 def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Scores, PerImage]:
     """Of batches of logits (n, K) and labels (n,)."""
     metrics = Metrics(num_classes)
-    answers = [metrics.update(logits, labels) for logits, labels in batches]
-    return metrics.compute(), PerImage(*map(torch.cat, zip(*answers, strict=True)))
+    per_image = [metrics.update(logits, labels) for logits, labels in batches]
+    return metrics.compute(), PerImage(*map(torch.cat, zip(*per_image, strict=True)))
 
 
-def match_classes(source: Source, classes: tuple[str, ...] | None, num_classes: int) -> Tensor:
-    """The model's class for each class of the data: int64 (C,).  Raises: DataError if they do not fit."""
-    theirs = source.classes
-    if len(theirs) != num_classes:
-        raise DataError(
-            f"{source.name} has {len(theirs)} classes ({_list(theirs)}), but the model {num_classes}"
-            f"{f' ({_list(classes)})' if classes else ''}; test on the data set that it was trained for."
-        )
-    if classes is None or theirs == classes:
-        return torch.arange(num_classes)
-    if set(theirs) == set(classes) and len(set(classes)) == num_classes:
-        return torch.tensor([classes.index(name) for name in theirs])
-    only_data = [name for name in theirs if name not in classes] or theirs
-    only_model = [name for name in classes if name not in theirs] or classes
-    raise DataError(
-        f"{source.name} has other classes than the model: the data has {_list(only_data)} where the model has "
-        f"{_list(only_model)}; test on the data set that it was trained for, or rename the classes."
-    )
+def _write(folder: Path, result: EvaluationResult, source: Source, per_image: PerImage) -> EvaluationResult:
+    try:
+        write_text(folder / RESULT, to_json(result) + "\n")
+        write_per_image(folder, per_image)
+        _draw(folder, source, result, per_image)
+    except StorageError as error:
+        return replace(result, files=(), error=str(error))
+    return result
 
 
-def _draw(out: Path, source: Source, classes: Sequence[str], scores: Scores, answers: PerImage) -> None:
+def _draw(out: Path, source: Source, result: EvaluationResult, per_image: PerImage) -> None:
     from vggnet.report.figures import draw_confusion, draw_predictions  # matplotlib takes half a second
 
-    title = f"{Path(source.name).name} {source.split}: {100 * scores.top1:.2f} % of {scores.images:,} images correct"
-    correct = (answers.predicted == answers.labels).numpy()
+    classes = result.classes
+    title = f"{Path(source.name).name} {source.split}: {100 * result.top1:.2f} % of {result.images:,} images correct"
+    correct = (per_image.predicted == per_image.labels).numpy()
     shown = _pick(correct)
     num_correct = int(correct[shown].sum())
     draw_predictions(
         [source.read(index) for index in shown],
-        [classes[label] for label in answers.labels[shown].tolist()],
-        [classes[label] for label in answers.predicted[shown].tolist()],
-        answers.confidence[shown].tolist(),
+        [classes[label] for label in per_image.labels[shown].tolist()],
+        [classes[label] for label in per_image.predicted[shown].tolist()],
+        per_image.confidence[shown].tolist(),
         out / PREDICTIONS,
         title=f"{title}; here {num_correct} correct, {len(shown) - num_correct} wrong",
     )
-    draw_confusion(scores.confusion, classes, out / CONFUSION, title=title)
-
-
-def make_folder(folder: Path) -> Path:
-    """A folder for results, made if missing.  Raises: StorageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made a folder for the results ({error}); choose another.") from error
-    return folder
+    draw_confusion(result.confusion, classes, out / CONFUSION, title=title)
 
 
 def _pick(correct: np.ndarray) -> list[int]:
-    """Correct ones first, then mistakes; see `test`."""
+    """The indices of `NUM_PICTURES` images, correct ones first, then mistakes; half of each if there are."""
     right, wrong = np.flatnonzero(correct), np.flatnonzero(~correct)
     half = NUM_PICTURES // 2
     num_wrong = min(len(wrong), max(half, NUM_PICTURES - len(right)))
@@ -287,10 +236,6 @@ def _distinct(classes: Sequence[str]) -> list[str]:
     return [name if classes.count(name) == 1 else f"{name} [{index}]" for index, name in enumerate(classes)]
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def describe_models(models: Sequence[Model]) -> str:
     """Their paths, or the names of what has none."""
 
@@ -300,3 +245,6 @@ def describe_models(models: Sequence[Model]) -> str:
         return str(model)
 
     return " + ".join(map(describe, models))
+
+
+test = evaluate  # for `vggnet.studies`, until it has moved

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import DataError, StorageError, check_at_least
-from vggnet.evaluation.evaluate import RESULT, Model, describe_models, make_folder, match_classes
+from vggnet.evaluation.evaluate import Model, describe_models
 from vggnet.evaluation.predict import Ready, prepare, require_scores
 from vggnet.evaluation.protocols import Protocol, default_batch_size
+from vggnet.evaluation.results import RESULT
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
-from vggnet.files import write_text
+from vggnet.files import make_folder, write_text
 from vggnet.metrics import mean_softmax, rank
+from vggnet.progress import Progress, report_progress
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
 
 
@@ -79,12 +81,12 @@ def localize(
     workers: int | None = None,
     device: str | None = None,
     out: Path | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = False,
 ) -> LocalizationResult:
     """Test networks that give boxes: on whole images, at each scale, a box for every window of the last feature map.
 
     The boxes of all windows, scales, mirror images and networks are merged (`merge`), and the best one is taken.
-    model, device, workers: as for `vggnet.test`.
+    model, device, workers: as for `vggnet.evaluate`.
     data: a data set with boxes, see `Source.boxes`.
     classifier: a network for the class, whose softmax in each window is the score of the window's boxes; without one
         all windows count the same.
@@ -93,7 +95,7 @@ def localize(
     batch_size: crops; as many pixels at once.
     out: a folder (made if missing) for `test.json`.
     Raises: ConfigError for networks that give no boxes or take other crops; DataError for boxes that cannot be; others
-        as `vggnet.test`. If the disk is full afterwards, the result is returned all the same, with `error`.
+        as `vggnet.evaluate`. If the disk is full afterwards, the result is returned all the same, with `error`.
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
@@ -116,15 +118,17 @@ def localize(
     seen = [_Seen([], [], []) for _ in source.labels]
     max_pixels = (batch_size or default_batch_size(preprocess)) * preprocess.crop**2
     workers = default_workers(preprocess) if workers is None else workers
-    for number, scale in enumerate(at):
-        factors, first = resize_factors(boxes.sizes, scale), 0
-        for pixels in of_one_size(WholeImages(source, replace(preprocess, resize=scale), workers), max_pixels):
-            places = slice(first, first + len(pixels))
-            for mirrored in (False, True)[: 1 + flip]:
-                _look(networks, scorer, pixels, places, factors[places], max_pixels, seen[places], mirrored=mirrored)
-            first += len(pixels)
-            if progress:
-                progress(number * len(seen) + first, len(at) * len(seen))
+    with report_progress(progress, "evaluating") as report:
+        for number, scale in enumerate(at):
+            factors, first = resize_factors(boxes.sizes, scale), 0
+            for pixels in of_one_size(WholeImages(source, replace(preprocess, resize=scale), workers), max_pixels):
+                places = slice(first, first + len(pixels))
+                for mirrored in (False, True)[: 1 + flip]:
+                    _look(
+                        networks, scorer, pixels, places, factors[places], max_pixels, seen[places], mirrored=mirrored
+                    )
+                first += len(pixels)
+                report(number * len(seen) + first, len(at) * len(seen))
     merged = [merge(np.concatenate(one.boxes), np.concatenate(one.scores))[0][0] for one in seen]
     predicted = clip(np.array(merged), boxes.sizes)
     right = is_correct(predicted, boxes.edges)

@@ -1,7 +1,7 @@
-"""The paper's test protocols (section 3.2): at which scales and by which views a network sees each image.
+"""The paper's test protocols (section 3.2): at which scales and in which views a network sees each image.
 
-A protocol is a list of passes over the data, one for each scale and kind of view. A pass answers every image by the
-mean of the softmax over its views; the protocol, and the fusion of several networks, by the mean over all passes.
+A protocol is a list of passes over the data, one for each scale and kind of view. The prediction of a pass is the mean
+of the softmax outputs over its views; that of the protocol, and of several networks, is the mean over all passes.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,8 +34,6 @@ KINDS: dict[Name, tuple[Kind, ...]] = {
 }
 VIEWS: dict[Kind, int] = {"center": 1, "six": 6, "whole": 1, "grid": GRID**2}
 SCALE_STEP = 32  # pixels between the scales of a network trained at one (paper, section 4.2)
-
-Answer = Callable[[Tensor], Tensor]  # normalized images (N, C, H, W) -> logits (N, K)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def default_batch_size(preprocess: Preprocess) -> int:
     return 500 if preprocess.is_small else 32
 
 
-def answer(
+def predict_split(
     ready: Ready,
     source: Source,
     protocol: Protocol,
@@ -124,14 +122,14 @@ def answer(
     """Logits (N, K) of all images of the source, on the CPU, by a protocol whose scales are known (`Protocol.at`).
 
     batch_size: crops at once; whole images have as many pixels at once, in tiles if need be.
-    progress: called with the number of images that one pass has just answered.
+    progress: called after each batch of a pass with its number of images.
     Raises: ConfigError if the protocol is dense and the network no VGG; ImageError; NonFiniteError.
     """
     window = 0
     if "whole" in protocol.kinds:
         network, window = sliding(check_is_vgg(ready.network), ready.preprocess.crop)
         ready = ready._replace(network=network)
-    answers = []
+    passes = []
     with inference(ready.network):
         for scale in protocol.scales:
             preprocess = replace(ready.preprocess, resize=scale)
@@ -143,14 +141,14 @@ def answer(
                 for images in _images(kind, source, preprocess, batch_size, workers, max_pixels):
                     parts.append(_mean_over_views(logits_of, images.to(ready.device, non_blocking=True), mirrors))
                     progress(len(images))
-                answers.append(torch.cat(parts))
-    return mean_softmax(answers)
+                passes.append(torch.cat(parts))
+    return mean_softmax(passes)
 
 
 def check_is_vgg(network: torch.nn.Module) -> VGG:
     """The network.  Raises: ConfigError if it is no VGG."""
     if not isinstance(network, VGG):
-        raise ConfigError(f"dense answers are for a VGG, not for a {type(network).__name__}; take another protocol.")
+        raise ConfigError(f"the protocol dense is for a VGG, not for a {type(network).__name__}; choose another.")
     return network
 
 

@@ -17,7 +17,7 @@ from vggnet.data.loading import EvalBatches
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
-from vggnet.evaluation.evaluate import evaluate
+from vggnet.evaluation.evaluate import score_batches
 from vggnet.metrics import Scores
 from vggnet.models.vgg import VGG
 from vggnet.training.checkpoints import Checkpoints
@@ -112,7 +112,7 @@ def scores_on(
     preprocess = make_preprocess(config, source)
     everything = np.arange(len(images)) if indices is None else indices
     batches: EvalBatches = make_val_batches(config, images, preprocess, everything)
-    return evaluate(network, batches, preprocess=preprocess, device=next(network.parameters()).device)
+    return score_batches(network, batches, preprocess=preprocess, device=next(network.parameters()).device)
 
 
 def _require_same_classes(train: Source, other: Source) -> None:

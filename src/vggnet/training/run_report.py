@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, RunError, WeightsError
-from vggnet.evaluation.evaluate import RESULT
-from vggnet.evaluation.per_image import ANSWERS, read_per_image
+from vggnet.evaluation.results import RESULT, read_per_image
 from vggnet.files import write_text
 from vggnet.metrics import PerImage
 from vggnet.training.config import TrainConfig
@@ -55,8 +54,8 @@ class Report:
 def write_report(runs: Folder | Sequence[Folder], *, out: Path | str | None = None) -> Report:
     """Write the report of a run, or the comparison of several, as one HTML file that needs no network.
 
-    A run that was tested (`vggnet.test(..., out=run)`) is shown with its mistakes, their pictures read from the data
-    of that test.
+    A run that was evaluated (`vggnet.evaluate(..., out=run)`) is shown with its mistakes; their pictures are read from
+    the data of that evaluation.
     out: the file; by default report.html in the run's folder, for several comparison.html in the current one.
     Raises: RunError if a folder is no run's or its files are damaged; ConfigError if a run is given twice, or none;
         DataError if its answers are damaged; StorageError.
@@ -161,8 +160,7 @@ def _pictures(run: Run, test: Mapping[str, Any] | None) -> tuple[PerImage | None
     again = f"To see it: vgg test {run.folder}"
     if test is None:
         return None, None, (f"Not tested yet. {again}",)
-    path = run.folder / ANSWERS
-    answers = read_per_image(path) if path.is_file() else None
+    answers = read_per_image(run.folder)
     if answers is None or not _belong(answers, test["confusion"]):
         return None, None, (f"The answers to each image are not saved beside the result of the test. {again}",)
     try:

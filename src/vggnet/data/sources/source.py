@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from vggnet.data.decoding import StoredImage
 from vggnet.errors import DataError
@@ -62,3 +64,39 @@ class Source(ABC):
     def contents(self) -> str:
         """The same, but not when the files are merely copied."""
         return self.fingerprint
+
+
+def match_classes(source: Source, classes: Sequence[str] | None, num_classes: int) -> Tensor:
+    """The model's class for each class of the data.
+
+    Args:
+        source: the data.
+        classes: the model's class names, in the order of its outputs; None if they are not known.
+        num_classes: how many classes the model has.
+
+    Returns:
+        int64 (C,): indices of the model's outputs, matched by name; without names in the data's order.
+
+    Raises:
+        DataError: the model has other classes.
+    """
+    found = source.classes
+    if len(found) != num_classes:
+        raise DataError(
+            f"{source.name} has {len(found)} classes ({_few(found)}), but the model {num_classes}"
+            f"{f' ({_few(classes)})' if classes else ''}; use the data set that it was trained for."
+        )
+    if classes is None or found == tuple(classes):
+        return torch.arange(num_classes)
+    if set(found) == set(classes) and len(set(classes)) == num_classes:
+        return torch.tensor([list(classes).index(name) for name in found])
+    only_data = [name for name in found if name not in classes] or found
+    only_model = [name for name in classes if name not in found] or classes
+    raise DataError(
+        f"{source.name} has other classes than the model: the data has {_few(only_data)} where the model has "
+        f"{_few(only_model)}; use the data set that it was trained for, or rename the classes."
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,84 @@
+"""The result of evaluating a classifier, and the files that hold it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vggnet.errors import DataError
+from vggnet.files import replacing
+from vggnet.metrics import PerImage
+
+RESULT = "test.json"
+PER_IMAGE = "predictions.parquet"
+OLD_PER_IMAGE = "answers.parquet"  # its name in version 0.1
+COLUMNS = ("true", "predicted", "confidence", "loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What an evaluation found, and on which data. Classes are in the model's order."""
+
+    top1: float  # 0..1, accuracy
+    top5: float  # 0..1, the true class is among the first min(5, C)
+    loss: float  # nats, mean cross-entropy
+    images: int
+    per_class: dict[str, float | None]  # 0..1, accuracy; None for a class without images
+    confusion: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes
+    calibration_error: float  # 0..1
+    classes: tuple[str, ...]
+    data: str
+    split: str
+    fingerprint: str  # of the data
+    model: str
+    protocol: str
+    scales: tuple[int, ...]  # pixels, the shorter side of the images
+    views: int  # of each image, by each network
+    seconds: float  # from the first batch to the last
+    device: str
+    torch: str  # version
+    date: str  # UTC
+    files: tuple[Path, ...]  # the figures that were drawn
+    notes: tuple[str, ...] = ()  # what was left out, and why
+    error: str | None = None  # why the result or its figures could not be written
+
+
+def write_per_image(folder: Path, per_image: PerImage) -> None:
+    """Write `predictions.parquet`, a row for each image in the order of the data.
+
+    Args:
+        folder: an existing folder.
+        per_image: its columns become `true` and `predicted` (class indices), `confidence` (0..1) and `loss` (nats).
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    table = pa.table(dict(zip(COLUMNS, (tensor.numpy() for tensor in per_image), strict=True)))
+    with replacing(folder / PER_IMAGE) as temporary:
+        pq.write_table(table, temporary)
+    (folder / OLD_PER_IMAGE).unlink(missing_ok=True)  # of an earlier evaluation
+
+
+def read_per_image(folder: Path) -> PerImage | None:
+    """The inverse of `write_per_image`; reads the file of version 0.1, too.
+
+    Returns:
+        The predictions for each image, or None if the folder has none.
+
+    Raises:
+        DataError: the file is damaged, or has other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = next((path for name in (PER_IMAGE, OLD_PER_IMAGE) if (path := folder / name).is_file()), None)
+    if path is None:
+        return None
+    try:
+        table = pq.read_table(path, columns=list(COLUMNS))
+        return PerImage(*(torch.tensor(table[column].to_numpy()) for column in COLUMNS))
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}). Remove it, and evaluate again.") from error

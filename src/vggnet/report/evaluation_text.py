@@ -1,0 +1,34 @@
+"""The result of an evaluation as text for a terminal."""
+
+from typing import TYPE_CHECKING
+
+from vggnet.report.text import table
+
+if TYPE_CHECKING:
+    from vggnet.evaluation.results import EvaluationResult
+
+MAX_CLASSES = 20  # more get no table
+
+
+def evaluation_text(result: "EvaluationResult") -> str:
+    """A table of the classes if there are few, then the result; the last line is the accuracy."""
+    speed = result.images / max(result.seconds, 1e-9)
+    lines = [_class_table(result), ""] if len(result.classes) <= MAX_CLASSES else []
+    lines += [f"{result.images:,} images of {result.data} in {result.seconds:.1f} s ({speed:,.0f} images/s)"]
+    if result.protocol != "single" or result.views > 1:
+        views = f", mean softmax over {result.views} views of each image" if result.views > 1 else ""
+        lines += [f"protocol {result.protocol}, scale {', '.join(map(str, result.scales))}{views}"]
+    lines += [f"loss {result.loss:.4f} nats, calibration error {100 * result.calibration_error:.2f} %"]
+    lines += [f"top-5 accuracy {100 * result.top5:.2f} %"] if len(result.classes) > 5 else []
+    lines += [f"drawn: {file}" for file in result.files]
+    return "\n".join([*lines, f"{result.split} accuracy {100 * result.top1:.2f} %"])
+
+
+def _class_table(result: "EvaluationResult") -> str:
+    rows = []
+    for index, (name, accuracy) in enumerate(result.per_class.items()):
+        row = result.confusion[index]
+        wrong, other = max(((count, -other) for other, count in enumerate(row) if other != index), default=(0, 0))
+        mistaken = f"{result.classes[-other]} ({wrong:,})" if wrong else ""
+        rows.append([name, None if accuracy is None else f"{100 * accuracy:.2f} %", f"{sum(row):,}", mistaken])
+    return table(["class", "accuracy", "images", "most often mistaken for"], rows, left=(0, 3))

@@ -1,0 +1,86 @@
+"""The text of an evaluation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vggnet.evaluation.results import EvaluationResult
+from vggnet.report.evaluation_text import evaluation_text
+
+
+def result(**changes):
+    values = {
+        "top1": 0.98613,
+        "top5": 1.0,
+        "loss": 0.04321,
+        "images": 1500,
+        "per_class": {"cat": 0.975, "aeroplane": None, "dog": 1.0},
+        "confusion": ((975, 0, 25), (0, 0, 0), (0, 0, 500)),
+        "calibration_error": 0.0123,
+        "classes": ("cat", "aeroplane", "dog"),
+        "data": "pets",
+        "split": "test",
+        "fingerprint": "0123456789abcdef",
+        "model": "runs/mine",
+        "seconds": 3.0,
+        "protocol": "single",
+        "scales": (256,),
+        "views": 1,
+        "device": "cpu",
+        "torch": "2.9",
+        "date": "2025-01-01T00:00:00+00:00",
+        "files": (),
+    }
+    return EvaluationResult(**values | changes)
+
+
+def test_few_classes():
+    """Oracle: written by hand."""
+    assert evaluation_text(result()).splitlines() == [
+        "class      accuracy  images  most often mistaken for",
+        "cat         97.50 %   1,000  dog (25)",
+        "aeroplane         -       0",
+        "dog        100.00 %     500",
+        "",
+        "1,500 images of pets in 3.0 s (500 images/s)",
+        "loss 0.0432 nats, calibration error 1.23 %",
+        "test accuracy 98.61 %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"protocol": "dense"}, "protocol dense, scale 256"),
+        (
+            {"protocol": "dense+multicrop", "scales": (256, 384), "views": 104},
+            "protocol dense+multicrop, scale 256, 384, mean softmax over 104 views of each image",
+        ),
+        ({"views": 6}, "protocol single, scale 256, mean softmax over 6 views of each image"),
+    ],
+)
+def test_the_protocol_is_named(changes, line):
+    """Oracle: written by hand."""
+    assert evaluation_text(result(**changes)).splitlines()[6] == line
+
+
+@pytest.mark.parametrize("classes", [1, 6, 20, 21, 1000])
+def test_classes_have_a_table_up_to_twenty(classes):
+    """Oracle: by hand: a line for each class up to twenty; top-5 says nothing up to five classes."""
+    names = tuple(f"class {index}" for index in range(classes))
+    few = result(
+        classes=names,
+        per_class=dict.fromkeys(names, 1.0),
+        confusion=tuple(map(tuple, np.eye(classes, dtype=int).tolist())),
+    )
+    lines = evaluation_text(few).splitlines()
+    assert sum(line.startswith("class ") for line in lines) == (classes + 1 if classes <= 20 else 0)
+    assert ("top-5 accuracy 100.00 %" in lines) is (classes > 5)
+    assert lines[-1] == "test accuracy 98.61 %"
+
+
+def test_figures_are_named():
+    """Oracle: written by hand."""
+    lines = evaluation_text(result(files=(Path("out/a.png"), Path("out/b.png")))).splitlines()
+    assert lines[-3:-1] == ["drawn: out/a.png", "drawn: out/b.png"]
