@@ -13,8 +13,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import vggnet
+from vggnet.tasks.classify import Classify
 from vggnet.training.distributed import Ranks
-from vggnet.training.learner import Learner
 from vggnet.training.loop import Position
 
 RANK = int(os.environ["RANK"])
@@ -33,7 +33,7 @@ def finish(out, fault=None, lopsided=False, data="digits", **fields):
 @contextmanager
 def befallen(fault):
     """The signal `fault["signal"]` after the step "epoch:step", or without a signal a loss that is no number in it."""
-    count, losses, position = Position.count, Learner.losses, Position()
+    count, loss, position = Position.count, Classify.loss, Position()
 
     def signalling(self, *arguments):
         count(self, *arguments)
@@ -43,11 +43,11 @@ def befallen(fault):
             os.killpg(os.getpid(), getattr(signal, fault["signal"]))
 
     def poisoned(self, *arguments):
-        loss, plain, correct = losses(self, *arguments)
+        found = loss(self, *arguments)
         now = f"{position.epoch}:{position.step + 1}" == fault["step"] and "signal" not in fault
-        return loss, plain * float("nan") if now else plain, correct
+        return found._replace(sums=found.sums * float("nan")) if now else found
 
-    with patch.object(Position, "count", signalling), patch.object(Learner, "losses", poisoned):
+    with patch.object(Position, "count", signalling), patch.object(Classify, "loss", poisoned):
         yield
 
 

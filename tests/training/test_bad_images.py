@@ -18,10 +18,10 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.tasks.classify import Classify
 from vggnet.training.config import TrainConfig
 from vggnet.training.learner import build_model, make_learner
 from vggnet.training.loop import Position, fit
-from vggnet.training.validating import sum_classes
 
 TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 2, "on_bad_image": "skip"}
 SMALL = {**TINY, "preset": "fast", "optimizer": "sgd", "lr": 0.01, "batch_size": 8, "val_fraction": 0.2}
@@ -150,7 +150,7 @@ def test_a_batch_of_which_nothing_is_left_changes_nothing_but_the_step():
         fit(
             learner,
             batches,
-            prepare=lambda images, indices, epoch: preprocess.normalize(images),
+            prepare=lambda batch, epoch: (preprocess.normalize(batch.images), batch.labels),
             validate=lambda model: {},
             lr_factor=factor,
             epochs=1,
@@ -235,17 +235,18 @@ def test_validation_counts_what_can_be_read(folder, tmp_path, monkeypatch):
     """Oracle: the images to validate on, without those that were cut short: they are neither right nor wrong."""
     seen = []
 
-    def recording(*arguments, **options):
-        sums = sum_classes(*arguments, **options)
-        seen.append(sums[2])
-        return sums
+    def recording(self, sums, images):
+        seen.append(images)
+        return metrics(self, sums, images)
 
-    monkeypatch.setattr("vggnet.training.train.sum_classes", recording)
+    metrics = Classify.metrics
+    monkeypatch.setattr(Classify, "metrics", recording)
     labels = np.repeat([0, 1], 20)
     seed = next(seed for seed in range(99) if {22, 29} & set(carve(labels, 0.2, seed)[1].tolist()))
     run = vggnet.train(folder, out=tmp_path / "run", **PHOTOS | {"seed": seed, "epochs": 1})
-    assert seen == [len(set(carve(labels, 0.2, seed)[1].tolist()) - {22, 29, 36})]
-    assert seen[0] < 8
+    validated = len(set(carve(labels, 0.2, seed)[1].tolist()) - {22, 29, 36})
+    assert seen == [validated, 37 - validated]
+    assert validated < 8
     assert len(run.skipped) == 3
 
 

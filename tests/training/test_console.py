@@ -46,14 +46,14 @@ class Clock:
 
 def stepped(shown, position, steps):
     for _ in range(steps):
-        position.count(loss_sum=1.494 * 128, correct=68, images=128, seconds=0.1)
+        position.count(sums=[1.494 * 128, 68], images=128, seconds=0.1)
         shown.step(position)
 
 
 def test_the_bar_fits_into_80_columns(monkeypatch):
     """Oracle: 80, and the numbers of a run on CIFAR-10: epoch 12 of 40, 371 steps, 68 of 128 right are 53.1 %."""
     clock, shown = Clock(monkeypatch), Progress(40, 371, visible=True)
-    position = Position(epoch=11, step=320, loss_sum=320 * 1.494 * 128, correct=320 * 68, images=320 * 128)
+    position = Position(epoch=11, step=320, sums=[320 * 1.494 * 128, 320 * 68], images=320 * 128)
     with terminal(monkeypatch) as sent:
         shown.begin(position)
         frames = sent()

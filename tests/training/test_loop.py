@@ -71,7 +71,7 @@ def test_step_equals_plain_pytorch():
         lr=0.05, momentum=0.9, nesterov=True,
     )  # fmt: skip
     for _ in range(3):
-        loss_sum, correct, count = learner.train_step(images, labels)
+        (loss_sum, correct), count = learner.train_step(images, labels)
         assert count == 16
         logits = model(images)
         assert loss_sum == pytest.approx(F.cross_entropy(logits, labels).item() * 16, rel=1e-5)
@@ -89,7 +89,8 @@ def test_accumulated_parts_equal_the_whole_batch():
     whole = make_learner(TINY, build_model(TINY, 3))
     parts = make_learner(replace(TINY, accumulate=3), build_model(TINY, 3))
     for _ in range(2):
-        assert whole.train_step(images, labels) == pytest.approx(parts.train_step(images, labels), rel=1e-5)
+        sums, count = whole.train_step(images, labels)
+        assert (pytest.approx(sums, rel=1e-5), count) == parts.train_step(images, labels)
     for found, expected in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -100,7 +101,7 @@ def test_a_batch_without_images_changes_nothing():
     learner = make_learner(replace(TINY, momentum=0.9), build_model(TINY, 3))
     learner.train_step(images, labels)
     before = copy.deepcopy(learner.model.state_dict())
-    assert learner.train_step(images[:0], labels[:0]) == (0.0, 0, 0)
+    assert learner.train_step(images[:0], labels[:0]) == ([0.0, 0.0], 0)
     assert all(torch.equal(before[name], tensor) for name, tensor in learner.model.state_dict().items())
 
 
@@ -371,7 +372,8 @@ def test_of_equal_epochs_the_last_is_kept(tmp_path, monkeypatch):
     """Oracle: validation that gives 0.5, 0.7, 0.7 and 0.6, so the third epoch is noted in the weights."""
     accuracies = iter([0.5, 0.7, 0.7, 0.6])
     monkeypatch.setattr(
-        "vggnet.training.train.make_validator", lambda *_: lambda _: {"val_loss": 1.0, "val_accuracy": next(accuracies)}
+        "vggnet.training.train.make_validator",
+        lambda *_, **__: lambda _: {"val_loss": 1.0, "val_accuracy": next(accuracies)},
     )
     run = vggnet.train("digits", out=tmp_path / "run", width=0.05, epochs=4, batch_size=1024)
     from safetensors import safe_open

@@ -23,7 +23,7 @@ from vggnet.models.vgg import VGG
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import TrainConfig
 from vggnet.training.console import Progress
-from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
+from vggnet.training.inputs import make_preprocess, make_step_inputs, make_train_batches, make_val_batches
 from vggnet.training.learner import make_learner
 from vggnet.training.loop import Position, Row, fit
 from vggnet.training.schedules import lr_factor
@@ -81,7 +81,9 @@ def fit_or_resume(
         epochs = fit(
             learner,
             batches,
-            prepare=make_prepare(config, preprocess),
+            prepare=make_step_inputs(
+                config, preprocess, learner.task, learner.task.read_targets(source, preprocess), learner.device
+            ),
             validate=validate,
             lr_factor=partial(lr_factor, config, len(batches)),
             epochs=config.epochs,

@@ -52,7 +52,7 @@ class Checkpoints:
         entries = self._index()
         if not entries:
             raise RunError(f"{self.folder}: no checkpoint.")
-        return Position(**_read(self.folder / entries[0]["file"])[0]["position"])
+        return Position.from_dict(_read(self.folder / entries[0]["file"])[0]["position"])
 
     def _save(self, learner: Learner, position: Position, used: list[str]) -> None:
         check_finite_weights(learner.model)
@@ -139,7 +139,7 @@ def _load(path: Path, checksum: str, learner: Learner) -> tuple[Position, Choice
         state.setdefault(int(index), {})[key] = like_parameter
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return Position(**facts["position"]), used[min(learner.ranks.rank, len(used) - 1)]
+    return Position.from_dict(facts["position"]), used[min(learner.ranks.rank, len(used) - 1)]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -42,9 +42,9 @@ class Progress:
     def step(self, position: Position) -> None:
         """Show one more step, with loss and accuracy of the epoch so far."""
         self.bar.update()
-        images = max(position.images, 1)
-        loss, accuracy = position.loss_sum / images, position.correct / images
-        self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * accuracy:.1f} %")
+        if position.images:
+            loss, accuracy = (value / position.images for value in position.sums)
+            self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * accuracy:.1f} %")
         self.steps += 1
         if self.steps == 1:
             self.started = perf_counter()  # the first step also warms up

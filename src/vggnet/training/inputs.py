@@ -13,12 +13,13 @@ from vggnet.data.augmentation import BatchAugment
 from vggnet.data.crops import random_resized_crop, scale_jittered_crop
 from vggnet.data.decoded import decode_all, decoded, named
 from vggnet.data.decoding import StoredImage
-from vggnet.data.loading import CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
+from vggnet.data.loading import Batch, CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
 from vggnet.data.tutorial_augmentation import article_augment
 from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.tasks.task import Targets, Task, to_device
 from vggnet.training.config import TrainConfig
 from vggnet.training.distributed import ALONE, Ranks
 
@@ -136,6 +137,25 @@ def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tenso
         return images
 
     return prepare
+
+
+def make_step_inputs(
+    config: TrainConfig, preprocess: Preprocess, task: Task, targets: Targets, device: torch.device
+) -> Callable[[Batch, int], tuple[Tensor, Targets]]:
+    """A function of a batch and the epoch: float images and their targets, on the device, after the augmentation.
+
+    targets: of all images of the source.
+    """
+    prepare, augment = make_prepare(config, preprocess), make_augment(config, preprocess)
+
+    def step_inputs(batch: Batch, epoch: int) -> tuple[Tensor, Targets]:
+        images = prepare(batch.images.to(device, non_blocking=True), batch.indices, epoch)
+        height, width = images.shape[2:]
+        draw = partial(augment.draw, batch.indices, seed=config.seed, epoch=epoch, height=height, width=width)
+        followed = task.follow(task.take(targets, batch.indices), draw, width)
+        return images, to_device(followed, device)
+
+    return step_inputs
 
 
 def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -16,6 +15,8 @@ from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.models.vgg import VGG, build
+from vggnet.tasks import get_task
+from vggnet.tasks.task import Targets, Task, split
 from vggnet.training.config import TrainConfig
 from vggnet.training.distributed import ALONE, Ranks
 from vggnet.training.muon import Muon
@@ -26,11 +27,11 @@ class Learner:
     """A network that learns."""
 
     model: VGG
+    task: Task
     optimizer: torch.optim.Optimizer  # each group carries its "base_lr", which the schedule multiplies
     average: AveragedModel | None  # exponential average of the weights
     forward: Callable[[Tensor], Tensor]  # the model, compiled or not, in its precision
     device: torch.device
-    label_smoothing: float = 0.0
     accumulate: int = 1
     frozen: tuple[nn.Module, ...] = ()  # layers that stay as they are
     ranks: Ranks = ALONE  # the processes that learn together
@@ -46,45 +47,45 @@ class Learner:
         for layer in self.frozen:
             layer.eval()
 
-    def train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int, int]:
-        """Update on one batch, or this process's share of it: images float (N, C, H, W), labels int64 (N,).
+    def train_step(self, images: Tensor, targets: Targets) -> tuple[list[float], int]:
+        """Update on one batch, or this process's share of it.
 
-        Returns the summed cross-entropy (nats, without label smoothing), the number correct and that of images, of the
-        whole batch. Without any image nothing is updated.
-        Raises: NonFiniteError if loss or gradient is not finite, before any weight is updated.
+        Args:
+            images: float (N, C, H, W).
+            targets: of these images, as the task's loss takes them.
+
+        Returns:
+            The task's sums over the images of the whole batch, and the number of these. Without any image nothing is
+            updated.
+
+        Raises:
+            NonFiniteError: loss or gradient is not finite; no weight has been updated.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        (count,) = self.ranks.sum(len(labels))
+        (count,) = self.ranks.sum(len(images))
+        sums = [0.0] * len(self.task.sums)
         if not count:
-            return 0.0, 0, 0
-        loss_sum, correct = 0.0, 0
-        parts = zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True) if len(labels) else ()
-        for part, part_labels in parts:
-            loss, plain_loss, part_correct = self.losses(self.forward(part), part_labels)
-            (loss / count).backward()  # type: ignore[no-untyped-call]
-            loss_sum += plain_loss.item()
-            correct += int(part_correct)
+            return sums, 0
+        parts = images.chunk(self.accumulate) if len(images) else ()
+        for part, part_targets in zip(parts, split(targets, [len(part) for part in parts]), strict=True):
+            loss = self.task.loss(self.forward(part), part_targets)
+            (loss.minimized / count).backward()  # type: ignore[no-untyped-call]
+            sums = [total + value for total, value in zip(sums, loss.sums.tolist(), strict=True)]
         self.ranks.sum_gradients(self.model)
-        loss_sum, all_correct = self.ranks.sum(loss_sum, correct)
+        sums = self.ranks.sum(*sums)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        _require_finite("the loss", loss_sum)
+        _require_finite("the loss", sums[0])
         _require_finite("the norm of the gradient", get_total_norm(gradients).item())
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.model)
-        return loss_sum, int(all_correct), int(count)
+        return sums, int(count)
 
     def share_statistics(self) -> None:
         """Take over the running statistics of batch norm that the first process has gathered from its shares."""
         for network in (self.model, self.average):
             if network is not None:
                 self.ranks.copy_first(network.buffers())
-
-    def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of logits (n, K) and labels (n,), summed: what to minimize, the loss without smoothing, number correct."""
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum")
-        logits = logits.detach()
-        return loss, F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
 
 
 def check_finite_weights(model: nn.Module) -> None:
@@ -104,9 +105,14 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
         in_channels=config.in_channels,
         width=config.width,
         dropout=config.dropout,
-        boxes=config.boxes if config.task == "localize" else None,
         init=config.init,
+        **configured_task(config).architecture_options(),
     )
+
+
+def configured_task(config: TrainConfig) -> Task:
+    """The task of a run, with the run's options."""
+    return get_task(config.task).configured(config.as_dict())
 
 
 def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learner:
@@ -120,11 +126,11 @@ def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learn
     ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
     return Learner(
         model=model,
+        task=configured_task(config),
         optimizer=_optimizer(config, model),
         average=AveragedModel(model, multi_avg_fn=ema, use_buffers=True) if config.ema else None,
         forward=_forward(config, model, device),
         device=device,
-        label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
         frozen=frozen,
         ranks=ranks,

@@ -1,6 +1,6 @@
 """The training loop: mathematics only. It prints, saves and draws nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
@@ -10,8 +10,11 @@ from torch import Tensor
 
 from vggnet.data.counter_random import derive_seed
 from vggnet.data.loading import Batch
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import DataError, NonFiniteError
+from vggnet.evaluation.predict import inference
 from vggnet.models.vgg import VGG
+from vggnet.tasks.task import Targets, Task, to_device
 from vggnet.training.learner import Learner, check_finite_weights
 
 Row = dict[str, Any]  # of history.jsonl
@@ -36,35 +39,40 @@ class Position:
 
     epoch: int = 0  # epochs finished
     step: int = 0  # steps done in the current epoch
-    loss_sum: float = 0.0  # nats, over the images of the current epoch so far
-    correct: int = 0
+    sums: list[float] = field(default_factory=list)  # the task's, over the images of the current epoch so far
     images: int = 0
     seconds: float = 0.0  # spent on the current epoch
     rows: list[Row] = field(default_factory=list)  # one for each finished epoch
     skipped: dict[str, str] = field(default_factory=dict)  # index of each image that could not be read -> why
 
-    def count(self, loss_sum: float, correct: int, images: int, seconds: float) -> None:
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Position":
+        """The inverse of `dataclasses.asdict`, also for checkpoints of version 0.1."""
+        if "loss_sum" in values:
+            loss, correct = values.pop("loss_sum"), values.pop("correct")
+            values["sums"] = [loss, correct] if values["images"] else []
+        return cls(**values)
+
+    def count(self, sums: list[float], images: int, seconds: float) -> None:
         """Add one step."""
         self.step += 1
-        self.loss_sum += loss_sum
-        self.correct += correct
+        self.sums = [one + other for one, other in zip(self.sums, sums, strict=True)] if self.sums else list(sums)
         self.images += images
         self.seconds += seconds
 
-    def finish_epoch(self, validation: Row, seconds: float) -> Row:
+    def finish_epoch(self, task: Task, validation: Row, seconds: float) -> Row:
         """Close the epoch: its row is kept and the sums start again."""
         row = {
             "epoch": self.epoch + 1,
-            "train_loss": self.loss_sum / self.images,
-            "train_accuracy": self.correct / self.images,
+            **{f"train_{name}": value for name, value in task.metrics(self.sums, self.images).items()},
             **validation,
             **({"skipped": len(self.skipped)} if self.skipped else {}),
             "seconds": self.seconds + seconds,
         }
         self.rows.append(row)
         self.epoch += 1
-        self.step = self.correct = self.images = 0
-        self.loss_sum = self.seconds = 0.0
+        self.step = self.images = 0
+        self.sums, self.seconds = [], 0.0
         return row
 
 
@@ -72,7 +80,7 @@ def fit(
     learner: Learner,
     batches: Batches,
     *,
-    prepare: Callable[[Tensor, Tensor, int], Tensor],
+    prepare: Callable[[Batch, int], tuple[Tensor, Targets]],
     validate: Callable[[VGG], Row],
     lr_factor: Callable[[int, list[Row]], float],
     epochs: int,
@@ -82,7 +90,7 @@ def fit(
 ) -> Iterator[Row]:
     """Train from `position` on; yields the row of each epoch when it is finished.
 
-    prepare: uint8 pixels (N, C, H, W) on the device, their indices, the epoch -> augmented, normalized float images.
+    prepare: a batch, not empty, and the epoch -> augmented, normalized float images on the device, and their targets.
     validate: called with the weights to keep after each epoch -> columns to add to its row.
     lr_factor: step of the whole run, rows of the epochs before it -> factor on each group's base_lr.
     after_step: called with the position after every step; the place for checkpoints and progress.
@@ -102,18 +110,16 @@ def fit(
             factor = lr_factor(epoch * steps_per_epoch + position.step, position.rows)
             for group in learner.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            images = batch.images.to(learner.device, non_blocking=True)
-            images = prepare(images, batch.indices, epoch) if len(images) else images
-            labels = batch.labels.to(learner.device, non_blocking=True)
+            images, targets = prepare(batch, epoch) if len(batch.indices) else (batch.images, [])
             try:
-                loss_sum, correct, count = learner.train_step(images, labels)
+                sums, count = learner.train_step(images, targets)
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"{error} at step {position.step + 1} of epoch {epoch + 1} (images {_shown(batch.indices)}). "
                     "Start again with a lower lr, or with batch norm (a _bn model)."
                 ) from error
             now = perf_counter()
-            position.count(loss_sum, correct, count, now - started)
+            position.count(sums, count, now - started)
             started = now
             after_step(position)
         ranks.unite(position.skipped)
@@ -123,7 +129,46 @@ def fit(
         check_finite_weights(learner.kept)
         validation = validate(learner.kept)
         ranks.unite(position.skipped)
-        yield position.finish_epoch(validation, perf_counter() - started)
+        yield position.finish_epoch(learner.task, validation, perf_counter() - started)
+
+
+def make_validator(
+    learner: Learner, batches: Iterable[Batch], *, preprocess: Preprocess, targets: Targets, images: int
+) -> Callable[[VGG], Row]:
+    """A function of the weights to keep that returns the validation columns of an epoch's row.
+
+    Each image is counted once, by one of the processes.
+
+    Args:
+        batches: this process's share of the validation images.
+        targets: of all images of the source.
+        images: how many there are to validate on; without any there are no columns.
+
+    Raises: by the function: NonFiniteError, ImageError; DataError if not one of the images can be read.
+    """
+    task, ranks = learner.task, learner.ranks
+
+    def sums_of(model: VGG) -> tuple[list[float], int]:
+        sums, count = [0.0] * len(task.sums), 0
+        with inference(model):
+            for batch in batches:
+                outputs = model(preprocess.normalize(batch.images.to(learner.device, non_blocking=True)))
+                true = to_device(task.take(targets, batch.indices), learner.device)
+                found = task.validation_sums(outputs, true).tolist()
+                sums = [total + value for total, value in zip(sums, found, strict=True)]
+                count += len(batch.indices)
+        return sums, count
+
+    def validate(model: VGG) -> Row:
+        if not images:
+            return {}
+        sums, count = ranks.together(sums_of, model)
+        *sums, readable = ranks.sum(*sums, count)
+        if not readable:
+            raise DataError("no validation image can be read. Mend them, or give another seed or val_fraction.")
+        return {f"val_{name}": value for name, value in task.metrics(sums, int(readable)).items()}
+
+    return validate
 
 
 def _shown(indices: Tensor) -> str:

@@ -21,28 +21,21 @@ from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, Ru
 from vggnet.files import remove_leftovers
 from vggnet.models.vgg import VGG, empty
 from vggnet.report.figures import draw_curves
+from vggnet.tasks import check_options
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import TrainConfig
 from vggnet.training.console import Progress
 from vggnet.training.distributed import Ranks, join
 from vggnet.training.inputs import (
-    make_augment,
     make_prepare,
     make_preprocess,
+    make_step_inputs,
     make_train_batches,
     make_val_batches,
     with_color_axes,
 )
-from vggnet.training.learner import Learner, build_model, make_learner
-from vggnet.training.localizing import (
-    BoxBatches,
-    BoxLearner,
-    box_targets,
-    check_box_config,
-    start_at_the_mean,
-    sum_boxes,
-)
-from vggnet.training.loop import Batches, Position, Row, fit
+from vggnet.training.learner import Learner, build_model, configured_task, make_learner
+from vggnet.training.loop import Position, Row, fit, make_validator
 from vggnet.training.run import (
     CURVES,
     EVENTS,
@@ -58,7 +51,6 @@ from vggnet.training.schedules import lr_factor
 from vggnet.training.signals import StopRequest, stop_on_signal
 from vggnet.training.starting import check_frozen, starting_config, suggest_preset
 from vggnet.training.tensorboard_log import Events
-from vggnet.training.validating import make_validator, sum_classes
 from vggnet.weights.checkpoint import load, save
 from vggnet.weights.transfer import transfer
 
@@ -189,10 +181,9 @@ def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> V
     """The network before its first step.  Raises: ConfigError; DataError for boxes that are missing or cannot be."""
     model = build_model(config, len(source.classes))
     model.classes, model.preprocess = source.classes, preprocess
-    if config.task == "localize":
-        check_box_config(config)
-        train_indices, _ = _split(config, source)
-        start_at_the_mean(model, box_targets(source, preprocess)[train_indices])
+    check_options(config.task, config.as_dict())
+    task, (train_indices, _) = configured_task(config), _split(config, source)
+    task.initialize(model, task.take(task.read_targets(source, preprocess), torch.from_numpy(train_indices)))
     return model
 
 
@@ -227,16 +218,11 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
     train_indices, val_indices = _split(config, source)
     skipped: dict[str, str] = {}
     skip = partial(_skip, skipped) if config.on_bad_image == "skip" else None
-    batches: Batches = make_train_batches(config, source, preprocess, train_indices, ranks, skip)
+    batches = make_train_batches(config, source, preprocess, train_indices, ranks, skip)
     val_batches = make_val_batches(config, source, preprocess, val_indices, ranks, skip)
     learner = make_learner(config, model, ranks)
-    to_count: dict[str, Any] = {"batches": val_batches, "preprocess": preprocess, "device": learner.device}
-    count = partial(sum_classes, **to_count)
-    if config.task == "localize":
-        targets = box_targets(source, preprocess)
-        batches = BoxBatches(batches, targets, make_augment(config, preprocess), config.seed, config.crop)
-        learner = BoxLearner.of(learner, config.crop)
-        count = partial(sum_boxes, targets=targets, **to_count)
+    targets = learner.task.read_targets(source, preprocess)
+    validate = make_validator(learner, val_batches, preprocess=preprocess, targets=targets, images=len(val_indices))
     shown = Progress(config.epochs, len(batches), visible=progress and ranks.is_first)
     factor = partial(lr_factor, config, len(batches))
     with stop_on_signal(repeated=ranks.size > 1) as stop, closing(shown):
@@ -246,8 +232,8 @@ def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> 
         epochs = fit(
             learner,
             batches,
-            prepare=make_prepare(config, preprocess),
-            validate=make_validator(count, ranks, len(val_indices)),
+            prepare=make_step_inputs(config, preprocess, learner.task, targets, learner.device),
+            validate=validate,
             lr_factor=factor,
             epochs=config.epochs,
             seed=config.seed,

@@ -1,4 +1,6 @@
-"""Training of boxes: targets follow the pixels, the loss is the paper's, runs resume, weights of classifiers serve."""
+"""Localization: targets follow the pixels, the loss is the paper's, runs resume, training starts from classifiers."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from vggnet.data.sources.opening import open_source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, DataError
 from vggnet.models.vgg import build
-from vggnet.training.localizing import BoxBatches, box_sums, box_targets
+from vggnet.tasks.localize import Localize
 from vggnet.training.loop import Position
 from vggnet.weights.checkpoint import save
 from vggnet.weights.transfer import transfer
@@ -54,13 +56,14 @@ def test_targets_follow_the_pixels(rectangles, flip):
     """Oracle: where the bright pixels are after the augmentation."""
     source, preprocess = open_source(rectangles, "train"), Preprocess(resize=32, crop=32)
     augment = BatchAugment(shift=3, flip=flip, padding="zero")
-    inner = TrainBatches(source, preprocess, 13, indices=np.arange(40), seed=5)
-    batches = BoxBatches(inner, box_targets(source, preprocess), augment, seed=5, crop=32)
-    assert len(batches) == 4
+    task, batches = Localize(), TrainBatches(source, preprocess, 13, indices=np.arange(40), seed=5)
+    targets = task.read_targets(source, preprocess)
     for epoch in range(2):
         for batch in batches.epoch(epoch):
             images = augment(batch.images, batch.indices, seed=5, epoch=epoch)
-            for image, target, index in zip(images, batch.labels, batch.indices.tolist(), strict=True):
+            draw = partial(augment.draw, batch.indices, seed=5, epoch=epoch, height=32, width=32)
+            followed = task.follow(task.take(targets, batch.indices), draw, 32)
+            for image, target, index in zip(images, followed, batch.indices.tolist(), strict=True):
                 rows, columns = (image.sum(0) > 0).nonzero().unbind(1)
                 left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
                 expected = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]) / 32
@@ -79,9 +82,11 @@ def test_the_loss_is_half_the_squared_distance(outputs):
     for row, target in zip(values.tolist(), targets.tolist(), strict=True):
         first = 4 * int(target[0]) if outputs == 12 else 0
         expected += sum((a - b) ** 2 for a, b in zip(row[first : first + 4], target[1:], strict=True)) / 2
-    sums = box_sums(values, targets, 64)
-    assert sums.loss.item() == pytest.approx(expected)
-    assert sums.correct >= 1
+    found = Localize(crop=64).loss(values, targets)
+    assert found.minimized.item() == pytest.approx(expected)
+    loss, correct = found.sums.tolist()
+    assert loss == pytest.approx(expected)
+    assert correct >= 1
 
 
 @pytest.mark.parametrize("boxes", ["shared", "per_class"])
@@ -92,7 +97,7 @@ def test_boxes_are_learnt(rectangles, tmp_path, boxes):
     model = vggnet.load(run.folder)
     assert model.architecture.boxes == boxes
     assert model.architecture.num_outputs == {"shared": 4, "per_class": 8}[boxes]
-    targets = box_targets(open_source(rectangles, "train"), model.preprocess)
+    targets = Localize().read_targets(open_source(rectangles, "train"), model.preprocess)
     start = (targets[:, 1:] - targets[:, 1:].mean(0)).square().sum(1).mean() / 2
     assert run.history[-1]["train_loss"] < 0.7 * start
     assert run.history[-1]["train_accuracy"] > run.history[0]["train_accuracy"]
@@ -135,7 +140,7 @@ def test_a_classifier_is_a_start(rectangles, tmp_path):
     torch.testing.assert_close(model.features.conv5_2.weight, classifier.features.conv5_2.weight)
     source = open_source(rectangles, "train")
     seen, _ = carve(source.labels, TINY["val_fraction"], 0)
-    targets = box_targets(source, model.preprocess).numpy()
+    targets = Localize().read_targets(source, model.preprocess).numpy()
     means = [np.mean([targets[i, 1:] for i in seen if source.labels[i] == label], axis=0) for label in (0, 1)]
     np.testing.assert_allclose(model.head.fc.bias.detach().numpy(), np.concatenate(means), atol=1e-6)
 

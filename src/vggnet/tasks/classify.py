@@ -1,0 +1,59 @@
+"""Classification: one label an image, cross-entropy, and the share of labels that are predicted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.source import Source
+from vggnet.metrics import check_finite_logits
+from vggnet.models.vgg import Architecture
+from vggnet.tasks.task import Loss, Task
+
+
+@dataclass(frozen=True)
+class Classify(Task):
+    """Predict the class of an image."""
+
+    name: ClassVar[str] = "classify"
+    sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
+
+    label_smoothing: float = 0.0  # share of each label that is spread over all classes
+
+    def configured(self, options: Mapping[str, Any]) -> "Classify":
+        """With the label smoothing of a training."""
+        return replace(self, label_smoothing=options["label_smoothing"])
+
+    def keeps_head(self, given: Architecture) -> bool:
+        """Whether the head is one for class scores."""
+        return given.boxes is None
+
+    def read_targets(self, source: Source, preprocess: Preprocess) -> Tensor:
+        """The labels: int64 (N,)."""
+        return torch.from_numpy(source.labels)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Loss:
+        """Cross-entropy (nats) of logits (n, K) and labels (n,); the sums are without label smoothing."""
+        minimized = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing, reduction="sum")
+        logits = outputs.detach()
+        plain = F.cross_entropy(logits, targets, reduction="sum")
+        return Loss(minimized, torch.stack([plain.double(), (logits.argmax(1) == targets).sum().double()]))
+
+    def validation_sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """In float64 on the CPU, so that the device changes no result.  Raises: NonFiniteError."""
+        check_finite_logits(outputs)
+        logits, labels = outputs.detach().cpu().double(), targets.cpu()
+        losses = F.nll_loss(logits.log_softmax(1), labels, reduction="none")
+        return torch.stack([losses.sum(), (logits.argmax(1) == labels).sum().double()])
+
+    def metrics(self, sums: Sequence[float], images: int) -> dict[str, float]:
+        """The mean loss in nats and the accuracy, 0..1."""
+        loss, correct = sums
+        return {"loss": loss / images, "accuracy": correct / images}
+
+
+TASK = Classify()

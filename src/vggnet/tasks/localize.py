@@ -1,0 +1,83 @@
+"""Localization (paper, appendix A): a box an image, Euclidean loss, and the share of boxes that overlap by half."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vggnet.data.augmentation import Draws
+from vggnet.data.boxes import read_boxes, to_crop
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.source import Source
+from vggnet.models.vgg import VGG
+from vggnet.tasks.box_geometry import decode, encode, is_correct
+from vggnet.tasks.task import Loss, Task
+
+
+@dataclass(frozen=True)
+class Localize(Task):
+    """Predict the box of the one object of an image.
+
+    A target is (class, center x, center y, width, height), the last four in units of the crop.
+    """
+
+    name: ClassVar[str] = "localize"
+    sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
+
+    boxes: Literal["shared", "per_class"] = "per_class"  # one box for all classes, or one for each
+    crop: int = 224  # pixels
+
+    def configured(self, options: Mapping[str, Any]) -> "Localize":
+        """With the boxes and the crop of a training."""
+        return replace(self, boxes=options["boxes"], crop=options["crop"])
+
+    def architecture_options(self) -> dict[str, Any]:
+        """The last layer gives boxes."""
+        return {"boxes": self.boxes}
+
+    def read_targets(self, source: Source, preprocess: Preprocess) -> Tensor:
+        """float32 (N, 5).  Raises: DataError for a box that is missing or cannot be; ImageError."""
+        values = torch.from_numpy(encode(to_crop(read_boxes(source), preprocess), preprocess.crop))
+        return torch.cat([torch.from_numpy(source.labels)[:, None], values], 1).float()
+
+    def follow(self, targets: Tensor, draw: Callable[[], Draws], crop: int) -> Tensor:
+        """The boxes (n, 5), shifted and mirrored as the images are."""
+        draws = draw()
+        label, x, y, width, height = targets.unbind(1)
+        x, y = x - draws.shift_x / crop, y - draws.shift_y / crop
+        return torch.stack([label, torch.where(draws.flipped, 1 - x, x), y, width, height], 1)
+
+    def initialize(self, model: VGG, targets: Tensor) -> None:
+        """The last layer predicts the mean box of the targets (N, 5), or that of each class, and little else."""
+        last = [module for module in model.head.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+        assert last.bias is not None
+        labels, boxes = targets[:, 0], targets[:, 1:]
+        num_boxes = len(last.bias) // 4
+        means = boxes.mean(0).repeat(num_boxes, 1)
+        if num_boxes > 1:
+            for label in set(labels.int().tolist()):
+                means[label] = boxes[labels == label].mean(0)
+        with torch.no_grad():
+            last.weight.normal_(std=1e-3)
+            last.bias.copy_(means.flatten())
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Loss:
+        """Half the squared distance of the box of the target's class: outputs (n, 4) or (n, 4 K), targets (n, 5)."""
+        rows = torch.arange(len(outputs), device=outputs.device)
+        boxes = outputs.view(len(outputs), -1, 4)
+        boxes = boxes[rows, targets[:, 0].long()] if boxes.shape[1] > 1 else boxes[:, 0]
+        true = targets[:, 1:]
+        loss = (boxes - true).square().sum() / 2
+        found, wanted = (decode(values.detach().double().cpu().numpy(), self.crop) for values in (boxes, true))
+        correct = torch.tensor(is_correct(found, wanted).sum(), dtype=torch.float64, device=loss.device)
+        return Loss(loss, torch.stack([loss.detach().double(), correct]))
+
+    def metrics(self, sums: Sequence[float], images: int) -> dict[str, float]:
+        """The mean loss and the share of correct boxes, 0..1."""
+        loss, correct = sums
+        return {"loss": loss / images, "accuracy": correct / images}
+
+
+TASK = Localize()

@@ -1,0 +1,112 @@
+"""The interface of a task: all that differs between classification, localization and the tasks to come.
+
+The training loop, resuming, distribution and reports know this interface, and no task by its name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from vggnet.data.augmentation import Draws
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.source import Source
+from vggnet.models.vgg import VGG, Architecture
+
+# What the outputs of a network are compared with: a tensor (N, ...), or a list with one item an image.
+Targets = Any
+Row = Mapping[str, Any]  # of history.jsonl
+
+
+class Loss(NamedTuple):
+    """The loss of a batch, summed over its images, and what the metrics of an epoch are computed from."""
+
+    minimized: Tensor  # 0-d, with gradient
+    sums: Tensor  # float64 (len(Task.sums),), without gradient
+
+
+class Task(ABC):
+    """What a network is trained for. An instance holds the options of one training, or the default ones."""
+
+    name: ClassVar[str]
+    sums: ClassVar[tuple[str, ...]]  # what is added up over the images of an epoch, and over processes
+
+    def configured(self, options: Mapping[str, Any]) -> Self:
+        """The task with the options of a training.
+
+        Args:
+            options: as `TrainConfig.as_options` gives them.
+        """
+        return self
+
+    def architecture_options(self) -> dict[str, Any]:
+        """What `vggnet.models.vgg.build` is told about the outputs."""
+        return {}
+
+    def keeps_head(self, given: Architecture) -> bool:
+        """Whether a training that starts from such weights starts with their head as well."""
+        return False
+
+    @abstractmethod
+    def read_targets(self, source: Source, preprocess: Preprocess) -> Targets:
+        """The targets of all images of a source, as the preprocessing shows them.
+
+        Raises: DataError if there are none, or they cannot be; ImageError.
+        """
+
+    def take(self, targets: Targets, indices: Tensor) -> Targets:
+        """The targets of the images at `indices`, int64 (n,)."""
+        return targets[indices]
+
+    def follow(self, targets: Targets, draw: Callable[[], Draws], crop: int) -> Targets:
+        """The targets of a batch after its augmentation.
+
+        Args:
+            targets: of the n images, before it.
+            draw: gives what happens to each of them.
+            crop: pixels, the side of the images.
+        """
+        return targets
+
+    def initialize(self, model: VGG, targets: Targets) -> None:
+        """Change the last layer of an untrained network so that it starts from what the training targets say."""
+        return
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Targets) -> Loss:
+        """What a step minimizes.  outputs: (n, ...) of the network; targets: of the same n images."""
+
+    def validation_sums(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """As `Loss.sums`, on the CPU, of images that are not trained on.  Raises: NonFiniteError."""
+        return self.loss(outputs, targets).sums.cpu()
+
+    @abstractmethod
+    def metrics(self, sums: Sequence[float], images: int) -> dict[str, float]:
+        """The metrics of an epoch, the loss first: `sums` over this many images."""
+
+    def score(self, row: Row) -> float:
+        """By what epochs are compared, higher is better; 0 for an epoch without validation.
+
+        Args:
+            row: of history.jsonl; validation metrics have the prefix "val_", those of training "train_".
+        """
+        return float(row.get("val_accuracy", 0.0))
+
+
+def to_device(targets: Targets, device: torch.device) -> Targets:
+    """Targets of a batch, each tensor of them on the device."""
+    if isinstance(targets, Tensor):
+        return targets.to(device, non_blocking=True)
+    if isinstance(targets, dict):
+        return {name: to_device(value, device) for name, value in targets.items()}
+    return [to_device(value, device) for value in targets]
+
+
+def split(targets: Targets, sizes: Sequence[int]) -> list[Targets]:
+    """Targets of a batch in parts of so many images each."""
+    if isinstance(targets, Tensor):
+        return list(targets.split(list(sizes)))  # type: ignore[no-untyped-call]
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    return [targets[end - size : end] for end, size in zip(ends, sizes, strict=True)]
