@@ -1,5 +1,4 @@
 import io
-import json
 
 import numpy as np
 import pytest
@@ -8,8 +7,8 @@ from PIL import Image
 from torch import nn
 
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError, DataError, NonFiniteError, WeightsError
-from vggnet.evaluation import predict as predicting
+from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, WeightsError
+from vggnet.evaluation.predict import predict
 from vggnet.models.vgg import build
 from vggnet.weights import checkpoint as files
 
@@ -78,9 +77,9 @@ def by_hand(model, path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_answers_match_one_image_at_a_time(model, pictures, batch_size):
+def test_predictions_match_one_image_at_a_time(model, pictures, batch_size):
     """Oracle: Pillow and NumPy on single images, from the preprocessing's four numbers."""
-    predictions = predicting.predict(model, pictures, batch_size=batch_size)
+    predictions = predict(model, pictures, batch_size=batch_size)
     assert [prediction.name for prediction in predictions] == [str(path) for path in pictures]
     for prediction, path in zip(predictions, pictures, strict=True):
         probabilities, classes = zip(*by_hand(model, path), strict=True)
@@ -89,15 +88,15 @@ def test_answers_match_one_image_at_a_time(model, pictures, batch_size):
         assert prediction.error is None
 
 
-def test_one_picture_gives_one_answer_however_it_is_given(model, pictures):
+def test_one_picture_gives_one_prediction_however_it_is_given(model, pictures):
     """Oracle: an invariant over path, text, bytes, PIL image, folder, and without a list."""
     path = pictures[3]
     with Image.open(path) as image:
         image.load()
     given = [path, str(path), path.read_bytes(), image]
-    predictions = predicting.predict(model, given)
-    predictions += predicting.predict(model, path.parent)[3:4]
-    predictions += predicting.predict(model, str(path))
+    predictions = predict(model, given)
+    predictions += predict(model, path.parent)[3:4]
+    predictions += predict(model, str(path))
     assert [prediction.name for prediction in predictions] == [str(path)] * 2 + ["image 3", "image 4"] + [str(path)] * 2
     assert {prediction.classes for prediction in predictions} == {predictions[0].classes}
     for prediction in predictions:
@@ -112,16 +111,16 @@ def test_orientation_of_a_photograph_is_respected(model):
     stored = io.BytesIO()
     upright.rotate(90, expand=True).save(stored, "PNG", exif=exif)
     turned = Image.open(stored)
-    predictions = predicting.predict(model, [upright, turned, stored.getvalue()])
+    predictions = predict(model, [upright, turned, stored.getvalue()])
     assert predictions[1].probabilities == predictions[2].probabilities == predictions[0].probabilities
 
 
 def test_unreadable_files_do_not_stop_the_others(model, pictures, tmp_path):
-    """Oracle: the answers for the readable files alone."""
+    """Oracle: the predictions for the readable files alone."""
     broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
     broken.write_bytes(pictures[0].read_bytes()[:200])
-    alone = predicting.predict(model, pictures[:2])
-    predictions = predicting.predict(model, [broken, pictures[0], b"", missing, pictures[1]], batch_size=2)
+    alone = predict(model, pictures[:2])
+    predictions = predict(model, [broken, pictures[0], b"", missing, pictures[1]], batch_size=2)
     assert [predictions[1].classes, predictions[4].classes] == [alone[0].classes, alone[1].classes]
     for index, name in ((0, str(broken)), (2, "image 3"), (3, str(missing))):
         assert (predictions[index].name, predictions[index].classes, predictions[index].probabilities) == (name, (), ())
@@ -129,17 +128,32 @@ def test_unreadable_files_do_not_stop_the_others(model, pictures, tmp_path):
         assert "\n" not in predictions[index].error
 
 
+def test_an_unreadable_file_is_raised_if_asked(model, pictures, tmp_path):
+    """Oracle: the contract."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        predict(model, [*pictures[:3], broken], batch_size=2, on_error="raise")
+
+
+def test_progress_counts_pictures(model, pictures):
+    """Oracle: by hand: seven pictures, three at a time."""
+    seen = []
+    predict(model, pictures, batch_size=3, progress=lambda *counts: seen.append(counts))
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
 @pytest.mark.parametrize(("top", "kept"), [(1, 1), (2, 2), (3, 3), (5, 3)])
 def test_top_is_clipped_to_the_classes(model, pictures, top, kept):
     """Oracle: by hand."""
-    prediction = predicting.predict(model, pictures[:1], top=top)[0]
+    prediction = predict(model, pictures[:1], top=top)[0]
     assert len(prediction.classes) == len(prediction.probabilities) == kept
     assert list(prediction.probabilities) == sorted(prediction.probabilities, reverse=True)
 
 
 def test_ties_and_missing_names():
     """Oracle: by hand."""
-    prediction = predicting.predict(Fixed(0.0, 1.0, 0.0, 1.0), Image.new("RGB", (9, 9)))[0]
+    prediction = predict(Fixed(0.0, 1.0, 0.0, 1.0), Image.new("RGB", (9, 9)))[0]
     assert prediction.classes == ("class 1", "class 3", "class 0", "class 2")
     assert sum(prediction.probabilities) == pytest.approx(1)
 
@@ -150,47 +164,27 @@ def test_modes_are_as_they_were(model, pictures):
     model.layers[1].eval()
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    predicting.predict(model, pictures)
+    predict(model, pictures)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    with pytest.raises(RuntimeError, match="in the middle"), predicting.inference(model):
-        raise RuntimeError("in the middle")
-    assert [module.training for module in model.modules()] == modes
-    assert not torch.is_inference_mode_enabled()
 
 
-def test_a_file_answers_as_the_model(pictures, tmp_path):
+def test_a_file_predicts_as_the_model(pictures, tmp_path):
     """Oracle: the model that was saved."""
     network = build("vgg11", num_classes=3, head="gap", width=0.1)
     network.classes, network.preprocess = ("ant", "bee", "cow"), Preprocess(resize=32, crop=32)
     files.save(network, tmp_path / "run" / "weights.safetensors")
-    expected = predicting.predict(network, pictures)
+    expected = predict(network, pictures)
     for source in (tmp_path / "run", str(tmp_path / "run" / "weights.safetensors")):
-        found = predicting.predict(source, pictures)
+        found = predict(source, pictures)
         for ours, theirs in zip(found, expected, strict=True):  # loaded from a file it runs channels-last
             assert (ours.name, ours.classes, ours.error) == (theirs.name, theirs.classes, theirs.error)
             assert ours.probabilities == pytest.approx(theirs.probabilities, rel=1e-4)
 
 
-def test_json_and_table():
-    """Oracle: by hand."""
-    predictions = [
-        predicting.Prediction(name="a.png", classes=("cat", "fish"), probabilities=(0.75, 0.25)),
-        predicting.Prediction(name="b.png", error="b.png: the file is empty."),
-    ]
-    assert json.loads(predicting.predictions_json(predictions)) == [
-        {"name": "a.png", "classes": ["cat", "fish"], "probabilities": [0.75, 0.25], "error": None},
-        {"name": "b.png", "classes": [], "probabilities": [], "error": "b.png: the file is empty."},
-    ]
-    table = "a.png\n  cat    75.00 %\n  fish   25.00 %\nb.png: the file is empty."
-    assert predicting.predictions_table(predictions) == table
-
-
 def test_nothing_to_predict(model):
     """Oracle: by hand."""
-    assert predicting.predict(model, []) == []
-    assert predicting.predictions_json([]) == "[]"
-    assert predicting.predictions_table([]) == ""
+    assert predict(model, []) == []
 
 
 @pytest.mark.parametrize(
@@ -200,23 +194,23 @@ def test_nothing_to_predict(model):
 def test_options_that_cannot_work(model, pictures, options, message):
     """Oracle: the contract."""
     with pytest.raises(ConfigError, match=message):
-        predicting.predict(model, pictures, **options)
+        predict(model, pictures, **options)
 
 
 def test_a_folder_without_images_is_an_error(model, tmp_path):
     """Oracle: the contract."""
     with pytest.raises(DataError, match="no images"):
-        predicting.predict(model, tmp_path)
+        predict(model, tmp_path)
 
 
 def test_a_model_without_preprocessing_is_refused(model, pictures):
     """Oracle: the contract."""
     model.preprocess = None
     with pytest.raises(WeightsError, match=r"preprocess.*save it again"):
-        predicting.predict(model, pictures)
+        predict(model, pictures)
 
 
 def test_non_finite_output_is_refused():
     """Oracle: the contract."""
     with pytest.raises(NonFiniteError, match="1 of 1 images"):
-        predicting.predict(Fixed(0.0, float("nan")), Image.new("RGB", (9, 9)))
+        predict(Fixed(0.0, float("nan")), Image.new("RGB", (9, 9)))

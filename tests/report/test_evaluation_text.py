@@ -1,12 +1,15 @@
-"""The text of an evaluation."""
+"""Evaluations and predictions as text."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vggnet.evaluation.predict import Prediction
 from vggnet.evaluation.results import EvaluationResult
-from vggnet.report.evaluation_text import evaluation_text
+from vggnet.report.evaluation_text import evaluation_text, predictions_text
+from vggnet.report.text import to_json
 
 
 def result(**changes):
@@ -84,3 +87,22 @@ def test_figures_are_named():
     """Oracle: written by hand."""
     lines = evaluation_text(result(files=(Path("out/a.png"), Path("out/b.png")))).splitlines()
     assert lines[-3:-1] == ["drawn: out/a.png", "drawn: out/b.png"]
+
+
+def test_predictions():
+    """Oracle: by hand."""
+    predictions = [
+        Prediction(name="a.png", classes=("cat", "fish"), probabilities=(0.75, 0.25)),
+        Prediction(name="b.png", error="b.png: the file is empty."),
+    ]
+    assert json.loads(to_json(predictions)) == [
+        {"name": "a.png", "classes": ["cat", "fish"], "probabilities": [0.75, 0.25], "error": None},
+        {"name": "b.png", "classes": [], "probabilities": [], "error": "b.png: the file is empty."},
+    ]
+    table = "a.png\n  cat    75.00 %\n  fish   25.00 %\nb.png: the file is empty."
+    assert predictions_text(predictions) == table
+
+
+def test_no_predictions():
+    """Oracle: by hand."""
+    assert (to_json([]), predictions_text([])) == ("[]", "")

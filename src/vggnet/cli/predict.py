@@ -60,16 +60,18 @@ def main(arguments: list[str]) -> int:
 
 def _classes(args: Predict) -> "Sequence[Prediction]":
     """Raises: ConfigError for an option that has no meaning for classes."""
-    from vggnet.evaluation.predict import predict, predictions_json, predictions_table
+    from vggnet.evaluation.predict import predict
+    from vggnet.report.evaluation_text import predictions_text
+    from vggnet.report.text import to_json
 
     if args.classifier or args.out:
         raise ConfigError(f"{args.model} gives classes, and draws no boxes; leave out --classifier and --out.")
-    predictions = predict(args.model, args.images, top=args.top, device=args.device)
+    predictions = predict(args.model, args.images, top=args.top, device=args.device, progress=True)
     readable = [prediction for prediction in predictions if prediction.error is None]
     if args.json:
-        print(predictions_json(predictions))
+        print(to_json(predictions))
     elif readable:
-        print(predictions_table(readable))
+        print(predictions_text(readable))
     return predictions
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import nn
 
 from vggnet.data.boxes import resize_factors
 from vggnet.data.images import Picture, named_pictures, read_picture
 from vggnet.errors import ConfigError, ImageError
-from vggnet.evaluation.predict import prepare, require_scores
+from vggnet.evaluation.predict import open_classifier, open_with_head
 from vggnet.evaluation.protocols import default_batch_size
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
+from vggnet.models.vgg import VGG
 from vggnet.tasks.box_geometry import clip, merge
 
 
@@ -33,10 +33,10 @@ class FoundBox:
 
 
 def find_boxes(
-    model: nn.Module | Path | str,
+    model: VGG | Path | str,
     images: Sequence[Picture] | Picture,
     *,
-    classifier: nn.Module | Path | str | None = None,
+    classifier: VGG | Path | str | None = None,
     device: str | None = None,
 ) -> list[FoundBox]:
     """One box for each picture, in the order given: the boxes of all windows of the whole picture, merged (`merge`).
@@ -47,11 +47,10 @@ def find_boxes(
     Raises: ConfigError if `model` gives no boxes, `classifier` does, they take other crops, or `model` has no box for a
         class of `classifier`; others as `predict`.
     """
-    ready = prepare(model, device)
+    ready = open_with_head(model, device)
     require_boxes(ready)
-    scorer = None if classifier is None else prepare(classifier, device)
+    scorer = None if classifier is None else open_classifier(classifier, device)
     if scorer is not None:
-        require_scores(scorer)
         require_one_kind([ready, scorer])
     network, classes = windows_of(ready), None if scorer is None else windows_of(scorer)
     of_class = [] if classes is None else _boxes_of_classes(network, classes)

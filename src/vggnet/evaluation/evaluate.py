@@ -16,18 +16,17 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import ConfigError, StorageError, check_at_least
-from vggnet.evaluation.predict import Ready, inference, prepare, require_scores
+from vggnet.evaluation.predict import Model, open_classifier
 from vggnet.evaluation.protocols import Name, Protocol, default_batch_size, predict_split
 from vggnet.evaluation.results import RESULT, EvaluationResult, write_per_image
 from vggnet.files import make_folder, write_text
 from vggnet.metrics import Metrics, PerImage, Scores, mean_softmax
 from vggnet.progress import Progress, report_progress
 from vggnet.report.text import to_json
+from vggnet.weights.checkpoint import OpenModel, inference_mode
 
 PREDICTIONS, CONFUSION = "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
-
-Model = nn.Module | Path | str
 
 
 def evaluate(
@@ -99,14 +98,12 @@ def evaluate(
     if not models:
         raise ConfigError("no model was given; give one, or several to average their predictions.")
     folder = None if out is None else make_folder(Path(out).expanduser())  # before the work, not after it
-    networks = [prepare(one, device) for one in models]
-    for ready in networks:
-        require_scores(ready)
-    protocols = [wanted.at(ready.preprocess) for ready in networks]
+    networks = [open_classifier(one, device) for one in models]
+    protocols = [wanted.at(network.preprocess) for network in networks]
     source = open_source(data, split)
-    to_model = [match_classes(source, ready.classes, ready.num_classes) for ready in networks]
+    to_model = [match_classes(source, network.classes, network.num_classes) for network in networks]
     classes = networks[0].classes or source.classes
-    size = batch_size or min(default_batch_size(ready.preprocess) for ready in networks)
+    size = batch_size or min(default_batch_size(network.preprocess) for network in networks)
     start = time.perf_counter()
     with report_progress(progress, "evaluating") as report:
         logits = _predict_all(networks, protocols, to_model, source, size, workers, report)
@@ -139,7 +136,7 @@ def evaluate(
 
 
 def _predict_all(
-    networks: Sequence[Ready],
+    networks: Sequence[OpenModel],
     protocols: Sequence[Protocol],
     to_model: Sequence[Tensor],
     source: Source,
@@ -158,10 +155,10 @@ def _predict_all(
     to_data = to_model[0].argsort()  # the data's class for each of the first network's
     return mean_softmax(
         [
-            predict_split(ready, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[
+            predict_split(network, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[
                 :, order[to_data]
             ]
-            for ready, protocol, order in zip(networks, protocols, to_model, strict=True)
+            for network, protocol, order in zip(networks, protocols, to_model, strict=True)
         ]
     )
 
@@ -174,7 +171,7 @@ def score_batches(
     Every layer is left in the mode (training or not) it was found in.
     Raises: DataError if there is no image; InputError if a label is no class; NonFiniteError if a logit is not finite.
     """
-    with inference(model):
+    with inference_mode(model):
         logits = (
             (model(preprocess.normalize(batch.images.to(device, non_blocking=True))), batch.labels) for batch in batches
         )

@@ -18,8 +18,8 @@ from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import DataError, StorageError, check_at_least
-from vggnet.evaluation.evaluate import Model, describe_models
-from vggnet.evaluation.predict import Ready, prepare, require_scores
+from vggnet.evaluation.evaluate import describe_models
+from vggnet.evaluation.predict import Model, open_classifier, open_with_head
 from vggnet.evaluation.protocols import Protocol, default_batch_size
 from vggnet.evaluation.results import RESULT
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
@@ -27,6 +27,7 @@ from vggnet.files import make_folder, write_text
 from vggnet.metrics import mean_softmax, rank
 from vggnet.progress import Progress, report_progress
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
+from vggnet.weights.checkpoint import OpenModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +102,11 @@ def localize(
     check_at_least(0, workers=0 if workers is None else workers)
     folder = None if out is None else make_folder(Path(out))  # before the work, not after it
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
-    given = [prepare(one, device) for one in models]
+    given = [open_with_head(one, device) for one in models]
     for ready in given:
         require_boxes(ready)
     if classifier is not None:
-        given.append(prepare(classifier, device))
-        require_scores(given[-1])
+        given.append(open_classifier(classifier, device))
     require_one_kind(given)
     preprocess = given[0].preprocess
     at = Protocol(name="dense", scales=tuple(scales)).at(preprocess).scales
@@ -216,7 +216,7 @@ def _ranks(seen: Sequence[_Seen], labels: Tensor) -> NDArray[np.int64]:
     return ranks
 
 
-def _on_labels(ready: Ready, source: Source) -> _OnLabels:
+def _on_labels(ready: OpenModel, source: Source) -> _OnLabels:
     """Raises: ConfigError if the network is no VGG; DataError if it has other classes."""
     to_model = match_classes(source, ready.classes, ready.num_classes)
     return _OnLabels(windows_of(ready), to_model[torch.from_numpy(source.labels)])

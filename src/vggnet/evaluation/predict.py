@@ -1,140 +1,114 @@
-"""Class probabilities for any pictures, prepared as the model's own preprocessing says."""
+"""Predict the classes of any pictures, preprocessed as the model was trained."""
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vggnet.accel.api import accelerate
 from vggnet.data.images import Picture, named_pictures, read_pixels
-from vggnet.data.preprocess import Preprocess
-from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, ImageError, check_at_least
 from vggnet.metrics import check_finite_logits
-from vggnet.weights.checkpoint import load
+from vggnet.models.vgg import VGG
+from vggnet.progress import Progress, report_progress
+from vggnet.weights.checkpoint import OpenModel, inference_mode, open_model
+
+Model = VGG | Path | str
+OnError = Literal["return", "raise"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer for one picture: its best classes, or why it could not be read."""
+    """The most probable classes of one picture, or why it cannot be read."""
 
     name: str  # the file's path, or "image 3" for the third of the pictures given
-    classes: tuple[str, ...] = ()  # best first
+    classes: tuple[str, ...] = ()  # most probable first
     probabilities: tuple[float, ...] = ()  # 0..1, descending
     error: str | None = None
 
 
-class Ready(NamedTuple):
-    """A network with all that it needs to answer."""
-
-    network: nn.Module
-    preprocess: Preprocess
-    classes: tuple[str, ...] | None
-    num_classes: int
-    device: torch.device
-
-    def class_name(self, index: int) -> str:
-        """Of a class, or its number."""
-        return self.classes[index] if self.classes else f"class {index}"
-
-
 def predict(
-    model: nn.Module | Path | str,
+    model: Model,
     images: Sequence[Picture] | Picture,
     *,
     top: int = 5,
     batch_size: int = 32,
     device: str | None = None,
+    progress: Progress = False,
+    on_error: OnError = "return",
 ) -> list[Prediction]:
-    """The `top` best classes of each picture (all of them if the model has fewer), in the order given.
+    """Predict the classes of pictures.
 
-    model: a run folder, a `.safetensors` file, or a loaded model with `classes`, `num_classes` and `preprocess`.
-    images: files, folders (every image below), the bytes of files, or PIL images. One that cannot be read gets a
-        Prediction with its `error`, and the others are still answered.
-    device: "cpu", "cuda", ...; by default a loaded model stays where it is, a file goes to the GPU if there is one.
-    Raises: ConfigError for `top`, `batch_size` or a device that cannot work; DataError for a folder without images;
-        WeightsError for a damaged file or a model without preprocessing; NonFiniteError if the output is not finite.
+    Args:
+        model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`.
+        images: files, folders (every image below), the bytes of files, PIL images, or arrays; one or several.
+        top: how many classes to return for each picture, at least 1; all of them if the model has fewer.
+        batch_size: pictures for each forward pass, at least 1.
+        device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
+        progress: True for a bar or lines on stderr, or a function of (pictures done, pictures to do).
+        on_error: "return" puts why a picture cannot be read into its prediction and goes on; "raise" raises it.
+
+    Returns:
+        A prediction for each picture, in the order given. Equal probabilities rank by class index.
+
+    Raises:
+        ConfigError: an option cannot work, or the model has no class scores.
+        DataError: a folder has no images.
+        ImageError: a picture cannot be read, with `on_error="raise"`.
+        WeightsError: the file is damaged, or the model has no preprocessing.
+        NonFiniteError: an output of the model is NaN or infinite.
+
+    Example:
+        >>> import vggnet
+        >>> from PIL import Image
+        >>> prediction = vggnet.predict("vgg8_bn-cifar10-fast", Image.new("RGB", (32, 32), "white"), top=2)[0]
+        >>> prediction.name, len(prediction.classes), prediction.error
+        ('image 1', 2, None)
     """
     check_at_least(1, top=top, batch_size=batch_size)
-    ready = prepare(model, device)
-    require_scores(ready)
+    classifier = open_classifier(model, device)
     pictures = list(named_pictures(images))
     predictions: list[Prediction] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "predicting") as report:
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]
-            pixels = list(pool.map(read_pixels, batch, repeat(ready.preprocess)))
-            predictions += _answer(ready, [name for name, _ in batch], pixels, top)
+            pixels = list(pool.map(read_pixels, batch, repeat(classifier.preprocess)))
+            unreadable = next((image for image in pixels if isinstance(image, ImageError)), None)
+            if unreadable is not None and on_error == "raise":
+                raise unreadable
+            predictions += _predict_batch(classifier, [name for name, _ in batch], pixels, top)
+            report(len(predictions), len(pictures))
     return predictions
 
 
-def predictions_json(predictions: Sequence[Prediction]) -> str:
-    """A JSON array of objects with `name`, `classes`, `probabilities` and `error`."""
-    return json.dumps([asdict(prediction) for prediction in predictions], ensure_ascii=False)
+def open_classifier(model: Model, device: str | None) -> OpenModel:
+    """Open a model that gives class scores.
 
-
-def predictions_table(predictions: Sequence[Prediction]) -> str:
-    """The name of each picture with a line for each class below it; for an unreadable one its error."""
-    width = max((len(name) for prediction in predictions for name in prediction.classes), default=0)
-    lines: list[str] = []
-    for prediction in predictions:
-        lines.append(prediction.error or prediction.name)
-        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
-            lines.append(f"  {name:<{width}}  {100 * probability:6.2f} %")
-    return "\n".join(lines)
-
-
-def prepare(model: nn.Module | Path | str, device: str | None) -> Ready:
-    """Load the model unless it is one, and move it to `device` (see `predict`).
-
-    Raises: ConfigError if there is no such device, or the network has no head; WeightsError if the file is damaged or
-        has no preprocessing.
+    Raises: ConfigError if it gives none, or there is no such device; WeightsError if it has no preprocessing.
     """
-    if isinstance(model, nn.Module):
-        network, place = model, choose_device(device or str(next(model.parameters(), torch.empty(0)).device))
-    else:
-        network, place = load(model), choose_device(device)
-        if place.type == "cpu":
-            accelerate(network)
-    check_has_head(cast(int, network.num_classes))
-    preprocess = Preprocess.of(network)
-    network.to(place)
-    classes = getattr(network, "classes", None)
-    return Ready(network, preprocess, classes, cast(int, network.num_classes), place)
-
-
-def require_scores(ready: Ready) -> None:
-    """Raises: ConfigError if the network gives boxes, not class scores."""
-    if getattr(getattr(ready.network, "architecture", None), "boxes", None) is not None:
+    opened = open_with_head(model, device)
+    if opened.task == "localize":
         raise ConfigError(
             "this network gives boxes, not classes; give a classifier, or use vggnet.localize or vggnet.find_boxes."
         )
+    return opened
 
 
-@contextmanager
-def inference(network: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside; afterwards every layer is in the mode it was found in."""
-    modes = [(module, module.training) for module in network.modules()]
-    if any(training for _, training in modes):
-        network.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def open_with_head(model: Model, device: str | None) -> OpenModel:
+    """Open a model of any task.  Raises: ConfigError if it has no head; WeightsError if it has no preprocessing."""
+    opened = open_model(model, device=device)
+    check_has_head(opened.num_classes)
+    _ = opened.preprocess
+    return opened
 
 
 def check_has_head(num_classes: int) -> None:
-    """Raises: ConfigError if a network has no classes to answer with."""
+    """Raises: ConfigError if a network has no outputs."""
     if num_classes == 0:
         raise ConfigError(
             "the network has no head, so it names no classes: it ends at pool5 with a feature map. Train a head on it "
@@ -142,26 +116,26 @@ def check_has_head(num_classes: int) -> None:
         )
 
 
-def _answer(ready: Ready, names: Sequence[str], pixels: Sequence[Tensor | ImageError], top: int) -> list[Prediction]:
+def _predict_batch(
+    classifier: OpenModel, names: Sequence[str], pixels: Sequence[Tensor | ImageError], top: int
+) -> list[Prediction]:
     readable = [image for image in pixels if isinstance(image, Tensor)]
-    best = iter(_best(ready, torch.stack(readable), top) if readable else ())
+    best = iter(_best(classifier, torch.stack(readable), top) if readable else ())
     return [
-        Prediction(name=name, error=str(image))
-        if isinstance(image, ImageError)
-        else _named_best(ready, name, *next(best))
+        Prediction(name=name, error=str(image)) if isinstance(image, ImageError) else _named(name, *next(best))
         for name, image in zip(names, pixels, strict=True)
     ]
 
 
-def _best(ready: Ready, images: Tensor, top: int) -> list[tuple[list[float], list[int]]]:
-    """uint8 (N, C, H, W) -> for each image the highest probabilities and their classes; ties go by class index."""
-    with inference(ready.network):
-        logits = ready.network(ready.preprocess.normalize(images.to(ready.device))).cpu().double()
+def _best(classifier: OpenModel, images: Tensor, top: int) -> list[tuple[list[str], list[float]]]:
+    """uint8 (N, C, H, W) -> the most probable classes of each image, and their probabilities."""
+    with inference_mode(classifier.network):
+        logits = classifier.network(classifier.preprocess.normalize(images.to(classifier.device))).cpu().double()
     check_finite_logits(logits)
     probabilities, order = logits.softmax(1).sort(dim=1, descending=True, stable=True)
-    return list(zip(probabilities[:, :top].tolist(), order[:, :top].tolist(), strict=True))
+    classes = [[classifier.class_name(index) for index in row] for row in order[:, :top].tolist()]
+    return list(zip(classes, probabilities[:, :top].tolist(), strict=True))
 
 
-def _named_best(ready: Ready, name: str, probabilities: list[float], order: list[int]) -> Prediction:
-    classes = tuple(map(ready.class_name, order))
-    return Prediction(name=name, classes=classes, probabilities=tuple(probabilities))
+def _named(name: str, classes: list[str], probabilities: list[float]) -> Prediction:
+    return Prediction(name=name, classes=tuple(classes), probabilities=tuple(probabilities))

@@ -16,11 +16,11 @@ from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_on
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError
-from vggnet.evaluation.predict import Ready, inference
 from vggnet.evaluation.views import GRID, SixViews, grid_crops
 from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.dense import dense_logits, sliding
 from vggnet.models.vgg import VGG
+from vggnet.weights.checkpoint import OpenModel, inference_mode
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
 Kind = Literal["center", "six", "whole", "grid"]
@@ -111,7 +111,7 @@ def default_batch_size(preprocess: Preprocess) -> int:
 
 
 def predict_split(
-    ready: Ready,
+    opened: OpenModel,
     source: Source,
     protocol: Protocol,
     *,
@@ -127,19 +127,19 @@ def predict_split(
     """
     window = 0
     if "whole" in protocol.kinds:
-        network, window = sliding(check_is_vgg(ready.network), ready.preprocess.crop)
-        ready = ready._replace(network=network)
+        network, window = sliding(check_is_vgg(opened.network), opened.preprocess.crop)
+        opened = replace(opened, network=network)
     passes = []
-    with inference(ready.network):
+    with inference_mode(opened.network):
         for scale in protocol.scales:
-            preprocess = replace(ready.preprocess, resize=scale)
+            preprocess = replace(opened.preprocess, resize=scale)
             max_pixels = batch_size * preprocess.crop**2
             for kind in protocol.kinds:
-                logits_of = _viewer(kind, ready, window, batch_size, max_pixels)
+                logits_of = _viewer(kind, opened, window, batch_size, max_pixels)
                 mirrors = protocol.mirrors(kind)
                 parts = []
                 for images in _images(kind, source, preprocess, batch_size, workers, max_pixels):
-                    parts.append(_mean_over_views(logits_of, images.to(ready.device, non_blocking=True), mirrors))
+                    parts.append(_mean_over_views(logits_of, images.to(opened.device, non_blocking=True), mirrors))
                     progress(len(images))
                 passes.append(torch.cat(parts))
     return mean_softmax(passes)
@@ -163,10 +163,10 @@ def _images(
 
 
 def _viewer(
-    kind: Kind, ready: Ready, window: int, batch_size: int, max_pixels: int
+    kind: Kind, opened: OpenModel, window: int, batch_size: int, max_pixels: int
 ) -> Callable[[Tensor], list[Tensor]]:
     """A function of uint8 images (N, C, H, W): the logits (N, K) of each view."""
-    network, normalize, crop = ready.network, ready.preprocess.normalize, ready.preprocess.crop
+    network, normalize, crop = opened.network, opened.preprocess.normalize, opened.preprocess.crop
     if kind == "whole":
         assert isinstance(network, VGG)
         dense = partial(dense_logits, network, normalize=normalize, window=window, max_pixels=max_pixels)

@@ -6,13 +6,13 @@ import numpy as np
 from torch import Tensor
 
 from vggnet.errors import ConfigError
-from vggnet.evaluation.predict import Ready, inference
 from vggnet.evaluation.protocols import check_is_vgg
 from vggnet.metrics import check_finite_logits
 from vggnet.models.dense import feature_map, score_map, sliding
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
 from vggnet.tasks.box_geometry import Array, decode
+from vggnet.weights.checkpoint import OpenModel, inference_mode
 
 
 class Windows(NamedTuple):
@@ -20,12 +20,12 @@ class Windows(NamedTuple):
 
     network: VGG
     side: int  # cells
-    ready: Ready
+    ready: OpenModel
 
     def outputs(self, pixels: Tensor, max_pixels: int) -> Tensor:
         """For every window, on the CPU: uint8 (n, C, h, w) -> (n, outputs, rows, columns).  Raises: NonFiniteError."""
         device, normalize = self.ready.device, self.ready.preprocess.normalize
-        with inference(self.network):
+        with inference_mode(self.network):
             features = feature_map(self.network, pixels.to(device), normalize, max_pixels)
             outputs = score_map(self.network, features, self.side).cpu()
         check_finite_logits(outputs.flatten(1))
@@ -44,18 +44,18 @@ class Windows(NamedTuple):
         return placed
 
 
-def windows_of(ready: Ready) -> Windows:
+def windows_of(ready: OpenModel) -> Windows:
     """Raises: ConfigError if the network is no VGG."""
     return Windows(*sliding(check_is_vgg(ready.network), ready.preprocess.crop), ready)
 
 
-def require_boxes(ready: Ready) -> None:
+def require_boxes(ready: OpenModel) -> None:
     """Raises: ConfigError if the network gives no boxes."""
     if check_is_vgg(ready.network).architecture.boxes is None:
         raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localize.")
 
 
-def require_one_kind(networks: list[Ready]) -> None:
+def require_one_kind(networks: list[OpenModel]) -> None:
     """Raises: ConfigError if they do not see the same pixels."""
     kinds = {(ready.preprocess.crop, ready.preprocess.mode) for ready in networks}
     if len(kinds) > 1:

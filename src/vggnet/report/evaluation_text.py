@@ -1,10 +1,12 @@
-"""The result of an evaluation as text for a terminal."""
+"""Evaluations and predictions as text for a terminal."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vggnet.report.text import table
 
 if TYPE_CHECKING:
+    from vggnet.evaluation.predict import Prediction
     from vggnet.evaluation.results import EvaluationResult
 
 MAX_CLASSES = 20  # more get no table
@@ -22,6 +24,17 @@ def evaluation_text(result: "EvaluationResult") -> str:
     lines += [f"top-5 accuracy {100 * result.top5:.2f} %"] if len(result.classes) > 5 else []
     lines += [f"drawn: {file}" for file in result.files]
     return "\n".join([*lines, f"{result.split} accuracy {100 * result.top1:.2f} %"])
+
+
+def predictions_text(predictions: Sequence["Prediction"]) -> str:
+    """The name of each picture with a line for each class below it; for an unreadable one its error."""
+    width = max((len(name) for prediction in predictions for name in prediction.classes), default=0)
+    lines: list[str] = []
+    for prediction in predictions:
+        lines.append(prediction.error or prediction.name)
+        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+            lines.append(f"  {name:<{width}}  {100 * probability:6.2f} %")
+    return "\n".join(lines)
 
 
 def _class_table(result: "EvaluationResult") -> str:
