@@ -83,7 +83,7 @@ def evaluate(
 
     Example:
         >>> import vggnet
-        >>> model = vggnet.build("vgg11_bn", num_classes=10, head="gap", width=0.05)
+        >>> model = vggnet.create_model("vgg11_bn", num_classes=10, head="gap", width=0.05)
         >>> model.preprocess = vggnet.Preprocess(resize=32, crop=32)
         >>> result = vggnet.evaluate(model, "digits")
         >>> result.images, result.classes[:3], len(result.confusion)
