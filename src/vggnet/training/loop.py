@@ -12,10 +12,10 @@ from vggnet.data.counter_random import derive_seed
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import DataError, NonFiniteError
-from vggnet.evaluation.predict import inference
 from vggnet.models.vgg import VGG
 from vggnet.tasks.task import Targets, Task, to_device
 from vggnet.training.learner import Learner, check_finite_weights
+from vggnet.weights.checkpoint import inference_mode
 
 Row = dict[str, Any]  # of history.jsonl
 
@@ -150,7 +150,7 @@ def make_validator(
 
     def sums_of(model: VGG) -> tuple[list[float], int]:
         sums, count = [0.0] * len(task.sums), 0
-        with inference(model):
+        with inference_mode(model):
             for batch in batches:
                 outputs = model(preprocess.normalize(batch.images.to(learner.device, non_blocking=True)))
                 true = to_device(task.take(targets, batch.indices), learner.device)
