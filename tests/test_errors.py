@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vggnet.errors import MissingDependencyError, VGGError, require
+from vggnet.errors import MissingDependencyError, VGGError, one_line, require
 
 
 def test_a_package_that_is_there_is_imported():
@@ -31,3 +31,10 @@ def test_a_package_that_is_broken_keeps_its_traceback(tmp_path, monkeypatch):
         require("broken_package", "report")
     assert not isinstance(error.value, MissingDependencyError)
     sys.modules.pop("broken_package", None)
+
+
+def test_what_another_library_said_fits_into_a_line():
+    """Oracle: by hand."""
+    assert one_line(ValueError("  reset\n by   peer\n")) == "reset by peer"
+    assert one_line(ValueError("x" * 300)) == "x" * 200
+    assert one_line(ZeroDivisionError()) == "ZeroDivisionError"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, one_line
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -18,7 +18,7 @@ def choose_device(name: str | None = None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # PyTorch's answers to an unknown device and to one not built in
-        raise ConfigError(f'device {name!r} cannot be used ({str(error).splitlines()[0]}); try "cpu".') from error
+        raise ConfigError(f'device {name!r} cannot be used ({one_line(error)}); try "cpu".') from error
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -36,7 +36,30 @@ class DataError(VGGError, ValueError):
 
 
 class ImageError(DataError):
-    """One image that cannot be read."""
+    """One image that cannot be read.
+
+    Args:
+        reason: what is wrong, without the name of the image.
+        name: where the image is: its path, or its data set and row; None if it is not known (yet).
+
+    Example:
+        >>> error = ImageError("the file is empty.").named("photos/1.jpg")
+        >>> error.name, str(error)
+        ('photos/1.jpg', 'photos/1.jpg: the file is empty.')
+    """
+
+    def __init__(self, reason: str, *, name: str | None = None) -> None:
+        super().__init__(reason if name is None else f"{name}: {reason}")
+        self.reason = reason
+        self.name = name
+
+    def named(self, name: str) -> "ImageError":
+        """The same error for an image called `name`; itself if it has a name already."""
+        if self.name is not None:
+            return self
+        error = ImageError(self.reason, name=name)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class WeightsError(VGGError, ValueError):
@@ -83,6 +106,16 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there, but one of its own dependencies is not
         raise MissingDependencyError(f"{package} is not installed; pip install 'vggnet[{extra}]'") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What another library said, for a message of ours: in one line of at most 200 characters; else the error's type.
+
+    Example:
+        >>> one_line(ValueError("not a number\\nat byte 7")), one_line(KeyboardInterrupt())
+        ('not a number at byte 7', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def check_at_least(least: int, **options: int) -> None:

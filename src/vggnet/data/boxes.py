@@ -6,18 +6,19 @@ and the whole of an image is (0, 0, width, height).
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
+from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from vggnet.data.decoded import recall
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
+from vggnet.progress import Progress, report_progress
 
 Array = NDArray[np.float64]
 
@@ -32,18 +33,30 @@ class Boxes(NamedTuple):
     sizes: Array  # (N, 2) width, height
 
 
-@lru_cache(maxsize=2)
-def read_boxes(source: Source) -> Boxes:
-    """The boxes of a source, each checked against its image, all of which are decoded for that.
+_kept: dict[Source, Boxes] = {}
 
-    Raises: DataError naming the first image whose box has no area or reaches outside, or whose box is missing;
-        ImageError for an image that cannot be read.
+
+def read_boxes(source: Source, *, progress: Progress = False) -> Boxes:
+    """The boxes of a source, each checked against its image.
+
+    Args:
+        source: images with boxes. All images are decoded for the check, once in a process.
+        progress: how to report the check; see `vggnet.progress.Progress`.
+
+    Raises:
+        DataError: names the first image whose box has no area or reaches outside, or whose box is missing.
+        ImageError: for an image that cannot be read.
     """
-    edges = source.boxes()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = pool.map(lambda index: source.read(index).size, range(len(source)))
-        shown = tqdm(sizes, total=len(source), desc="checking boxes", unit="image", leave=False, disable=None)
-        boxes = Boxes(edges, np.array(list(shown), dtype=np.float64).reshape(-1, 2))
+    return recall(_kept, source, lambda: _read_boxes(source, progress))
+
+
+def _read_boxes(source: Source, progress: Progress) -> Boxes:
+    edges, sizes = source.boxes(), np.zeros((len(source), 2))
+    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "checking boxes") as report:
+        for index, size in enumerate(pool.map(lambda index: source.read(index).size, range(len(source)))):
+            sizes[index] = size
+            report(index + 1, len(source))
+    boxes = Boxes(edges, sizes)
     left, top, right, bottom = edges.T
     width, height = boxes.sizes.T
     _refuse(source, edges, ~((left < right) & (top < bottom)), "has no area; its right and lower edge must lie beyond")
@@ -54,22 +67,23 @@ def read_boxes(source: Source) -> Boxes:
     return boxes
 
 
-def read_voc(file: Path, label: str) -> tuple[float, float, float, float]:
+def read_voc(file: Path | str, label: str) -> tuple[float, float, float, float]:
     """The box of an XML file as PASCAL VOC has it: of the largest object named `label`, or else of the largest of all.
 
     VOC counts pixels from 1 and includes the last; a 0, as ILSVRC has it, is taken for a 1.
     Raises: DataError, naming the file, if it is missing, no such XML, or has no object.
     """
+    file = Path(file).expanduser()
     if not file.is_file():
         raise DataError(f"{file}: does not exist, so its image has no box; {_VOC}.")
     text = file.read_bytes()[: MAX_XML + 1]
-    if len(text) > MAX_XML or b"<!ENTITY" in text:
-        raise DataError(f"{file}: too large, or defines entities; {_VOC}.")
+    if len(text) > MAX_XML:
+        raise DataError(f"{file}: has more than {MAX_XML:,} bytes; {_VOC}.")
     try:
-        objects = list(ElementTree.fromstring(text).iter("object"))
+        objects = list(fromstring(text).iter("object"))
         named = [one for one in objects if one.findtext("name", "").strip() == label] or objects
         boxes = [_voc_box(one) for one in named]
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+    except (ParseError, TypeError, ValueError) as error:  # a ValueError for entities, which may be huge
         raise DataError(f"{file}: cannot be read ({error}); {_VOC}.") from error
     if not boxes:
         raise DataError(f"{file}: no object, so its image has no box; {_VOC}.")
@@ -92,7 +106,7 @@ def to_crop(boxes: Boxes, preprocess: Preprocess) -> Array:
     return edges
 
 
-def _voc_box(element: ElementTree.Element) -> tuple[float, float, float, float]:
+def _voc_box(element: Element) -> tuple[float, float, float, float]:
     left, top, right, bottom = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[arg-type]
     return left - (left >= 1), top - (top >= 1), right, bottom
 

@@ -3,65 +3,96 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError, ImageError, StorageError
 from vggnet.files import cache_folder, replacing
+from vggnet.progress import Progress, report_progress
+
+KEPT = 2  # data sets that a process keeps, such as those for training and for testing
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class Decoded(NamedTuple):
     """Every image of a source, resized and cropped."""
 
     pixels: Tensor  # uint8 (N, C, crop, crop), memory-mapped where a cache can be kept; 0 for what cannot be read
-    bad: dict[int, str]  # index of each image that cannot be read -> a message that names it
+    bad: dict[int, ImageError]  # by index, the errors of the images that cannot be read
 
 
-def decoded(source: Source, preprocess: Preprocess) -> Tensor:
-    """Every image of `source`, resized and cropped: uint8 (N, C, crop, crop).
+_kept: dict[tuple[Source, Preprocess], Decoded] = {}
+
+
+def decoded(source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Tensor:
+    """Every image of `source`, resized and cropped: uint8 (N, C, crop, crop).  Arguments: as `decode_all`.
 
     Raises: ImageError for the first image that cannot be read.
     """
-    pixels, bad = decode_all(source, preprocess)
+    pixels, bad = decode_all(source, preprocess, progress=progress)
     if bad:
-        raise ImageError(bad[min(bad)])
+        raise bad[min(bad)]
     return pixels
 
 
-@lru_cache(maxsize=2)
-def decode_all(source: Source, preprocess: Preprocess) -> Decoded:
-    """Every image of `source`, as far as it can be read.  Raises: DataError if none can."""
+def decode_all(source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Decoded:
+    """Every image of `source`, as far as it can be read.
+
+    Args:
+        source: the images.
+        preprocess: how to resize and crop them.
+        progress: how to report decoding, which happens once for a data set; see `vggnet.progress.Progress`.
+
+    Raises:
+        DataError: if no image can be read.
+    """
+    found = recall(_kept, (source, preprocess), lambda: _cached_or_decoded(source, preprocess, progress))
+    if len(found.bad) == len(source) > 0:
+        first = found.bad[min(found.bad)]
+        raise DataError(f"{source.name}: none of its {len(source):,} images can be read. The first is {first}")
+    return found
+
+
+def recall(kept: dict[Key, Value], key: Key, make: Callable[[], Value]) -> Value:
+    """`kept[key]`, made if it is not there. `kept` holds the KEPT values that were used last, the newest at its end."""
+    value = kept.pop(key) if key in kept else make()
+    kept[key] = value
+    for oldest in list(kept)[:-KEPT]:
+        del kept[oldest]
+    return value
+
+
+def forget_decoded() -> None:
+    """Close the arrays that this process keeps open."""
+    _kept.clear()
+
+
+def _cached_or_decoded(source: Source, preprocess: Preprocess, progress: Progress) -> Decoded:
     shape = (len(source), preprocess.in_channels, preprocess.crop, preprocess.crop)
     path = cache_folder() / "decoded" / f"{_key(source, preprocess)}.npy"
     found = _cached(path, shape)
     if found is None:
-        found = array, bad = _decode(source, preprocess, shape)
+        found = array, reasons = _decode(source, preprocess, shape, progress)
         with suppress(StorageError):  # without a cache it is decoded again next time
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
-                file.write(json.dumps(bad).encode())  # behind the array, where no reader of arrays looks
+                file.write(json.dumps(sorted(reasons.items())).encode())  # behind the array, where np.load stops
             found = _cached(path, shape) or found
-    array, bad = found
-    if len(bad) == len(source) > 0:
-        raise DataError(f"{source.name}: none of its {len(source):,} images can be read. The first is {bad[0]}")
+    array, reasons = found
+    bad = {index: ImageError(reason, name=source.describe(index)) for index, reason in reasons.items()}
     return Decoded(torch.from_numpy(array), bad)
-
-
-def named(error: ImageError, source: Source, index: int) -> ImageError:
-    """An error that begins with where image `index` lies."""
-    name = source.describe(index)
-    return error if str(error).startswith(name) else ImageError(f"{name}: {error}")
 
 
 def _key(source: Source, preprocess: Preprocess) -> str:
@@ -72,28 +103,31 @@ def _key(source: Source, preprocess: Preprocess) -> str:
 
 
 def _cached(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[int, str]] | None:
+    """The array and the reasons why images are missing, None if they are not there or not whole."""
     try:
         array = np.load(path, mmap_mode="c")  # copy on write: the file is never changed
         with path.open("rb") as file:
             file.seek(array.offset + array.nbytes)
-            bad = json.loads(file.read() or "{}")
+            reasons = json.loads(file.read() or "[]")
     except (OSError, ValueError, EOFError):
         return None
-    sound = array.shape == shape and array.dtype == np.uint8
-    return (array, {int(index): message for index, message in bad.items()}) if sound else None
+    if array.shape != shape or array.dtype != np.uint8 or (isinstance(reasons, dict) and reasons):
+        return None  # version 0.1 wrote an object, in which each reason contained the path of that time
+    return array, dict(reasons)
 
 
-def _decode(source: Source, preprocess: Preprocess, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    array, bad = np.zeros(shape, np.uint8), {}
+def _decode(
+    source: Source, preprocess: Preprocess, shape: tuple[int, ...], progress: Progress
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    array, reasons = np.zeros(shape, np.uint8), dict[int, str]()
 
     def fill(index: int) -> None:
         try:
             array[index] = preprocess.pixels(source.read(index)).numpy()
         except ImageError as error:
-            bad[index] = str(named(error, source, index))
+            reasons[index] = error.reason
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(fill, range(len(source)))
-        for _ in tqdm(results, total=len(source), desc="decoding", unit="image", leave=False, disable=None):
-            pass
-    return array, bad
+    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "decoding") as report:
+        for done, _ in enumerate(pool.map(fill, range(len(source))), start=1):
+            report(done, len(source))
+    return array, reasons

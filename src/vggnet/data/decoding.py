@@ -10,13 +10,15 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
-from vggnet.errors import DataError, ImageError
+from vggnet.errors import DataError, ImageError, InputError, one_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; Pillow itself warns above
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_SIZES = f"expected 1 to {MAX_PIXELS:,}. Scale it down first."
 _EXPECTED = "expected a JPEG, PNG, WebP, BMP or GIF image"
 
 
@@ -76,7 +78,7 @@ def open_image(file: Path | bytes, *, name: str | None = None) -> StoredImage:
     width, height = image.size
     if not 1 <= width * height <= MAX_PIXELS:
         image.close()
-        raise ImageError(f"{name}: has {width} x {height} pixels; expected 1 to {MAX_PIXELS:,}. Scale it down first.")
+        raise ImageError(f"has {width} x {height} pixels; {_SIZES}", name=name)
     if image.format != "JPEG":  # others may say how they are turned after their pixels
         with image, _whole(image, name):
             image.load()
@@ -117,20 +119,38 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 def _open(file: Path | bytes, name: str) -> Image.Image:
     """The header alone: size and format are known, no pixel is decoded."""
     if isinstance(file, Path) and not file.is_file():
-        raise ImageError(f"{name}: {'is not a file' if file.exists() else 'does not exist'}; {_EXPECTED}.")
+        raise ImageError(f"{'is not a file' if file.exists() else 'does not exist'}; {_EXPECTED}.", name=name)
     try:
         return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS)
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: {_start(file)}; {_EXPECTED}.") from None
+        raise ImageError(f"{_start(file)}; {_EXPECTED}.", name=name) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: has too many pixels; expected 1 to {MAX_PIXELS:,}. Scale it down first.") from error
+        raise ImageError(f"has too many pixels; {_SIZES}", name=name) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
-        raise ImageError(f"{name}: cannot be opened ({_one_line(error)}); {_EXPECTED}.") from error
+        raise ImageError(f"cannot be opened ({one_line(error)}); {_EXPECTED}.", name=name) from error
 
 
-def as_viewed(image: Image.Image) -> Image.Image:
-    """An image as a viewer shows it: upright by its EXIF orientation, mode RGB, alpha composited over white."""
-    return _to_rgb(_upright(image))
+def as_viewed(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image:
+    """An image as a viewer shows it: upright by its EXIF orientation, mode RGB, alpha composited over white.
+
+    Args:
+        image: PIL image, uint8 array (H, W, 3) or (H, W), or uint8 tensor (3, H, W) or (1, H, W).
+
+    Raises:
+        InputError: for an array or a tensor of another shape or type.
+    """
+    return _to_rgb(_upright(image) if isinstance(image, Image.Image) else _from_array(image))
+
+
+def _from_array(image: NDArray[np.uint8] | Tensor) -> Image.Image:
+    array = image.cpu().movedim(0, -1).numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
+    is_image = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] in ((), (1,), (3,))
+    if not is_image or array.ndim < 2 or 0 in array.shape:
+        raise InputError(
+            f"the image is of {image.dtype} with shape {tuple(image.shape)}; expected a PIL image, a uint8 array "
+            "(H, W, 3) or a uint8 tensor (3, H, W)."
+        )
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array))
 
 
 @contextmanager
@@ -139,8 +159,9 @@ def _whole(image: Image.Image, name: str) -> Iterator[None]:
         yield
     except Exception as error:  # format readers raise whatever their parsing runs into
         raise ImageError(
-            f"{name}: the {image.format} data is damaged or truncated ({_one_line(error)}); "
-            "expected a whole image. Replace or remove the file."
+            f"the {image.format} data is damaged or truncated ({one_line(error)}); "
+            "expected a whole image. Replace or remove the file.",
+            name=name,
         ) from error
 
 
@@ -181,7 +202,3 @@ def _start(file: Path | bytes) -> str:
         with file.open("rb") as stream:
             file = stream.read(12)
     return f"unknown format or damaged header (it starts with {file[:12]!r})" if file else "the file is empty"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import SPLITS, Source
 from vggnet.errors import DataError, ImageError
-
-_SPLITS = ("train", "val", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +64,9 @@ def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = N
     Raises: DataError if the data set cannot be opened, or has none of these splits.
     """
     found = source_splits(spec)
-    splits = [split for split in _SPLITS if split in found]
+    splits = [split for split in SPLITS if split in found]
     if not splits:
-        raise DataError(f"{spec}: the splits are {', '.join(found)}; expected at least one of {', '.join(_SPLITS)}.")
+        raise DataError(f"{spec}: the splits are {', '.join(found)}; expected at least one of {', '.join(SPLITS)}.")
     sources = [open_source(spec, split) for split in splits]
     total, done = sum(map(len, sources)), count(1)
 

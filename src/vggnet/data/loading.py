@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.counter_random import derive_seed
-from vggnet.data.decoded import decode_all, decoded, named
+from vggnet.data.decoded import decode_all, decoded
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
@@ -202,7 +202,7 @@ def _batches(
         def from_array(chunks: list[Tensor], epoch: int) -> Iterator[Batch]:
             for chunk in chunks:
                 places = enumerate(chunk.tolist() if unreadable else ())
-                bad = {place: ImageError(unreadable[index]) for place, index in places if index in unreadable}
+                bad = {place: unreadable[index] for place, index in places if index in unreadable}
                 chunk = without(bad, chunk)
                 yield Batch(pixels[chunk], labels[chunk], chunk)
 
@@ -268,14 +268,14 @@ class _Images(Dataset[Tensor | ImageError]):
                 return self.view.of_crop(crop, self.epoch, item[0])
             return self.view(replace(_open(self.source, item), mode=self.preprocess.mode), self.epoch, item[0])
         except ImageError as error:
-            return named(error, self.source, item[0])
+            return error.named(self.source.describe(item[0]))
 
     def _crop(self, item: Item) -> Tensor:
         if isinstance(self.source, Stream):
             return self.preprocess.pixels(_open(self.source, item).decode())
         pixels, bad = decode_all(self.source, self.preprocess)
         if item[0] in bad:
-            raise ImageError(bad[item[0]])
+            raise bad[item[0]]
         return pixels[item[0]]
 
 
@@ -293,4 +293,4 @@ class _Whole(Dataset[Tensor | ImageError]):
         try:
             return self.preprocess.whole(_open(self.source, item).decode())
         except ImageError as error:
-            return named(error, self.source, item[0])
+            return error.named(self.source.describe(item[0]))

@@ -211,7 +211,7 @@ class Preprocess:
             InputError: for an array or a tensor of another shape or type.
             ImageError: for an image that is too elongated to resize.
         """
-        return self.normalize(self.pixels(_to_pil(image)))
+        return self.normalize(self.pixels(as_viewed(image)))
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Resize and crop. PIL image -> uint8 (C, crop, crop).  Raises: ImageError as `whole`."""
@@ -371,20 +371,6 @@ def _named_statistics(of: Mapping[int, Statistics], in_channels: int) -> dict[st
 def _check_float(images: Tensor, expected: str) -> None:
     if not images.is_floating_point():
         raise InputError(f"expected floats in {expected}, but got {images.dtype}.")
-
-
-def _to_pil(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image:
-    """One image as a viewer shows it.  Raises: InputError."""
-    if isinstance(image, Image.Image):
-        return as_viewed(image)
-    array = image.cpu().movedim(0, -1).numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
-    is_image = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] in ((), (1,), (3,))
-    if not is_image or array.ndim < 2 or 0 in array.shape:
-        raise InputError(
-            f"the image is of {image.dtype} with shape {tuple(image.shape)}; expected a PIL image, a uint8 array "
-            "(H, W, 3) or a uint8 tensor (3, H, W)."
-        )
-    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array))
 
 
 def _per_channel(values: tuple[tuple[float, ...], ...], images: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def find_boxes(
         try:
             found.append(_find(network, classes, of_class, name, read_picture(name, image)))
         except ImageError as error:
-            found.append(FoundBox(name=name, error=str(error) if str(error).startswith(name) else f"{name}: {error}"))
+            found.append(FoundBox(name=name, error=str(error.named(name))))
     return found
 
 

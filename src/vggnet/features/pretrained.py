@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
-from vggnet.errors import WeightsError
+from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import VGG, Architecture, empty
 from vggnet.weights.checkpoint import default_preprocess, load, locate
 
@@ -86,9 +86,7 @@ def installed_tensors(package: str, member: str) -> dict[str, Tensor] | None:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, UnpicklingError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}). Install {package} again."
-        ) from error
+        raise WeightsError(f"{path}: cannot be read ({one_line(error)}). Install {package} again.") from error
 
 
 def _bare_file(path: Path) -> Path | None:

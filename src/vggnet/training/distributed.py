@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vggnet import errors
-from vggnet.errors import ConfigError, RunError, VGGError
+from vggnet.errors import ConfigError, RunError, VGGError, one_line
 
 T = TypeVar("T")
 Indices = TypeVar("Indices", Tensor, NDArray[np.int64])
@@ -167,7 +167,7 @@ def _connect() -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes have not found each other ({str(error).splitlines()[0]}); start them with torchrun, or "
+            f"the processes have not found each other ({one_line(error)}); start them with torchrun, or "
             "unset WORLD_SIZE to train in one."
         ) from error
     atexit.register(dist.destroy_process_group)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vggnet.data.augmentation import BatchAugment
 from vggnet.data.crops import random_resized_crop, scale_jittered_crop
-from vggnet.data.decoded import decode_all, decoded, named
+from vggnet.data.decoded import decode_all, decoded
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import Batch, CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import Preprocess
@@ -80,7 +80,7 @@ def _readable(config: TrainConfig, source: Source, preprocess: Preprocess, place
             yield preprocess.pixels(source.read(place))
         except ImageError as error:
             if config.on_bad_image == "stop":
-                raise named(error, source, place) from error
+                raise error.named(source.describe(place)) from error
 
 
 def make_train_batches(

@@ -13,9 +13,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from vggnet.errors import StorageError, WeightsError
+from vggnet.errors import StorageError, WeightsError, one_line
 from vggnet.files import replacing
-from vggnet.weights.validation import one_line
 
 TIMEOUT = 20  # seconds without an answer
 CHUNK = 1 << 18  # bytes

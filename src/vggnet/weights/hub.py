@@ -12,10 +12,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from vggnet.errors import WeightsError
+from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import VGG
 from vggnet.weights.checkpoint import FILE_NAME, load, save
-from vggnet.weights.validation import one_line
 
 TIMEOUT = 5.0  # seconds
 CARD = """---

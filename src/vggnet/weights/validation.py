@@ -32,8 +32,3 @@ def check(
         shown = "; ".join(sorted(differences)[:_SHOWN])
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise WeightsError(f"{path}: the tensors do not fit {network}: {shown}{more}.")
-
-
-def one_line(error: BaseException) -> str:
-    """What another library said, for a message of ours."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

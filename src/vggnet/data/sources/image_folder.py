@@ -13,10 +13,9 @@ from torchvision.datasets.folder import find_classes, make_dataset
 
 from vggnet.data.boxes import read_voc
 from vggnet.data.decoding import IMAGE_SUFFIXES, StoredImage, open_image
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import SPLITS, Source
 from vggnet.errors import DataError
 
-_SPLIT_FOLDERS = ("train", "val", "validation", "test")
 _DIVIDED = ("train", "test", "all")  # the splits of a folder that has class folders only
 _LAYOUT = "expected <split>/<class>/<images>, or <class>/<images>"
 
@@ -111,8 +110,8 @@ def _split_folders(path: Path) -> tuple[str, ...]:
     folders = _visible_folders(path)
     if not folders:
         raise DataError(f"{path}: no folders in it; {_LAYOUT}.")
-    only_splits = set(folders) <= set(_SPLIT_FOLDERS)
-    splits = [split for split in _SPLIT_FOLDERS if split in folders]
+    only_splits = set(folders) <= set(SPLITS)
+    splits = [split for split in SPLITS if split in folders]
     return tuple(split for split in splits if only_splits or _visible_folders(path / split))
 
 

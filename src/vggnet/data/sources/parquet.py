@@ -25,11 +25,10 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, Repo
 from numpy.typing import NDArray
 
 from vggnet.data.decoding import StoredImage, open_image
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import Source, split_rank
 from vggnet.errors import DataError, ImageError
 
 _HUB_TIMEOUT = 5.0  # seconds
-SPLIT_ORDER = ("train", "val", "validation", "test")
 _BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct
 _BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -102,7 +101,7 @@ class _Rows(Source):
     def open(self, index: int) -> StoredImage:
         encoded = (self._rows[index][self._image] or {}).get("bytes")
         if encoded is None:
-            raise ImageError(f"{self.describe(index)}: no image bytes in this row; expected an encoded image.")
+            raise ImageError("no image bytes in this row; expected an encoded image.", name=self.describe(index))
         return open_image(encoded, name=self.describe(index))
 
     def describe(self, index: int) -> str:
@@ -284,8 +283,3 @@ def _temporary_cache() -> str:
 def reason(error: Exception) -> str:
     """In words: the first line of what went wrong at the bottom."""
     return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-
-
-def split_rank(split: str) -> tuple[int, str]:
-    """For sorting: train first, others than the usual ones last."""
-    return SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from vggnet.data.decoding import IMAGE_SUFFIXES
 from vggnet.data.sources.parquet import (
-    SPLIT_ORDER,
     check_complete,
     class_labels,
     from_hub,
@@ -30,8 +29,8 @@ from vggnet.data.sources.parquet import (
     label_column,
     parquet_files,
     reason,
-    split_rank,
 )
+from vggnet.data.sources.source import SPLITS, split_rank
 from vggnet.data.sources.stream import Group, Stream
 from vggnet.errors import DataError
 
@@ -271,5 +270,5 @@ def _tar_files(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.tar")):
         words = re.split(r"[-_.]", file.name)
-        found.setdefault(next((word for word in words if word in SPLIT_ORDER), words[0]), []).append(file)
+        found.setdefault(next((word for word in words if word in SPLITS), words[0]), []).append(file)
     return {split: found[split] for split in sorted(found, key=split_rank)}

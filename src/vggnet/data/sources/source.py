@@ -13,6 +13,13 @@ from torch import Tensor
 from vggnet.data.decoding import StoredImage
 from vggnet.errors import DataError
 
+SPLITS = ("train", "val", "validation", "test")  # the usual names, in the order to list them
+
+
+def split_rank(split: str) -> tuple[int, str]:
+    """For sorting names of splits: the usual ones first, in the order of `SPLITS`."""
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
+
 
 class Source(ABC):
     """Images by index, with labels and class names. Decoding happens on `read`, or after `open`, never before.

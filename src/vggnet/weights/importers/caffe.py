@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vggnet.errors import WeightsError
+from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import Architecture, empty
 from vggnet.weights.foreign import Foreign, caffe_input, network_of
-from vggnet.weights.validation import check, one_line
+from vggnet.weights.validation import check
 
 Value = int | memoryview  # a number, or the bytes of a string, of packed numbers or of a message
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vggnet.errors import ConfigError, WeightsError
+from vggnet.errors import ConfigError, WeightsError, one_line
 from vggnet.models.table1 import POOLED_SIZE, layers, resolve
 from vggnet.models.vgg import Architecture, empty
 from vggnet.weights.foreign import Foreign, caffe_input, network_of
-from vggnet.weights.validation import check, one_line
+from vggnet.weights.validation import check
 
 FULLY_CONNECTED = ("head.fc6", "head.fc7", "head.fc8")
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vggnet.errors import WeightsError
+from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import Architecture, empty
-from vggnet.weights.validation import check, one_line
+from vggnet.weights.validation import check
 
 NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
 
