@@ -17,7 +17,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 import vggnet
 from vggnet.data.images import named_pictures
-from vggnet.features.extractor import on_device, prepared
+from vggnet.features.extractor import normalized, read_batches
 
 LAYER, PLACE, BATCH = "relu4_3", "22", 16
 STOCK, LAST = "PyTorch, NCHW", "PyTorch, channels-last"
@@ -36,8 +36,8 @@ def measure(folder: Path, photos: int) -> dict[str, object]:
     }
     pictures = list(named_pictures(folder))[:photos]
     seconds, difference, sizes = dict.fromkeys(ways, 0.0), 0.0, set()
-    for pixels in prepared(network, pictures, BATCH):
-        batch, answers = on_device(network, pixels), {}
+    for pixels in read_batches(pictures, network.preprocess, BATCH):
+        batch, answers = normalized(pixels, network.preprocess, torch.device("cpu")), {}
         for way, (extractor, memory_format) in ways.items():
             images = batch.contiguous(memory_format=memory_format)
             extractor.to(memory_format=memory_format)

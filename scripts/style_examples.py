@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vggnet.features.style_transfer import style_transfer
+from vggnet.features.style_transfer import transfer
 from vggnet.studies.bench import cpu_environment
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -43,7 +43,7 @@ def main() -> None:
     for name in names:
         content, styles, options = EXAMPLES[name]
         start = perf_counter()
-        for step in style_transfer(picture(content), list(map(picture, styles)), weights=weights, **options):
+        for step in transfer(picture(content), list(map(picture, styles)), model=weights, **options):
             print(f"\r{name} {step.step}/{step.steps} {step.loss:.4f}", end="", file=sys.stderr)
         seconds = round(perf_counter() - start, 1)
         step.render().save(PICTURES / f"{name}.jpg", quality=88)

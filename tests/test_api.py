@@ -36,6 +36,7 @@ PUBLIC = [
     "FeatureExtractor",
     "extract_features",
     "interpret",
+    "perceptual",
     "retrieval",
     "style",
     "weights",

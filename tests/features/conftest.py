@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from vggnet.features.pretrained import FEATURES_FILE, HEADS_FILE
+from vggnet.features.perceptual import HEADS_FILE
+from vggnet.weights.checkpoint import FEATURES_FILE
 
 
 @pytest.fixture(scope="session")

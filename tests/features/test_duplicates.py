@@ -19,7 +19,7 @@ from vggnet.features.duplicates import find_duplicates, group_rows
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    model = vggnet.build("vgg11", num_classes=2, head="gap", width=0.0625).eval()
+    model = vggnet.create_model("vgg11", num_classes=2, head="gap", width=0.0625).eval()
     model.preprocess = vggnet.Preprocess()
     for bias in (parameter for parameter in model.parameters() if parameter.ndim == 1):
         torch.nn.init.constant_(bias, -0.2)
@@ -51,7 +51,7 @@ def test_what_is_nearly_the_same_is_found(network, photos):
     """Oracle: how the pictures were made; the sure copies come first."""
     seen = []
     found = find_duplicates(
-        photos, weights=network, threshold=0.93, progress=lambda done, total: seen.append((done, total))
+        photos, model=network, threshold=0.93, progress=lambda done, total: seen.append((done, total))
     )
     names = [{image.rpartition("/")[2] for image in group.images} for group in found.groups]
     assert names == [{"3.png", "copy.png"}, {"0.png", "light.png", "again.jpg"}]
@@ -61,9 +61,6 @@ def test_what_is_nearly_the_same_is_found(network, photos):
     assert (set(copies.splits), set(copies.classes)) == ({"train"}, {"cat"})
     assert (set(alike.splits), set(alike.classes)) == ({"train", "test"}, {"dog", "cat"})
     assert (found.images, seen[-1]) == (9, (10, 10))
-    table = found.as_table()
-    assert "2 groups" in table
-    assert "in several splits, in several classes" in table
 
 
 @settings(deadline=None, max_examples=30)
@@ -95,17 +92,17 @@ def test_what_cannot_work(network, photos, tmp_path):
     """Oracle: the contract."""
     for threshold in (0, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="threshold is"):
-            find_duplicates(photos, weights=network, threshold=threshold)
+            find_duplicates(photos, model=network, threshold=threshold)
     with pytest.raises(DataError, match="no such folder"):
-        find_duplicates(tmp_path / "nowhere", weights=network)
+        find_duplicates(tmp_path / "nowhere", model=network)
     for file in photos.rglob("*.*"):
         file.write_bytes(b"x")
-    with pytest.raises(DataError, match="none of the 10 pictures"):
-        find_duplicates(photos, weights=network)
+    with pytest.raises(DataError, match="none of the 10 images"):
+        find_duplicates(photos, model=network)
 
 
 def test_the_command(network, photos, tmp_path, capsys):
-    """Oracle: the library; without the option nothing is compared."""
+    """Oracle: the library; without the option nothing is compared. Groups across splits or classes are marked."""
     vggnet.save(network, tmp_path / "weights.safetensors")
     options = ["--duplicates", "--threshold", "0.93", "--weights", str(tmp_path / "weights.safetensors")]
     for given_options, count in ((options, 2), ([], None)):
@@ -114,3 +111,8 @@ def test_the_command(network, photos, tmp_path, capsys):
         found = json.loads(capsys.readouterr().out)
         assert ended.value.code == 2  # broken.png
         assert len(found["duplicates"]["groups"]) == count if count else "duplicates" not in found
+    with pytest.raises(SystemExit):
+        main(["data", str(photos), *options])
+    lines = capsys.readouterr().out.splitlines()
+    assert "near-duplicates, cosine at least 0.93: 2 groups" in lines
+    assert any(line.endswith(", in several splits, in several classes") for line in lines)

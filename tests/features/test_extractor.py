@@ -24,7 +24,7 @@ from vggnet.models.table1 import MODEL_NAMES
 
 def tiny(name="vgg16", width=0.0625, **options):
     torch.manual_seed(0)
-    model = vggnet.build(name, num_classes=2, head="gap", width=width, **options).eval()
+    model = vggnet.create_model(name, num_classes=2, head="gap", width=width, **options).eval()
     for parameter in model.parameters():  # biases and norms that matter
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, 0.1, 0.3)
@@ -234,6 +234,12 @@ def test_pictures_are_prepared_as_the_network_says(pictures, batch_size):
         assert close(found, expected)
 
 
+def test_generalized_mean_by_hand():
+    """Oracle: by hand: the cube root of (1 + 8 + 27 + 0) / 4; a negative value counts as 0."""
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, -5.0]]]])
+    assert taps.POOLINGS["gem"](maps).item() == pytest.approx(9 ** (1 / 3))
+
+
 def test_weights_from_a_file(tmp_path):
     """Oracle: the model that was saved."""
     model = tiny()
@@ -268,7 +274,7 @@ def test_inputs_that_cannot_work(pictures, tmp_path):
         vggnet.extract_features(model, torch.randn(2, 1, 32, 32), "relu1_1")
     with pytest.raises(InputError, match="relu3_1 needs images of at least 4x4 pixels, but got 9x3"):
         vggnet.extract_features(model, torch.randn(2, 3, 9, 3), "relu3_1")
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         vggnet.extract_features(model, [], "relu1_1")
     (pictures / "broken.png").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"broken\.png"):
@@ -277,6 +283,6 @@ def test_inputs_that_cannot_work(pictures, tmp_path):
     with pytest.raises(WeightsError, match="preprocess"):
         vggnet.extract_features(model, pictures, "relu1_1")
     with pytest.raises(ConfigError, match="without weights"):
-        taps.FeatureExtractor(vggnet.build("vgg11", init=None), "relu1_1")
+        taps.FeatureExtractor(vggnet.create_model("vgg11", init=None), "relu1_1")
     with pytest.raises(WeightsError, match="nowhere"):
         vggnet.extract_features(tmp_path / "nowhere", pictures, "relu1_1")

@@ -14,7 +14,6 @@ from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.features import retrieval as similar
-from vggnet.features.pooling import pool
 from vggnet.features.retrieval import SimilarityIndex, build_index, find_similar
 
 LAYERS = ("relu4_3", "relu5_1", "relu5_3")
@@ -23,7 +22,7 @@ LAYERS = ("relu4_3", "relu5_1", "relu5_3")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
-    model = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625).eval()
+    model = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625).eval()
     model.preprocess = Preprocess(resize=36, crop=32)
     path = tmp_path_factory.mktemp("run") / "weights.safetensors"
     vggnet.save(model, path)
@@ -45,7 +44,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def index(weights, pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "similar.safetensors"
-    assert build_index(pictures, path, weights=weights).images == 11
+    assert build_index(pictures, path, model=weights).images == 11
     return path
 
 
@@ -77,31 +76,42 @@ def test_a_graph_finds_the_same(pictures, weights, index, tmp_path, monkeypatch)
     pytest.importorskip("usearch.index", reason="usearch is not installed")
     monkeypatch.setattr(similar, "GRAPH_FROM", 5)
     path = tmp_path / "large.safetensors"
-    build_index(pictures, path, weights=weights)
+    build_index(pictures, path, model=weights)
     assert path.with_suffix(".usearch").is_file()
     query = pictures / "03.png"
     ((*expected,),) = find_similar(index, query, top=5)
     ((*found,),) = find_similar(path, query, top=5)
     assert [match.image for match in found] == [match.image for match in expected]
     assert [match.similarity for match in found] == pytest.approx([m.similarity for m in expected], abs=2e-3)
-    build_index(pictures / "03.png", path, weights=weights)  # a smaller one in its place has no graph
+    build_index(pictures / "03.png", path, model=weights)  # a smaller one in its place has no graph
     assert not path.with_suffix(".usearch").exists()
     assert len(find_similar(path, query)[0]) == 1
 
 
 def test_any_column_will_do(pictures, tmp_path):
     """Oracle: by hand: the last ReLUs of the blocks of column A; a picture is nearest to itself."""
-    model = vggnet.build("vgg11_bn", num_classes=2, head="gap", width=0.0625)
+    model = vggnet.create_model("vgg11_bn", num_classes=2, head="gap", width=0.0625)
     vggnet.save(model, tmp_path / "weights.safetensors")
-    extraction = build_index(pictures, tmp_path / "index.safetensors", weights=tmp_path)
+    extraction = build_index(pictures, tmp_path / "index.safetensors", model=tmp_path)
     assert list(extraction.shapes) == ["relu4_2", "relu5_1", "relu5_2"]
     assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
 
 
-def test_generalized_mean_by_hand():
-    """Oracle: by hand: the cube root of (1 + 8 + 27 + 0) / 4; what is negative counts as 0."""
-    maps = torch.tensor([[[[1.0, 2.0], [3.0, -5.0]]]])
-    assert pool(maps, "gem").item() == pytest.approx(9 ** (1 / 3))
+def test_a_network_without_convolutions_in_block_5(pictures, tmp_path):
+    """Oracle: by hand: the shipped network ends with relu4_1, which its index then consists of."""
+    extraction = build_index(pictures, tmp_path / "index.safetensors", model="vgg8_bn-cifar10-fast")
+    assert list(extraction.shapes) == ["relu4_1"]
+    assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
+
+
+def test_paths_as_text_from_home(pictures, weights, index, tmp_path, monkeypatch):
+    """Oracle: the same with paths."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(pictures, tmp_path / "pictures")
+    shutil.copy(weights, tmp_path / "weights.safetensors")
+    assert build_index("~/pictures", "~/index.safetensors", model="~/weights.safetensors").images == 11
+    ((found,),) = find_similar("~/index.safetensors", "~/pictures/03.png", top=1)
+    assert found.image == str(tmp_path / "pictures" / "03.png")
 
 
 def test_what_is_refused(pictures, weights, index, tmp_path):
@@ -119,15 +129,15 @@ def test_what_is_refused(pictures, weights, index, tmp_path):
     with pytest.raises(DataError, match="cannot be read as an index"):
         SimilarityIndex(tmp_path / "lacking.safetensors")
     with pytest.raises(ConfigError, match="ends so"):
-        build_index(pictures, tmp_path / "index.npy", weights=weights)
+        build_index(pictures, tmp_path / "index.npy", model=weights)
     with pytest.raises(ConfigError, match="top is 0"):
         find_similar(index, pictures / "01.png", top=0)
     with pytest.raises(ImageError, match=r"05\.png"):
         find_similar(index, pictures / "05.png")
-    other = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625)
+    other = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625)
     vggnet.save(other, tmp_path / "other" / "weights.safetensors")
     with pytest.raises(ConfigError, match="made by other weights"):
-        find_similar(index, pictures / "01.png", weights=tmp_path / "other")
+        find_similar(index, pictures / "01.png", model=tmp_path / "other")
 
 
 def command(capsys, *arguments):

@@ -12,9 +12,9 @@ from safetensors import safe_open
 import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError, DataError, StorageError, WeightsError
+from vggnet.errors import ConfigError, DataError, ImageError, StorageError, WeightsError
 from vggnet.features import store as extracting
-from vggnet.features.store import extract
+from vggnet.features.store import extract_to_file
 
 LAYERS = ["relu1_1", "pool2"]
 
@@ -22,7 +22,7 @@ LAYERS = ["relu1_1", "pool2"]
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = vggnet.build("vgg11", num_classes=2, head="gap", width=0.0625).eval()
+    model = vggnet.create_model("vgg11", num_classes=2, head="gap", width=0.0625).eval()
     model.preprocess = Preprocess(resize=16, crop=16)
     return model
 
@@ -81,7 +81,7 @@ def test_every_format_and_batch(model, pictures, expected, tmp_path, suffix, bat
     out = tmp_path / "new" / f"features{suffix}"
     layers = ["pool2"] if suffix == ".npy" else LAYERS
     seen = []
-    extraction = extract(
+    extraction = extract_to_file(
         model, pictures, layers, out, batch_size=batch_size, progress=lambda done, total: seen.append((done, total))
     )
     assert_same(out, expected)
@@ -92,10 +92,37 @@ def test_every_format_and_batch(model, pictures, expected, tmp_path, suffix, bat
     assert not out.with_name(f"{out.name}.partial").exists()
 
 
+def test_paths_as_text_from_home(model, pictures, expected, tmp_path, monkeypatch):
+    """Oracle: `expected`; the home folder is the one that the environment names."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given_images in ("~/pictures", ["~/pictures"]):
+        extraction = extract_to_file(model, given_images, "pool2", "~/out/f.npy")
+        assert extraction.path == str(tmp_path / "out" / "f.npy")
+        assert_same(tmp_path / "out" / "f.npy", expected)
+
+
+def test_an_unreadable_image_can_be_an_error(model, pictures, tmp_path):
+    """Oracle: the contract: the error names the file; the batches before it are kept."""
+    with pytest.raises(ImageError, match="1 ü"):
+        extract_to_file(model, pictures, LAYERS, tmp_path / "f.npy.safetensors", on_error="raise", batch_size=1)
+    assert json.loads((tmp_path / "f.npy.safetensors.partial" / "state.json").read_text())["done"] == 1
+
+
+def test_lines_without_a_terminal(model, pictures, tmp_path, capsys, monkeypatch):
+    """Oracle: the protocol of `report_progress`: a line with done, total and the title; nothing without progress."""
+    monkeypatch.setattr("vggnet.progress.LINE_SECONDS", 1e-4)
+    extract_to_file(model, pictures, LAYERS, tmp_path / "quiet.safetensors", batch_size=1)
+    assert capsys.readouterr() == ("", "")
+    extract_to_file(model, pictures, LAYERS, tmp_path / "told.safetensors", batch_size=1, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert any(line.startswith("features: ") and "/7 images" in line for line in err.splitlines())
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_pooled(model, pictures, expected, tmp_path, pooling):
     """Oracle: NumPy."""
-    extract(model, pictures, LAYERS, tmp_path / "f.safetensors", pooling=pooling)
+    extract_to_file(model, pictures, LAYERS, tmp_path / "f.safetensors", pooling=pooling)
     pooled = {layer: getattr(rows, pooling)((2, 3)) for layer, rows in expected[1].items()}
     assert_same(tmp_path / "f.safetensors", (expected[0], pooled))
 
@@ -110,13 +137,13 @@ def test_a_stop_at_any_batch_loses_nothing(model, pictures, expected, tmp_path, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(model, pictures, LAYERS, out, batch_size=1, progress=stop)
+        extract_to_file(model, pictures, LAYERS, out, batch_size=1, progress=stop)
     assert not out.exists()
     for rows in tmp_path.glob("f.safetensors.partial/*.f32"):
         with rows.open("ab") as file:
             file.write(b"half a row")
     seen = []
-    extract(model, pictures, LAYERS, out, batch_size=1, progress=lambda done, total: seen.append(done))
+    extract_to_file(model, pictures, LAYERS, out, batch_size=1, progress=lambda done, total: seen.append(done))
     assert seen == list(range(stop_at, 8))
     assert_same(out, expected)
 
@@ -130,45 +157,45 @@ def test_a_store_of_something_else_is_left_alone(model, pictures, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(model, pictures, LAYERS, out, batch_size=2, progress=stop)
+        extract_to_file(model, pictures, LAYERS, out, batch_size=2, progress=stop)
     state = (tmp_path / "f.safetensors.partial" / "state.json").read_text()
     with pytest.raises(ConfigError, match="unfinished extraction"):
-        extract(model, pictures, "pool1", out)
+        extract_to_file(model, pictures, "pool1", out)
     with pytest.raises(ConfigError, match="unfinished extraction"):
-        extract(model, pictures / "0 ü.png", LAYERS, out)
+        extract_to_file(model, pictures / "0 ü.png", LAYERS, out)
     with pytest.raises(ConfigError, match="unfinished extraction"):
-        extract(model, pictures, LAYERS, out, pooling="max")
+        extract_to_file(model, pictures, LAYERS, out, pooling="max")
     with torch.no_grad():
         model.features.conv1_1.bias += 1
     with pytest.raises(ConfigError, match="unfinished extraction"):
-        extract(model, pictures, LAYERS, out)
+        extract_to_file(model, pictures, LAYERS, out)
     with torch.no_grad():
         model.features.conv1_1.bias -= 1
     for damage in ("[]", "{", state.replace('"done": 2', '"done": 6')):
         (tmp_path / "f.safetensors.partial" / "state.json").write_text(damage)
         with pytest.raises(ConfigError, match="damaged"):
-            extract(model, pictures, LAYERS, out)
+            extract_to_file(model, pictures, LAYERS, out)
 
 
 def test_what_cannot_work(model, pictures, tmp_path):
     """Oracle: the contract."""
-    with pytest.raises(ConfigError, match=r"expected one that ends in \.safetensors"):
-        extract(model, pictures, LAYERS, tmp_path / "f.csv")
+    with pytest.raises(ConfigError, match=r"expected a name that ends in \.safetensors"):
+        extract_to_file(model, pictures, LAYERS, tmp_path / "f.csv")
     with pytest.raises(ConfigError, match="holds one layer, not 2"):
-        extract(model, pictures, LAYERS, tmp_path / "f.npy")
+        extract_to_file(model, pictures, LAYERS, tmp_path / "f.npy")
     with pytest.raises(ConfigError, match="unknown pooling 'median'"):
-        extract(model, pictures, LAYERS, tmp_path / "f.npy", pooling="median")
-    with pytest.raises(DataError, match=r"none of the 1 pictures can be read; the first: .*1 ü\.png"):
-        extract(model, pictures / "1 ü.png", LAYERS, tmp_path / "f.safetensors")
+        extract_to_file(model, pictures, LAYERS, tmp_path / "f.npy", pooling="median")
+    with pytest.raises(DataError, match=r"none of the 1 images can be read; the first: .*1 ü\.png"):
+        extract_to_file(model, pictures / "1 ü.png", LAYERS, tmp_path / "f.safetensors")
     assert not (tmp_path / "f.safetensors.partial").exists()  # repaired, it must not meet what was left of it
-    with pytest.raises(DataError, match="no pictures"):
-        extract(model, [], LAYERS, tmp_path / "f.safetensors")
+    with pytest.raises(DataError, match="no images"):
+        extract_to_file(model, [], LAYERS, tmp_path / "f.safetensors")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        extract(model, pictures, LAYERS, tmp_path / "file" / "f.safetensors")
+        extract_to_file(model, pictures, LAYERS, tmp_path / "file" / "f.safetensors")
     model.preprocess = None
     with pytest.raises(WeightsError, match="preprocess"):
-        extract(model, pictures, LAYERS, tmp_path / "g.safetensors")
+        extract_to_file(model, pictures, LAYERS, tmp_path / "g.safetensors")
 
 
 def test_the_command(model, pictures, expected, tmp_path, capsys, own_cache):

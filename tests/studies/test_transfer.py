@@ -12,9 +12,9 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.features.pretrained import answering
 from vggnet.studies import transfer
 from vggnet.studies.transfer import TransferStudy, study_transfer
+from vggnet.weights.checkpoint import open_model
 
 CLASSES, TRAIN, TEST = ("blue", "green", "red"), 7, 4
 
@@ -80,7 +80,7 @@ def by_hand(weights, photos, scale):
 def test_vectors_are_those_by_hand(photos, weights, tmp_path, combine):
     """Oracle: `by_hand`; scales averaged or side by side, and the length of the whole."""
     source = open_source(photos, "test")
-    found = transfer._described(answering(weights), source, (32, 48), combine, tmp_path, show=False)
+    found = transfer._described(open_model(weights).network, source, (32, 48), combine, tmp_path, show=False)
     small, large = (by_hand(weights, photos, scale) for scale in (32, 48))
     whole = small + large if combine == "average" else np.concatenate([small, large], axis=1)
     expected = whole / np.linalg.norm(whole, axis=1, keepdims=True)

@@ -1,12 +1,7 @@
-"""What commands that go through many pictures share: a progress bar, a stop, and the pictures that are unreadable."""
+"""A progress bar of commands that read many images."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vggnet.features.store import Extraction, Progress
 
 
 @contextmanager
@@ -22,17 +17,3 @@ def counting(what: str, unit: str = "image") -> Iterator[Callable[[int, int], No
             bar.update(done - bar.n)
 
         yield show
-
-
-def extract_by(what: str, extract: "Callable[[Progress], Extraction]", text: "Callable[[Extraction], str]") -> int:
-    """Extract, under a bar that says `what`, and print the text; returns the exit code."""
-    try:
-        with counting(what) as progress:
-            extraction = extract(progress)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
-    print(text(extraction))
-    for message in extraction.unreadable:
-        print(f"vgg: {message}", file=sys.stderr)
-    return 2 if extraction.unreadable else 0

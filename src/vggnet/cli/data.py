@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vggnet.cli.bars import counting
 from vggnet.cli.parsing import parse
+
+if TYPE_CHECKING:
+    from vggnet.features.duplicates import Duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
     args: Data = parse(Data, arguments, prog="vgg data")
     from vggnet.data.inspection import inspect
+    from vggnet.report.text import to_plain
 
     with counting("reading") as progress:
         inspection = inspect(args.data, progress=progress)
@@ -38,9 +42,22 @@ def main(arguments: list[str]) -> int:
     if args.duplicates:
         from vggnet.features.duplicates import find_duplicates
 
-        with counting("comparing") as progress:
-            found = find_duplicates(args.data, weights=args.weights, threshold=args.threshold, progress=progress)
-        result["duplicates"] = found.as_dict()
-        tables.append(found.as_table())
+        found = find_duplicates(args.data, model=args.weights, threshold=args.threshold, progress=True)
+        result["duplicates"] = to_plain(found)
+        tables.append(_duplicates_text(found))
     print(json.dumps(result) if args.json else "\n\n".join(tables))
     return 2 if any(split.unreadable for split in inspection.splits) else 0
+
+
+def _duplicates_text(found: "Duplicates") -> str:
+    """A line for each group that says what is bad about it, then one for each image."""
+    lines = [f"near-duplicates, cosine at least {found.threshold:g}: {len(found.groups)} groups"]
+    for group in found.groups:
+        parts = (("splits", group.splits), ("classes", group.classes))
+        across = "".join(f", in several {what}" for what, names in parts if len(set(names)) > 1)
+        lines.append(f"  {group.similarity:.3f}{across}")
+        lines += [
+            f"    {image}  ({split}, {name})"
+            for image, split, name in zip(group.images, group.splits, group.classes, strict=True)
+        ]
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ from vggnet.cli.parsing import parse
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """Tell how different two pictures of one size look: LPIPS, and others on request. 0 for the same picture.
+    """Measure how different two images of one size look: LPIPS, and others on request. 0 for equal images.
 
     Example: vgg distance photo.png compressed.jpg --distances lpips style
     """
@@ -27,8 +27,10 @@ class Distance:
 def main(arguments: list[str]) -> int:
     """Compare; returns the exit code."""
     args: Distance = parse(Distance, arguments, prog="vgg distance")
-    from vggnet.features.comparing import compare
+    from vggnet.features.perceptual import compare_images
+    from vggnet.report.text import to_json
 
-    comparison = compare(args.first, args.second, args.distances, weights=args.weights)
-    print(comparison.as_json() if args.json else comparison.as_table())
+    comparison = compare_images(args.first, args.second, args.distances, model=args.weights)
+    lines = [f"{name:<8} {value:.4f}" for name, value in comparison.distances.items()]
+    print(to_json(comparison) if args.json else "\n".join(lines))
     return 0

@@ -1,19 +1,23 @@
 """`vgg features`."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vggnet.cli.bars import extract_by
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vggnet.features.store import Extraction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Write the outputs of layers, by the paper's names, for pictures or folders of them. Stopped, it goes on there.
+    """Write the outputs of layers, by the paper's names, for images or folders of them. An interrupted run resumes.
 
     Example: vgg features photos/ --layers relu2_2 relu4_3 -o photos.safetensors
     """
@@ -34,12 +38,12 @@ def main(arguments: list[str]) -> int:
     """Extract; returns the exit code."""
     args: Features = parse(Features, arguments, prog="vgg features")
     if not args.images:
-        raise ConfigError("no picture was given; add image files or folders.")
-    from vggnet.features.store import Extraction, extract
+        raise ConfigError("no image was given; add image files or folders.")
+    from vggnet.features.store import extract_to_file
+    from vggnet.report.text import to_json
 
-    return extract_by(
-        "features",
-        lambda progress: extract(
+    return run_extraction(
+        lambda: extract_to_file(
             args.model,
             args.images,
             args.layers,
@@ -48,7 +52,25 @@ def main(arguments: list[str]) -> int:
             output_stride=args.output_stride,
             batch_size=args.batch_size,
             device=args.device,
-            progress=progress,
+            progress=True,
         ),
-        Extraction.as_json if args.json else Extraction.as_table,
+        to_json if args.json else _text,
     )
+
+
+def run_extraction(extract: "Callable[[], Extraction]", text: "Callable[[Extraction], str]") -> int:
+    """Extract, print the result and the images that cannot be read; returns the exit code."""
+    try:
+        extraction = extract()
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to resume", file=sys.stderr)
+        return 130
+    print(text(extraction))
+    for message in extraction.unreadable:
+        print(f"vgg: {message}", file=sys.stderr)
+    return 2 if extraction.unreadable else 0
+
+
+def _text(extraction: "Extraction") -> str:
+    layers = [f"  {name}  {' x '.join(map(str, shape))}" for name, shape in extraction.shapes.items()]
+    return "\n".join([f"{extraction.path}: float32 features of {extraction.images:,} images", *layers])

@@ -3,20 +3,26 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vggnet.cli.bars import extract_by
+from vggnet.cli.features import run_extraction
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vggnet.features.retrieval import Match
 
 INDEX = Path("similar.safetensors")
+MAX_DRAWN = 8  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Describe every picture of folders by VGG's features, for searching. Stopped, it goes on where it was.
+    """Compute a vector for every image in folders, for searching. An interrupted run resumes.
 
     Example: vgg similar index photos/
     """
@@ -31,22 +37,22 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Name the pictures of an index that look most like the given ones, and draw them.
+    """Find the images of an index that are most similar to the given ones, and draw them.
 
     Example: vgg similar query holiday.jpg --top 5
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
     index: Annotated[Path, tyro.conf.arg(aliases=["-i"])] = INDEX
-    top: int = 8  # pictures to show
+    top: int = 8  # matches to show
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = Path("similar.png")  # the drawing
-    weights: str | None = None  # only if those that made the index lie elsewhere now
+    weights: str | None = None  # only if the weights that made the index are somewhere else now
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print a JSON list instead of a table
 
 
 Command = Annotated[Index, tyro.conf.subcommand("index")] | Annotated[Query, tyro.conf.subcommand("query")]
-DESCRIPTION = """Search pictures by what they look like.
+DESCRIPTION = """Search images by visual similarity.
 
 Example: vgg similar index photos/, then vgg similar query holiday.jpg"""
 
@@ -55,36 +61,58 @@ def main(arguments: list[str]) -> int:
     """Index or query; returns the exit code."""
     args: Index | Query = parse(Command, arguments, prog="vgg similar", description=DESCRIPTION)
     if not args.images:
-        raise ConfigError("no picture was given; add image files or folders.")
+        raise ConfigError("no image was given; add image files or folders.")
     return _index(args) if isinstance(args, Index) else _query(args)
 
 
 def _index(args: Index) -> int:
     from vggnet.features.retrieval import build_index
+    from vggnet.report.text import to_json
 
-    return extract_by(
-        "describing",
-        lambda progress: build_index(
-            args.images,
-            args.out,
-            weights=args.weights,
-            batch_size=args.batch_size,
-            device=args.device,
-            progress=progress,
+    return run_extraction(
+        lambda: build_index(
+            args.images, args.out, model=args.weights, batch_size=args.batch_size, device=args.device, progress=True
         ),
-        lambda extraction: extraction.as_json() if args.json else f"{args.out}: {extraction.images:,} images",
+        lambda extraction: to_json(extraction) if args.json else f"{args.out}: {extraction.images:,} images",
     )
 
 
 def _query(args: Query) -> int:
     from vggnet.data.decoding import image_files
-    from vggnet.features.retrieval import draw_matches, find_similar, matches_json, matches_table
+    from vggnet.features.retrieval import find_similar
+    from vggnet.report.text import to_json
 
-    files = image_files(args.images)
-    found = find_similar(args.index, files, top=args.top, weights=args.weights, device=args.device)
-    names = list(map(str, files))
-    print(matches_json(names, found) if args.json else matches_table(names, found))
+    names = list(map(str, image_files(args.images)))
+    found = dict(
+        zip(names, find_similar(args.index, names, top=args.top, model=args.weights, device=args.device), strict=True)
+    )
+    if args.json:
+        print(to_json([{"image": name, "matches": matches} for name, matches in found.items()]))
+    else:
+        for name, matches in found.items():
+            print("\n".join([name, *(f"  {match.similarity:.4f}  {match.image}" for match in matches)]))
     if args.out is not None:
-        draw_matches(names, found, args.out)
+        _draw(found, args.out)
         print(f"drawn: {args.out}", file=sys.stderr)
     return 0
+
+
+def _draw(found: "dict[str, list[Match]]", path: Path) -> None:
+    """Draw a row for each of the first MAX_DRAWN images: itself, then its matches with their cosines."""
+    from vggnet.report.figures import draw_gallery
+
+    rows = [
+        [(_image(name), "the query"), *((_image(match.image), f"{match.similarity:.3f}") for match in matches)]
+        for name, matches in list(found.items())[:MAX_DRAWN]
+    ]
+    draw_gallery(rows, path)
+
+
+def _image(name: str) -> "Image.Image | None":
+    """The image; None if it is no longer there."""
+    from vggnet.data.decoding import decode_image
+
+    try:
+        return decode_image(Path(name))
+    except ImageError:
+        return None

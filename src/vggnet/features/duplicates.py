@@ -1,9 +1,8 @@
-"""Pictures of a data set that show the same: copies, other sizes and compressions, slight crops, changes of light."""
+"""Near-duplicates in a data set: copies, other sizes and compressions, slight crops, changes of brightness."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,30 +15,30 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source as Data
+from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.features.descriptors import at_length_1
-from vggnet.features.extractor import FeatureExtractor, last_relu, on_device
-from vggnet.features.pretrained import DEFAULT, Source, answering
+from vggnet.features.extractor import DEFAULT_MODEL, FeatureExtractor, last_relu, normalized, unit_length
 from vggnet.models.vgg import VGG
+from vggnet.progress import Progress, report_progress
+from vggnet.weights.checkpoint import OpenModel, open_model
 
-# Unlike for search, places matter here: a grid of features of the whole picture, made small. Of 28 choices this one
-# tells apart best: on 200 training images of flowers17 the most similar two have 0.85, while an image and its like have
-# at least 0.99 (JPEG quality 40), 0.98 (20 % brighter), 0.94 (30 % more contrast), 0.92 (3 % cropped on each side, or
-# text on it), 0.91 (48 pixels wide), 0.84 (8 % cropped).
+# Unlike for search, places matter here: a grid of features of the whole image, made small. Of 28 choices this one
+# discriminates best: on 200 training images of flowers17 the most similar two have 0.85, while an image and its copy
+# have at least 0.99 (JPEG quality 40), 0.98 (20 % brighter), 0.94 (30 % more contrast), 0.92 (3 % cropped on each side,
+# or text on it), 0.91 (48 pixels wide), 0.84 (8 % cropped).
 SIDE = 64  # pixels
 BLOCK_OF_LAYER = 3  # its last ReLU, relu3_3 of VGG-16
 GRID = 4
 THRESHOLD = 0.9  # cosine
-BATCH = 64  # pictures at a time through the network
+BATCH = 64  # images at a time through the network
 BLOCK = 2048  # rows of the matrix of cosines at a time
 
-Place = tuple[Data, int]  # a picture: its split, and its index there
+Place = tuple[Source, int]  # an image: its split, and its index there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Pictures that are nearly the same, each with where it lies, its split and its class."""
+    """Images that are nearly the same, each with where it is, its split and its class."""
 
     similarity: float  # the least cosine that joins two of them
     images: tuple[str, ...]
@@ -49,55 +48,59 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What was found in a data set, the surest first."""
+    """Near-duplicates in a data set, the most similar first."""
 
     threshold: float
     images: int  # that could be read
     groups: tuple[Group, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-    def as_table(self) -> str:
-        """A line for each group that says what is bad about it, then one for each picture."""
-        lines = [f"near-duplicates, cosine at least {self.threshold:g}: {len(self.groups)} groups"]
-        for group in self.groups:
-            across = "".join(
-                f", in several {what}"
-                for what, found in (("splits", group.splits), ("classes", group.classes))
-                if len(set(found)) > 1
-            )
-            lines.append(f"  {group.similarity:.3f}{across}")
-            lines += [
-                f"    {image}  ({split}, {name})"
-                for image, split, name in zip(group.images, group.splits, group.classes, strict=True)
-            ]
-        return "\n".join(lines)
-
 
 def find_duplicates(
-    spec: str | Path,
+    data: str | Path,
     *,
-    weights: Source = DEFAULT,
+    model: VGG | Path | str = DEFAULT_MODEL,
     threshold: float = THRESHOLD,
     device: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = False,
 ) -> Duplicates:
-    """Groups of near-duplicates among all splits of a data set (`spec` as in open_source).
+    """Find groups of near-duplicates among all splits of a data set.
 
-    Two pictures belong together if the cosine of their vectors reaches `threshold`, or if a third joins them. What
-    cannot be read is left out. Mirror images are not found.
-    Raises: ConfigError for a threshold outside (0, 1]; DataError as `inspect`; WeightsError.
+    Two images belong together if the cosine of their vectors reaches the threshold, or if a third joins them. Images
+    that cannot be read are left out. Mirror images are not found.
+
+    Args:
+        data: "digits", "cifar10", a folder of class folders or of parquet files, ... as for `vggnet.train`.
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
+        threshold: cosine in (0, 1]; 1 finds only copies.
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each batch.
+
+    Raises:
+        ConfigError: the threshold is out of range.
+        DataError: the data set cannot be opened, or none of its images can be read.
+        WeightsError: there is no such model, or it has no preprocessing.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("cat/one.png", "dog/copy.png"):
+        ...         Path(folder, "train", name).parent.mkdir(parents=True)
+        ...         Image.linear_gradient("L").save(Path(folder, "train", name))
+        ...     (group,) = find_duplicates(folder, model="vgg8_bn-cifar10-fast").groups
+        >>> group.classes
+        ('cat', 'dog')
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold is {threshold}; it is a cosine in (0, 1].")
-    splits = [split for split in source_splits(spec) if split != "all"]
-    sources = [open_source(spec, split) for split in splits]
+    splits = [split for split in source_splits(data) if split != "all"]
+    sources = [open_source(data, split) for split in splits]
     places = [(source, index) for source in sources for index in range(len(source))]
-    found = list(_described(answering(weights, device), places, progress))
+    opened = open_model(model, device=device)
+    with report_progress(progress, "comparing") as report:
+        found = list(_described(opened, places, report))
     if not found:
-        raise DataError(f"{spec}: none of the {len(places)} pictures can be read.")
+        raise DataError(f"{data}: none of the {len(places)} images can be read.")
     kept = [places[position] for _, positions in found for position in positions]
     groups = tuple(
         Group(
@@ -113,11 +116,11 @@ def find_duplicates(
 
 
 def _described(
-    network: VGG, places: Sequence[Place], progress: Callable[[int, int], None] | None
+    opened: OpenModel, places: Sequence[Place], report: Callable[[int, int], None]
 ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
-    """Batches of vectors (n, D), with the positions of the pictures among `places`."""
-    layer = last_relu(network, BLOCK_OF_LAYER)
-    extractor = FeatureExtractor(network, layer).eval()
+    """Batches of vectors (n, D), with the positions of the images among `places`."""
+    layer = last_relu(opened.network, BLOCK_OF_LAYER)
+    extractor = FeatureExtractor(opened.network, layer).eval()
     for start in range(0, len(places), BATCH):
         pixels: list[Tensor] = []
         positions: list[int] = []
@@ -129,14 +132,13 @@ def _described(
                 continue
         if pixels:
             with torch.no_grad():
-                maps = extractor(on_device(network, pixels))[layer]
+                maps = extractor(normalized(pixels, opened.preprocess, opened.device))[layer]
                 yield F.adaptive_avg_pool2d(maps, GRID).flatten(1).cpu().numpy(), positions
-        if progress:
-            progress(min(start + BATCH, len(places)), len(places))
+        report(min(start + BATCH, len(places)), len(places))
 
 
 def _small(image: Image.Image) -> Tensor:
-    """uint8 (3, SIDE, SIDE) of the whole picture, whatever its shape."""
+    """uint8 (3, SIDE, SIDE) of the whole image, whatever its shape."""
     pixels: Tensor = pil_to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BOX))
     return pixels
 
@@ -146,7 +148,7 @@ def group_rows(vectors: NDArray[np.float32], threshold: float) -> list[tuple[flo
 
     Each group with the least cosine that joins two of it, the highest first.
     """
-    normal = at_length_1(vectors)
+    normal = unit_length(vectors)
     found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
     for start in range(0, len(normal), BLOCK):
         block = normal[start : start + BLOCK] @ normal[start:].T

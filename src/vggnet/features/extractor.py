@@ -1,47 +1,69 @@
-"""The outputs of a VGG's layers by the paper's names, computed no deeper than they lie."""
+"""Outputs of a VGG's layers by the paper's names, computed no deeper than the deepest layer asked for."""
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vggnet.data.images import Named, Picture, named_pictures, read_pixels
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, InputError, check_at_least
-from vggnet.features.pretrained import Source, answering, feature_network
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
-from vggnet.weights.prepared import preprocess_of
+from vggnet.progress import Progress, report_progress
+from vggnet.weights.checkpoint import Checkpoint, open_model
 
+DEFAULT_MODEL = "vgg16:features"  # the convolutions of VGG-16, trained on ImageNet
 OUTPUT_STRIDES = (8, 16, TOTAL_STRIDE)
 
 
 class FeatureExtractor(nn.Module):
-    """The outputs of layers of a VGG by the paper's names: conv1_1, bn2_2, relu4_3, lrn1_1, pool5.
+    """Module that returns the outputs of chosen layers of a VGG: conv1_1, bn2_2, relu4_3, lrn1_1, pool5.
 
-    Shapes: images (N, in_channels, H, W), normalized -> {layer: (N, C, h, w)}, the shallowest first. What lies deeper
-    than the deepest layer is left out, so smaller images than the whole network needs are taken. No layer works in
-    place. The weights are the network's own, so training one trains the other; the network itself stays as it is.
-    output_stride: 8 or 16 samples the deep layers more densely: the pools that would halve further stay at full size,
-        and the convolutions after them are dilated (Chen et al., arXiv:1606.00915, section 3.1). At the places that
-        the plain network has, the values are the same, if H and W are multiples of 32.
-    `channels`: {layer: C}.
-    It goes through `torch.export`, `torch.compile` and `torch.jit.script`; `vggnet.accelerate` makes it fast on CPUs.
-    Raises: ConfigError for a layer or an output stride that there is not; WeightsError as `vggnet.load`; when called,
-        InputError if the images are too small or have another number of channels.
+    It shares its weights with the network, so training one trains the other; the network itself is not changed. Layers
+    deeper than the deepest one asked for are left out, so smaller images than the network needs are accepted. No layer
+    works in place. `torch.export`, `torch.compile` and `torch.jit.script` work; `vggnet.accelerate` makes it fast on
+    CPUs.
+
+    Args:
+        model: a VGG, or a run folder, a `.safetensors` file or a name of `vgg weights list`, which is loaded on the
+            CPU.
+        layers: one name or several.
+        output_stride: 32, or 8 or 16 to sample the deep layers more densely: pools that would halve further keep their
+            size, and the convolutions after them are dilated (Chen et al., arXiv:1606.00915, section 3.1). At the
+            places that the plain network has, the values are the same if H and W are multiples of 32.
+
+    Attributes:
+        channels: the number of channels of each layer, {layer: C}, the shallowest first.
+
+    Raises:
+        ConfigError: the network has no such layer or no weights, or the output stride is not supported.
+        WeightsError: there is no such file, or it is damaged.
+
+    Example:
+        >>> extractor = FeatureExtractor("vgg8_bn-cifar10-fast", ["relu2_2", "pool4"])
+        >>> maps = extractor(torch.zeros(2, 3, 32, 32))
+        >>> {layer: tuple(values.shape) for layer, values in maps.items()}
+        {'relu2_2': (2, 384, 16, 16), 'pool4': (2, 384, 2, 2)}
     """
 
-    def __init__(self, network: Source, layers: Sequence[str] | str, *, output_stride: int = TOTAL_STRIDE) -> None:
+    def __init__(
+        self, model: VGG | Path | str, layers: Sequence[str] | str, *, output_stride: int = TOTAL_STRIDE
+    ) -> None:
         super().__init__()
-        network = feature_network(network)
+        network = model if isinstance(model, VGG) else Checkpoint.open(model).build()
         if output_stride not in OUTPUT_STRIDES:
-            raise ConfigError(f"output_stride is {output_stride}; it must be one of 8, 16 and 32 (nothing dilated).")
+            raise ConfigError(f"output_stride is {output_stride}; expected 8, 16 or 32 (nothing dilated).")
         if next(network.parameters()).is_meta:
-            raise ConfigError("the model was built without weights (init=None); load some before it is tapped.")
+            raise ConfigError("the model was built without weights (init=None); load some before features are taken.")
         wanted = _check_layers(network, [layers] if isinstance(layers, str) else layers)
         self.name, self.in_channels = network.architecture.name, network.architecture.in_channels
         self.channels: dict[str, int] = {}
@@ -61,7 +83,17 @@ class FeatureExtractor(nn.Module):
         self.train(network.training)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, in_channels, H, W) -> {layer: (N, C, h, w)}."""
+        """Compute the layers.
+
+        Args:
+            images: (N, in_channels, H, W), normalized by the network's own preprocessing.
+
+        Returns:
+            {layer: (N, C, h, w)}, the shallowest first.
+
+        Raises:
+            InputError: the images are too small or have another number of channels.
+        """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise InputError(
                 f"the layers of {self.name} take images of shape (N, {self.in_channels}, H, W), but got "
@@ -72,11 +104,11 @@ class FeatureExtractor(nn.Module):
                 f"{self.deepest} needs images of at least {self.least}x{self.least} pixels, but got "
                 f"{images.shape[2]}x{images.shape[3]}. Enlarge the images, or take a shallower layer."
             )
-        taps: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
         for name, stage in self.stages.items():
             images = stage(images)
-            taps[name] = images
-        return taps
+            maps[name] = images
+        return maps
 
 
 class DensePool(nn.Module):
@@ -93,54 +125,84 @@ class DensePool(nn.Module):
 
 
 def extract_features(
-    network: Source,
+    model: VGG | Path | str,
     images: Tensor | Sequence[Picture] | Picture,
     layers: Sequence[str] | str,
     *,
     output_stride: int = TOTAL_STRIDE,
     batch_size: int = 16,
     device: str | None = None,
+    progress: Progress = False,
 ) -> dict[str, Tensor]:
-    """The outputs of `layers` for each image, {layer: (N, C, h, w)}, in eval mode and without gradients.
+    """Compute the outputs of layers for images, in eval mode and without gradients, and keep them in memory.
 
-    network: a name of `vgg weights list`, a file, a run folder or a VGG; see FeatureExtractor, which is also the way
-        to gradients and to many calls.
-    images: what the network itself takes, (N, C, H, W) normalized; or files, folders, bytes, PIL images, which are
-        prepared by the network's own preprocessing and worked through `batch_size` at a time.
-    Raises: ConfigError, InputError, WeightsError as FeatureExtractor; ImageError for a picture that cannot be read;
-        DataError for no pictures.
+    `FeatureExtractor` gives gradients and is faster for many calls; `vggnet.features.store.extract_to_file` writes the
+    features of a large folder to a file.
+
+    Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
+        images: a batch (N, in_channels, H, W) of normalized images; or images that the model's own preprocessing
+            prepares: files, folders, the bytes of files, or PIL images.
+        layers: one name or several, such as "relu4_3".
+        output_stride: see `FeatureExtractor`.
+        batch_size: images at a time through the network.
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each batch.
+
+    Returns:
+        {layer: (N, C, h, w)}, the shallowest first.
+
+    Raises:
+        ConfigError: a layer or an option is unknown or impossible.
+        InputError: the images have a wrong shape, or there are none.
+        ImageError: an image cannot be read.
+        WeightsError: there is no such file, or the model has no preprocessing.
+
+    Example:
+        >>> from PIL import Image
+        >>> maps = extract_features("vgg8_bn-cifar10-fast", Image.new("RGB", (40, 32)), "relu3_1")
+        >>> maps["relu3_1"].shape
+        torch.Size([1, 384, 8, 8])
     """
-    network = answering(network, device)
-    extractor = FeatureExtractor(network, layers, output_stride=output_stride).eval()
+    check_at_least(1, batch_size=batch_size)
+    opened = open_model(model, device=device)
+    extractor = FeatureExtractor(opened.network, layers, output_stride=output_stride).eval()
     with torch.no_grad():
         if isinstance(images, Tensor):
-            return extractor(images)  # type: ignore[no-any-return]
+            return extractor(images.to(opened.device))  # type: ignore[no-any-return]
         found: dict[str, list[Tensor]] = {name: [] for name in extractor.channels}
-        for batch in prepared(network, list(named_pictures(images)), batch_size):
-            readable = [_raised(pixels) for pixels in batch]
-            for name, values in extractor(on_device(network, readable)).items():
-                found[name].append(values)
+        pictures, done = list(named_pictures(images)), 0
+        with report_progress(progress, "features") as report:
+            for batch in read_batches(pictures, opened.preprocess, batch_size):
+                readable = [raised(pixels) for pixels in batch]
+                for name, values in extractor(normalized(readable, opened.preprocess, opened.device)).items():
+                    found[name].append(values)
+                done += len(batch)
+                report(done, len(pictures))
     if not all(found.values()):
-        raise InputError("no pictures were given.")
+        raise InputError("no images were given.")
     return {name: torch.cat(values) for name, values in found.items()}
 
 
-def prepared(network: VGG, pictures: Sequence[Named], batch_size: int) -> Iterator[list[Tensor | ImageError]]:
-    """The pixels of each picture, uint8 (C, H, W), or why there are none, in batches.
-
-    Raises: ConfigError for a batch size below 1; WeightsError if the network does not say how images are prepared.
-    """
-    check_at_least(1, batch_size=batch_size)
-    preprocess = preprocess_of(network)
+def read_batches(
+    pictures: Sequence[Named], preprocess: Preprocess, batch_size: int
+) -> Iterator[list[Tensor | ImageError]]:
+    """The pixels of each image, uint8 (C, H, W), or the error if it cannot be read; decoded in threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(pictures), batch_size):
             yield list(pool.map(read_pixels, pictures[start : start + batch_size], repeat(preprocess)))
 
 
-def on_device(network: VGG, pixels: Sequence[Tensor]) -> Tensor:
-    """uint8 images (C, H, W) of one size -> a normalized batch where the network is."""
-    batch = torch.stack(list(pixels)).to(next(network.parameters()).device)
-    return preprocess_of(network).normalize(batch)
+def raised(pixels: Tensor | ImageError) -> Tensor:
+    """The pixels.  Raises: ImageError if there are none."""
+    if isinstance(pixels, ImageError):
+        raise pixels
+    return pixels
+
+
+def normalized(pixels: Sequence[Tensor], preprocess: Preprocess, device: torch.device) -> Tensor:
+    """uint8 images (C, H, W) of one size -> a normalized batch (N, C, H, W) on the device."""
+    return preprocess.normalize(torch.stack(list(pixels)).to(device))
 
 
 def last_relu(network: VGG, block: int) -> str:
@@ -149,10 +211,26 @@ def last_relu(network: VGG, block: int) -> str:
     return names[-1] if names else f"relu{block}_1"
 
 
-def _raised(pixels: Tensor | ImageError) -> Tensor:
-    if isinstance(pixels, ImageError):
-        raise pixels
-    return pixels
+def generalized_mean(maps: Tensor, power: float = 3) -> Tensor:
+    """Root of the mean of powers: between mean (1) and maximum (infinity) (Radenovic et al., arXiv:1711.02512).
+
+    Negative values count as 0. (N, C, h, w) -> (N, C).
+    """
+    return maps.clamp_min(0).pow(power).mean((2, 3)).pow(1 / power)
+
+
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {  # (N, C, h, w) -> (N, C)
+    "mean": lambda maps: maps.mean((2, 3)),
+    "max": lambda maps: maps.amax((2, 3)),
+    "gem": generalized_mean,
+}
+
+
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D), each row divided by its length; a row of zeros stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    normal: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))
+    return normal
 
 
 def _check_layers(network: VGG, layers: Iterable[str]) -> set[str]:

@@ -1,44 +1,89 @@
-"""The pictures that look most like one: vectors of a folder in a file, and the nearest of them."""
+"""Image retrieval: a vector for each image, an index of many of them, and the nearest to a query."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from vggnet.data.decoding import decode_image
-from vggnet.data.images import Picture, named_pictures
-from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
-from vggnet.features.descriptors import POOLING, describe_pictures, described_layers, fingerprint, joined
-from vggnet.features.pretrained import DEFAULT, answering
-from vggnet.features.store import Extraction, Progress, extract
-from vggnet.report.figures import draw_gallery
+from vggnet.data.images import Named, Picture, named_pictures
+from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
+from vggnet.features.duplicates import Duplicates, Group, find_duplicates
+from vggnet.features.extractor import (
+    DEFAULT_MODEL,
+    POOLINGS,
+    FeatureExtractor,
+    last_relu,
+    normalized,
+    raised,
+    read_batches,
+    unit_length,
+)
+from vggnet.features.store import Extraction, extract_to_file
+from vggnet.models.vgg import VGG
+from vggnet.progress import Progress
+from vggnet.weights.checkpoint import OpenModel, open_model
+
+__all__ = [
+    "Duplicates",
+    "Extraction",
+    "Group",
+    "Match",
+    "SimilarityIndex",
+    "build_index",
+    "find_duplicates",
+    "find_similar",
+]
 
 FORMAT = "vggnet similar 1"
-MAX_DRAWN = 8  # rows
-GRAPH_FROM = 50_000  # images, from which on a graph is worth its building; below, every vector is compared
+POOLING: Literal["gem"] = "gem"
+BATCH = 16  # images at a time through the network, of a query
+GRAPH_FROM = 50_000  # images from which on an approximate graph is worth building; below, every vector is compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A picture of the index."""
+    """An image of the index."""
 
     image: str  # its path as it was indexed
     similarity: float  # cosine of the angle between both vectors, at most 1
 
 
 class SimilarityIndex:
-    """The vectors of many pictures, (N, D) of length 1, and which weights made them.
+    """The vectors of many images, and which weights computed them.
 
-    Raises: DataError if the file is missing, damaged or of another kind.
+    Args:
+        path: a file that `build_index` wrote.
+
+    Attributes:
+        images: paths of the images, as they were indexed.
+        vectors: (N, D), float32, of length 1.
+        weights: what `build_index` got as its model.
+        fingerprint: identifies the weights by their values.
+
+    Raises:
+        DataError: the file is missing, damaged or not an index.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 32)).save(f"{folder}/photo.png")
+        ...     _ = build_index(folder, f"{folder}/index.safetensors", model="vgg8_bn-cifar10-fast")
+        ...     index = SimilarityIndex(f"{folder}/index.safetensors")
+        >>> index.vectors.shape
+        (1, 384)
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path).expanduser()
         try:
             with safe_open(path, framework="np") as file:
                 facts = dict(file.metadata() or {})
@@ -56,9 +101,16 @@ class SimilarityIndex:
         self._graph = _graph_file(path)
 
     def nearest(self, vectors: NDArray[np.float32], top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """For each vector (M, D) of length 1 the places of the nearest pictures and their cosines, (M, top) both.
+        """Find the nearest images of the index.
 
-        Exact, but for a graph that `build_index` made, which finds nearly all.
+        The result is exact, unless `build_index` made a graph, which finds nearly all.
+
+        Args:
+            vectors: (M, D), of length 1.
+            top: number of images for each vector.
+
+        Returns:
+            Positions in `images` and cosines, both (M, top), the nearest first.
         """
         top = min(top, len(self.images))
         if self._graph.is_file() and find_spec("usearch"):
@@ -69,33 +121,53 @@ class SimilarityIndex:
 
 
 def build_index(
-    images: Sequence[Path] | Path,
-    out: Path,
+    images: Sequence[Path | str] | Path | str,
+    out: Path | str,
     *,
-    weights: Path | str = DEFAULT,
+    model: VGG | Path | str = DEFAULT_MODEL,
     batch_size: int = 16,
     device: str | None = None,
-    progress: Progress | None = None,
+    on_error: Literal["raise", "return"] = "return",
+    progress: Progress = False,
 ) -> Extraction:
-    """Write the vectors of pictures, and of those in folders, to `out` (.safetensors); stopped, it goes on there.
+    """Write the vectors of images to a file, for `find_similar`. An interrupted call resumes.
 
-    From GRAPH_FROM pictures on also a graph for fast search, if usearch is installed: pip install 'vggnet[search]'.
-    Raises: as `extract`.
+    From `GRAPH_FROM` images on, a graph for fast search is written as well if usearch is installed:
+    pip install 'vggnet[search]'.
+
+    Args:
+        images: image files, and folders of them.
+        out: a `.safetensors` file.
+        model, batch_size, device, on_error, progress: as for `vggnet.features.store.extract_to_file`.
+
+    Raises:
+        ConfigError: `out` is no `.safetensors` file, or as `extract_to_file`.
+        DataError, WeightsError, StorageError: as `extract_to_file`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 32)).save(f"{folder}/photo.png")
+        ...     build_index(folder, f"{folder}/index.safetensors", model="vgg8_bn-cifar10-fast").images
+        1
     """
+    out = Path(out).expanduser()
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out}: an index is a .safetensors file; give a name that ends so.")
     _graph_file(out).unlink(missing_ok=True)
-    network = answering(weights, device)
-    facts = {"format": FORMAT, "weights": str(weights), "fingerprint": fingerprint(network)}
-    extraction = extract(
-        network,
+    opened = open_model(model, device=device)
+    name = opened.network.architecture.name if isinstance(model, VGG) else str(model)
+    extraction = extract_to_file(
+        opened.network,
         images,
-        described_layers(network),
+        descriptor_layers(opened.network),
         out,
         pooling=POOLING,
         batch_size=batch_size,
-        facts=facts,
+        on_error=on_error,
         progress=progress,
+        metadata={"format": FORMAT, "weights": name, "fingerprint": fingerprint(opened.network)},
     )
     if extraction.images >= GRAPH_FROM and find_spec("usearch"):
         _build_graph(SimilarityIndex(out).vectors, _graph_file(out))
@@ -103,66 +175,91 @@ def build_index(
 
 
 def find_similar(
-    index: Path,
+    index: Path | str,
     images: Sequence[Picture] | Picture,
     *,
     top: int = 8,
-    weights: Path | str | None = None,
+    model: VGG | Path | str | None = None,
     device: str | None = None,
 ) -> list[list[Match]]:
-    """For each picture the `top` most similar of the index, the nearest first.
+    """Find the most similar images of an index for each image.
 
-    weights: only if those that made the index lie elsewhere now.
-    Raises: DataError for a file that is no index; ImageError for a picture that cannot be read; ConfigError for `top`
-        below 1, or other weights than the index was made by; WeightsError.
+    Args:
+        index: a file that `build_index` wrote.
+        images: files, folders, the bytes of files, or PIL images.
+        top: number of matches for each image.
+        model: only if the weights that made the index are somewhere else now.
+        device: "cpu", "cuda", ...; by default a GPU if there is one.
+
+    Returns:
+        A list of matches for each image, the nearest first.
+
+    Raises:
+        ConfigError: `top` is below 1, or the index was made by other weights.
+        DataError: the file is not an index.
+        ImageError: an image cannot be read.
+        WeightsError: there is no such model.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 32), "red").save(f"{folder}/red.png")
+        ...     _ = build_index(folder, f"{folder}/index.safetensors", model="vgg8_bn-cifar10-fast")
+        ...     ((match,),) = find_similar(f"{folder}/index.safetensors", f"{folder}/red.png", top=1)
+        >>> round(match.similarity, 3)
+        1.0
     """
     check_at_least(1, top=top)
-    opened = SimilarityIndex(index)
-    network = answering(weights or opened.weights, device)
-    if fingerprint(network) != opened.fingerprint:
+    found = SimilarityIndex(index)
+    opened = open_model(model or found.weights, device=device)
+    if fingerprint(opened.network) != found.fingerprint:
         raise ConfigError(
-            f"{index} was made by other weights than {weights or opened.weights} has now. Make it again, or name those "
+            f"{index} was made by other weights than {model or found.weights} has now. Make it again, or name those "
             "weights."
         )
-    vectors = describe_pictures(network, list(named_pictures(images)))
-    order, cosines = opened.nearest(vectors, top)
+    vectors = describe_images(opened, list(named_pictures(images)))
+    order, cosines = found.nearest(vectors, top)
     return [
-        [Match(image=opened.images[place], similarity=float(cosine)) for place, cosine in zip(*row, strict=True)]
+        [Match(image=found.images[place], similarity=float(cosine)) for place, cosine in zip(*row, strict=True)]
         for row in zip(order, cosines, strict=True)
     ]
 
 
-def matches_json(images: Sequence[str], found: Sequence[Sequence[Match]]) -> str:
-    """A JSON array of objects with `image` and `matches`."""
-    rows = [
-        {"image": name, "matches": [asdict(match) for match in row]} for name, row in zip(images, found, strict=True)
-    ]
-    return json.dumps(rows, ensure_ascii=False)
+def descriptor_layers(network: VGG) -> list[str]:
+    """relu4_3, relu5_1 and relu5_3 for VGG-16, and those of the corresponding layers that another network has.
+
+    The best of 90 choices by leave-one-out on the training images of flowers17: with POOLING 95.5 % have a nearest
+    neighbor of their class, against 90.2 % with the mean of relu5_3; on the test images 85.6 %.
+    """
+    names = dict(network.features.named_children())
+    wanted = dict.fromkeys([last_relu(network, 4), "relu5_1", last_relu(network, 5)])
+    return [name for name in wanted if name in names]
 
 
-def matches_table(images: Sequence[str], found: Sequence[Sequence[Match]]) -> str:
-    """The name of each picture with a line for each match below it."""
-    lines: list[str] = []
-    for name, row in zip(images, found, strict=True):
-        lines += [name, *(f"  {match.similarity:.4f}  {match.image}" for match in row)]
-    return "\n".join(lines)
+def joined(layers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """{layer: (N, C)} -> (N, D): each layer scaled to length 1, side by side, and the whole scaled to length 1."""
+    return unit_length(np.concatenate([unit_length(layers[layer]) for layer in sorted(layers)], axis=1))
 
 
-def draw_matches(images: Sequence[str], found: Sequence[Sequence[Match]], path: Path) -> None:
-    """A row for each of the first MAX_DRAWN pictures: itself, then its matches with cosines.  Raises: StorageError."""
-    rows = [
-        [(_opened(name), "the picture asked for"), *((_opened(m.image), f"{m.similarity:.3f}") for m in row)]
-        for name, row in list(zip(images, found, strict=True))[:MAX_DRAWN]
-    ]
-    draw_gallery(rows, path)
+@torch.no_grad()
+def describe_images(opened: OpenModel, pictures: Sequence[Named]) -> NDArray[np.float32]:
+    """The vectors (N, D) of images, of length 1.  Raises: ImageError, WeightsError."""
+    extractor = FeatureExtractor(opened.network, descriptor_layers(opened.network)).eval()
+    found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in extractor.channels}
+    for batch in read_batches(pictures, opened.preprocess, BATCH):
+        images = normalized([raised(pixels) for pixels in batch], opened.preprocess, opened.device)
+        for layer, maps in extractor(images).items():
+            found[layer].append(POOLINGS[POOLING](maps).cpu().numpy())
+    return joined({layer: np.concatenate(values) for layer, values in found.items()})
 
 
-def _opened(name: str) -> Image.Image | None:
-    """None for a picture that is no longer there."""
-    try:
-        return decode_image(Path(name))
-    except ImageError:
-        return None
+def fingerprint(network: VGG) -> str:
+    """Hex digits that change with the weights up to the deepest layer of a descriptor."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in FeatureExtractor(network, descriptor_layers(network)).state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _graph_file(index: Path) -> Path:

@@ -1,14 +1,14 @@
-"""Features of many pictures into a file: a batch in memory at a time, and a killed run goes on where it was."""
+"""Features of many images in a file: one batch in memory at a time, and an interrupted extraction resumes."""
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -16,105 +16,121 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggnet.data.decoding import image_files
-from vggnet.errors import ConfigError, DataError, ImageError, StorageError
-from vggnet.features.extractor import FeatureExtractor, on_device, prepared
-from vggnet.features.pooling import POOLS, pool
-from vggnet.features.pretrained import Source, answering
+from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
+from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, raised, read_batches
 from vggnet.files import replacing, write_text
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
+from vggnet.progress import Progress, report_progress
+from vggnet.weights.checkpoint import OpenModel, open_model
 
 SUFFIXES = (".safetensors", ".npy", ".parquet")
 GROUP_BYTES = 64 << 20  # of features in a row group of parquet
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """What was written, and what could not be read."""
+    """What was written, and which images could not be read."""
 
     path: str
     images: int  # rows of each layer
     shapes: dict[str, tuple[int, ...]]  # layer -> shape of a row
-    unreadable: tuple[str, ...]  # one line a picture, which has no row
-
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(asdict(self), ensure_ascii=False)
-
-    def as_table(self) -> str:
-        """One line a layer."""
-        layers = [f"  {name}  {' x '.join(map(str, shape))}" for name, shape in self.shapes.items()]
-        return "\n".join([f"{self.path}: float32 features of {self.images:,} images", *layers])
+    unreadable: tuple[str, ...]  # one line for each image that has no row
 
 
-def extract(
-    network: Source,
-    images: Sequence[Path] | Path,
+def extract_to_file(
+    model: VGG | Path | str,
+    images: Sequence[Path | str] | Path | str,
     layers: Sequence[str] | str,
-    out: Path,
+    out: Path | str,
     *,
-    pooling: str | None = None,
+    pooling: Literal["mean", "max", "gem"] | None = None,
     output_stride: int = TOTAL_STRIDE,
     batch_size: int = 16,
     device: str | None = None,
-    facts: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    on_error: Literal["raise", "return"] = "return",
+    progress: Progress = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> Extraction:
-    """Write the outputs of `layers` for every picture, float32, to a `.safetensors`, `.npy` or `.parquet` file.
+    """Write the outputs of layers for every image, float32, to a file.
 
-    network, layers, output_stride: as in FeatureExtractor. Pictures are prepared by the network's own preprocessing.
-    images: files, and folders of them. One that cannot be read is reported and has no row.
-    pooling: None keeps maps (C, h, w); else one of `vggnet.features.pooling.POOLS`, which leaves (C,).
-    out: safetensors has a tensor (N, ...) for each layer, and "images", the list of paths, in its metadata (with
-        `facts`); parquet has a column `image` and one for each layer, flat, its shape in the field's metadata; npy has
-        one layer, and the paths lie beside it in `<out>.images.json`.
-    progress: called with the pictures done and to do, first with what an earlier run has done.
-    What is done lies in `<out>.partial` until all is: the same call then goes on there. The disk must hold both.
-    Raises: ConfigError for options that cannot work, or if another extraction to `out` is unfinished; DataError if
-        there are no pictures, or none can be read; WeightsError; StorageError if the disk refuses.
+    Finished batches are kept in `<out>.partial` until the file is complete: the same call resumes there after an
+    interruption. The disk must have room for both.
+
+    Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`. Its own preprocessing
+            prepares the images.
+        images: image files, and folders of them.
+        layers: one name or several, such as "relu4_3".
+        out: a file that ends in `.safetensors`, `.npy` or `.parquet`. safetensors: a tensor (N, ...) for each layer,
+            and "images", the list of paths, in the metadata. parquet: a column `image` and a flat column for each
+            layer, its shape in the metadata of the field. npy: one layer; the paths are beside it in
+            `<out>.images.json`.
+        pooling: None keeps maps (C, h, w); "mean", "max" or "gem" (cubic root of the mean of cubes) leaves (C,).
+        output_stride: see `FeatureExtractor`.
+        batch_size: images at a time through the network.
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        on_error: "return" leaves an unreadable image out and names it in the result; "raise" raises its ImageError.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total), first with what an
+            interrupted extraction has done.
+        metadata: more texts for the metadata of a safetensors or parquet file.
+
+    Raises:
+        ConfigError: an option is impossible, or `<out>.partial` belongs to another extraction.
+        DataError: there are no images, or none can be read.
+        WeightsError: there is no such model, or it has no preprocessing.
+        StorageError: the disk refuses.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 32)).save(f"{folder}/photo.png")
+        ...     done = extract_to_file("vgg8_bn-cifar10-fast", folder, "relu4_1", f"{folder}/f.npy", pooling="mean")
+        >>> done.images, done.shapes
+        (1, {'relu4_1': (384,)})
     """
+    out = Path(out).expanduser()
+    check_at_least(1, batch_size=batch_size)
     if out.suffix not in SUFFIXES:
-        raise ConfigError(f"{out}: unknown kind of file; expected one that ends in {', '.join(SUFFIXES)}.")
-    if pooling is not None and pooling not in POOLS:
-        raise ConfigError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLS)}.")
-    network = answering(network, device)
-    extractor = FeatureExtractor(network, layers, output_stride=output_stride).eval()
+        raise ConfigError(f"{out}: unknown file format; expected a name that ends in {', '.join(SUFFIXES)}.")
+    if pooling is not None and pooling not in POOLINGS:
+        raise ConfigError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}.")
+    opened = open_model(model, device=device)
+    extractor = FeatureExtractor(opened.network, layers, output_stride=output_stride).eval()
     if out.suffix == ".npy" and len(extractor.channels) > 1:
-        raise ConfigError(f"{out}: an .npy file holds one layer, not {len(extractor.channels)}. Take .safetensors.")
-    files = image_files([images] if isinstance(images, Path) else images)
+        raise ConfigError(f"{out}: an .npy file holds one layer, not {len(extractor.channels)}. Use .safetensors.")
+    given = [images] if isinstance(images, Path | str) else images
+    files = image_files([Path(path).expanduser() for path in given])
     if not files:
-        raise DataError("no pictures were given; give image files, or folders of them.")
-    store = _Store(out, _job(extractor, network, files, pooling, output_stride))
-    if progress:
-        progress(store.done, len(files))
+        raise DataError("no images were given; give image files, or folders of them.")
+    store = _Store(out, _job(extractor, opened, files, pooling, output_stride))
     pictures = [(str(file), file) for file in files[store.done :]]
-    for batch in prepared(network, pictures, batch_size):
-        readable = [pixels for pixels in batch if isinstance(pixels, Tensor)]
-        found = _extracted(extractor, network, readable, pooling) if readable else {}
-        store.append(found, batch)
-        if progress:
-            progress(store.done, len(files))
-    return _finish(store, files, out, dict(facts or {}))
+    with report_progress(progress, "features") as report:
+        report(store.done, len(files))
+        for batch in read_batches(pictures, opened.preprocess, batch_size):
+            readable = [raised(p) if on_error == "raise" else p for p in batch]
+            found = _extracted(extractor, opened, [p for p in readable if isinstance(p, Tensor)], pooling)
+            store.append(found, batch)
+            report(store.done, len(files))
+    return _finish(store, files, out, dict(metadata or {}))
 
 
 @torch.no_grad()
 def _extracted(
-    extractor: FeatureExtractor, network: VGG, pixels: Sequence[Tensor], pooling: str | None
+    extractor: FeatureExtractor, opened: OpenModel, pixels: Sequence[Tensor], pooling: str | None
 ) -> dict[str, NDArray[np.float32]]:
-    taps = extractor(on_device(network, pixels))
-    return {
-        name: (values if pooling is None else pool(values, pooling)).float().cpu().contiguous().numpy()
-        for name, values in taps.items()
-    }
+    if not pixels:
+        return {}
+    maps = extractor(normalized(pixels, opened.preprocess, opened.device))
+    pooled = {name: values if pooling is None else POOLINGS[pooling](values) for name, values in maps.items()}
+    return {name: values.float().cpu().contiguous().numpy() for name, values in pooled.items()}
 
 
-def _job(extractor: FeatureExtractor, network: VGG, files: Sequence[Path], *options: object) -> str:
-    """Hex digits that change with the weights, what is made of them, and the pictures."""
+def _job(extractor: FeatureExtractor, opened: OpenModel, files: Sequence[Path], *options: object) -> str:
+    """Hex digits that change with the weights, the options and the images."""
     digest = blake2b(digest_size=16)
-    preprocess = network.preprocess.as_dict() if network.preprocess else None
-    digest.update(json.dumps([list(extractor.channels), preprocess, options]).encode())
+    digest.update(json.dumps([list(extractor.channels), opened.preprocess.as_dict(), options]).encode())
     for name, tensor in extractor.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     for file in files:
@@ -124,16 +140,16 @@ def _job(extractor: FeatureExtractor, network: VGG, files: Sequence[Path], *opti
 
 
 class _Store:
-    """Rows of float32 for each layer in a file of its own, and how many of them count.
+    """Unfinished extraction: one file of float32 rows for each layer, and how many rows are valid.
 
-    A row counts once `state.json` says so, which is written after the rows are on the disk.
+    Rows are valid once `state.json` says so, which is written after the rows are on the disk.
     """
 
     def __init__(self, out: Path, job: str) -> None:
         self.folder = out.with_name(f"{out.name}.partial")
         self.state = self.folder / "state.json"
         self.job = job
-        self.done = 0  # pictures, readable or not
+        self.done = 0  # images, readable or not
         self.unreadable: dict[int, str] = {}  # position -> why
         self.shapes: dict[str, tuple[int, ...]] = {}
         if self.state.exists():
@@ -141,15 +157,15 @@ class _Store:
 
     @property
     def rows(self) -> int:
-        """Of each layer."""
+        """Number of rows of each layer."""
         return self.done - len(self.unreadable)
 
     def file(self, layer: str) -> Path:
-        """Where its rows lie."""
+        """The file with the rows of a layer."""
         return self.folder / f"{layer}.f32"
 
     def append(self, found: Mapping[str, NDArray[np.float32]], batch: Sequence[Tensor | ImageError]) -> None:
-        """Add a batch's rows, and remember its pictures as done.  Raises: StorageError."""
+        """Add a batch's rows, and remember its images as done.  Raises: StorageError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for layer, values in found.items():
@@ -177,7 +193,7 @@ class _Store:
             yield np.asarray(rows[start : start + num_rows])
 
     def row_bytes(self, layer: str) -> int:
-        """Of one picture."""
+        """Bytes of one image."""
         return 4 * math.prod(self.shapes[layer])
 
     def _resume(self, out: Path) -> None:
@@ -192,7 +208,7 @@ class _Store:
             job, complete = None, False
         if job != self.job or not complete:
             raise ConfigError(
-                f"{self.folder} holds an unfinished extraction of other pictures, layers or weights, or a damaged one. "
+                f"{self.folder} holds an unfinished extraction of other images, layers or weights, or a damaged one. "
                 f"Finish it as it was begun, or remove it; or write to another file than {out}."
             )
         for file, size in sizes.items():
@@ -203,7 +219,7 @@ def _finish(store: _Store, files: Sequence[Path], out: Path, facts: dict[str, st
     """Write the rows to `out` in one piece, and remove the store."""
     if not store.rows:
         shutil.rmtree(store.folder)
-        raise DataError(f"none of the {len(files)} pictures can be read; the first: {store.unreadable[0]}")
+        raise DataError(f"none of the {len(files)} images can be read; the first: {store.unreadable[0]}")
     images = [str(file) for position, file in enumerate(files) if position not in store.unreadable]
     writers = {".safetensors": _write_safetensors, ".npy": _write_npy, ".parquet": _write_parquet}
     if out.suffix == ".npy":
@@ -218,7 +234,7 @@ def _finish(store: _Store, files: Sequence[Path], out: Path, facts: dict[str, st
 
 
 def _write_safetensors(store: _Store, images: Sequence[str], path: Path, facts: dict[str, str]) -> None:
-    """The format by hand, as its library wants all tensors in memory: length, header, and then the data."""
+    """Write the format by hand (length, header, data), because its library wants all tensors in memory."""
     header: dict[str, Any] = {"__metadata__": {**facts, "images": json.dumps(images, ensure_ascii=False)}}
     end = 0
     for layer, shape in store.shapes.items():

@@ -1,13 +1,14 @@
-"""Style transfer: a picture is changed until its features are those of one picture and its Gram matrices of another.
+"""Style transfer: optimize an image until its features match one image and its Gram matrices match another.
 
-Gatys, Ecker & Bethge, CVPR 2016 (arXiv:1508.06576); from small to large and the kept colors as in Gatys et al., CVPR
-2017 (arXiv:1611.07865) and arXiv:1606.05897.
+Gatys, Ecker & Bethge, CVPR 2016 (arXiv:1508.06576). Coarse-to-fine optimization and preserved colors: Gatys et al.,
+CVPR 2017 (arXiv:1611.07865) and arXiv:1606.05897.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,18 @@ from torchvision.transforms.v2 import functional as tv
 from vggnet.data.images import Picture, named_pictures, read_picture
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
-from vggnet.features.frozen import FrozenFeatures
-from vggnet.features.gatys import CONTENT_LAYERS, STYLE_LAYERS, content_loss, gram, style_loss
-from vggnet.features.pretrained import DEFAULT, Source
+from vggnet.features.extractor import DEFAULT_MODEL
+from vggnet.features.frozen_network import (
+    CONTENT_LAYERS,
+    STYLE_LAYERS,
+    FrozenFeatures,
+    content_loss,
+    gram,
+    style_loss,
+)
 from vggnet.files import replacing
+from vggnet.models.vgg import VGG
+from vggnet.progress import Progress, report_progress
 
 OPTIMIZERS: dict[str, Callable[[Tensor], Optimizer]] = {
     "lbfgs": lambda canvas: LBFGS([canvas], max_iter=1, history_size=20, tolerance_grad=0, tolerance_change=0),
@@ -35,7 +44,7 @@ LEAST = 48  # pixels, the shorter side at the smallest scale
 
 @dataclass(frozen=True, kw_only=True)
 class StyleStep:
-    """One step: what it reached, and the picture as it is now."""
+    """One step of the optimization: its losses, and the image as it is now."""
 
     step: int  # from 1, over all scales
     steps: int  # of all scales
@@ -43,23 +52,23 @@ class StyleStep:
     content: float  # equation 1 relative to the content's own features: 0 for the content, 1 for no features
     style: float  # equation 5 relative to the style's own Gram matrices
     variation: float  # mean square of the differences between neighbors
-    loss: float  # all three by their weights
-    render: Callable[[], Image.Image]  # the picture; call it before the next step
+    loss: float  # weighted sum of the three
+    render: Callable[[], Image.Image]  # makes the image; call it before the next step
 
     @property
     def losses(self) -> dict[str, float]:
-        """For messages and files."""
+        """All four by name."""
         return {"content": self.content, "style": self.style, "variation": self.variation, "loss": self.loss}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is to be painted, and how."""
+    """What is to be optimized, and how."""
 
     features: FrozenFeatures
     content: Image.Image
     styles: list[tuple[Image.Image, float]]  # with their shares, of sum 1
-    colors: Image.Image | None  # of the result; None leaves those that were painted
+    colors: Image.Image | None  # of the result; None keeps those of the optimization
     sizes: list[tuple[int, int]]  # of the scales, the smallest first
     steps: int  # at each scale
     optimizer: str
@@ -67,34 +76,65 @@ class _Task:
     smoothness: float
 
 
-def style_transfer(
+def transfer(
     content: Picture,
     styles: Sequence[Picture] | Picture,
     *,
-    weights: Source = DEFAULT,
+    model: VGG | Path | str = DEFAULT_MODEL,
     size: int = 384,
     scales: int = 3,
     steps: int = 100,
-    optimizer: str = "lbfgs",
-    pooling: str = "average",
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs",
+    pooling: Literal["average", "max"] = "average",
     style_weights: Sequence[float] | None = None,
     strength: float = 20.0,
     smoothness: float = 0.1,
     keep_color: bool = False,
     device: str | None = None,
-) -> Iterator[StyleStep]:
-    """Paint `content` as `styles` are painted; yields after every step, and never writes anything.
+    progress: Progress = False,
+) -> Generator[StyleStep, None, None]:
+    """Optimize an image that has the content of one image and the style of others, step by step.
 
-    weights: of VGG-16 on ImageNet, as FeatureExtractor takes them.
-    size: pixels of the longer side of the result. It is painted from small to large: each of the `scales` doubles the
-        one before, begins with its result, and takes `steps` steps.
-    pooling: "average" or "max", between the blocks of the network.
-    style_weights: one for each style, of any sum; equal by default. Several styles are one: the mean of their Gram
-        matrices, which has the gradients of the weighted sum of their losses.
-    strength: weight of the style; smoothness: of the variation, both beside a content of weight 1.
-    keep_color: paint by lightness alone, the style's adapted to the content's, and take the content's colors.
-    Raises, before the first step: ConfigError for options that cannot work, ImageError for a picture that cannot be
-        read, WeightsError; later NonFiniteError if the optimizer leaves the finite numbers.
+    Nothing is written; `save_step` saves the image of a step.
+
+    Args:
+        content: an image: a file, the bytes of one, or a PIL image.
+        styles: one image or several. Several styles act as the mean of their Gram matrices, which has the gradients of
+            the weighted sum of their losses.
+        model: weights of VGG-16 on ImageNet: a name of `vgg weights list`, a file, a run folder or a VGG.
+        size: pixels of the longer side of the result.
+        scales: number of sizes; each has twice the side of the one before and starts from its result.
+        steps: optimizer steps at each size.
+        optimizer: "lbfgs" or "adam".
+        pooling: "average" or "max", between the blocks of the network.
+        style_weights: one for each style, of any sum; by default equal.
+        strength: weight of the style loss, at least 0; the weight of the content loss is 1.
+        smoothness: weight of the total variation, at least 0.
+        keep_color: optimize the lightness only, with the style's lightness adapted to the content's, and keep the
+            content's colors.
+        device: "cpu", "cuda", ...; by default a GPU if there is one.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each step.
+
+    Returns:
+        An iterator of steps; `[*steps][-1].render()` is the result.
+
+    Raises:
+        ConfigError: an option is impossible. This and the next two are raised before the first step.
+        ImageError: an image cannot be read.
+        WeightsError: there is no such model, or it has no preprocessing, or does not take RGB images.
+        NonFiniteError: the optimizer diverged.
+
+    Source:
+        Gatys, Ecker & Bethge, CVPR 2016 (arXiv:1508.06576).
+
+    Example:
+        >>> import vggnet
+        >>> network = vggnet.create_model("vgg16", head="none", width=0.05)  # untrained
+        >>> network.preprocess = vggnet.Preprocess.imagenet()
+        >>> content, style = Image.new("RGB", (64, 48)), Image.linear_gradient("L")
+        >>> *_, last = transfer(content, style, model=network, size=64, scales=1, steps=2)
+        >>> last.step, last.render().size
+        (2, (64, 48))
     """
     style_pictures = list(named_pictures(styles))
     shares = _shares(style_weights, len(style_pictures))
@@ -107,12 +147,12 @@ def style_transfer(
             raise ConfigError(f"{name} is {number}; it must be a number of at least 0.")
     contents = list(named_pictures(content))
     if len(contents) != 1:
-        raise ConfigError(f"the content is a folder of {len(contents)} pictures; expected one to paint.")
+        raise ConfigError(f"the content is a folder of {len(contents)} images; expected one image.")
     original = read_picture(*contents[0])
     painted = [read_picture(*named) for named in style_pictures]
     gray = original.convert("L").convert("RGB")
     task = _Task(
-        features=_painter(weights, pooling).to(choose_device(device)),
+        features=_network(model, pooling).to(choose_device(device)),
         content=gray if keep_color else original,
         styles=[(_with_lightness_of(gray, p) if keep_color else p, s) for p, s in zip(painted, shares, strict=True)],
         colors=original if keep_color else None,
@@ -122,41 +162,50 @@ def style_transfer(
         strength=strength,
         smoothness=smoothness,
     )
-    return _paint(task)
+    return _optimize(task, progress)
 
 
-def save_step(step: StyleStep, path: Path) -> None:
-    """Write the picture of a step as a PNG file that carries the losses as text.  Raises: StorageError."""
+style_transfer = transfer  # its name in version 0.1
+
+
+def save_step(step: StyleStep, path: Path | str) -> None:
+    """Save the image of a step as a PNG file, with the losses as text chunks.
+
+    Args:
+        step: the current step of `transfer`.
+        path: the file to write.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
     facts = PngInfo()
     for name, value in {"step": f"{step.step} of {step.steps}", **step.losses}.items():
         facts.add_text(name, str(value))
-    with replacing(path) as temporary:
+    with replacing(Path(path).expanduser()) as temporary:
         step.render().save(temporary, "PNG", pnginfo=facts)
 
 
-def _paint(task: _Task) -> Iterator[StyleStep]:
+def _optimize(task: _Task, progress: Progress) -> Generator[StyleStep, None, None]:
     canvas: Tensor | None = None
-    for scale, (width, height) in enumerate(task.sizes):
-        target = _pixels(task.content, (width, height), task.features)
-        start = target if canvas is None else F.interpolate(canvas, (height, width), mode="bicubic").clamp(-1, 1)
-        canvas = start.clone().requires_grad_()
-        objective = _Objective(task, target, max(width, height))
-        for step, losses in enumerate(_minimize(canvas, objective, task), start=scale * task.steps + 1):
-            yield StyleStep(
-                step=step,
-                steps=len(task.sizes) * task.steps,
-                size=(width, height),
-                render=partial(_picture, canvas, task.colors),
-                **losses,
-            )
-        canvas = canvas.detach()
+    total = len(task.sizes) * task.steps
+    with report_progress(progress, "style transfer", unit="step") as report:
+        for scale, (width, height) in enumerate(task.sizes):
+            target = _pixels(task.content, (width, height), task.features)
+            start = target if canvas is None else F.interpolate(canvas, (height, width), mode="bicubic").clamp(-1, 1)
+            canvas = start.clone().requires_grad_()
+            objective = _Objective(task, target, max(width, height))
+            for step, losses in enumerate(_minimize(canvas, objective, task), start=scale * task.steps + 1):
+                report(step, total)
+                render = partial(_picture, canvas, task.colors)
+                yield StyleStep(step=step, steps=total, size=(width, height), render=render, **losses)
+            canvas = canvas.detach()
 
 
 class _Objective:
     """The loss of a canvas at one scale, with its parts.
 
-    The weights of the layers in the paper's sums are free; here each layer counts by its own target, so that losses
-    are relative squared errors, and the same strength means much the same for every picture.
+    The paper leaves the weights of the layers free. Here each layer is divided by the loss of its own target, so that
+    losses are relative squared errors and one strength suits most images.
     """
 
     def __init__(self, task: _Task, content: Tensor, side: int) -> None:
@@ -179,7 +228,7 @@ class _Objective:
 def _relative(
     loss: Callable[[Tensor, Tensor], Tensor], found: Mapping[str, Tensor], targets: Mapping[str, Tensor]
 ) -> Tensor:
-    """The mean over layers of the loss, divided by that of nothing at all."""
+    """The mean over layers of the loss, divided by the loss of features that are all zero."""
     layers = [
         loss(found[layer], target) / loss(torch.zeros_like(target), target).clamp_min(1e-12)
         for layer, target in targets.items()
@@ -202,14 +251,14 @@ def _minimize(canvas: Tensor, objective: _Objective, task: _Task) -> Iterator[di
         optimizer.step(evaluate)  # type: ignore[arg-type]
         if not (torch.isfinite(canvas).all() and torch.isfinite(torch.tensor(losses["loss"]))):
             raise NonFiniteError(
-                f"the picture left the finite numbers in step {number} of this scale. Take --optimizer adam, or less "
-                "strength."
+                f"the image has NaN or infinite values after step {number} of this scale. Use the optimizer adam, or "
+                "less strength."
             )
         yield dict(losses)
 
 
-def _painter(weights: Source, pooling: str) -> FrozenFeatures:
-    features = FrozenFeatures(weights, [*CONTENT_LAYERS, *STYLE_LAYERS], fast_gradient=True)
+def _network(model: VGG | Path | str, pooling: str) -> FrozenFeatures:
+    features = FrozenFeatures(model, [*CONTENT_LAYERS, *STYLE_LAYERS], fast_gradient=True)
     for stage in features.extractor.stages.values():
         assert isinstance(stage, nn.Sequential)
         for name, layer in stage.named_children():
@@ -232,11 +281,11 @@ def _style_grams(task: _Task, side: int) -> dict[str, Tensor]:
 def _pixels(picture: Image.Image, size: tuple[int, int], features: FrozenFeatures) -> Tensor:
     """(1, 3, H, W) in [-1, 1] where the network is."""
     pixels: Tensor = tv.pil_to_tensor(picture.resize(size, Image.Resampling.LANCZOS))
-    return pixels[None].to(next(features.parameters()).device) / 127.5 - 1
+    return pixels[None].to(features.device) / 127.5 - 1
 
 
 def _picture(canvas: Tensor, colors: Image.Image | None) -> Image.Image:
-    """The canvas (1, 3, H, W), or its lightness under the colors of a picture."""
+    """The canvas (1, 3, H, W) as an image, or its lightness with the colors of another image."""
     pixels = ((canvas.detach()[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
     picture: Image.Image = tv.to_pil_image(pixels)
     if colors is None:
@@ -260,8 +309,8 @@ def _sizes(original: tuple[int, int], side: int, scales: int) -> list[tuple[int,
     kept = [size for size in sizes if min(size) >= LEAST]
     if not kept:
         raise ConfigError(
-            f"a picture of {original[0]} x {original[1]} with a longer side of {side} has a shorter one below {LEAST} "
-            "pixels. Take a larger size, or crop the picture."
+            f"an image of {original[0]} x {original[1]} with a longer side of {side} has a shorter one below {LEAST} "
+            "pixels. Use a larger size, or crop the image."
         )
     return kept
 
@@ -275,7 +324,7 @@ def _fitted(original: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _shares(style_weights: Sequence[float] | None, num_styles: int) -> list[float]:
     if not num_styles:
-        raise ConfigError("no style was given; add one picture or more.")
+        raise ConfigError("no style was given; add one image or more.")
     given = [1.0] * num_styles if style_weights is None else list(style_weights)
     if len(given) != num_styles or min(given) < 0 or not 0 < sum(given) < float("inf"):
         raise ConfigError(

@@ -16,8 +16,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from vggnet.accel.api import accelerate
 from vggnet.errors import ConfigError
 from vggnet.features.extractor import FeatureExtractor
-from vggnet.features.lpips import LAYERS, LPIPS
-from vggnet.features.pretrained import HEADS_FILE
+from vggnet.features.perceptual import HEADS_FILE, LAYERS, LPIPS
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import build
 from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, Bench, cpu_environment, in_turns

@@ -20,14 +20,13 @@ from tqdm import tqdm
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source as Data
 from vggnet.errors import ConfigError, DataError, check_at_least
-from vggnet.features.descriptors import POOLING, at_length_1, described_layers, fingerprint, joined
-from vggnet.features.extractor import FeatureExtractor, on_device
-from vggnet.features.pooling import pool
-from vggnet.features.pretrained import DEFAULT, answering
+from vggnet.features.extractor import DEFAULT_MODEL, POOLINGS, FeatureExtractor, normalized, unit_length
+from vggnet.features.retrieval import POOLING, descriptor_layers, fingerprint, joined
 from vggnet.files import replacing
 from vggnet.models.vgg import VGG
 from vggnet.studies.bench import cpu_environment
 from vggnet.studies.rows import Row, Study, append_row, read_rows, spread
+from vggnet.weights.checkpoint import open_model
 from vggnet.weights.prepared import preprocess_of
 
 COMBINE = ("average", "stack")
@@ -65,7 +64,7 @@ class TransferStudy(Study):
 def study_transfer(
     data: str | Path,
     *,
-    weights: Path | str = DEFAULT,
+    weights: Path | str = DEFAULT_MODEL,
     scales: Sequence[int] = (256, 384),
     combine: str = "average",
     classifier: str = "svm",
@@ -78,7 +77,7 @@ def study_transfer(
     """Train a linear classifier on frozen features for each seed, score it on test, and append a row to `rows`.
 
     Each whole image and its mirror image go through the network at each of `scales` (pixels, shorter side). The layers
-    are those of `described_layers`, pooled over space and mirror images, each of length 1. combine: "average" or
+    are those of `descriptor_layers`, pooled over space and mirror images, each of length 1. combine: "average" or
     "stack" the scales; the result has length 1. A seed chooses `per_class` training images of each class.
     classifier: "svm" (linear) or "logistic"; cross-validation on the chosen images sets the penalty.
     The features of a split at a scale lie in `out`, and are not computed again. Scores: mean accuracy of the classes,
@@ -89,7 +88,7 @@ def study_transfer(
     _check(scales, combine, classifier, per_class, seeds)
     train, test = open_source(data, "train"), open_source(data, "test")
     _check_data(train, test, per_class)
-    network, path = answering(weights), Path(rows)
+    network, path = open_model(weights).network, Path(rows)
     options = {
         "network": fingerprint(network),
         "train": train.fingerprint,
@@ -142,7 +141,7 @@ def _has(rows: Sequence[Row], options: dict[str, Any], seed: int) -> bool:
 def _described(network: VGG, data: Data, scales: Sequence[int], combine: str, out: Path, *, show: bool) -> Vectors:
     """A vector of length 1 for each image, (N, D)."""
     vectors = [joined(_pooled_once(network, data, scale, out, show)) for scale in scales]
-    return at_length_1(np.mean(vectors, axis=0) if combine == "average" else np.concatenate(vectors, axis=1))
+    return unit_length(np.mean(vectors, axis=0) if combine == "average" else np.concatenate(vectors, axis=1))
 
 
 def _pooled_once(network: VGG, data: Data, scale: int, out: Path, show: bool) -> dict[str, Vectors]:
@@ -166,13 +165,14 @@ def _pooled_once(network: VGG, data: Data, scale: int, out: Path, show: bool) ->
 def _pooled(network: VGG, data: Data, scale: int, show: bool) -> dict[str, Vectors]:
     """{layer: (N, C)}: the whole image at a shorter side of `scale`, averaged with its mirror image."""
     preprocess = replace(preprocess_of(network), resize=scale, crop=scale)
-    extractor = FeatureExtractor(network, described_layers(network)).eval()
+    extractor = FeatureExtractor(network, descriptor_layers(network)).eval()
+    device = next(network.parameters()).device
     found: dict[str, list[Vectors]] = {layer: [] for layer in extractor.channels}
     bar = tqdm(range(len(data)), f"{data.split} at {scale}", unit="image", leave=False, disable=None if show else True)
     for index in bar:
         pixels = preprocess.whole(data.read(index))
-        for layer, maps in extractor(on_device(network, [pixels, pixels.flip(-1)])).items():
-            found[layer].append(pool(maps, POOLING).mean(0).cpu().numpy())
+        for layer, maps in extractor(normalized([pixels, pixels.flip(-1)], preprocess, device)).items():
+            found[layer].append(POOLINGS[POOLING](maps).mean(0).cpu().numpy())
     return {layer: np.stack(values) for layer, values in found.items()}
 
 

@@ -1,8 +1,12 @@
-"""What all perceptual distances share: images that are checked, and a network that does not learn."""
+"""What distances and style transfer share: a network that does not learn, and the losses of Gatys et al.
+
+Gatys, Ecker & Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016 (arXiv:1508.06576).
+"""
 
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -12,30 +16,34 @@ from vggnet.accel.api import accelerate, restore
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import InputError, WeightsError
 from vggnet.features.extractor import FeatureExtractor
-from vggnet.features.pretrained import Source, feature_network
+from vggnet.models.vgg import VGG
+from vggnet.weights.checkpoint import open_model
 
-SLACK = 1e-4  # beyond [-1, 1], for the rounding of who made the images
+CONTENT_LAYERS = ("relu4_2",)
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+SLACK = 1e-4  # how far values may be outside of [-1, 1], for the rounding of whoever made the images
 
 
 class FrozenFeatures(nn.Module):
-    """The outputs of layers for RGB images in [-1, 1]; a copy of the network's weights, which gets no gradients.
+    """Outputs of layers for RGB images in [-1, 1], of a copy of a network whose weights get no gradients.
 
-    Where a gradient for the images is wanted, PyTorch's own convolutions run, else the fast ones: a gradient jumps
-    where a ReLU or a pool is undecided, as in flat parts of real pictures, so that the last bit of an activation can
-    change it. `fast_gradient` takes the fast ones for both.
+    With a gradient for the images PyTorch's own convolutions run, else the fast ones: a gradient changes where a ReLU
+    or a pool is undecided, as in flat parts of photos, so that the last bit of an activation can change it.
+    `fast_gradient` uses the fast ones for both.
     Shapes: images (N, 3, H, W) -> {layer: (N, C, h, w)}.
-    Raises: ConfigError, WeightsError as FeatureExtractor; WeightsError for a network of other than three channels.
+    Raises: as `open_model` and FeatureExtractor; WeightsError for a network without preprocessing, or of other than
+        three channels.
     """
 
-    def __init__(self, weights: Source, layers: Sequence[str], *, fast_gradient: bool = False) -> None:
+    def __init__(self, model: VGG | Path | str, layers: Sequence[str], *, fast_gradient: bool = False) -> None:
         super().__init__()
-        network = feature_network(weights)
+        network = open_model(model, device=None if isinstance(model, VGG) else "cpu", accelerate=False).network
         if network.architecture.in_channels != 3:
             raise WeightsError(
-                f"the network takes images of {network.architecture.in_channels} channels; perceptual distances are of "
-                "RGB images. Give weights of a network for those."
+                f"the model takes images of {network.architecture.in_channels} channels, but distances and style "
+                "transfer are for RGB images. Use a model with 3 channels."
             )
-        self.preprocess = network.preprocess or Preprocess.imagenet()
+        self.preprocess = Preprocess.of(network)
         exact, fast = copy.deepcopy([FeatureExtractor(network, layers) for _ in range(2)])  # with the same weights
         self._fast = [accelerate(fast).eval()]  # in a list, so that its weights do not count twice
         self.extractor = fast if fast_gradient else restore(exact).to(memory_format=torch.contiguous_format)
@@ -44,11 +52,16 @@ class FrozenFeatures(nn.Module):
 
     @property
     def extractors(self) -> list[FeatureExtractor]:
-        """Of both ways."""
+        """Those with PyTorch's and with the fast convolutions."""
         return [self.extractor, *self._fast]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def train(self, mode: bool = True) -> Self:
-        """Always in eval mode: what is frozen does not learn, nor does its batch norm."""
+        """Stay in eval mode, so that batch norm does not learn either."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -59,7 +72,7 @@ class FrozenFeatures(nn.Module):
             return extractor(self.preprocess.from_minus_one_one(images))  # type: ignore[no-any-return]
 
     def pair(self, images: Tensor, others: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each layer the features of both; where a gradient is wanted of one alone, the other costs none."""
+        """The features of both batches for each layer; an image that wants no gradient costs none."""
         firsts, seconds = self(images), self(others)
         return list(zip(firsts.values(), seconds.values(), strict=True))
 
@@ -85,3 +98,19 @@ def check_pair(images: Tensor, others: Tensor) -> None:
                 f"expected RGB values in [-1, 1], but found {low:.4g} to {high:.4g}. For images in [0, 1] pass "
                 "2 * images - 1, for 0 to 255 images / 127.5 - 1, and clamp what a generator overshoots."
             )
+
+
+def gram(features: Tensor) -> Tensor:
+    """Which channels are active together: (N, C, h, w) -> (N, C, C), averaged over the h w places (equation 3)."""
+    rows = features.movedim(1, 3).flatten(1, 2)  # (N, h w, C), without a copy if channels come last
+    return rows.mT @ rows / rows.shape[1]
+
+
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Equation 1, divided by the number of values so that it does not grow with the image: (N, C, h, w) -> (N,)."""
+    return (features - target).square().mean((1, 2, 3)) / 2
+
+
+def style_loss(grams: Tensor, target: Tensor) -> Tensor:
+    """Equation 4, of one layer, between Gram matrices averaged over places: (N, C, C) -> (N,)."""
+    return (grams - target).square().mean((1, 2)) / 4

@@ -1,8 +1,10 @@
 """Perceptual distances: equal to their authors' own programs, differentiable everywhere, strict about their input."""
 
 import json
+import os
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +19,10 @@ from torchvision.models.vgg import cfgs, make_layers
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.errors import ConfigError, InputError, WeightsError
-from vggnet.features import dists, pretrained
-from vggnet.features.gatys import gram
-from vggnet.features.pretrained import FEATURES_FILE, HEADS_FILE
+from vggnet.errors import ConfigError, InputError, MissingDependencyError, WeightsError
+from vggnet.features import perceptual
+from vggnet.features.perceptual import HEADS_FILE
+from vggnet.weights.checkpoint import FEATURES_FILE, Checkpoint
 
 FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers17" / "train"
 
@@ -75,7 +77,7 @@ def lpips_package(stock, heads):
 
 @pytest.fixture(scope="module")
 def lpips_ours(weights):
-    return vggnet.LPIPS(weights)
+    return perceptual.LPIPS(weights)
 
 
 def both_gradients(ours, other, images, others):
@@ -116,7 +118,7 @@ def test_heads_of_the_package(lpips_ours, weights, tmp_path):
     lpips = pytest.importorskip("lpips", reason="the package lpips is not installed")
     file = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
     shutil.copy(weights / FEATURES_FILE, tmp_path)
-    heads = vggnet.LPIPS(tmp_path).heads
+    heads = perceptual.LPIPS(tmp_path).heads
     for index, tensor in enumerate(torch.load(file, map_location="cpu", weights_only=True).values()):
         assert torch.equal(heads[index], tensor[0, :, 0, 0])
 
@@ -150,7 +152,7 @@ def test_the_same_images_are_at_distance_0_without_nan(weights, kind, tmp_path):
         tensors = {name: tensor * (0 if name.endswith("bias") else 1) for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / FEATURES_FILE)
     shutil.copy(weights / HEADS_FILE, tmp_path)
-    distance = vggnet.LPIPS(tmp_path)
+    distance = perceptual.LPIPS(tmp_path)
     images = {
         "noise": pair()[0],
         "black": -torch.ones(1, 3, 32, 32),
@@ -184,7 +186,7 @@ def test_lpips_of_any_size_is_symmetric_and_by_image(lpips_ours, n, height, widt
 @pytest.fixture(scope="module")
 def dists_ours(weights):
     pytest.importorskip("DISTS_pytorch", reason="the package DISTS-pytorch is not installed")
-    return vggnet.DISTS(weights)
+    return perceptual.DISTS(weights)
 
 
 def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
@@ -192,7 +194,7 @@ def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
     from DISTS_pytorch import DISTS
 
     package = theirs(lambda: DISTS(load_weights=False), stock)
-    alpha, beta = dists._learned()
+    alpha, beta = perceptual._dists_weights()
     package.alpha.copy_(alpha.view(1, -1, 1, 1))
     package.beta.copy_(beta.view(1, -1, 1, 1))
 
@@ -214,10 +216,10 @@ def test_dists_of_the_same_images(dists_ours):
     assert images.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("make", [vggnet.LPIPS, vggnet.DISTS, vggnet.StyleDistance])
+@pytest.mark.parametrize("make", [perceptual.LPIPS, perceptual.DISTS, perceptual.StyleDistance])
 def test_a_distance_goes_where_it_is_sent(weights, make):
     """Oracle: in float64 it gives the same, with a gradient and without: all of it has moved."""
-    if make is vggnet.DISTS:
+    if make is perceptual.DISTS:
         pytest.importorskip("DISTS_pytorch", reason="the package DISTS-pytorch is not installed")
     distance = make(weights)
     images, others = pair()
@@ -229,12 +231,6 @@ def test_a_distance_goes_where_it_is_sent(weights, make):
     with torch.no_grad():
         assert torch.allclose(moved(images.double(), others.double()), found)
     assert torch.allclose(found.float(), expected, rtol=1e-3)
-
-
-def test_gram_by_hand():
-    """Oracle: by hand: two channels of three places, [1 2 3] and [0 1 -1]."""
-    features = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 1.0, -1.0]]]])
-    assert gram(features).tolist() == torch.tensor([[[14 / 3, -1 / 3], [-1 / 3, 2 / 3]]]).tolist()
 
 
 def test_content_and_style_by_the_paper(weights):
@@ -260,8 +256,8 @@ def test_content_and_style_by_the_paper(weights):
             grams = [rows @ rows.T for rows in flat]
             style[i] += 0.2 * ((grams[0] - grams[1]) ** 2).sum() / (4 * channels**2 * places**2)
     with torch.no_grad():
-        assert np.allclose(vggnet.ContentDistance(weights)(images, others), content, rtol=1e-3)
-        assert np.allclose(vggnet.StyleDistance(weights)(images, others), style, rtol=1e-3)
+        assert np.allclose(perceptual.ContentDistance(weights)(images, others), content, rtol=1e-3)
+        assert np.allclose(perceptual.StyleDistance(weights)(images, others), style, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -289,26 +285,85 @@ def test_images_that_cannot_be_compared(lpips_ours, images, message):
 
 def test_weights_that_are_not_for_it(weights, tmp_path, monkeypatch):
     """Oracle: the contract."""
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     shutil.copy(weights / FEATURES_FILE, tmp_path)
-    with pytest.raises(WeightsError, match=f"{HEADS_FILE}: no such file"):
-        vggnet.LPIPS(tmp_path)
-    with pytest.raises(ConfigError, match=r"vggnet\[distances\]"):
-        vggnet.DISTS(weights)
+    with monkeypatch.context() as patch:
+        patch.setattr(perceptual, "find_spec", lambda name: None)
+        with pytest.raises(MissingDependencyError, match=r"lpips.* not installed; pip install 'vggnet\[distances\]'"):
+            perceptual.LPIPS(tmp_path)
+        with pytest.raises(MissingDependencyError, match=r"DISTS-pytorch.* pip install 'vggnet\[distances\]'"):
+            perceptual.DISTS(weights)
     heads = load_file(weights / HEADS_FILE)
     save_file(heads | {"lin2": heads["lin2"][:5]}, tmp_path / HEADS_FILE)
     with pytest.raises(WeightsError, match=r"lin2 is \(5,\), expected \(256,\)"):
-        vggnet.LPIPS(tmp_path / FEATURES_FILE)
-    narrow = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625)
+        perceptual.LPIPS(tmp_path / FEATURES_FILE)
+    narrow = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625)
+    narrow.preprocess = vggnet.Preprocess.imagenet()
     vggnet.save(narrow, tmp_path / "narrow" / "weights.safetensors")
-    with pytest.raises(WeightsError, match="VGG-16 at its full width"):
-        vggnet.LPIPS(tmp_path / "narrow")
-    gray = vggnet.build("vgg16", num_classes=2, head="gap", width=0.0625, in_channels=1)
+    for make in (perceptual.LPIPS, perceptual.DISTS):
+        if make is perceptual.LPIPS or find_spec("DISTS_pytorch"):
+            with pytest.raises(WeightsError, match="VGG-16 at full width"):
+                make(tmp_path / "narrow")
+    gray = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625, in_channels=1)
     with pytest.raises(WeightsError, match="1 channels"):
-        vggnet.ContentDistance(gray)
+        perceptual.ContentDistance(gray)
     with pytest.raises(ConfigError, match="no layer relu6_1"):
-        vggnet.StyleDistance(narrow, layers=["relu6_1"])
+        perceptual.StyleDistance(narrow, layers=["relu6_1"])
     assert all(parameter.requires_grad for parameter in narrow.parameters())
+
+
+@pytest.fixture
+def sound(weights):
+    return weights / FEATURES_FILE
+
+
+def test_the_bare_convolutions_are_torchvisions(stock, sound):
+    """Oracle: torchvision's layers; its preprocessing by its four numbers."""
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = stock(images)
+    for source in (sound, sound.parent, str(sound)):
+        assert torch.allclose(vggnet.extract_features(source, images, "pool5")["pool5"], expected, rtol=1e-4, atol=1e-4)
+    preprocess = Checkpoint.open(sound).preprocess
+    assert (preprocess.resize, preprocess.crop) == (256, 224)
+    assert (preprocess.mean, preprocess.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors: tensors.pop("conv3_2.bias"), "conv3_2.bias is missing"),
+        (lambda tensors: tensors.update(fc=torch.ones(1)), "fc does not belong"),
+        (
+            lambda tensors: tensors.update({"conv1_1.bias": torch.ones(63)}),
+            r"conv1_1.bias is \(63,\), expected \(64,\)",
+        ),
+        (
+            lambda tensors: tensors["conv1_1.bias"].fill_(torch.nan),
+            "conv1_1.bias holds NaN or infinity",
+        ),
+        (
+            lambda tensors: tensors.update({"conv1_1.bias": torch.ones(64, dtype=torch.int8)}),
+            "bias has type torch.int8",
+        ),
+    ],
+)
+def test_other_tensors_are_refused(sound, tmp_path, damage, message):
+    """Oracle: the contract."""
+    tensors = load_file(sound)
+    damage(tensors)
+    save_file(tensors, tmp_path / FEATURES_FILE)
+    with pytest.raises(WeightsError, match=message):
+        vggnet.load(tmp_path)
+
+
+def test_a_file_that_is_cut_short_is_refused(sound, tmp_path):
+    """Oracle: the contract, at every 1/64 of the length."""
+    path = Path(shutil.copy(sound, tmp_path))
+    size = path.stat().st_size
+    for part in reversed(range(64)):
+        os.truncate(path, size * part // 64)
+        with pytest.raises(WeightsError, match="not a sound safetensors file"):
+            vggnet.load(tmp_path)
 
 
 def command(capsys, *arguments):
