@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `make docs`, without a network."""
+"""Sphinx configuration. `make docs` builds the site offline."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 from vggnet.cli.main import COMMANDS, main
 
 project = "vggnet"
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}  # `read_page` makes Markdown of a notebook
 html_theme = "furo"
 html_title = "vggnet"
@@ -24,20 +24,22 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
+default_role = "code"  # docstrings write `name`
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Source", "Shapes"]
 
-# A line that begins a paragraph of its own in our docstrings: "Raises: ...", "width: ...", "scales, flip: ...".
-NAMED = re.compile(r"(?P<names>[\w`]+(?:, [\w` ]+)*): (?P<text>.*)")
 SUBCOMMAND = re.compile(r"^ +• ([\w-]+)", re.MULTILINE)  # as the help lists it
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Register the page converter."""
     app.connect("source-read", read_page)
-    app.connect("autodoc-process-docstring", write_docstring)
 
 
 def read_page(app: Sphinx, name: str, source: list[str]) -> None:
-    """Notebooks become Markdown; the page of commands gets what they say of themselves."""
+    """Convert notebooks to Markdown, and add the help of every command to its page."""
     if app.env.doc2path(name).suffix == ".ipynb":
         source[0] = "\n\n".join(map(cell_as_markdown, json.loads(source[0])["cells"]))
     elif name == "reference/commands":
@@ -45,7 +47,7 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def cell_as_markdown(cell: dict[str, Any]) -> str:
-    """A cell of a notebook (nbformat 4), with its text and pictures."""
+    """Convert one cell of a notebook (nbformat 4), with its text output and images."""
     text = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
         return text
@@ -53,41 +55,18 @@ def cell_as_markdown(cell: dict[str, Any]) -> str:
     for output in cell["outputs"]:
         data = output.get("data", {})
         if "image/png" in data:
-            parts.append(f"![What the code above draws](data:image/png;base64,{''.join(data['image/png']).strip()})")
+            parts.append(f"![Output of the code above](data:image/png;base64,{''.join(data['image/png']).strip()})")
         else:
             parts.append(f"```text\n{''.join(output.get('text') or data['text/plain']).rstrip()}\n```")
     return "\n\n".join(parts)
 
 
 def help_section(words: list[str], heading: str) -> str:
-    """What `vgg WORDS --help` prints, and the same of its subcommands."""
-    os.environ["COLUMNS"] = "86"  # what fits on a page
+    """The output of `vgg WORDS --help`, and of the help of its subcommands."""
+    os.environ["COLUMNS"] = "86"  # fits the width of the page
     with redirect_stdout(StringIO()) as printed, suppress(SystemExit):
         main([*words, "--help"])
     text = "\n".join(map(str.rstrip, printed.getvalue().splitlines())).strip()
     parts = [f"\n{heading} vgg {' '.join(words)}\n", f"```text\n{text}\n```"]
     parts += [help_section([*words, name], f"{heading}#") for name in SUBCOMMAND.findall(text)]
     return "\n".join(parts)
-
-
-def write_docstring(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Our docstrings are plain text: mark the names that begin a paragraph, and what lies between backticks."""
-    paragraphs: list[str] = []
-    inside = named = False  # a paragraph; one that began with a name
-    for line in "\n".join(lines).replace(".  Raises: ", ".\n\nRaises: ").splitlines():
-        begins = NAMED.fullmatch(line)
-        ended = named and line[:1].isupper()  # what follows the indented lines of a name
-        if inside and line and not begins and not ended:
-            paragraphs[-1] += f" {line.strip()}"
-        elif line:
-            paragraphs.append(f"**{begins['names'].replace('`', '')}:** {begins['text']}" if begins else line)
-            named = begins is not None
-        inside = bool(line)
-    lines[:] = [line for paragraph in paragraphs for line in (as_rest(paragraph), "")]
-
-
-def as_rest(text: str) -> str:
-    """Code between single backticks becomes reStructuredText's, and what has a meaning there is escaped."""
-    pieces = text.split("`")
-    pieces[::2] = [re.sub(r"(?<!\*)\*(?!\*)|[\\|]|_\b", r"\\\g<0>", piece) for piece in pieces[::2]]
-    return "``".join(pieces)
