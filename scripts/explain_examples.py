@@ -20,13 +20,18 @@ import numpy as np
 from PIL import Image
 
 from vggnet.data.sources.opening import open_source
-from vggnet.interpret.explain import draw_explanation, explain
-from vggnet.interpret.feature_maps import draw_feature_maps, feature_maps
-from vggnet.interpret.feature_visualization import maximize
-from vggnet.interpret.filters import draw_filters, first_filters
-from vggnet.interpret.layers import num_channels
-from vggnet.interpret.top_activations import draw_exciting_pictures, find_exciting
+from vggnet.interpret.explanation import explain
+from vggnet.interpret.feature_visualization import visualize_channels
+from vggnet.interpret.layers import feature_maps, first_filters, num_channels
+from vggnet.interpret.top_activations import find_top_activations
+from vggnet.report.explanation_figures import (
+    draw_explanation,
+    draw_feature_maps,
+    draw_filters,
+    draw_top_activations,
+)
 from vggnet.report.figures import draw_gallery
+from vggnet.report.text import to_plain
 from vggnet.studies.bench import cpu_environment
 from vggnet.weights.checkpoint import load
 
@@ -52,8 +57,12 @@ def why(data: Path, folder: Path, name: str, index: int) -> dict[str, Any]:
     source = open_source(data / "cifar10", "test")
     found = explain(SMALL, source.read(index))
     draw_explanation(found, folder / f"{name}.png")
+    facts = to_plain(found)
+    methods = {method: one["facts"] for method, one in facts.pop("attributions").items()}
     return {
-        **found.as_dict(),
+        "class": facts.pop("name"),
+        **facts,
+        "methods": methods,
         "image": f"test image {index} of CIFAR-10, of the class {source.classes[source.labels[index]]}",
     }
 
@@ -61,8 +70,8 @@ def why(data: Path, folder: Path, name: str, index: int) -> dict[str, Any]:
 def exciting(data: Path, folder: Path) -> dict[str, Any]:
     """What three channels of the same network look for."""
     names = ["relu1_1:3", "relu2_2:58", "relu4_1:17"]
-    found = find_exciting(SMALL, data / "cifar10", names, batch_size=500)
-    draw_exciting_pictures(found, folder / "exciting.png")
+    found = find_top_activations(SMALL, data / "cifar10", names, batch_size=500)
+    draw_top_activations(found, folder / "exciting.png")
     return {"channels": names}
 
 
@@ -86,16 +95,16 @@ def blocks(data: Path, folder: Path) -> dict[str, Any]:
         layer: [f"{layer}:{num_channels(network, layer) * place // CHANNELS}" for place in range(CHANNELS)]
         for layer in BLOCKS
     }
-    photos = find_exciting(LARGE, data / "flowers17", list(chain(*names.values())), top=2, batch_size=8)
+    photos = find_top_activations(LARGE, data / "flowers17", list(chain(*names.values())), top=2, batch_size=8)
     rows = []
     for number, (layer, size) in enumerate(BLOCKS.items(), start=1):
-        painted = maximize(LARGE, names[layer], size=size, steps=STEPS)
+        painted = visualize_channels(LARGE, names[layer], size=size, steps=STEPS)
         figure = [[(Image.fromarray(one.picture), f"{one.channel}\npainted: {one.after:.3g}") for one in painted]]
         for place in range(2):
             best = [photos[name][place] for name in names[layer]]
             figure.append([(cut_out(one.picture, one.box), f"{one.activation:.3g}, {one.label}") for one in best])
         draw_gallery(figure, folder / f"block{number}.png")
-        channels = [{**one.as_dict(), "photos": [p.activation for p in photos[one.channel]]} for one in painted]
+        channels = [{**to_plain(one), "photos": [p.activation for p in photos[one.channel]]} for one in painted]
         rows.append({"layer": layer, "size": size, "channels": channels})
     return {"steps": STEPS, "blocks": rows}
 
@@ -162,8 +171,8 @@ def section_exciting(row: dict[str, Any]) -> list[str]:
     return [
         "## What three channels look for",
         "![Pictures with a part framed, and the part](explain/exciting.jpg)",
-        f"`vgg explain exciting {SMALL} --channels {' '.join(row['channels'])} --data cifar10`: the test images that "
-        "excite a channel most with their activations, and what the place with the largest activation sees of them.",
+        f"`vgg explain top-activations {SMALL} --channels {' '.join(row['channels'])} --data cifar10`: the test images "
+        "that excite a channel most with their activations, and what the place with the largest activation sees.",
     ]
 
 
@@ -188,8 +197,8 @@ def section_blocks(row: dict[str, Any]) -> list[str]:
     lines = [
         "## Block after block of VGG-16",
         f"{CHANNELS} channels of the last layer of each block, evenly spaced, none left out. Above: painted by `vgg "
-        f"explain maximize` in {row['steps']} steps, with the mean activation over all places. Below: the parts of two "
-        "photos of flowers17 with the largest activation at one place, by `vgg explain exciting`.",
+        f"explain visualize` in {row['steps']} steps, with the mean activation over all places. Below: the parts of "
+        "two photos of flowers17 with the largest activation at one place, by `vgg explain top-activations`.",
     ]
     for number, (block, what) in enumerate(zip(row["blocks"], WHAT, strict=True), start=1):
         lines += [

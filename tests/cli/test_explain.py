@@ -1,17 +1,21 @@
 """`vgg explain`: each way of asking, and the mistakes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+import vggnet
 from vggnet.cli.explain import Class
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
-from vggnet.interpret.explain import METHODS
+from vggnet.interpret.explanation import METHODS
 from vggnet.models.vgg import build
+from vggnet.report import explanation_figures
 from vggnet.weights.checkpoint import save
 
 
@@ -62,12 +66,20 @@ def facts_of(answer, figure):
 
 @pytest.mark.parametrize("word", ["", "class "])
 def test_why_a_class(vgg, word):
-    """Oracle: the class that was asked for, and the sum of integrated gradients."""
+    """Oracle: the logits of the network itself for the image, and for the mean color, from which the logit rises."""
     command = f"{word}run photos/cat/1.png --class dog --steps 32 --window 8 --json"
     facts = facts_of(vgg(command), "explanation.png")
     assert (facts["class"], facts["index"]) == ("dog", 1)
-    assert 0 < facts["probability"] < 1
+    network = vggnet.load("run")
+    image = network.preprocess(Image.open("photos/cat/1.png")).unsqueeze(0)
+    with torch.no_grad():
+        logits, mean_color = network(image)[0], network(torch.zeros_like(image))[0]
+    assert facts["logit"] == pytest.approx(logits[1].item(), abs=1e-5)
+    assert facts["probability"] == pytest.approx(logits.softmax(0)[1].item(), abs=1e-6)
+    assert facts["predicted"] == ("cat", "dog")[logits.argmax()]
     integrated = facts["methods"]["integrated-gradients"]
+    assert integrated["rise"] == pytest.approx((logits - mean_color)[1].item(), abs=1e-5)
+    assert integrated["sum"] == pytest.approx(integrated["rise"], abs=0.05 * abs(integrated["rise"]) + 1e-3)
     assert integrated["delta"] == pytest.approx(integrated["sum"] - integrated["rise"], abs=1e-9)
     assert list(facts["methods"]) == list(METHODS)
 
@@ -88,38 +100,68 @@ def test_the_methods_are_those_of_the_library():
 
 
 def test_maps(vgg):
-    """Oracle: the shape of block 2's output, at 16 pixels."""
+    """Oracle: the network's layers up to relu2_1: their shape, and the three channels with the largest values."""
     facts = facts_of(vgg("maps run photos/cat/1.png --layer relu2_1 --top 3 --json"), "maps.png")
-    assert facts["shape"] == [6, 16, 16]
-    assert len(facts["shown"]) == 3
+    network = vggnet.load("run")
+    values = network.preprocess(Image.open("photos/cat/1.png")).unsqueeze(0)
+    with torch.no_grad():
+        for name, layer in network.features.named_children():
+            values = layer(values)
+            if name == "relu2_1":
+                break
+    assert facts["shape"] == list(values.shape[1:]) == [6, 16, 16]
+    assert facts["shown"] == sorted(values[0].amax((1, 2)).topk(3).indices.tolist())
 
 
-def test_filters(vgg):
-    """Oracle: the shape of the first layer's weights."""
+def test_filters(vgg, monkeypatch):
+    """Oracle: the first layer's weights, read from the file by safetensors."""
+    drawn = []
+    original = explanation_figures.draw_filters
+    monkeypatch.setattr(explanation_figures, "draw_filters", lambda *a: drawn.append(a[0]) or original(*a))
     assert facts_of(vgg("filters run --json"), "filters.png") == {"layer": "conv1_1", "shape": [3, 3, 3, 3]}
+    expected = load_file("run/weights.safetensors")["features.conv1_1.weight"]
+    assert np.array_equal(drawn[0], expected.numpy())
 
 
-def test_exciting(vgg):
-    """Oracle: two pictures for each channel, the more exciting first."""
-    command = "exciting run --channels relu1_1:0 pool3:2 --data photos --split all --top 2"
-    channels = facts_of(vgg(f"{command} --json"), "exciting.png")["channels"]
-    assert list(channels) == ["relu1_1:0", "pool3:2"]
-    for pictures in channels.values():
-        assert pictures[0]["activation"] >= pictures[1]["activation"]
-        assert pictures[0]["image"].startswith("photos/")
+def test_top_activations(vgg):
+    """Oracle: the network's layers on each image by itself: the two largest values at any place."""
+    command = "top-activations run --channels relu1_1:0 pool3:2 --data photos --split all --top 2"
+    channels = facts_of(vgg(f"{command} --json"), "top-activations.png")["channels"]
+    network = vggnet.load("run")
+    activations = {"relu1_1:0": {}, "pool3:2": {}}
+    for path in sorted(Path("photos").rglob("*.png")):
+        values = network.preprocess(Image.open(path)).unsqueeze(0)
+        with torch.no_grad():
+            for name, layer in network.features.named_children():
+                values = layer(values)
+                for channel, of_images in activations.items():
+                    if channel.startswith(f"{name}:"):
+                        of_images[str(path)] = values[0, int(channel[-1])].max().item()
+    assert list(channels) == list(activations)
+    for channel, images in channels.items():
+        best = sorted(activations[channel].items(), key=lambda item: -item[1])[:2]
+        assert [one["image"] for one in images] == [path for path, _ in best]
+        assert [one["activation"] for one in images] == pytest.approx([value for _, value in best], rel=1e-4)
     code, out, _ = vgg(command)
     assert code == 0
     assert len(out.splitlines()) == 6
 
 
-def test_maximize(vgg):
+def test_visualize(vgg):
     """Oracle: the activation rises."""
-    facts = facts_of(vgg("maximize run --channels conv2_1:3 conv1_1:0 --steps 20 --json"), "maximized.png")
+    facts = facts_of(vgg("visualize run --channels conv2_1:3 conv1_1:0 --steps 20 --json"), "visualization.png")
     assert [one["channel"] for one in facts["channels"]] == ["conv2_1:3", "conv1_1:0"]
     assert all(one["after"] > one["before"] for one in facts["channels"])
-    code, out, _ = vgg("maximize run --channels conv2_1:3 --steps 2")
+    code, out, _ = vgg("visualize run --channels conv2_1:3 --steps 2")
     assert code == 0
     assert out.startswith("conv2_1:3: mean activation ")
+
+
+def test_the_names_of_version_0_1(vgg):
+    """Oracle: the new name on stderr, and the same result."""
+    code, out, lines = vgg("maximize run --channels conv2_1:3 --steps 2")
+    assert (code, lines[0]) == (0, "vgg explain maximize is now vgg explain visualize")
+    assert out == vgg("visualize run --channels conv2_1:3 --steps 2")[1]
 
 
 @pytest.mark.parametrize(
@@ -136,10 +178,10 @@ def test_maximize(vgg):
         ("run photos/cat/1.png --out why.jpg", ".png"),
         ("features.safetensors photos/cat/1.png", "no head"),
         ("maps run photos/cat/1.png --layer fc6", "pool5"),
-        ("exciting run --channels relu1_1:99 --data photos", "0 to 2"),
-        ("exciting run --channels relu1_1:0 --data nothing", "nothing"),
-        ("maximize run --channels relu1_1", "relu1_1:17"),
-        ("maximize run --channels conv2_1:0 --steps 0", "steps"),
+        ("top-activations run --channels relu1_1:99 --data photos", "0 to 2"),
+        ("top-activations run --channels relu1_1:0 --data nothing", "nothing"),
+        ("visualize run --channels relu1_1", "relu1_1:17"),
+        ("visualize run --channels conv2_1:0 --steps 0", "steps"),
     ],
 )
 def test_mistakes_are_one_line(vgg, run, command, named):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vggnet.errors import ConfigError, NonFiniteError
-from vggnet.interpret.feature_visualization import maximize
+from vggnet.interpret.feature_visualization import visualize_channels
 
 
 def test_a_channel_that_wants_red_and_no_blue(make_network):
@@ -13,7 +13,7 @@ def test_a_channel_that_wants_red_and_no_blue(make_network):
         network.features.conv1_1.weight[2].zero_()
         network.features.conv1_1.weight[2, 0, 1, 1] = 1
         network.features.conv1_1.weight[2, 2, 1, 1] = -1
-    (found,) = maximize(network, "relu1_1:2", steps=80)
+    (found,) = visualize_channels(network, "relu1_1:2", steps=80)
     red, green, blue = np.median(found.picture, axis=(0, 1)) / 255
     assert found.picture.shape == (36, 36, 3)
     assert red > 0.7
@@ -26,7 +26,7 @@ def test_a_channel_that_wants_red_and_no_blue(make_network):
 def test_the_activation_rises(make_network, layer):
     """Oracle: the mean of the channel for the picture that is returned, and for noise of the same pixels."""
     network = make_network(head="none")
-    (found,) = maximize(network, f"{layer}:3", size=64, steps=30)
+    (found,) = visualize_channels(network, f"{layer}:3", size=64, steps=30)
     network.eval()
     shuffled = np.random.default_rng(0).permutation(found.picture.reshape(-1, 3)).reshape(found.picture.shape)
     means = []
@@ -45,24 +45,34 @@ def test_the_activation_rises(make_network, layer):
 
 def test_the_seed_alone_decides(network):
     """Oracle: the same again; other channels besides change nothing but the last bits; another seed another picture."""
-    first, again = (maximize(network, "relu3_2:1", steps=5)[0].picture for _ in range(2))
+    first, again = (visualize_channels(network, "relu3_2:1", steps=5)[0].picture for _ in range(2))
     assert np.array_equal(first, again)
-    among = maximize(network, ["relu2_1:0", "relu3_2:4", "relu3_2:1"], steps=5)
+    among = visualize_channels(network, ["relu2_1:0", "relu3_2:4", "relu3_2:1"], steps=5)
     assert [one.channel for one in among] == ["relu2_1:0", "relu3_2:4", "relu3_2:1"]
     assert np.abs(among[2].picture.astype(int) - first).max() <= 2
-    assert not np.array_equal(maximize(network, "relu3_2:1", steps=5, seed=1)[0].picture, first)
+    assert not np.array_equal(visualize_channels(network, "relu3_2:1", steps=5, seed=1)[0].picture, first)
 
 
-def test_gray_networks_give_gray_pictures(make_network):
-    """Oracle: the shape."""
-    (found,) = maximize(make_network(in_channels=1), "relu2_1:3", steps=3, size=40)
+@pytest.mark.parametrize(("weight", "low", "high"), [(1, 0.7, 1), (-1, 0, 0.3)])
+def test_gray_networks_give_gray_pictures(make_network, weight, low, high):
+    """Oracle: by hand: a filter of one pixel that wants it bright, or dark."""
+    network = make_network("vgg11", in_channels=1)
+    with torch.no_grad():
+        network.features.conv1_1.weight[2].zero_()
+        network.features.conv1_1.weight[2, 0, 1, 1] = weight
+    (found,) = visualize_channels(network, "conv1_1:2", steps=80, size=40)
     assert found.picture.shape == (40, 40)
+    assert low <= np.median(found.picture) / 255 <= high
+    mean, std = 0.4, 0.2  # the network's preprocessing; a bias is zero
+    assert found.after == pytest.approx(weight * (found.picture.mean() / 255 - mean) / std, abs=0.05)
 
 
 def test_progress_counts_over_all_layers(network):
     """Oracle: by hand."""
     told = []
-    maximize(network, ["relu1_1:0", "relu2_1:0", "relu1_1:1"], steps=2, progress=lambda *step: told.append(step))
+    visualize_channels(
+        network, ["relu1_1:0", "relu2_1:0", "relu1_1:1"], steps=2, progress=lambda *step: told.append(step)
+    )
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -73,7 +83,7 @@ def test_progress_counts_over_all_layers(network):
 def test_options_that_cannot_work(network, options, named):
     """Oracle: what is wrong stands in the message. relu4_1 has three pools before it."""
     with pytest.raises(ConfigError, match=named):
-        maximize(network, **{"channels": "relu4_1:0", **options})
+        visualize_channels(network, **{"channels": "relu4_1:0", **options})
 
 
 def test_weights_that_are_not_finite(network):
@@ -81,4 +91,4 @@ def test_weights_that_are_not_finite(network):
     with torch.no_grad():
         network.features.conv1_1.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="relu1_1"):
-        maximize(network, "relu1_1:0", steps=2)
+        visualize_channels(network, "relu1_1:0", steps=2)

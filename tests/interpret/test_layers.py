@@ -1,9 +1,12 @@
+"""Layers and channels by name: the outputs of hooks, the weights of the first layer, one line for what is missing."""
+
+import numpy as np
 import pytest
 import torch
 
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
-from vggnet.interpret.feature_maps import feature_maps
-from vggnet.interpret.layers import num_channels, outputs, read_channel, read_channels
+from vggnet.interpret.layers import feature_maps, first_filters, num_channels, outputs, read_channel, read_channels
 from vggnet.models.vgg import build
 
 
@@ -37,12 +40,20 @@ def test_feature_maps_are_the_layers(network, photo, image, layer):
     assert set(strongest) == set(sorted(range(len(peaks)), key=lambda channel: -peaks[channel])[:5])
 
 
+def test_filters_are_the_first_weights(network):
+    """Oracle: the weights; in RGB also of a network that takes BGR."""
+    expected = network.features.conv1_1.weight.detach().numpy()
+    assert np.array_equal(first_filters(network), expected)
+    network.preprocess = Preprocess(bgr=True)
+    assert np.array_equal(first_filters(network), expected[:, ::-1])
+
+
 def test_channels_by_name():
     """Oracle: Table 1: VGG-16 has 256 channels in block 3, 512 in block 5."""
     network = build("vgg16", head="none", init=None)
     assert (num_channels(network, "pool3"), num_channels(network, "relu5_3")) == (256, 512)
     assert read_channel(network, "relu4_3:511") == ("relu4_3", 511)
-    assert list(map(str, read_channels(network, ["conv1_1:0", "pool5:17"]))) == ["conv1_1:0", "pool5:17"]
+    assert list(map(str, read_channels(network, ["conv1_1:0", "pool5:17", "conv1_1:0"]))) == ["conv1_1:0", "pool5:17"]
 
 
 @pytest.mark.parametrize(

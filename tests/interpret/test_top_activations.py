@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.interpret.top_activations import find_exciting, receptive_field
+from vggnet.interpret.top_activations import find_top_activations, receptive_field
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_brightest_spots(bright, spots):
     """Oracle: by hand: the value and the place of each spot; the field is 3 x 3 around it, cut at the border."""
     data, placed = spots
     told = []
-    found = find_exciting(
+    found = find_top_activations(
         bright, data, "relu1_1:0", top=3, batch_size=3, progress=lambda done, total: told.append((done, total))
     )["relu1_1:0"]
     assert [one.image for one in found] == [str(file) for file, _, _ in reversed(placed)][:3]
@@ -52,10 +52,10 @@ def test_channels_of_several_layers_in_one_pass(bright, spots):
     """Oracle: each by itself."""
     data, _ = spots
     names = ["relu3_2:5", "relu1_1:0", "pool2:1"]
-    together = find_exciting(bright, data, names, batch_size=2)
+    together = find_top_activations(bright, data, names, batch_size=2)
     assert list(together) == names
     for name in names:
-        (alone,) = find_exciting(bright, data, name).values()
+        (alone,) = find_top_activations(bright, data, name).values()
         assert [one.image for one in together[name]] == [one.image for one in alone]
         assert [one.box for one in together[name]] == [one.box for one in alone]
 
@@ -66,7 +66,7 @@ def test_equal_pictures_keep_the_order_of_the_data(bright, spots, top, count):
     with torch.no_grad():
         bright.features.conv1_1.weight[1].zero_()
     data, placed = spots
-    found = find_exciting(bright, data, "relu1_1:1", top=top)["relu1_1:1"]
+    found = find_top_activations(bright, data, "relu1_1:1", top=top)["relu1_1:1"]
     assert [one.image for one in found] == [str(file) for file, _, _ in placed][:count]
     assert {one.activation for one in found} == {0.0}
 
@@ -98,11 +98,11 @@ def test_data_and_options_that_cannot_work(bright, spots):
     """Oracle: what is wrong stands in the message."""
     data, placed = spots
     with pytest.raises(ConfigError, match="top"):
-        find_exciting(bright, data, "relu1_1:0", top=0)
+        find_top_activations(bright, data, "relu1_1:0", top=0)
     with pytest.raises(ConfigError, match="its channels are"):
-        find_exciting(bright, data, "relu1_1:99")
+        find_top_activations(bright, data, "relu1_1:99")
     with pytest.raises(DataError, match="nowhere"):
-        find_exciting(bright, data / "nowhere", "relu1_1:0")
+        find_top_activations(bright, data / "nowhere", "relu1_1:0")
     placed[1][0].write_bytes(b"\x89PNG no more")
     with pytest.raises(ImageError, match=placed[1][0].name):
-        find_exciting(bright, data, "relu1_1:0")
+        find_top_activations(bright, data, "relu1_1:0")

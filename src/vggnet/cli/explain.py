@@ -1,6 +1,5 @@
 """`vgg explain`."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +8,19 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vggnet.cli.bars import counting
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
 Channels = tuple[str, ...]
-Answer = tuple[dict[str, Any], list[str]]  # for JSON, and lines for people
+Result = tuple[dict[str, Any], list[str]]  # for JSON, and lines of text
 Method = Literal["gradcam", "gradcam++", "integrated-gradients", "occlusion"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Class:
-    """Draw which parts of a picture speak for a class and which against it. The word `class` may be left out.
+    """Draw which parts of an image count for a class and which against it. The word `class` may be left out.
 
     Example: vgg explain runs/mine photo.jpg --class cat
     """
@@ -44,7 +42,7 @@ class Class:
 
 @dataclass(frozen=True, kw_only=True)
 class Maps:
-    """Draw what a layer makes of a picture: its feature maps as a grid.
+    """Draw the feature maps of a layer for an image.
 
     Example: vgg explain maps vgg16:features photo.jpg --layer relu3_3
     """
@@ -71,37 +69,37 @@ class Filters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exciting:
-    """Draw the pictures of a data set that excite channels most, with the part that is seen.
+class TopActivations:
+    """Draw the images of a data set that activate channels most, with the part that the channel sees.
 
-    Example: vgg explain exciting runs/mine --channels relu4_1:17 relu4_1:40 --data cifar10
+    Example: vgg explain top-activations runs/mine --channels relu4_1:17 relu4_1:40 --data cifar10
     """
 
     model: Run  # a run folder, a .safetensors file, or a name of `vgg weights list`
     channels: Channels  # a layer and a number from 0 each
     data: str  # digits, cifar10, a folder of class folders or of parquet files, or a Hugging Face id
     split: str = "test"
-    top: int = 8  # pictures for each channel
+    top: int = 8  # images for each channel
     batch_size: int = 16
     workers: int = 0  # loader processes
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("exciting.png")
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("top-activations.png")
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print one JSON object instead of a table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maximize:
-    """Paint the pictures that channels answer to most, from noise.
+class Visualize:
+    """Draw images that maximize the activation of channels, optimized from noise (feature visualization).
 
-    Example: vgg explain maximize vgg16:features --channels relu4_3:17 relu5_1:40 --size 128
+    Example: vgg explain visualize vgg16:features --channels relu4_3:17 relu5_1:40 --size 128
     """
 
     model: Run  # a run folder, a .safetensors file, or a name of `vgg weights list`
     channels: Channels  # a layer and a number from 0 each
-    size: int | None = None  # pixels a side; by default that of the network's images
+    size: int | None = None  # pixels a side; by default those of the network's images
     steps: int = 200
     seed: int = 0
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("maximized.png")
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("visualization.png")
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print one JSON object instead of a table
 
@@ -110,53 +108,79 @@ COMMANDS: dict[str, Any] = {
     "class": Class,
     "maps": Maps,
     "filters": Filters,
-    "exciting": Exciting,
-    "maximize": Maximize,
+    "top-activations": TopActivations,
+    "visualize": Visualize,
 }
+OLD_COMMANDS = {"exciting": "top-activations", "maximize": "visualize"}  # of version 0.1
 Command = (
     Annotated[Class, tyro.conf.subcommand("class")]
     | Annotated[Maps, tyro.conf.subcommand("maps")]
     | Annotated[Filters, tyro.conf.subcommand("filters")]
-    | Annotated[Exciting, tyro.conf.subcommand("exciting")]
-    | Annotated[Maximize, tyro.conf.subcommand("maximize")]
+    | Annotated[TopActivations, tyro.conf.subcommand("top-activations")]
+    | Annotated[Visualize, tyro.conf.subcommand("visualize")]
 )
-DESCRIPTION = """Show why a picture is given a class, and what layers, filters and channels look for.
+DESCRIPTION = """Show why an image is predicted as a class, and what layers, filters and channels respond to.
 
 Example: vgg explain runs/mine photo.jpg"""
 
 
 def main(arguments: list[str]) -> int:
     """Explain; returns the exit code."""
+    if arguments and arguments[0] in OLD_COMMANDS:
+        print(f"vgg explain {arguments[0]} is now vgg explain {OLD_COMMANDS[arguments[0]]}", file=sys.stderr)
+        arguments = [OLD_COMMANDS[arguments[0]], *arguments[1:]]
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments = ["class", *arguments]
     args = parse(Command, arguments, prog="vgg explain", description=DESCRIPTION)
     if args.out.suffix.lower() != ".png":
         raise ConfigError(f"{args.out}: the figure is written as PNG; give a name that ends in .png.")
-    answers: dict[type, Callable[[Any], Answer]] = {
+    from vggnet.report.text import to_json
+
+    run: dict[type, Callable[[Any], Result]] = {
         Class: _class,
         Maps: _maps,
         Filters: _filters,
-        Exciting: _exciting,
-        Maximize: _maximize,
+        TopActivations: _top_activations,
+        Visualize: _visualize,
     }
-    facts, lines = answers[type(args)](args)
-    print(json.dumps({**facts, "figure": str(args.out)}, ensure_ascii=False) if args.json else "\n".join(lines))
+    facts, lines = run[type(args)](args)
+    print(to_json({**facts, "figure": args.out}) if args.json else "\n".join(lines))
     print(f"drawn: {args.out}", file=sys.stderr)
     return 0
 
 
-def _class(args: Class) -> Answer:
-    from vggnet.interpret.explain import draw_explanation, explain
+def _options(args: Any, *without: str) -> dict[str, Any]:
+    """The options of a command that the library function has by the same names."""
+    return {name: value for name, value in vars(args).items() if name not in ("model", "out", "json", *without)}
 
-    options = {name: value for name, value in vars(args).items() if name not in ("model", "image", "out", "json")}
-    with counting("explaining") as progress:
-        explanation = explain(args.model, args.image, **options, progress=progress)
+
+def _class(args: Class) -> Result:
+    from vggnet.interpret.explanation import explain
+    from vggnet.report.explanation_figures import draw_explanation, explanation_title
+    from vggnet.report.text import to_plain
+
+    explanation = explain(args.model, args.image, **_options(args, "image"), progress=True)
     draw_explanation(explanation, args.out)
-    return explanation.as_dict(), [explanation.as_table()]
+    facts = to_plain(explanation)
+    methods = {method: found["facts"] for method, found in facts.pop("attributions").items()}
+    lines = [f"{explanation.image}: {explanation_title(explanation)}"]
+    width = max(map(len, methods))
+    lines += [f"  {method:<{width}}  {_how(found)}" for method, found in methods.items()]
+    return {"class": facts.pop("name"), **facts, "methods": methods}, lines
 
 
-def _maps(args: Maps) -> Answer:
-    from vggnet.interpret.feature_maps import draw_feature_maps, feature_maps
+def _how(facts: dict[str, Any]) -> str:
+    """How an attribution was computed."""
+    if "layer" in facts:
+        return str(facts["layer"])
+    if "steps" in facts:
+        return f"{facts['steps']} steps; sum {facts['sum']:.4g}, rise of the logit {facts['rise']:.4g}"
+    return f"{facts['window']} x {facts['window']} pixels hidden, every {facts['stride']}"
+
+
+def _maps(args: Maps) -> Result:
+    from vggnet.interpret.layers import feature_maps
+    from vggnet.report.explanation_figures import draw_feature_maps
 
     found = feature_maps(args.model, args.image, args.layer, device=args.device)
     shown = draw_feature_maps(found, args.out, top=args.top)
@@ -164,33 +188,32 @@ def _maps(args: Maps) -> Answer:
     return facts, [f"{found.layer}: {' x '.join(map(str, found.maps.shape))}, {len(shown)} channels drawn"]
 
 
-def _filters(args: Filters) -> Answer:
-    from vggnet.interpret.filters import draw_filters, first_filters
+def _filters(args: Filters) -> Result:
+    from vggnet.interpret.layers import first_filters
+    from vggnet.report.explanation_figures import draw_filters
 
     filters = first_filters(args.model)
     draw_filters(filters, args.out)
     return {"layer": "conv1_1", "shape": filters.shape}, [f"conv1_1: {' x '.join(map(str, filters.shape))}"]
 
 
-def _exciting(args: Exciting) -> Answer:
-    from vggnet.interpret.top_activations import draw_exciting_pictures, find_exciting
+def _top_activations(args: TopActivations) -> Result:
+    from vggnet.interpret.top_activations import find_top_activations
+    from vggnet.report.explanation_figures import draw_top_activations
 
-    options = {name: value for name, value in vars(args).items() if name not in ("model", "out", "json")}
-    with counting("looking") as progress:
-        found = find_exciting(args.model, **options, progress=progress)
-    draw_exciting_pictures(found, args.out, title=f"most exciting pictures of {args.data}, {args.split}")
+    found = find_top_activations(args.model, **_options(args), progress=True)
+    draw_top_activations(found, args.out, title=f"top activations in {args.data}, {args.split}")
     lines = []
-    for channel, pictures in found.items():
-        lines += [channel, *(f"  {one.activation:10.4g}  {one.label}  {one.image}" for one in pictures)]
-    return {"channels": {name: [one.as_dict() for one in pictures] for name, pictures in found.items()}}, lines
+    for channel, images in found.items():
+        lines += [channel, *(f"  {one.activation:10.4g}  {one.label}  {one.image}" for one in images)]
+    return {"channels": found}, lines
 
 
-def _maximize(args: Maximize) -> Answer:
-    from vggnet.interpret.feature_visualization import draw_maximized, maximize
+def _visualize(args: Visualize) -> Result:
+    from vggnet.interpret.feature_visualization import visualize_channels
+    from vggnet.report.explanation_figures import draw_visualizations
 
-    options = {name: value for name, value in vars(args).items() if name not in ("model", "out", "json")}
-    with counting("painting", "step") as progress:
-        found = maximize(args.model, **options, progress=progress)
-    draw_maximized(found, args.out)
+    found = visualize_channels(args.model, **_options(args), progress=True)
+    draw_visualizations(found, args.out)
     lines = [f"{one.channel}: mean activation {one.before:.4g} -> {one.after:.4g}" for one in found]
-    return {"seed": args.seed, "steps": args.steps, "channels": [one.as_dict() for one in found]}, lines
+    return {"seed": args.seed, "steps": args.steps, "channels": found}, lines

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vggnet.data.images import Named, Picture, named_pictures, read_pixels
+from vggnet.data.images import Named, Pictures, named_pictures, read_pixels
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, InputError, check_at_least
 from vggnet.models.table1 import TOTAL_STRIDE
@@ -126,7 +126,7 @@ class DensePool(nn.Module):
 
 def extract_features(
     model: VGG | Path | str,
-    images: Tensor | Sequence[Picture] | Picture,
+    images: Pictures,
     layers: Sequence[str] | str,
     *,
     output_stride: int = TOTAL_STRIDE,
@@ -141,8 +141,9 @@ def extract_features(
 
     Args:
         model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
-        images: a batch (N, in_channels, H, W) of normalized images; or images that the model's own preprocessing
-            prepares: files, folders, the bytes of files, or PIL images.
+        images: a float batch (N, in_channels, H, W) that is normalized already; or images that the model's own
+            preprocessing prepares: files, folders, the bytes of files, open files, PIL images, uint8 arrays (H, W, 3)
+            or uint8 tensors (3, H, W).
         layers: one name or several, such as "relu4_3".
         output_stride: see `FeatureExtractor`.
         batch_size: images at a time through the network.
@@ -168,7 +169,7 @@ def extract_features(
     opened = open_model(model, device=device)
     extractor = FeatureExtractor(opened.network, layers, output_stride=output_stride).eval()
     with torch.no_grad():
-        if isinstance(images, Tensor):
+        if isinstance(images, Tensor) and images.is_floating_point():
             return extractor(images.to(opened.device))  # type: ignore[no-any-return]
         found: dict[str, list[Tensor]] = {name: [] for name in extractor.channels}
         pictures, done = list(named_pictures(images)), 0

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from vggnet.data.images import Named, Picture, named_pictures
+from vggnet.data.images import Named, Pictures, named_pictures
 from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
 from vggnet.features.duplicates import Duplicates, Group, find_duplicates
 from vggnet.features.extractor import (
@@ -176,7 +176,7 @@ def build_index(
 
 def find_similar(
     index: Path | str,
-    images: Sequence[Picture] | Picture,
+    images: Pictures,
     *,
     top: int = 8,
     model: VGG | Path | str | None = None,
@@ -186,7 +186,8 @@ def find_similar(
 
     Args:
         index: a file that `build_index` wrote.
-        images: files, folders, the bytes of files, or PIL images.
+        images: files, folders, the bytes of files, open files, PIL images, uint8 arrays (H, W, 3) or uint8 tensors
+            (3, H, W).
         top: number of matches for each image.
         model: only if the weights that made the index are somewhere else now.
         device: "cpu", "cuda", ...; by default a GPU if there is one.

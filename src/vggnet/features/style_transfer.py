@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torchvision.transforms.v2 import functional as tv
 
-from vggnet.data.images import Picture, named_pictures, read_picture
+from vggnet.data.images import Picture, Pictures, named_pictures, read_picture
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
 from vggnet.features.extractor import DEFAULT_MODEL
@@ -78,7 +78,7 @@ class _Task:
 
 def transfer(
     content: Picture,
-    styles: Sequence[Picture] | Picture,
+    styles: Pictures,
     *,
     model: VGG | Path | str = DEFAULT_MODEL,
     size: int = 384,
@@ -98,7 +98,8 @@ def transfer(
     Nothing is written; `save_step` saves the image of a step.
 
     Args:
-        content: an image: a file, the bytes of one, or a PIL image.
+        content: an image: a file, the bytes of one, an open file, a PIL image, a uint8 array (H, W, 3) or a uint8
+            tensor (3, H, W).
         styles: one image or several. Several styles act as the mean of their Gram matrices, which has the gradients of
             the weighted sum of their losses.
         model: weights of VGG-16 on ImageNet: a name of `vgg weights list`, a file, a run folder or a VGG.

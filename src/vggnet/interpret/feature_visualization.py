@@ -1,103 +1,108 @@
-"""The picture that a channel answers to most, painted by gradient ascent from noise.
+"""Feature visualization: images that maximize the activation of a channel, by gradient ascent from noise.
 
-Erhan et al. (2009); the spectrum of natural pictures as a prior and jitter after Olah, Mordvintsev & Schubert,
+Erhan et al. (2009). The spectrum of photos as a prior, and random movements, are those of Olah, Mordvintsev & Schubert,
 "Feature Visualization", Distill 2017, doi:10.23915/distill.00007.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, radians, sin
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
-from vggnet.interpret.borrowing import Model, borrowed, opened
 from vggnet.interpret.layers import Channel, layer_names, outputs, read_channels, split_at
 from vggnet.models.vgg import VGG
-from vggnet.report.figures import draw_gallery
-from vggnet.weights.prepared import preprocess_of
+from vggnet.progress import Progress, report_progress
+from vggnet.report.text import SKIP
+from vggnet.weights.checkpoint import frozen, open_model
 
 LEARNING_RATE = 0.05
 NOISE = 0.01  # deviation of the spectrum at the start
 CONTRAST = 1.0  # the largest root mean square of the logarithm of p / (1 - p) of the values p
-# Before every step the picture is moved at random by up to so much:
+# Before every step the image is moved at random by up to this much:
 SHIFT = 0.06  # of its side
 TURN = 5.0  # degrees
 ZOOM = 0.1  # of its size
 # Ohta, Kanade & Sakai (1980): lightness, red against blue, green against both; about the principal axes of the colors
-# of pictures, and of falling deviation, as in these.
+# of photos, with decreasing deviation, as in photos.
 OHTA = ((1.0, 1.0, 1.0), (0.5, 0.0, -0.5), (-0.25, 0.5, -0.25))
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maximized:
-    """A picture made for a channel."""
+class Visualization:
+    """An image made for a channel."""
 
     channel: str
-    picture: NDArray[np.uint8]  # (H, W, 3), or (H, W) gray
+    picture: NDArray[np.uint8] = field(metadata=SKIP)  # (H, W, 3), or (H, W) gray
     before: float  # mean activation over the places, of the noise at the start
     after: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """All but the picture, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "picture"}
 
-
-def maximize(
-    model: Model,
+def visualize_channels(
+    model: VGG | Path | str,
     channels: Sequence[str] | str,
     *,
     size: int | None = None,
     steps: int = 200,
     seed: int = 0,
     device: str | None = None,
-    progress: Progress | None = None,
-) -> list[Maximized]:
-    """For each channel, such as relu4_3:17, a picture of `size` pixels a side that raises its mean over all places.
+    progress: Progress = False,
+) -> list[Visualization]:
+    """Optimize an image for each channel that maximizes the channel's mean over all places.
 
-    model: a run folder, a `.safetensors` file, a name of `vgg weights list`, or a VGG, which is left as it was found.
-    The picture is a Fourier series, whose terms Adam changes the less the higher their frequency, as they are the
-    weaker in natural pictures; before every step it is moved, turned and
-    zoomed a little, so that nothing depends on single pixels, and its contrast is limited. Of a
-    ReLU what enters it is raised, as a gradient of 0 leads nowhere.
-    size: by default that of the model's own images.  progress: called with the steps done and to do.
-    The same seed gives the same pictures, whichever channels are asked for besides.
-    Raises: ConfigError for a channel or an option that cannot work; WeightsError; NonFiniteError.
+    The image is a Fourier series whose terms Adam changes the less the higher their frequency, because high frequencies
+    are weaker in photos. Before every step it is moved, rotated and zoomed a little, so that nothing depends on single
+    pixels, and its contrast is limited. For a ReLU the layer before it is maximized, because a gradient of 0 leads
+    nowhere. One seed gives the same images, whichever other channels are asked for.
+
+    Args:
+        model: a VGG, which is left as it was found, a run folder, a `.safetensors` file or a name of `vgg weights
+            list`.
+        channels: a layer and a number from 0 each, such as "relu4_3:17".
+        size: pixels of both sides; by default those of the model's own images.
+        steps: optimizer steps.
+        seed: of the noise at the start and of the movements.
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total), counted in steps.
+
+    Raises:
+        ConfigError: the network has no such channel, or an option is impossible.
+        NonFiniteError: the activation is not finite.
+        WeightsError: there is no such model, or it has no preprocessing.
+
+    Source:
+        Olah, Mordvintsev & Schubert, "Feature Visualization", Distill 2017, doi:10.23915/distill.00007.
+
+    Example:
+        >>> (found,) = visualize_channels("vgg8_bn-cifar10-fast", "relu1_1:5", steps=3)
+        >>> found.picture.shape, found.after > found.before
+        ((32, 32, 3), True)
     """
     check_at_least(1, steps=steps)
     check_at_least(0, seed=seed)
-    network = opened(model, device)
-    wanted = list(dict.fromkeys(read_channels(network, channels)))
-    preprocess = preprocess_of(network)
+    opened = open_model(model, device=device, accelerate=False)
+    network, preprocess = opened.network, opened.preprocess
+    wanted = read_channels(network, channels)
     size = preprocess.crop if size is None else size
     for channel in wanted:
         _check_size(network, channel.layer, size)
     layers = list(dict.fromkeys(channel.layer for channel in wanted))
-    found: dict[str, Maximized] = {}
-    with borrowed(network):
+    found: dict[str, Visualization] = {}
+    with frozen(network), report_progress(progress, "visualizing", unit="step") as report:
         for number, layer in enumerate(layers):
-            tell = None if progress is None else _shifted(progress, number * steps, len(layers) * steps)
+            tell = _shifted(report, number * steps, len(layers) * steps)
             here = [channel for channel in wanted if channel.layer == layer]
             for one in _maximize(network, preprocess, here, size, steps, seed, tell):
                 found[one.channel] = one
     return [found[str(channel)] for channel in wanted]
-
-
-def draw_maximized(found: Sequence[Maximized], path: Path) -> None:
-    """Six pictures a row, each under its channel and its activation.  Raises: StorageError."""
-    cells = [(Image.fromarray(one.picture), f"{one.channel}\n{one.before:.3g} → {one.after:.3g}") for one in found]
-    draw_gallery([cells[start : start + 6] for start in range(0, len(cells), 6)], path)
 
 
 def _maximize(
@@ -107,38 +112,36 @@ def _maximize(
     size: int,
     steps: int,
     seed: int,
-    progress: Callable[[int], None] | None,
-) -> list[Maximized]:
-    """Of channels of one layer, a batch."""
+    report: Callable[[int], None],
+) -> list[Visualization]:
+    """For channels of one layer, as one batch."""
     device = next(network.parameters()).device
     random = torch.Generator().manual_seed(seed)
     series = _Series(len(channels), preprocess.in_channels, size, random, device)
     optimizer = Adam([series.spectrum], lr=LEARNING_RATE)
-    before = _answers(network, preprocess, series.pictures(), channels)
-    target = _entering(network, channels[0].layer)
+    before = _activations(network, preprocess, series.images(), channels)
+    target = _input_of(network, channels[0].layer)
     for step in range(steps):
-        pictures = _moved(series.pictures(), random)
-        maps = outputs(network, preprocess.normalize(pictures), [target])[target]
-        score = sum(maps[place, channel.number].mean() for place, channel in enumerate(channels))
-        assert isinstance(score, Tensor)
+        images = _moved(series.images(), random)
+        maps = outputs(network, preprocess.normalize(images), [target])[target]
+        score = torch.stack([maps[place, channel.number].mean() for place, channel in enumerate(channels)]).sum()
         if not score.isfinite():
             raise NonFiniteError(f"{channels[0].layer}: the activation became {score.item()} at step {step + 1}.")
         optimizer.zero_grad()
         (-score).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if progress:
-            progress(step + 1)
-    pictures = series.pictures().detach()
-    after = _answers(network, preprocess, pictures, channels)
-    arrays = (255 * pictures).round().to(torch.uint8).movedim(1, 3).squeeze(3).cpu().numpy()
+        report(step + 1)
+    images = series.images().detach()
+    after = _activations(network, preprocess, images, channels)
+    arrays = (255 * images).round().to(torch.uint8).movedim(1, 3).squeeze(3).cpu().numpy()
     return [
-        Maximized(channel=str(channel), picture=array, before=low, after=high)
+        Visualization(channel=str(channel), picture=array, before=low, after=high)
         for channel, array, low, high in zip(channels, arrays, before, after, strict=True)
     ]
 
 
 class _Series:
-    """Pictures (K, C, size, size) in [0, 1] as Fourier series of colors."""
+    """Images (K, C, size, size) in [0, 1] as Fourier series of colors."""
 
     def __init__(self, count: int, colors: int, size: int, random: torch.Generator, device: torch.device) -> None:
         self.size = size
@@ -150,8 +153,8 @@ class _Series:
         axes = torch.tensor(OHTA) if colors == 3 else torch.ones(1, 1)
         self.axes = axes.to(device)
 
-    def pictures(self) -> Tensor:
-        """As they are now."""
+    def images(self) -> Tensor:
+        """The images as they are now."""
         terms = torch.view_as_complex((self.spectrum * self.weights).contiguous())
         series = torch.fft.irfft2(terms, s=(self.size, self.size), norm="ortho")
         colors = torch.einsum("nahw,ac->nchw", series, self.axes)
@@ -159,7 +162,7 @@ class _Series:
         return (colors * (CONTRAST / contrast).clamp_max(1)).sigmoid()
 
 
-def _moved(pictures: Tensor, random: torch.Generator) -> Tensor:
+def _moved(images: Tensor, random: torch.Generator) -> Tensor:
     """All of a batch shifted, turned and zoomed alike; what comes in at the borders is mirrored."""
     across, down, turn, zoom = (2 * torch.rand(4, generator=random) - 1).tolist()
     angle, scale = radians(TURN * turn), 1 + ZOOM * zoom
@@ -167,27 +170,27 @@ def _moved(pictures: Tensor, random: torch.Generator) -> Tensor:
         [scale * cos(angle), -scale * sin(angle), 2 * SHIFT * across],
         [scale * sin(angle), scale * cos(angle), 2 * SHIFT * down],
     ]
-    move = torch.tensor(rows, device=pictures.device).expand(len(pictures), 2, 3)
-    places = F.affine_grid(move, list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures, places, padding_mode="reflection", align_corners=False)
+    move = torch.tensor(rows, device=images.device).expand(len(images), 2, 3)
+    places = F.affine_grid(move, list(images.shape), align_corners=False)
+    return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
 
 @torch.no_grad()
-def _answers(network: VGG, preprocess: Preprocess, pictures: Tensor, channels: Sequence[Channel]) -> list[float]:
-    """The mean activation of each picture's channel."""
+def _activations(network: VGG, preprocess: Preprocess, images: Tensor, channels: Sequence[Channel]) -> list[float]:
+    """The mean activation of each image's channel."""
     layer = channels[0].layer
-    maps = outputs(network, preprocess.normalize(pictures), [layer])[layer]
+    maps = outputs(network, preprocess.normalize(images), [layer])[layer]
     return [maps[place, channel.number].mean().item() for place, channel in enumerate(channels)]
 
 
-def _entering(network: VGG, layer: str) -> str:
-    """The layer before a ReLU; any other layer is itself."""
+def _input_of(network: VGG, layer: str) -> str:
+    """The layer before a ReLU; any other layer itself."""
     names = layer_names(network)
     return names[names.index(layer) - 1] if layer.startswith("relu") else layer
 
 
-def _shifted(progress: Progress, done: int, total: int) -> Callable[[int], None]:
-    return lambda steps: progress(done + steps, total)
+def _shifted(report: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:
+    return lambda steps: report(done + steps, total)
 
 
 def _check_size(network: VGG, layer: str, size: int) -> None:

@@ -1,15 +1,23 @@
-"""Layers and channels by the paper's names: relu4_3, and relu4_3:17 for a channel, counted from 0.
+"""Layers and channels by the paper's names, relu4_3 and relu4_3:17: their outputs for an image, and the first filters.
 
-The features of a VGG are a sequence, so the output of a layer is had by running the part that ends there: no hooks.
+The features of a VGG are a sequence, so a layer's output is computed by running the part that ends there; no hooks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vggnet.errors import ConfigError
+from vggnet.data.images import Picture, named_pictures, read_pixels
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError, ImageError
 from vggnet.models.vgg import VGG
+from vggnet.report.text import SKIP
+from vggnet.weights.checkpoint import inference_mode, open_model
 
 
 class Channel(NamedTuple):
@@ -20,6 +28,74 @@ class Channel(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.layer}:{self.number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMaps:
+    """The output of a layer for one image."""
+
+    image: str  # its name
+    picture: NDArray[np.uint8] = field(metadata=SKIP)  # as the network saw it: (H, W, 3), or (H, W) gray
+    layer: str
+    maps: NDArray[np.float32] = field(metadata=SKIP)  # (C, h, w)
+
+    def strongest(self, top: int) -> list[int]:
+        """The `top` channels with the largest absolute values, in the order of the layer."""
+        peaks = np.abs(self.maps).max((1, 2))
+        return sorted(np.argsort(-peaks, kind="stable")[:top].tolist())
+
+
+def feature_maps(model: VGG | Path | str, image: Picture, layer: str, *, device: str | None = None) -> FeatureMaps:
+    """Compute the output of a layer for an image.
+
+    Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`. Its own preprocessing
+            prepares the image.
+        image: a file, the bytes of one, an open file, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W).
+        layer: a name such as "conv1_1", "relu3_3" or "pool5".
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+
+    Raises:
+        ConfigError: the network has no such layer, or the image is a folder of several.
+        ImageError: the image cannot be read.
+        WeightsError: there is no such model, or it has no preprocessing.
+
+    Example:
+        >>> from PIL import Image
+        >>> feature_maps("vgg8_bn-cifar10-fast", Image.new("RGB", (40, 32)), "relu2_2").maps.shape
+        (384, 16, 16)
+    """
+    opened = open_model(model, device=device)
+    check_layer(opened.network, layer)
+    name, pixels = read_one(image, opened.preprocess)
+    with inference_mode(opened.network):
+        batch = opened.preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
+        maps = outputs(opened.network, batch, [layer])[layer][0]
+    found = maps.float().cpu().contiguous().numpy()
+    return FeatureMaps(image=name, picture=as_array(pixels), layer=layer, maps=found)
+
+
+def first_filters(model: VGG | Path | str) -> NDArray[np.float32]:
+    """The weights of the first layer, conv1_1.
+
+    Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
+
+    Returns:
+        (K, C, k, k), the channels in the order of the image (RGB), also of a network that takes BGR.
+
+    Raises:
+        WeightsError: there is no such model, or it is damaged.
+
+    Example:
+        >>> first_filters("vgg8_bn-cifar10-fast").shape
+        (48, 3, 3, 3)
+    """
+    network = open_model(model, device=None if isinstance(model, VGG) else "cpu", accelerate=False).network
+    weights = network.get_parameter("features.conv1_1.weight").detach().float().cpu()
+    if network.preprocess is not None:
+        weights = network.preprocess.in_rgb_order(weights)
+    return weights.contiguous().numpy()
 
 
 def layer_names(network: VGG) -> list[str]:
@@ -41,7 +117,7 @@ def split_at(network: VGG, layer: str) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def outputs(network: VGG, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """{layer: (N, C, h, w)} of images (N, in_channels, H, W), computed no deeper than they lie."""
+    """{layer: (N, C, h, w)} of images (N, in_channels, H, W), computed no deeper than the deepest layer."""
     names = layer_names(network)
     found: dict[str, Tensor] = {}
     start = 0
@@ -59,7 +135,7 @@ def num_channels(network: VGG, layer: str) -> int:
 
 
 def read_channel(network: VGG, text: str) -> Channel:
-    """`relu4_3:17`.  Raises: ConfigError for another form, or a layer or channel that there is not."""
+    """`relu4_3:17`.  Raises: ConfigError for another form, or a layer or channel that the network does not have."""
     layer, colon, number = text.partition(":")
     if not colon:
         raise ConfigError(
@@ -73,8 +149,28 @@ def read_channel(network: VGG, text: str) -> Channel:
 
 
 def read_channels(network: VGG, texts: Sequence[str] | str) -> list[Channel]:
-    """One or more.  Raises: ConfigError as `read_channel`, or for none."""
+    """One or more, each once.  Raises: ConfigError as `read_channel`, or for none."""
     channels = [read_channel(network, text) for text in ([texts] if isinstance(texts, str) else texts)]
     if not channels:
         raise ConfigError("no channel was given; expected one or more, such as relu4_1:17.")
-    return channels
+    return list(dict.fromkeys(channels))
+
+
+def read_one(image: Picture, preprocess: Preprocess) -> tuple[str, Tensor]:
+    """The name of an image and its pixels, uint8 (C, H, W).
+
+    Raises: ImageError if it cannot be read; ConfigError for a folder of several.
+    """
+    named, *others = named_pictures(image)
+    if others:
+        raise ConfigError(f"{image!s} is a folder of {1 + len(others)} images; expected one image.")
+    pixels = read_pixels(named, preprocess)
+    if isinstance(pixels, ImageError):
+        raise pixels
+    return named[0], pixels
+
+
+def as_array(pixels: Tensor) -> NDArray[np.uint8]:
+    """uint8 (C, H, W) -> (H, W, 3), or (H, W) gray."""
+    array: NDArray[np.uint8] = pixels.movedim(0, 2).squeeze(2).cpu().numpy()
+    return array

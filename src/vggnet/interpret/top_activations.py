@@ -1,42 +1,38 @@
-"""The pictures of a data set that excite a channel most (Zeiler & Fergus, arXiv:1311.2901), and the part it sees."""
+"""Top activations: the images of a data set that activate a channel most, and the part of them that it sees.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+Source: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901, section 4.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vggnet.data.loading import Batch, EvalBatches
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import check_at_least
-from vggnet.interpret.borrowing import Model, borrowed, opened
-from vggnet.interpret.explain import as_array
-from vggnet.interpret.layers import Channel, outputs, read_channels, split_at
+from vggnet.interpret.layers import Channel, as_array, outputs, read_channels, split_at
 from vggnet.models.vgg import VGG
-from vggnet.report.explanation_figures import Excitement, draw_exciting
-from vggnet.weights.prepared import preprocess_of
+from vggnet.progress import Progress, report_progress
+from vggnet.report.text import SKIP
+from vggnet.weights.checkpoint import inference_mode, open_model
 
-Progress = Callable[[int, int], None]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not included
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exciting:
-    """A picture, and the place where the channel answers most to it."""
+class TopActivation:
+    """An image, and the place where the channel has its largest activation."""
 
-    image: str  # where it lies
+    image: str  # where it is stored
     label: str  # its class
     activation: float
-    box: Box  # what the place sees of the picture, without what lies beyond its borders
-    picture: NDArray[np.uint8]  # as the network saw it: (H, W, 3), or (H, W) gray
-
-    def as_dict(self) -> dict[str, Any]:
-        """All but the picture, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "picture"}
+    box: Box  # the receptive field of the place, as far as it is on the image
+    picture: NDArray[np.uint8] = field(metadata=SKIP)  # as the network saw it: (H, W, 3), or (H, W) gray
 
 
 class Field(NamedTuple):
@@ -47,8 +43,8 @@ class Field(NamedTuple):
     size: int
 
 
-def find_exciting(
-    model: Model,
+def find_top_activations(
+    model: VGG | Path | str,
     data: str | Path,
     channels: Sequence[str] | str,
     *,
@@ -57,41 +53,62 @@ def find_exciting(
     batch_size: int = 16,
     workers: int = 0,
     device: str | None = None,
-    progress: Progress | None = None,
-) -> dict[str, list[Exciting]]:
-    """For each channel, such as relu4_3:17, the `top` pictures with the largest activation at any place, largest first.
+    progress: Progress = False,
+) -> dict[str, list[TopActivation]]:
+    """Find the images of a data set that activate channels most.
 
-    model: a run folder, a `.safetensors` file, a name of `vgg weights list`, or a VGG, which is left as it was found.
-    data, split: whatever `open_source` takes.  progress: called with the pictures done and to do.
-    Of equal ones the picture that comes first in the data is the first.
-    Raises: ConfigError for a channel or an option that cannot work; DataError, ImageError for data that cannot be read;
-        WeightsError.
+    Args:
+        model: a VGG, which is left as it was found, a run folder, a `.safetensors` file or a name of `vgg weights
+            list`.
+        data: "digits", "cifar10", a folder of class folders or of parquet files, ... as for `vggnet.train`.
+        channels: a layer and a number from 0 each, such as "relu4_3:17".
+        split: a split of the data, or "all".
+        top: number of images for each channel.
+        batch_size: images at a time through the network.
+        workers: loader processes.
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each batch.
+
+    Returns:
+        {channel: images}, the largest activation at any place first; of equal ones the image that comes first in the
+        data.
+
+    Raises:
+        ConfigError: the network has no such channel, or an option is impossible.
+        DataError: the data cannot be opened. ImageError: an image cannot be read.
+        WeightsError: there is no such model, or it has no preprocessing.
+
+    Example:
+        >>> found = find_top_activations("vgg8_bn-cifar10-fast", "digits", "relu1_1:5", top=2, batch_size=500)
+        >>> [round(one.activation, 1) for one in found["relu1_1:5"]] == sorted(
+        ...     (round(one.activation, 1) for one in found["relu1_1:5"]), reverse=True
+        ... )
+        True
     """
     check_at_least(1, top=top, batch_size=batch_size)
     check_at_least(0, workers=workers)
-    network = opened(model, device, fast=True)
-    wanted = list(dict.fromkeys(read_channels(network, channels)))
-    preprocess = preprocess_of(network)
+    opened = open_model(model, device=device)
+    network, preprocess = opened.network, opened.preprocess
+    wanted = read_channels(network, channels)
     source = open_source(data, split)
     best: dict[Channel, list[_Peak]] = {channel: [] for channel in wanted}
-    with borrowed(network), torch.no_grad():
+    with inference_mode(network), report_progress(progress, "top activations") as report:
         done = 0
         for batch in EvalBatches(source, preprocess, batch_size, workers):
-            images = preprocess.normalize(batch.images.to(next(network.parameters()).device))
+            images = preprocess.normalize(batch.images.to(opened.device))
             found = outputs(network, images, [channel.layer for channel in wanted])
             for channel, peaks in best.items():
                 peaks += _peaks(found[channel.layer][:, channel.number], batch)
-                peaks.sort(key=lambda peak: (-peak.activation, peak.picture))
+                peaks.sort(key=lambda peak: (-peak.activation, peak.image))
                 del peaks[top:]
             done += len(batch.images)
-            if progress:
-                progress(done, len(source))
+            report(done, len(source))
     fields = {channel.layer: receptive_field(network, channel.layer) for channel in wanted}
     return {
         str(channel): [
-            Exciting(
-                image=source.describe(peak.picture),
-                label=source.classes[source.labels[peak.picture]],
+            TopActivation(
+                image=source.describe(peak.image),
+                label=source.classes[source.labels[peak.image]],
                 activation=peak.activation,
                 box=_seen(fields[channel.layer], peak),
                 picture=as_array(peak.pixels),
@@ -100,15 +117,6 @@ def find_exciting(
         ]
         for channel, peaks in best.items()
     }
-
-
-def draw_exciting_pictures(found: dict[str, list[Exciting]], path: Path, *, title: str = "") -> None:
-    """A row for each channel: the pictures with the field framed, the field below.  Raises: StorageError."""
-    rows = [
-        (name, [Excitement(one.picture, one.box, f"{one.activation:.3g}, {one.label}") for one in pictures])
-        for name, pictures in found.items()
-    ]
-    draw_exciting(rows, path, title=title)
 
 
 def receptive_field(network: VGG, layer: str) -> Field:
@@ -124,10 +132,10 @@ def receptive_field(network: VGG, layer: str) -> Field:
 
 
 class _Peak(NamedTuple):
-    """The largest activation of a picture."""
+    """The largest activation of an image."""
 
     activation: float
-    picture: int  # its index in the source
+    image: int  # its index in the source
     row: int  # of the place in the layer
     column: int
     pixels: Tensor  # uint8 (C, H, W)
@@ -146,7 +154,7 @@ def _peaks(maps: Tensor, batch: Batch) -> list[_Peak]:
 
 
 def _seen(field: Field, peak: _Peak) -> Box:
-    """The field of the place, as far as it lies on the picture."""
+    """The field of the place, as far as it is on the image."""
     height, width = peak.pixels.shape[1:]
     left, top = (field.start + place * field.step for place in (peak.column, peak.row))
     return max(0, left), max(0, top), min(width, left + field.size), min(height, top + field.size)

@@ -1,9 +1,9 @@
-"""Pictures of what a network sees: attributions, feature maps, filters, exciting pictures; drawn from arrays alone."""
+"""Figures of what `vggnet.interpret` returns: attributions, feature maps, filters, top activations, visualizations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 
+from vggnet.errors import check_at_least
+from vggnet.report.figures import draw_gallery
 from vggnet.report.plot_style import draw_frame, save_figure, write_title
+
+if TYPE_CHECKING:
+    from vggnet.interpret.explanation import Attribution, Explanation
+    from vggnet.interpret.feature_visualization import Visualization
+    from vggnet.interpret.layers import FeatureMaps
+    from vggnet.interpret.top_activations import TopActivation
 
 # Against and for: told apart by color-blind readers, and in gray, where what is against is darker.
 AGAINST_FOR = LinearSegmentedColormap.from_list("against_for", ["#0b2f5e", "#5b8ec4", "#ffffff", "#f0a04b", "#c85a00"])
@@ -32,24 +40,48 @@ class Panel(NamedTuple):
     signed: bool  # else no value is negative
 
 
-class Excitement(NamedTuple):
-    """A picture with the part that a place of a layer sees."""
+def explanation_title(explanation: "Explanation") -> str:
+    """The class and its probability; also the predicted class, if it is another one."""
+    text = f"{explanation.name}, {100 * explanation.probability:.2f} %"
+    if explanation.predicted == explanation.name:
+        return text
+    return f"{text} (predicted: {explanation.predicted}, {100 * explanation.predicted_probability:.2f} %)"
 
-    picture: NDArray[np.uint8]  # (H, W, 3), or (H, W) gray
-    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not included
-    caption: str
+
+def draw_explanation(explanation: "Explanation", path: Path | str) -> None:
+    """Draw the image and the attribution by each method, side by side.
+
+    Args:
+        explanation: a result of `vggnet.interpret.explain`.
+        path: a PNG file.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    panels = [_panel(method, found) for method, found in explanation.attributions.items()]
+    draw_attributions(explanation.picture, panels, Path(path), title=explanation_title(explanation))
+
+
+def _panel(method: str, found: "Attribution") -> Panel:
+    values, facts = found.values, found.facts
+    if "layer" in facts:
+        values = values / max(values.max(), np.finfo(np.float32).tiny)
+        name = "Grad-CAM++" if method == "gradcam++" else "Grad-CAM"
+        return Panel(f"{name}\n{facts['layer']}", values, "share of the largest value", signed=False)
+    if "steps" in facts:
+        how = f"{facts['steps']} steps, sum off by {facts['delta']:.2g} of {facts['rise']:.3g}"
+        return Panel(f"integrated gradients\n{how}", values, "share in the logit, a pixel", signed=True)
+    how = f"{facts['window']} x {facts['window']} pixels, every {facts['stride']}"
+    return Panel(f"occlusion\n{how}", values, "fall of the logit when hidden", signed=True)
 
 
 def draw_attributions(picture: NDArray[np.uint8], panels: Sequence[Panel], path: Path, *, title: str) -> None:
-    """The picture, then each attribution over a pale gray copy of it, with its color bar.
-
-    picture: (H, W, 3), or (H, W) gray.  Raises: StorageError if `path` cannot be written.
-    """
+    """The picture, (H, W, 3) or (H, W) gray, then each attribution over a pale gray copy of it, with its color bar."""
     columns = 1 + len(panels)
     figure = Figure(figsize=(2.9 * columns, 4.4), layout=ConstrainedLayoutEngine(w_pad=0.12))  # inches
     grid = figure.subplots(2, columns, height_ratios=(1, 0.05), squeeze=False)
     _show(grid[0, 0], picture)
-    grid[0, 0].set_title("the picture\nas the network saw it", fontsize=10)
+    grid[0, 0].set_title("the image\nas the network saw it", fontsize=10)
     grid[1, 0].set_axis_off()
     pale = _pale(picture)
     for axes, bar, panel in zip(grid[0, 1:], grid[1, 1:], panels, strict=True):
@@ -73,15 +105,25 @@ def overlaid(picture: NDArray[np.uint8], panel: Panel) -> Image.Image:
     return Image.fromarray((255 * pixels).round().astype(np.uint8))
 
 
-def draw_maps(
-    picture: NDArray[np.uint8], maps: NDArray[np.float32], names: Sequence[str], path: Path, *, title: str
-) -> None:
-    """The picture, then its feature maps (K, h, w) as a grid, all by one scale, each under its name.
+def draw_feature_maps(found: "FeatureMaps", path: Path | str, *, top: int = 64) -> list[int]:
+    """Draw an image and the strongest channels of a layer as a grid, all with one color scale.
 
-    The scale is that of square roots if nothing is negative, as a few places are far above all others.
+    The scale is that of square roots if nothing is negative, because a few places are far above all others.
 
-    Raises: StorageError if `path` cannot be written.
+    Args:
+        found: a result of `vggnet.interpret.feature_maps`.
+        path: a PNG file.
+        top: number of channels, those with the largest absolute values.
+
+    Returns:
+        The channels drawn, in the order of the layer.
+
+    Raises:
+        ConfigError: `top` is below 1. StorageError: the disk refuses.
     """
+    check_at_least(1, top=top)
+    shown = found.strongest(top)
+    maps = found.maps[shown]
     signed = bool(maps.min() < 0)
     scale = float(np.abs(maps).max()) or 1.0
     columns, rows = _grid(1 + len(maps))
@@ -90,26 +132,46 @@ def draw_maps(
     norm = Normalize(-scale, scale) if signed else PowerNorm(0.5, 0, scale)
     colors = ScalarMappable(norm, AGAINST_FOR if signed else "magma")
     first, *others = _filled(grid, 1 + len(maps))
-    _show(first, picture)
-    first.set_title("the picture", fontsize=8, pad=2)
-    for axes, values, name in zip(others, maps, names, strict=True):
+    _show(first, found.picture)
+    first.set_title("the image", fontsize=8, pad=2)
+    for axes, values, channel in zip(others, maps, shown, strict=True):
         axes.imshow(values, norm=norm, cmap=colors.get_cmap())
-        axes.set_title(name, fontsize=8, pad=2, parse_math=False)
+        axes.set_title(str(channel), fontsize=8, pad=2)
         axes.set(xticks=[], yticks=[])
     bar = figure.colorbar(colors, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.01)
     bar.set_label("activation")
     if not signed:
         ticks = [scale * (place / 4) ** 2 for place in range(5)]
         bar.set_ticks(ticks, labels=[f"{tick:.4g}" for tick in ticks])
+    count, height, width = found.maps.shape
+    which = "all" if len(shown) == count else f"the {len(shown)} strongest of"
+    title = f"{found.layer} of {Path(found.image).name}: {which} {count} channels, {height} x {width} places"
     write_title(figure, title)
-    save_figure(figure, path)
+    save_figure(figure, Path(path))
+    return shown
 
 
-def draw_tiles(tiles: NDArray[np.float32], names: Sequence[str], path: Path, *, title: str) -> None:
-    """Pictures in [0, 1], (K, h, w, 3) or (K, h, w) gray, as a grid, each under its name.
+def draw_filters(filters: NDArray[np.float32], path: Path | str) -> None:
+    """Draw one RGB tile for each filter; for other than three input channels one gray tile for each of them.
 
-    Raises: StorageError if `path` cannot be written.
+    All have one scale: mid-gray is a weight of 0, white (or the full color) the largest of all, black its negative.
+
+    Args:
+        filters: (K, C, k, k), a result of `vggnet.interpret.first_filters`.
+        path: a PNG file.
+
+    Raises:
+        StorageError: the disk refuses.
     """
+    count, channels = filters.shape[:2]
+    tiles = 0.5 + filters / (2 * max(np.abs(filters).max(), np.finfo(np.float32).tiny))
+    names = [str(index) for index in range(count)]
+    if channels == 3:
+        tiles = np.moveaxis(tiles, 1, 3)
+    else:
+        tiles = tiles.reshape(-1, *filters.shape[2:])
+        if channels > 1:
+            names = [f"{index}, input {channel}" for index in range(count) for channel in range(channels)]
     columns, rows = _grid(len(tiles))
     figure = Figure(figsize=(0.9 * columns + 0.2, 1.1 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -117,31 +179,50 @@ def draw_tiles(tiles: NDArray[np.float32], names: Sequence[str], path: Path, *, 
         axes.imshow(tile, cmap="gray", vmin=0, vmax=1)
         axes.set_title(name, fontsize=8, pad=2, parse_math=False)
         axes.set(xticks=[], yticks=[])
-    write_title(figure, title)
-    save_figure(figure, path)
+    write_title(figure, f"conv1_1: {count} filters of {filters.shape[2]} x {filters.shape[3]} weights; mid-gray is 0")
+    save_figure(figure, Path(path))
 
 
-def draw_exciting(rows: Sequence[tuple[str, Sequence[Excitement]]], path: Path, *, title: str) -> None:
-    """For each channel its pictures with the field framed and the caption, and below each the field itself, enlarged.
+def draw_top_activations(found: "Mapping[str, Sequence[TopActivation]]", path: Path | str, *, title: str = "") -> None:
+    """Draw for each channel its images with the receptive field framed, and below each the field, enlarged.
 
-    rows: the channel's name and its pictures, the most exciting first.
-    Raises: StorageError if `path` cannot be written.
+    Args:
+        found: a result of `vggnet.interpret.find_top_activations`.
+        path: a PNG file.
+        title: of the figure.
+
+    Raises:
+        StorageError: the disk refuses.
     """
-    columns = max(len(found) for _, found in rows)
-    figure = Figure(figsize=(1.5 * columns + 0.6, 3.5 * len(rows) + 0.5), layout="constrained")
-    grid = figure.subplots(2 * len(rows), columns, squeeze=False)
+    columns = max(map(len, found.values()))
+    figure = Figure(figsize=(1.5 * columns + 0.6, 3.5 * len(found) + 0.5), layout="constrained")
+    grid = figure.subplots(2 * len(found), columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    for number, (name, found) in enumerate(rows):
-        for whole, part, one in zip(grid[2 * number], grid[2 * number + 1], found, strict=False):
+    for number, (name, images) in enumerate(found.items()):
+        for whole, part, one in zip(grid[2 * number], grid[2 * number + 1], images, strict=False):
             left, top, right, bottom = one.box
             _show(whole, one.picture)
             draw_frame(whole, one.box)
-            whole.set_xlabel(one.caption, fontsize=8, parse_math=False)
+            whole.set_xlabel(f"{one.activation:.3g}, {one.label}", fontsize=8, parse_math=False)
             _show(part, one.picture[top:bottom, left:right])
         grid[2 * number, 0].set_ylabel(name, fontsize=10, parse_math=False)
     write_title(figure, title)
-    save_figure(figure, path)
+    save_figure(figure, Path(path))
+
+
+def draw_visualizations(found: "Sequence[Visualization]", path: Path | str) -> None:
+    """Draw six images a row, each under its channel and its activation before and after.
+
+    Args:
+        found: a result of `vggnet.interpret.visualize_channels`.
+        path: a PNG file.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    cells = [(Image.fromarray(one.picture), f"{one.channel}\n{one.before:.3g} → {one.after:.3g}") for one in found]
+    draw_gallery([cells[start : start + 6] for start in range(0, len(cells), 6)], Path(path))
 
 
 def _show(axes: Axes, picture: NDArray[np.uint8]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from vggnet.data.sources.source import Source
-from vggnet.interpret.explain import explain
+from vggnet.interpret.explanation import explain
 from vggnet.metrics import PerImage
 from vggnet.models.vgg import VGG
 from vggnet.report.explanation_figures import Panel, overlaid

@@ -7,10 +7,10 @@ from PIL import Image
 
 from vggnet.errors import ConfigError, ImageError, WeightsError
 from vggnet.evaluation.predict import predict
-from vggnet.interpret.explain import METHODS, explain
-from vggnet.interpret.feature_maps import feature_maps
-from vggnet.interpret.feature_visualization import maximize
-from vggnet.interpret.top_activations import find_exciting
+from vggnet.interpret.explanation import METHODS, explain
+from vggnet.interpret.feature_visualization import visualize_channels
+from vggnet.interpret.layers import feature_maps
+from vggnet.interpret.top_activations import find_top_activations
 
 
 def hooks(network):
@@ -42,12 +42,12 @@ def folder(tmp_path, photo):
     return tmp_path / "data"
 
 
-def works(network, photo, folder, progress=None):
+def works(network, photo, folder, progress=False):
     """Everything that looks into a network."""
     yield lambda: explain(network, photo, steps=4, window=12, progress=progress)
-    yield lambda: find_exciting(network, folder, "relu2_1:3", progress=progress)
-    yield lambda: maximize(network, "relu2_1:3", steps=2, progress=progress)
-    if progress is None:
+    yield lambda: find_top_activations(network, folder, "relu2_1:3", progress=progress)
+    yield lambda: visualize_channels(network, "relu2_1:3", steps=2, progress=progress)
+    if not progress:
         yield lambda: feature_maps(network, photo, "relu2_1")
 
 
@@ -117,7 +117,7 @@ def test_an_explanation_is_of_the_prediction(network, photo):
         assert one.values.dtype == np.float32
         assert np.isfinite(one.values).all()
         assert one.values.any()
-    facts = found.as_dict()["methods"]
+    facts = {method: one.facts for method, one in found.attributions.items()}
     assert facts["gradcam"] == facts["gradcam++"] == {"layer": "relu4_2"}
     assert facts["integrated-gradients"]["steps"] == 8
     assert (facts["occlusion"]["window"], facts["occlusion"]["stride"]) == (12, 6)
@@ -143,7 +143,9 @@ def test_a_class_by_name_or_number(network, photo):
     assert np.array_equal(first, same)
     assert not np.allclose(first, other)
     unlikely = min(range(3), key=lambda index: explain(network, photo, target=index, methods=["gradcam"]).probability)
-    assert "(predicted: " in explain(network, photo, target=unlikely, methods=["gradcam"]).title()
+    found = explain(network, photo, target=unlikely, methods=["gradcam"])
+    assert found.predicted == explain(network, photo, methods=["gradcam"]).name != found.name
+    assert found.predicted_probability > found.probability
 
 
 def test_gray_images(make_network, photo):
@@ -202,7 +204,7 @@ def test_pictures_that_cannot_be_explained(network, tmp_path, folder):
     for path in (tmp_path / "broken.jpg", tmp_path / "missing.jpg"):
         with pytest.raises(ImageError, match=path.name):
             explain(network, path)
-    with pytest.raises(ConfigError, match="6 pictures"):
+    with pytest.raises(ConfigError, match="6 images"):
         explain(network, folder)
     network.preprocess = None
     with pytest.raises(WeightsError, match="preprocess"):

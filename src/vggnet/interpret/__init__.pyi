@@ -1,0 +1,12 @@
+from .explanation import Attribution as Attribution
+from .explanation import Explanation as Explanation
+from .explanation import explain as explain
+from .feature_visualization import Visualization as Visualization
+from .feature_visualization import visualize_channels as visualize_channels
+from .layers import FeatureMaps as FeatureMaps
+from .layers import feature_maps as feature_maps
+from .layers import first_filters as first_filters
+from .summary import LayerTable as LayerTable
+from .summary import layer_table as layer_table
+from .top_activations import TopActivation as TopActivation
+from .top_activations import find_top_activations as find_top_activations

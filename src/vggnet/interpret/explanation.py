@@ -1,0 +1,222 @@
+"""Why this class: how much each pixel of an image counts for it, by four methods."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vggnet.data.images import Picture
+from vggnet.errors import ConfigError, check_at_least
+from vggnet.interpret.attributions import (
+    cam_layers,
+    default_layer,
+    enlarged,
+    grad_cam,
+    grad_cam_plus_plus,
+    integrated_gradients,
+    maps_and_gradients,
+    num_windows,
+    occlusion,
+)
+from vggnet.interpret.layers import as_array, check_layer, read_one
+from vggnet.metrics import check_finite_logits
+from vggnet.models.vgg import VGG
+from vggnet.progress import Progress, report_progress
+from vggnet.report.text import SKIP
+from vggnet.weights.checkpoint import OpenModel, frozen, open_model
+
+Method = Literal["gradcam", "gradcam++", "integrated-gradients", "occlusion"]
+METHODS: tuple[Method, ...] = ("gradcam", "gradcam++", "integrated-gradients", "occlusion")
+CAMS = {"gradcam": grad_cam, "gradcam++": grad_cam_plus_plus}
+MANY_CLASSES = 100  # from which on an error names similar ones only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """How much each pixel counts, by one method."""
+
+    values: NDArray[np.float32] = field(metadata=SKIP)  # (H, W)
+    facts: dict[str, Any]  # how it was computed, as JSON values: layer; or steps, sum, rise, delta; or window, stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a class: an attribution by each method, for the image as the network saw it."""
+
+    image: str  # its name
+    picture: NDArray[np.uint8] = field(metadata=SKIP)  # (H, W, 3), or (H, W) gray
+    index: int  # of the class
+    name: str  # of the class
+    probability: float  # 0..1
+    logit: float
+    predicted: str  # the class with the highest probability
+    predicted_probability: float
+    attributions: dict[str, Attribution]  # method -> attribution
+
+
+def explain(
+    model: VGG | Path | str,
+    image: Picture,
+    *,
+    target: str | int | None = None,
+    methods: Sequence[Method] = METHODS,
+    layer: str | None = None,
+    steps: int = 64,
+    window: int | None = None,
+    stride: int | None = None,
+    device: str | None = None,
+    progress: Progress = False,
+) -> Explanation:
+    """Compute how much each pixel of an image counts for a class.
+
+    What is explained is the class's logit. "integrated-gradients" and "occlusion" need captum: pip install
+    'vggnet[explain]'. A given VGG is left as it was found: its modes, its gradients, and no hook.
+
+    Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`. Its own preprocessing
+            prepares the image.
+        image: a file, the bytes of one, an open file, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W).
+        target: a class by name or index; by default the predicted one.
+        methods: "gradcam" and "gradcam++" give a map of `layer`, not negative; "integrated-gradients" the share of each
+            pixel in the rise of the logit from an image of the mean color; "occlusion" the mean fall of the logit when
+            a square with the mean color hides the pixel.
+        layer: of Grad-CAM; by default the deepest ReLU whose map has 4 places a side.
+        steps: gradients for integrated gradients.
+        window: side of the square that occlusion hides, in pixels; by default a seventh of the image.
+        stride: pixels from one square to the next; by default half a window.
+        device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total), counted in images
+            through the network.
+
+    Raises:
+        ConfigError: an option is impossible, or the network has no classes.
+        ImageError: the image cannot be read.
+        MissingDependencyError: captum is needed and not installed.
+        NonFiniteError: the logits are not finite.
+        WeightsError: there is no such model, or it has no preprocessing.
+
+    Example:
+        >>> from PIL import Image
+        >>> found = explain("vgg8_bn-cifar10-fast", Image.new("RGB", (40, 32)), target="cat", methods=["gradcam"])
+        >>> found.index, found.attributions["gradcam"].values.shape, found.attributions["gradcam"].facts
+        (3, (32, 32), {'layer': 'relu4_1'})
+    """
+    opened = open_model(model, device=device, accelerate=False)
+    network, preprocess = opened.network, opened.preprocess
+    _check_classifies(network)
+    size = preprocess.crop
+    window = max(1, size // 7) if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    _check_methods(network, methods, layer, steps)
+    passes = {"integrated-gradients": steps, "occlusion": num_windows(size, window, stride) + 1}
+    total = sum(passes.get(method, 1) for method in set(methods))
+    name, pixels = read_one(image, preprocess)
+    with frozen(network), report_progress(progress, "explaining") as report:
+        batch = preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
+        with torch.no_grad():
+            logits = network(batch).double().cpu()
+        check_finite_logits(logits)
+        index = _class_index(opened, target, logits[0])
+        seen = _counter(report, total)
+        attributions: dict[str, Attribution] = {
+            method: _attribute(network, batch, index, method, layer, steps, window, stride, seen)
+            for method in dict.fromkeys(methods)
+        }
+    probabilities = logits[0].softmax(0).tolist()
+    best = int(logits[0].argmax())
+    return Explanation(
+        image=name,
+        picture=as_array(pixels),
+        index=index,
+        name=opened.class_name(index),
+        probability=probabilities[index],
+        logit=logits[0, index].item(),
+        predicted=opened.class_name(best),
+        predicted_probability=probabilities[best],
+        attributions=attributions,
+    )
+
+
+def _class_index(opened: OpenModel, target: str | int | None, logits: Tensor) -> int:
+    """A class by name or index, by default the one with the highest logit (K,).
+
+    Raises: ConfigError for a class that the model does not have, naming those that it has.
+    """
+    if target is None:
+        return int(logits.argmax())
+    names = opened.classes or ()
+    if target in names:
+        return names.index(str(target))
+    if str(target).isdecimal() and int(target) < len(logits):
+        return int(target)
+    listed: Sequence[str] = names
+    if len(names) > MANY_CLASSES:
+        listed = get_close_matches(str(target), names, n=8, cutoff=0.3)
+    known = f"; {'similar are' if listed is not names else 'the classes are'} {', '.join(listed)}" if listed else ""
+    raise ConfigError(f"unknown class {str(target)!r}{known}. A number from 0 to {len(logits) - 1} works too.")
+
+
+def _counter(report: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    """A function to call with the number of images that went through the network since the last call."""
+    done = 0
+
+    def seen(images: int) -> None:
+        nonlocal done
+        done = min(done + images, total)
+        report(done, total)
+
+    return seen
+
+
+def _attribute(
+    network: VGG,
+    batch: Tensor,
+    index: int,
+    method: Method,
+    layer: str | None,
+    steps: int,
+    window: int,
+    stride: int,
+    seen: Callable[[int], None],
+) -> Attribution:
+    facts: dict[str, Any]
+    if method in CAMS:
+        layer = layer or default_layer(network, batch.shape[-1])
+        cam = CAMS[method](*maps_and_gradients(network, batch, index, layer))
+        seen(1)
+        values, facts = enlarged(cam, batch.shape[2:])[0], {"layer": layer}
+    elif method == "occlusion":
+        values = occlusion(network, batch, index, window=window, stride=stride, seen=seen)
+        facts = {"window": window, "stride": stride, "largest_fall": values.max().item()}
+    else:
+        values, rise, delta = integrated_gradients(network, batch, index, steps=steps, seen=seen)
+        facts = {"steps": steps, "sum": rise + delta, "rise": rise, "delta": delta}
+    return Attribution(values=values.cpu().numpy(), facts=facts)
+
+
+def _check_classifies(network: VGG) -> None:
+    """Raises: ConfigError if the network has no classes."""
+    if network.architecture.boxes is not None:
+        raise ConfigError("this network gives boxes, not classes, so there is no class to explain; give a classifier.")
+    if network.num_classes == 0:
+        raise ConfigError(
+            "the network has no head, so there is no class to explain: it ends at pool5 with a feature map. Look at "
+            "its layers by `vgg explain maps`, `top-activations` or `visualize`, or train a head by `vgg train "
+            "--init-from`."
+        )
+
+
+def _check_methods(network: VGG, methods: Sequence[Method], layer: str | None, steps: int) -> None:
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods:
+        found = f"unknown method {unknown[0]!r}" if unknown else "no method was given"
+        raise ConfigError(f"{found}; the methods are {', '.join(METHODS)}.")
+    if layer is not None:
+        check_layer(network, layer, cam_layers(network))
+    check_at_least(1, steps=steps)
