@@ -114,6 +114,15 @@ def test_paths_as_text_from_home(pictures, weights, index, tmp_path, monkeypatch
     assert found.image == str(tmp_path / "pictures" / "03.png")
 
 
+def test_the_argument_of_version_0_1(pictures, weights, tmp_path):
+    """Oracle: the same vectors by the new name; the warning says when the old one goes."""
+    with pytest.warns(DeprecationWarning, match="weights is model now.*0.3"):
+        build_index(pictures, tmp_path / "old.safetensors", weights=weights)
+    build_index(pictures, tmp_path / "new.safetensors", model=weights)
+    old, new = (SimilarityIndex(tmp_path / f"{name}.safetensors") for name in ("old", "new"))
+    assert np.array_equal(old.vectors, new.vectors)
+
+
 def test_what_is_refused(pictures, weights, index, tmp_path):
     """Oracle: the contract."""
     with pytest.raises(DataError, match="cannot be read as an index"):

@@ -17,7 +17,14 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.features.extractor import DEFAULT_MODEL, FeatureExtractor, last_relu, normalized, unit_length
+from vggnet.features.extractor import (
+    DEFAULT_MODEL,
+    FeatureExtractor,
+    accepts_weights,
+    last_relu,
+    normalized,
+    unit_length,
+)
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress, report_progress
 from vggnet.weights.checkpoint import OpenModel, open_model
@@ -55,6 +62,7 @@ class Duplicates:
     groups: tuple[Group, ...]
 
 
+@accepts_weights
 def find_duplicates(
     data: str | Path,
     *,

@@ -4,8 +4,11 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from itertools import repeat
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+from warnings import warn
 
 import numpy as np
 import torch
@@ -23,6 +26,22 @@ from vggnet.weights.checkpoint import Checkpoint, open_model
 
 DEFAULT_MODEL = "vgg16:features"  # the convolutions of VGG-16, trained on ImageNet
 OUTPUT_STRIDES = (8, 16, TOTAL_STRIDE)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def accepts_weights(function: Callable[P, R]) -> Callable[P, R]:
+    """Accept the keyword `weights`, which is the name of `model` in version 0.1, with a DeprecationWarning."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "weights" in kwargs:
+            warn("the argument weights is model now; the old name goes with version 0.3.", DeprecationWarning, 2)
+            kwargs["model"] = kwargs.pop("weights")
+        return function(*args, **kwargs)
+
+    return wrapper
 
 
 class FeatureExtractor(nn.Module):

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vggnet.data.decoding import decode_image
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, InputError, MissingDependencyError, WeightsError
-from vggnet.features.extractor import DEFAULT_MODEL
+from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
 from vggnet.features.frozen_network import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
@@ -67,6 +67,7 @@ class LPIPS(nn.Module):
         [0.0]
     """
 
+    @accepts_weights
     def __init__(self, model: VGG | Path | str = DEFAULT_MODEL) -> None:
         super().__init__()
         self.features = FrozenFeatures(model, list(LAYERS))
@@ -129,6 +130,7 @@ class DISTS(nn.Module):
     alpha: Tensor
     beta: Tensor
 
+    @accepts_weights
     def __init__(self, model: VGG | Path | str = DEFAULT_MODEL) -> None:
         super().__init__()
         alpha, beta = _dists_weights()
@@ -145,18 +147,7 @@ class DISTS(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """Compare two batches image by image.
-
-        Args:
-            images: RGB (N, 3, H, W), float in [-1, 1] (the original takes [0, 1]), H and W at least 16.
-            others: as `images`, of the same shape.
-
-        Returns:
-            (N,).
-
-        Raises:
-            InputError: other shapes, types or values.
-        """
+        """Compare two batches, RGB (N, 3, H, W), float in [-1, 1], H and W at least 16 -> (N,).  Raises: InputError."""
         check_pair(images, others)
         pairs = [((images + 1) / 2, (others + 1) / 2), *self.features.pair(images, others)]
         similar = images.new_zeros(len(images))
@@ -191,6 +182,7 @@ class ContentDistance(nn.Module):
         [0.0, 0.0]
     """
 
+    @accepts_weights
     def __init__(self, model: VGG | Path | str = DEFAULT_MODEL, layers: Sequence[str] = CONTENT_LAYERS) -> None:
         super().__init__()
         self.features = FrozenFeatures(model, layers)
@@ -214,6 +206,7 @@ class StyleDistance(nn.Module):
         torch.Size([2])
     """
 
+    @accepts_weights
     def __init__(self, model: VGG | Path | str = DEFAULT_MODEL, layers: Sequence[str] = STYLE_LAYERS) -> None:
         super().__init__()
         self.features = FrozenFeatures(model, layers)
@@ -243,6 +236,7 @@ class Comparison:
     distances: dict[str, float]  # name -> distance; 0 for equal images
 
 
+@accepts_weights
 @torch.no_grad()
 def compare_images(
     first: Path | str,

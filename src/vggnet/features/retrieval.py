@@ -20,6 +20,7 @@ from vggnet.features.extractor import (
     DEFAULT_MODEL,
     POOLINGS,
     FeatureExtractor,
+    accepts_weights,
     last_relu,
     normalized,
     raised,
@@ -120,6 +121,7 @@ class SimilarityIndex:
         return order, np.take_along_axis(cosines, order, axis=1)
 
 
+@accepts_weights
 def build_index(
     images: Sequence[Path | str] | Path | str,
     out: Path | str,
@@ -174,6 +176,7 @@ def build_index(
     return extraction
 
 
+@accepts_weights
 def find_similar(
     index: Path | str,
     images: Pictures,

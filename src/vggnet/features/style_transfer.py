@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 from vggnet.data.images import Picture, Pictures, named_pictures, read_picture
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
-from vggnet.features.extractor import DEFAULT_MODEL
+from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
 from vggnet.features.frozen_network import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
@@ -76,6 +76,7 @@ class _Task:
     smoothness: float
 
 
+@accepts_weights
 def transfer(
     content: Picture,
     styles: Pictures,
