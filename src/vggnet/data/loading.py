@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from vggnet.data.decoded import decode_all, decoded
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
-from vggnet.data.sources.stream import Item, Stream
+from vggnet.data.sources.stream import Stream
 from vggnet.errors import ImageError
+from vggnet.progress import Progress
 
 GROUPED = 64  # whole images whose groups of a stream are looked up at once
 
@@ -34,7 +36,7 @@ class CropView(NamedTuple):
     of_crop: View
 
 
-# Hears of each image that cannot be read, and is left out: skip(index, error).
+# Called with each image that cannot be read, and that its batch then lacks: skip(index, error).
 Skip = Callable[[int, ImageError], None]
 
 
@@ -47,9 +49,21 @@ class Batch(NamedTuple):
 
 
 class EvalBatches:
-    """Every image once, in order, as the preprocessing sees it. `indices` limits it to a part of the source.
+    """Every image once, in order, resized and cropped.
 
-    skip: called with each image that cannot be read, which is left out; without it such an image raises ImageError.
+    Args:
+        source: the images.
+        preprocess: how to resize and crop them.
+        batch_size: most images of a batch.
+        workers: processes that open and preprocess images; they stay until the object is deleted. 0 for none.
+        indices: places of the images to take, int64 (N,); by default all.
+        skip: called with each image that cannot be read, which its batch then lacks; without it such an image raises
+            ImageError.
+        progress: how to report the decoding of small images, which happens once for a data set.
+
+    Raises:
+        ImageError: for an image that cannot be read, unless there is `skip`.
+        DataError: if no image can be read.
     """
 
     def __init__(
@@ -60,8 +74,10 @@ class EvalBatches:
         workers: int = 0,
         indices: NDArray[np.int64] | None = None,
         skip: Skip | None = None,
+        *,
+        progress: Progress = False,
     ) -> None:
-        self.batches = _batches(source, preprocess, None, workers, skip)
+        self._loader = _make_loader(source, preprocess, None, workers, skip, progress)
         indices = np.arange(len(source)) if indices is None else indices
         self.chunks = _chunks(torch.from_numpy(indices), batch_size)
 
@@ -69,44 +85,7 @@ class EvalBatches:
         return len(self.chunks)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch for batch in self.batches(self.chunks, 0) if len(batch.indices))
-
-
-class WholeImages:
-    """Every image once, in order, whole: uint8 (C, h, w) with `preprocess.resize` as its shorter side.
-
-    Workers are two images ahead, however large these are.
-    """
-
-    def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0) -> None:
-        self.images = _Whole(source, preprocess)
-        self.chunks = _chunks(torch.arange(len(source)), GROUPED)
-        self.workers = workers
-
-    def __iter__(self) -> Iterator[Tensor]:
-        loader = DataLoader(
-            self.images,
-            batch_size=None,
-            sampler=(item for chunk in _items(self.images.source, self.chunks) for item in chunk),
-            num_workers=self.workers,
-            worker_init_fn=_leave_group,
-        )
-        for pixels in loader:
-            if isinstance(pixels, ImageError):
-                raise pixels
-            yield pixels
-
-
-def of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:
-    """Stacks of images that follow each other and have the same size, of up to max_pixels together, or of one."""
-    group: list[Tensor] = []
-    for image in images:
-        if group and (image.shape != group[0].shape or (len(group) + 1) * image[0].numel() > max_pixels):
-            yield torch.stack(group)
-            group = []
-        group.append(image)
-    if group:
-        yield torch.stack(group)
+        return (batch for batch in self._loader.load(self.chunks, 0) if len(batch.indices))
 
 
 class TrainBatches:
@@ -115,11 +94,24 @@ class TrainBatches:
     The order depends on (seed, epoch) alone, so any step of any epoch can be reached again. No batch is larger than
     `batch_size`, and their sizes differ by one at most: a last batch of a few images would make a step, and batch norm
     statistics, of mostly noise.
-    `view` sees each image, by default as the preprocessing, or what that makes of it (CropView); small images are then
-    kept decoded.
-    `share` takes from a batch's indices those that are this process's to load; of several, each has its own.
-    `skip` is called with each image that cannot be read, which its batch then lacks, all of them if need be; without it
-    such an image raises ImageError.
+
+    Args:
+        source: the images.
+        preprocess: how to resize and crop them, unless `view` does.
+        batch_size: most images of a batch, of all processes together.
+        indices: places of the images to take, int64 (N,).
+        seed: fixes the order.
+        view: what to make of each image; by default what `preprocess` does. A `CropView` gets what `preprocess` has
+            made of it.
+        workers: processes that open images and make views; they stay for all epochs. 0 for none.
+        share: takes from the indices of a batch those that this process is to load.
+        skip: called with each image that cannot be read, which its batch then lacks; a batch can become empty. Without
+            it such an image raises ImageError.
+        progress: how to report the decoding of small images, which happens once for a data set.
+
+    Raises:
+        ImageError: for an image that cannot be read, unless there is `skip`.
+        DataError: if no image can be read.
     """
 
     def __init__(
@@ -134,8 +126,9 @@ class TrainBatches:
         workers: int = 0,
         share: Callable[[Tensor], Tensor] = lambda chunk: chunk,
         skip: Skip | None = None,
+        progress: Progress = False,
     ) -> None:
-        self.batches = _batches(source, preprocess, view, workers, skip)
+        self._loader = _make_loader(source, preprocess, view, workers, skip, progress)
         self.share = share
         self.indices = torch.from_numpy(indices)
         self.batch_size = batch_size
@@ -146,8 +139,8 @@ class TrainBatches:
         return math.ceil(len(self.indices) / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from batch `start` on."""
-        return self.batches([self.share(chunk) for chunk in self._epoch_chunks(epoch)[start:]], epoch)
+        """The batches of one epoch from batch `start` on. Only the epoch that was started last can be continued."""
+        return self._loader.load([self.share(chunk) for chunk in self._epoch_chunks(epoch)[start:]], epoch)
 
     def _epoch_chunks(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
@@ -170,6 +163,37 @@ class StreamBatches(TrainBatches):
         return list(torch.from_numpy(self.order(epoch=epoch)).tensor_split(len(self)))
 
 
+class WholeImages:
+    """Every image once, in order, whole: uint8 (C, h, w) with `preprocess.resize` as its shorter side.
+
+    Workers are two images ahead, however large these are.
+    """
+
+    def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0) -> None:
+        self.images = _Whole(source, preprocess)
+        self.chunks = _chunks(torch.arange(len(source)), GROUPED)
+        self.workers = workers
+
+    def __iter__(self) -> Iterator[Tensor]:
+        requests = chain.from_iterable(_requests(self.images.source, self.chunks, 0))
+        for pixels in _data_loader(self.images, self.workers, batch_size=None, sampler=requests):
+            if isinstance(pixels, ImageError):
+                raise pixels
+            yield pixels
+
+
+def of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:
+    """Stacks of images that follow each other and have the same size, of up to max_pixels together, or of one."""
+    group: list[Tensor] = []
+    for image in images:
+        if group and (image.shape != group[0].shape or (len(group) + 1) * image[0].numel() > max_pixels):
+            yield torch.stack(group)
+            group = []
+        group.append(image)
+    if group:
+        yield torch.stack(group)
+
+
 def default_workers(preprocess: Preprocess) -> int:
     """Loader processes: none for small images, which are kept decoded; for photos one a core, eight at most."""
     return 0 if preprocess.is_small else min(8, os.cpu_count() or 1)
@@ -180,60 +204,122 @@ def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:
     return list(torch.tensor_split(indices, math.ceil(len(indices) / batch_size))) if len(indices) else []
 
 
-def _batches(
-    source: Source, preprocess: Preprocess, view: View | CropView | None, workers: int, skip: Skip | None
-) -> Callable[[list[Tensor], int], Iterator[Batch]]:
-    """A function of chunks of indices and the epoch. What cannot be read is given to `skip`, or raised without it."""
-    labels = torch.from_numpy(source.labels)
+class _Loader(Protocol):
+    def load(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        """A batch for each chunk of indices."""
 
-    def without(bad: Mapping[int, ImageError], chunk: Tensor) -> Tensor:
-        """The indices of a chunk that are left; `bad` are errors by their places in it."""
-        for place, error in bad.items():
-            if skip is None:
-                raise error
-            skip(int(chunk[place]), error)
-        return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk
 
-    if view is None and preprocess.is_small and not isinstance(source, Stream):
+def _make_loader(
+    source: Source,
+    preprocess: Preprocess,
+    view: View | CropView | None,
+    workers: int,
+    skip: Skip | None,
+    progress: Progress,
+) -> _Loader:
+    is_kept = preprocess.is_small and not isinstance(source, Stream)
+    if is_kept and view is None:
+        return _DecodedLoader(source, preprocess, skip, progress)
+    if is_kept and isinstance(view, CropView):
+        decode_all(source, preprocess, progress=progress)  # before worker processes start, which inherit it
+    return _WorkerLoader(_Images(source, preprocess, view), workers, skip)
+
+
+class _DecodedLoader:
+    """Takes batches from the array of decoded images."""
+
+    def __init__(self, source: Source, preprocess: Preprocess, skip: Skip | None, progress: Progress) -> None:
         if skip is None:
-            decoded(source, preprocess)  # raises
-        pixels, unreadable = decode_all(source, preprocess)
+            decoded(source, preprocess, progress=progress)  # raises
+        self.pixels, self.bad = decode_all(source, preprocess, progress=progress)
+        self.labels = torch.from_numpy(source.labels)
+        self.skip = skip
 
-        def from_array(chunks: list[Tensor], epoch: int) -> Iterator[Batch]:
-            for chunk in chunks:
-                places = enumerate(chunk.tolist() if unreadable else ())
-                bad = {place: unreadable[index] for place, index in places if index in unreadable}
-                chunk = without(bad, chunk)
-                yield Batch(pixels[chunk], labels[chunk], chunk)
-
-        return from_array
-
-    def from_workers(chunks: list[Tensor], epoch: int) -> Iterator[Batch]:
-        images = _Images(source, preprocess, view, epoch)
-        loader = DataLoader(
-            images,
-            batch_sampler=_items(source, chunks),
-            collate_fn=_stack,
-            num_workers=workers,
-            worker_init_fn=_leave_group,
-        )
-        for (pixels, bad), chunk in zip(loader, chunks, strict=True):
-            chunk = without(bad, chunk)
-            yield Batch(pixels, labels[chunk], chunk)
-
-    return from_workers
+    def load(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        for chunk in chunks:
+            places = enumerate(chunk.tolist() if self.bad else ())
+            chunk = _readable(
+                chunk, {place: self.bad[index] for place, index in places if index in self.bad}, self.skip
+            )
+            yield Batch(self.pixels[chunk], self.labels[chunk], chunk)
 
 
-def _items(source: Source, chunks: Sequence[Tensor]) -> Iterator[list[Item]]:
-    """What a loader is asked for, chunk by chunk. Streams are read by this process, and only decoded by workers."""
+class _WorkerLoader:
+    """Lets worker processes open and preprocess images. They start with the first epoch and stay until the last."""
+
+    def __init__(self, images: "_Images", workers: int, skip: Skip | None) -> None:
+        self.plan = _Plan(images.source)
+        self.start = partial(_data_loader, images, workers, batch_sampler=self.plan, collate_fn=_stack)
+        self.loader = self.start()
+        self.labels = torch.from_numpy(images.source.labels)
+        self.skip = skip
+
+    def load(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        self.plan.chunks, self.plan.epoch = chunks, epoch
+        try:
+            for chunk, (pixels, bad) in zip(self._current(chunks), self.loader, strict=True):
+                chunk = _readable(chunk, bad, self.skip)
+                yield Batch(pixels, self.labels[chunk], chunk)
+        except Exception:
+            self._restart()
+            raise
+
+    def _restart(self) -> None:
+        """End the worker processes now. Freed later by Python's cycle collector, each would be waited for for 5 s."""
+        if self.loader._iterator is not None:
+            self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        self.loader = self.start()
+
+    def _current(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        for chunk in chunks:
+            assert self.plan.chunks is chunks, "another epoch was started, which has taken over the worker processes"
+            yield chunk
+
+
+class _Request(NamedTuple):
+    """What a worker process is asked for."""
+
+    image: int  # its index
+    epoch: int
+    file: bytes | None  # of a stream, which the main process reads
+
+
+class _Plan:
+    """The requests of the current epoch, batch by batch: the sampler of a DataLoader that serves many epochs."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.chunks: Sequence[Tensor] = ()
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[list[_Request]]:
+        return _requests(self.source, self.chunks, self.epoch)
+
+
+def _requests(source: Source, chunks: Sequence[Tensor], epoch: int) -> Iterator[list[_Request]]:
     if isinstance(source, Stream):
-        return source.ahead([chunk.numpy() for chunk in chunks])
-    return ([(index, None) for index in chunk.tolist()] for chunk in chunks)
+        for items in source.ahead([chunk.numpy() for chunk in chunks]):
+            yield [_Request(index, epoch, file) for index, file in items]
+    else:
+        for chunk in chunks:
+            yield [_Request(index, epoch, None) for index in chunk.tolist()]
 
 
-def _open(source: Source, item: Item) -> StoredImage:
-    index, file = item
-    return source.open(index) if file is None else open_image(file, name=source.describe(index))
+def _data_loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
+    """A DataLoader whose worker processes stay from one epoch to the next, and that draws no global random number."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        worker_init_fn=_leave_group,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+        **options,
+    )
+
+
+def _leave_group(worker: int) -> None:
+    """Ctrl-C and torchrun signal a whole group of processes; the main one finishes its step and stops the workers."""
+    os.setpgrp()
 
 
 def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor, dict[int, ImageError]]:
@@ -245,38 +331,45 @@ def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor, dict[int, ImageEr
     return torch.stack([pixels.permute(1, 2, 0) for pixels in tensors]).permute(0, 3, 1, 2), bad
 
 
-def _leave_group(worker: int) -> None:
-    """Ctrl-C and torchrun signal a whole group of processes; the main one finishes its step and stops the workers."""
-    os.setpgrp()
+def _readable(chunk: Tensor, bad: Mapping[int, ImageError], skip: Skip | None) -> Tensor:
+    """The indices of a chunk that are left; `bad` are errors by their places in it, raised if there is no `skip`."""
+    for place, error in bad.items():
+        if skip is None:
+            raise error
+        skip(int(chunk[place]), error)
+    return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk
 
 
 class _Images(Dataset[Tensor | ImageError]):
-    """The images of a source, through a view, for loader workers."""
+    """The images of a source, through a view."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, view: View | CropView | None, epoch: int) -> None:
+    def __init__(self, source: Source, preprocess: Preprocess, view: View | CropView | None) -> None:
         self.source = source
         self.preprocess = preprocess
         self.view = view
-        self.epoch = epoch
 
-    def __getitem__(self, item: Item) -> Tensor | ImageError:
+    def __getitem__(self, request: _Request) -> Tensor | ImageError:
         try:
-            if self.view is None:
-                return self.preprocess.pixels(_open(self.source, item).decode())
-            if isinstance(self.view, CropView):
-                crop = StoredImage(to_pil_image(self._crop(item)), self.source.describe(item[0]), self.preprocess.mode)
-                return self.view.of_crop(crop, self.epoch, item[0])
-            return self.view(replace(_open(self.source, item), mode=self.preprocess.mode), self.epoch, item[0])
+            return self._view(request)
         except ImageError as error:
-            return error.named(self.source.describe(item[0]))
+            return error.named(self.source.describe(request.image))
 
-    def _crop(self, item: Item) -> Tensor:
-        if isinstance(self.source, Stream):
-            return self.preprocess.pixels(_open(self.source, item).decode())
+    def _view(self, request: _Request) -> Tensor:
+        if self.view is None:
+            return self.preprocess.pixels(_open(self.source, request).decode())
+        if isinstance(self.view, CropView):
+            crop, name = to_pil_image(self._crop(request)), self.source.describe(request.image)
+            return self.view.of_crop(StoredImage(crop, name, self.preprocess.mode), request.epoch, request.image)
+        image = replace(_open(self.source, request), mode=self.preprocess.mode)
+        return self.view(image, request.epoch, request.image)
+
+    def _crop(self, request: _Request) -> Tensor:
+        if isinstance(self.source, Stream) or not self.preprocess.is_small:
+            return self.preprocess.pixels(_open(self.source, request).decode())
         pixels, bad = decode_all(self.source, self.preprocess)
-        if item[0] in bad:
-            raise bad[item[0]]
-        return pixels[item[0]]
+        if request.image in bad:
+            raise bad[request.image]
+        return pixels[request.image]
 
 
 class _Whole(Dataset[Tensor | ImageError]):
@@ -289,8 +382,14 @@ class _Whole(Dataset[Tensor | ImageError]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, item: Item) -> Tensor | ImageError:
+    def __getitem__(self, request: _Request) -> Tensor | ImageError:
         try:
-            return self.preprocess.whole(_open(self.source, item).decode())
+            return self.preprocess.whole(_open(self.source, request).decode())
         except ImageError as error:
-            return error.named(self.source.describe(item[0]))
+            return error.named(self.source.describe(request.image))
+
+
+def _open(source: Source, request: _Request) -> StoredImage:
+    if request.file is None:
+        return source.open(request.image)
+    return open_image(request.file, name=source.describe(request.image))

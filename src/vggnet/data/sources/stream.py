@@ -108,6 +108,7 @@ class Stream(Source):
                     if last[group] == number:
                         del held[group]
         finally:
+            held.clear()  # a future that has failed refers to this frame
             readers.shutdown(wait=False, cancel_futures=True)
 
     def groups_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
