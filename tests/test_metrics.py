@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 from torchmetrics.classification import BinaryCalibrationError, MulticlassConfusionMatrix
 
 from vggnet.errors import DataError, InputError, NonFiniteError
-from vggnet.metrics import Metrics, PerImage, calibration_bins, mean_softmax, rank
+from vggnet.metrics import Metrics, PerImage, calibration_bins, mean_softmax, rank, wilson_interval
 
 
 def draw(images, classes, scale=2.0, seed=0):
@@ -201,3 +202,10 @@ def test_mean_softmax():
     np.testing.assert_allclose(far.exp().numpy(), [[0.5, 0.5]])
     one = torch.randn(2, 3)
     assert mean_softmax([one]) is one
+
+
+@pytest.mark.parametrize(("correct", "images"), [(0, 1), (1, 1), (7, 10), (0, 50), (9_471, 10_000), (10_000, 10_000)])
+def test_wilson_interval(correct, images):
+    """Oracle: SciPy."""
+    expected = binomtest(correct, images).proportion_ci(method="wilson")
+    assert wilson_interval(correct / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, sqrt
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vggnet.errors import DataError, InputError, NonFiniteError
 
 CALIBRATION_BINS = 15  # Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599)
+NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,30 @@ def _sum_bins(confidence: Tensor, correct: Tensor) -> Tensor:
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     values = torch.stack([torch.ones_like(confidence), confidence, correct.to(confidence)])
     return confidence.new_zeros(3, CALIBRATION_BINS).index_add_(1, bins, values)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 % for a share.
+
+    Args:
+        share: 0..1, such as an accuracy.
+        count: how many images it is the share of, at least 1.
+
+    Returns:
+        The lower and the upper bound, 0..1.
+
+    Source:
+        E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    Example:
+        >>> low, high = wilson_interval(0.9, count=100)
+        >>> round(low, 3), round(high, 3)
+        (0.826, 0.945)
+    """
+    square = NORMAL_QUANTILE**2 / count
+    middle = share + square / 2
+    half = sqrt(square * (share * (1 - share) + square / 4))
+    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
 def rank(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ from PIL import Image
 from vggnet.data.decoding import StoredImage
 from vggnet.data.sources.source import Source
 from vggnet.metrics import PerImage
-from vggnet.report import vega
+from vggnet.report import charts
 from vggnet.report.album import MISTAKES_PER_CELL, make_album
-from vggnet.report.page import Explanation, RunData, comparison_page, key_numbers, run_page
+from vggnet.report.page import Explanation, comparison_page, run_page
+from vggnet.report.run_data import RunData, key_numbers
+from vggnet.tasks import get_task
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -61,7 +63,7 @@ def history(epochs):
     ]
 
 
-def answers_of(true, predicted, confidence, losses):
+def per_image_of(true, predicted, confidence, losses):
     return PerImage(
         torch.tensor(true), torch.tensor(predicted), torch.tensor(confidence).double(), torch.tensor(losses).double()
     )
@@ -105,6 +107,7 @@ def a_test(true=TRUE, predicted=PREDICTED, classes=CLASSES, **changes):
 
 def a_run(name="mine </title><script>hacked = 1</script>", epochs=10, tested=True, classes=CLASSES, **config):
     rows = history(epochs)
+    test = a_test(classes=classes) if tested else None
     return RunData(
         name=name,
         description={
@@ -119,13 +122,27 @@ def a_run(name="mine </title><script>hacked = 1</script>", epochs=10, tested=Tru
         },
         rows=rows,
         best=rows[-1] if rows else None,
-        test=a_test(classes=classes) if tested else None,
+        test=test,
+        **presented(test),
     )
+
+
+def presented(test):
+    """How the task shows a test."""
+    task = get_task("classify")
+    if test is None:
+        return {"axes": task.axes}
+    conditions = tuple(str(test[name]) for name in task.conditions)
+    return {"axes": task.axes, "headline": task.headline(test), "facts": task.facts(test), "conditions": conditions}
+
+
+def with_test(run, test):
+    return RunData(**{**vars(run), "test": test, **presented(test)})
 
 
 def a_page(**options):
     run = options.pop("run", None) or a_run()
-    options = {"answers": answers_of(TRUE, PREDICTED, CONFIDENCE, LOSSES), "source": Shades(TRUE)} | options
+    options = {"per_image": per_image_of(TRUE, PREDICTED, CONFIDENCE, LOSSES), "source": Shades(TRUE)} | options
     return run_page(run, **options)
 
 
@@ -436,9 +453,9 @@ def test_many_classes_are_a_list_of_confusions(opened):
     """Oracle: by hand: 60 classes, of which one is taken for another twice."""
     names = [f"class {index}" for index in range(60)]
     true, predicted = [7, 7, 3, 5], [8, 8, 4, 5]
-    run = RunData(**{**vars(a_run(classes=names)), "test": a_test(true, predicted, names)})
-    answers = answers_of(true, predicted, [0.5] * 4, [2.0, 3.0, 1.0, 0.1])
-    page = opened(run_page(run, answers=answers, source=Shades(true, names)), width=360)
+    run = with_test(a_run(classes=names), a_test(true, predicted, names))
+    per_image = per_image_of(true, predicted, [0.5] * 4, [2.0, 3.0, 1.0, 0.1])
+    page = opened(run_page(run, per_image=per_image, source=Shades(true, names)), width=360)
     assert page.locator(".matrix").count() == 0
     first = page.locator("#confusion tbody tr").first
     assert first.locator("th").text_content() == "class 7"
@@ -476,7 +493,7 @@ def rows_of(page, section):
 def test_tests_on_different_data_do_not_compare(opened):
     """Oracle: by hand: the note is there once the fingerprints differ."""
     same, other = a_run("a"), a_run("b")
-    moved = RunData(**{**vars(other), "test": a_test(fingerprint="1111111111111111")})
+    moved = with_test(other, a_test(fingerprint="1111111111111111"))
     assert "do not compare" not in comparison_page([same, other])
     assert "do not compare" in comparison_page([same, moved])
 
@@ -487,11 +504,13 @@ def test_ten_thousand_small_images_fit_into_five_megabytes():
     true = random.integers(0, 10, 10_000)
     predicted = np.where(random.random(10_000) < 1 / 6, random.integers(0, 10, 10_000), true)
     names = [f"class {index}" for index in range(10)]
-    answers = PerImage(*map(torch.from_numpy, (true, predicted, random.random(10_000), random.exponential(1, 10_000))))
+    per_image = PerImage(
+        *map(torch.from_numpy, (true, predicted, random.random(10_000), random.exponential(1, 10_000)))
+    )
     source = Shades(true, names, noise=0)
-    run = RunData(**{**vars(a_run(epochs=50, classes=names)), "test": a_test(true, predicted, names)})
-    assert len(run_page(run, answers=answers, source=source).encode()) < 5_000_000
-    album = make_album(answers, source)
+    run = with_test(a_run(epochs=50, classes=names), a_test(true, predicted, names))
+    assert len(run_page(run, per_image=per_image, source=source).encode()) < 5_000_000
+    album = make_album(per_image, source)
     assert min(len(album.cells[cell]) for cell in album.cells) >= min(5, MISTAKES_PER_CELL)
 
 
@@ -506,13 +525,13 @@ def test_pictures_are_small_and_in_the_page_once():
         assert picture.convert("RGB").getpixel((5, 5))[0] == pytest.approx(40, abs=2)
     wide = Shades(TRUE)
     wide.read = lambda index: Image.new("RGB", (4000, 1000))
-    picture = make_album(answers_of(TRUE, PREDICTED, CONFIDENCE, LOSSES), wide).pictures[4]
+    picture = make_album(per_image_of(TRUE, PREDICTED, CONFIDENCE, LOSSES), wide).pictures[4]
     assert Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))).size == (96, 24)
 
 
 def test_mistakes_are_ranked(opened):
     """Oracle: by hand: by loss 4, 9, 3; by confidence 4 (0.9), 9 (0.7), 3 (0.6)."""
-    album = make_album(answers_of(TRUE, PREDICTED, [*CONFIDENCE[:3], 0.99, *CONFIDENCE[4:]], LOSSES), None)
+    album = make_album(per_image_of(TRUE, PREDICTED, [*CONFIDENCE[:3], 0.99, *CONFIDENCE[4:]], LOSSES), None)
     assert album.worst == [4, 9, 3]
     assert album.confident == [3, 4, 9]
 
@@ -536,5 +555,5 @@ def test_the_program_of_the_charts_is_made_once(monkeypatch, tmp_path):
     made = []
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path))
     monkeypatch.setattr(vl_convert, "javascript_bundle", lambda snippet: made.append(1) or "drawing = 1;")
-    assert [vega.vega_script() for _ in range(2)] == ["drawing = 1;"] * 2
+    assert [charts.vega_script() for _ in range(2)] == ["drawing = 1;"] * 2
     assert made == [1]

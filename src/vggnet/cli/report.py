@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
+if TYPE_CHECKING:
+    from vggnet.run_report import Report as Written
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write what a run has shown as one page: curves, mistakes, calibration, configuration. It needs no network.
+    """Write the report of a run as one HTML page: curves, mistakes, calibration, configuration. It works offline.
 
     Example: vgg report runs/mine
 
@@ -30,8 +33,24 @@ def main(arguments: list[str]) -> int:
     args: Report = parse(Report, arguments, prog="vgg report")
     if not args.runs:
         raise ConfigError("no run was given; give the folder of one, or of several to compare them.")
-    from vggnet.training.run_report import write_report
+    from vggnet.report.text import to_json
+    from vggnet.run_report import write_report
 
     report = write_report(args.runs, out=args.out)
-    print(report.as_json() if args.json else report.as_table())
+    print(to_json(report) if args.json else _text(report))
     return 0
+
+
+def _text(report: "Written") -> str:
+    """A line for each run, then what is missing; the last line is the path of the report."""
+    lines = []
+    for run in report.runs:
+        split = run["test_split"]
+        shares = {
+            "validation accuracy": run["val_accuracy"],
+            f"{split} accuracy": run["test_accuracy"],
+            f"{split} localization error, class given,": run["box_error"],
+        }
+        known = [f"{name} {100 * share:.2f} %" for name, share in shares.items() if share is not None]
+        lines.append(", ".join([f"{run['run']}: epochs {run['epochs']}", *known]))
+    return "\n".join([*lines, *report.notes, f"report: {report.path}"])

@@ -100,8 +100,7 @@ def _show_network(args: Show) -> int:
 def _write(table: "LayerTable", svg: Path | None, html: Path | None) -> None:
     from vggnet.files import write_text
     from vggnet.interpret.summary import HEADINGS, NOTES, WORDS
-    from vggnet.report.network_page import network_page
-    from vggnet.report.network_svg import network_svg
+    from vggnet.report.network_page import network_page, network_svg
 
     drawing = network_svg(table.as_dict()["rows"], title=table.title)
     page = network_page(

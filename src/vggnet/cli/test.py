@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
     from vggnet.evaluation.predict import check_has_head
     from vggnet.report.evaluation_text import evaluation_text
     from vggnet.report.text import to_json
+    from vggnet.run_report import write_report
     from vggnet.training.run import CONFIG, Run
-    from vggnet.training.run_report import write_report
     from vggnet.weights.checkpoint import describe
     from vggnet.weights.named import card, find, shipped
 

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         moved = f" --data {quote(start.data)}" if start.resume and start.data != Start.data else ""
         print(f"stopped and saved; go on with: vgg train --resume {folder}{moved}", file=sys.stderr)
         return 130
-    from vggnet.training.run_report import write_report
+    from vggnet.run_report import write_report
 
     write_report(run)
     print(f"run folder {run.folder}: weights.safetensors, results.png, history.jsonl, report.html")

@@ -1,15 +1,24 @@
-"""Charts of a report, as Vega-Lite. Their colors are the page's CSS variables, so they turn dark with it.
+"""Interactive charts of a report, as Vega-Lite. Their colors are the page's CSS variables, so dark mode applies.
 
 Two parameters of a chart by epoch, `first` and `last`, are the epochs in view. An interval that is drawn with the
 pointer is the parameter `drawn`; the page makes it the epochs in view.
 """
 
+from vggnet.errors import require
+
+require("altair", "report")
+require("vl_convert", "report")
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import altair as alt
 
+from vggnet.errors import StorageError
+from vggnet.files import cache_folder, write_text
 from vggnet.metrics import Bin
 
 Spec = dict[str, Any]
@@ -25,10 +34,10 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, float | None]]
 
 
-def by_epoch(lines: Sequence[Line], *, y: str, says: str, digits: int = 4, log: bool = False) -> Spec:
-    """Lines over epochs, with the values of all of them told at the epoch under the pointer.
+def by_epoch(lines: Sequence[Line], *, y: str, description: str, digits: int = 4, log: bool = False) -> Spec:
+    """Lines over epochs; a tooltip shows the values of all at the epoch under the pointer.
 
-    y: title of the axis, with its unit.  says: the chart in words.  digits: after the point, in what the pointer tells.
+    y: title of the axis, with its unit.  description: in words.  digits: after the point, in the tooltip.
     """
     table = _table(lines)
     last = max((row["epoch"] for row in table), default=1)
@@ -43,10 +52,10 @@ def by_epoch(lines: Sequence[Line], *, y: str, says: str, digits: int = 4, log: 
     shade = alt.BrushConfig(fill="currentColor", fillOpacity=0.2, stroke="currentColor")
     drawn = alt.selection_interval(name="drawn", encodings=["x"], zoom=False, mark=shade)
     layers = (lines_of.add_params(drawn), rule.add_params(near))
-    return _finish(alt.layer(*(_in_view(layer, last) for layer in layers)), says)
+    return _finish(alt.layer(*(_in_view(layer, last) for layer in layers)), description)
 
 
-def seconds_by_epoch(rows: Sequence[Mapping[str, float]], *, says: str) -> Spec:
+def seconds_by_epoch(rows: Sequence[Mapping[str, float]], *, description: str) -> Spec:
     """Bars. Each row has `epoch`, `seconds`, and `rate`, images a second."""
     bars = alt.Chart(_data(rows)).mark_rect(color="var(--series-0)")
     bars = bars.transform_calculate(left="datum.epoch - 0.4", right="datum.epoch + 0.4")
@@ -61,10 +70,10 @@ def seconds_by_epoch(rows: Sequence[Mapping[str, float]], *, says: str) -> Spec:
             alt.Tooltip("rate:Q", title="images a second", format=",.0f"),
         ],
     )
-    return _finish(_in_view(bars, rows[-1]["epoch"]), says)
+    return _finish(_in_view(bars, rows[-1]["epoch"]), description)
 
 
-def by_minutes(lines: Sequence[Line], *, y: str, says: str) -> Spec:
+def by_minutes(lines: Sequence[Line], *, y: str, description: str) -> Spec:
     """Lines over minutes of training, a point for each epoch."""
     chart = alt.Chart(_long(lines, "minutes")).mark_line(point=True)
     chart = chart.encode(
@@ -77,10 +86,10 @@ def by_minutes(lines: Sequence[Line], *, y: str, says: str) -> Spec:
         ],
         **_styles(lines),
     )
-    return _finish(chart, says)
+    return _finish(chart, description)
 
 
-def calibration(bins: Iterable[Bin], *, says: str) -> Spec:
+def calibration(bins: Iterable[Bin], *, description: str) -> Spec:
     """Accuracy by confidence, and the line on which a calibrated network lies."""
     percents = alt.Scale(domain=[0, 100])
     known = ("low", "high", "confidence", "accuracy")
@@ -89,21 +98,21 @@ def calibration(bins: Iterable[Bin], *, says: str) -> Spec:
     bars = bars.encode(
         x=alt.X("low:Q", title="confidence (%)", scale=percents),
         x2="high:Q",
-        y=alt.Y("accuracy:Q", title="right (%)", scale=percents),
+        y=alt.Y("accuracy:Q", title="accuracy (%)", scale=percents),
         y2=alt.datum(0),
         tooltip=[
             alt.Tooltip("images:Q", format=","),
             alt.Tooltip("confidence:Q", title="mean confidence (%)", format=".1f"),
-            alt.Tooltip("accuracy:Q", title="right (%)", format=".1f"),
+            alt.Tooltip("accuracy:Q", title="accuracy (%)", format=".1f"),
         ],
     )
     ends = _data([{"low": 0, "accuracy": 0}, {"low": 100, "accuracy": 100}])
     diagonal = alt.Chart(ends).mark_line(color="currentColor", strokeDash=[5, 4]).encode(x="low:Q", y="accuracy:Q")
-    return _finish(alt.layer(bars, diagonal), says)
+    return _finish(alt.layer(bars, diagonal), description)
 
 
-def confidence(bins: Iterable[Bin], *, says: str) -> Spec:
-    """How many images were answered with which confidence."""
+def confidence(bins: Iterable[Bin], *, description: str) -> Spec:
+    """Number of images by confidence."""
     rows = [{"low": 100 * b.low, "high": 100 * b.high, "images": b.images} for b in bins]
     bars = alt.Chart(_data(rows)).mark_rect(color="var(--series-1)", stroke="var(--page)")
     bars = bars.encode(
@@ -117,7 +126,7 @@ def confidence(bins: Iterable[Bin], *, says: str) -> Spec:
             alt.Tooltip("high:Q", title="to (%)", format=".1f"),
         ],
     )
-    return _finish(bars, says)
+    return _finish(bars, description)
 
 
 def _table(lines: Sequence[Line]) -> list[dict[str, float]]:
@@ -176,10 +185,10 @@ def _logarithmic(title: str, lines: Sequence[Line]) -> alt.Y:
     return alt.Y("value:Q", title=f"{title} (log scale)", scale=alt.Scale(type="log"), axis=axis)
 
 
-def _finish(chart: alt.Chart | alt.LayerChart | alt.FacetChart, says: str) -> Spec:
+def _finish(chart: alt.Chart | alt.LayerChart | alt.FacetChart, description: str) -> Spec:
     text: Spec = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
     axis = text | {"gridColor": "var(--line)", "domainColor": "var(--muted)", "tickColor": "var(--muted)"}
-    chart = chart.properties(width="container", height=230, background="transparent", description=says)
+    chart = chart.properties(width="container", height=230, background="transparent", description=description)
     chart = chart.configure(
         font="system-ui, sans-serif",
         view={"stroke": None},
@@ -188,3 +197,20 @@ def _finish(chart: alt.Chart | alt.LayerChart | alt.FacetChart, says: str) -> Sp
     )
     spec: Spec = chart.to_dict()
     return spec
+
+
+def vega_script() -> str:
+    """The JavaScript that draws the charts: Vega, Vega-Lite and Vega-Embed, about 900 kB, for use offline.
+
+    It takes seconds to make, and is then kept in the cache.
+    """
+    path = cache_folder() / f"vega-{version('vl-convert-python')}.js"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    assert "</script" not in script.lower()
+    with suppress(StorageError):  # made again next time
+        write_text(path, script)
+    return script

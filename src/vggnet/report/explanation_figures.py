@@ -1,5 +1,9 @@
 """Figures of what `vggnet.interpret` returns: attributions, feature maps, filters, top activations, visualizations."""
 
+from vggnet.errors import require
+
+require("matplotlib", "report")
+
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path

@@ -1,5 +1,9 @@
 """Pictures of a run, drawn from saved rows and counts alone: curves, predictions, confusion."""
 
+from vggnet.errors import require
+
+require("matplotlib", "report")
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

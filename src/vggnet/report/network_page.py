@@ -1,77 +1,105 @@
-"""A network as one page: its facts, its drawing, its table. No script, and nothing from elsewhere."""
+"""A network as a drawing to scale, and as a page with the drawing and the table of its layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark;
-  --paper: #ffffff; --ink: #1c2733; --quiet: #5f6b76; --line: #d5dade; --card: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14191f; --ink: #e3e7ea; --quiet: #a3adb6; --line: #3a444d; --card: #1d242c; }
+from vggnet.report.html import render
+
+Row = Mapping[str, Any]  # of `vggnet.interpret.summary`
+DRAWN = ("input", "conv", "pool", "fc", "average")  # layers with an output of their own
+MARGIN, GAP = 16, 4  # units of the drawing, about a pixel each
+LEAST_SLOT, LEAST_STAGE, LEAST_WIDTH = 33, 90, 640  # width of a layer; of the last stage's text; of all layers
+HEADER, BOXES, LABELS, BARS = 66, 224, 132, 90  # heights
+WIDEST_MAP, WIDEST = 26, 200  # boxes: of the blocks, and of all
+CLASSES = {"input": "input", "conv": "conv", "pool": "pool", "average": "pool", "fc": "fc"}
+# Key of a row -> the title of its panel.
+PANELS = {
+    "parameters": "parameters of each layer, and the share of all",
+    "macs": "multiply-adds of each layer for one image, and the share of all",
 }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1300px; padding: 16px; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.4rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin-top: 2rem; }
-p { color: var(--quiet); max-width: 75ch; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 8px; margin: 0; }
-dl div { background: var(--card); border-radius: 6px; padding: 8px 12px; min-width: 0; }
-dt { color: var(--quiet); font-size: 0.85rem; }
-dd { margin: 0; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-.wide svg { display: block; }
-table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; text-align: right; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; }
-thead th { border-bottom: 1px solid var(--line); }
-.text { text-align: left; }
-.first > * { border-top: 1px solid var(--line); }
-tfoot { font-weight: 600; }
-tfoot > tr > * { border-top: 2px solid var(--line); }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<dl>
-{%- for name, text in summary %}
-<div><dt>{{ name }}</dt><dd>{{ text }}</dd></div>
-{%- endfor %}
-</dl>
-<h2>To scale</h2>
-<p>Each box is the output of a layer: as high as its map, as broad as its channels.</p>
-<div class="wide" tabindex="0" role="region" aria-label="drawing">{{ drawing }}</div>
-<h2>Layer by layer</h2>
-<div class="wide" tabindex="0" role="region" aria-label="table">
-<table>
-<thead><tr>
-{%- for heading in headings %}<th scope="col"{{ kind(loop.index0) }}>{{ heading }}</th>{% endfor -%}
-</tr></thead>
-<tbody>
-{%- for row in rows %}
-<tr{% if loop.index0 and row[0] != loop.previtem[0] %} class="first"{% endif %}>
-{%- for cell in row %}<td{{ kind(loop.index0) }}>{{ cell }}</td>{% endfor -%}
-</tr>
-{%- endfor %}
-</tbody>
-<tfoot><tr>{% for cell in totals %}<td{{ kind(loop.index0) }}>{{ cell }}</td>{% endfor %}</tr></tfoot>
-</table>
-</div>
-{%- for note in notes %}
-<p>{{ note }}</p>
-{%- endfor %}
-</body>
-</html>
-"""
+LEGEND = (("conv", "convolution"), ("pool", "pool"), ("fc", "fully connected"))
+
+
+class Slot(NamedTuple):
+    """A row and its place."""
+
+    row: Row
+    left: float
+    width: float
+
+    @property
+    def middle(self) -> float:
+        """The horizontal center."""
+        return self.left + self.width / 2
+
+
+class Box(NamedTuple):
+    """A filled rectangle."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+    tooltip: str = ""
+
+
+class Rule(NamedTuple):
+    """A thin line."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Text(NamedTuple):
+    """A line of text; if `upright`, it is read from below."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str = "start"
+    strong: bool = False
+    upright: bool = False
+
+
+Mark = Box | Rule | Text
+
+
+def network_svg(rows: Sequence[Row], *, title: str) -> str:
+    """The drawing of a network.
+
+    Args:
+        rows: the layers, as in the layer table and in its order.
+        title: above the drawing.
+
+    Returns:
+        The text of an SVG file. Boxes have the height of the output (pixels) and the width of its channels, each on one
+        scale; bars below show parameters and multiply-adds.
+    """
+    drawn = [row for row in rows if row["kind"] in DRAWN]
+    per_channel = _per_channel(drawn)
+    slots = list(_slots(drawn, per_channel))
+    *_, (_, last) = _stages(slots)
+    width = max(slots[-1].left + slots[-1].width, last[0].left + LEAST_STAGE) + MARGIN
+    marks = [Text(MARGIN, 22, title, strong=True), *_legend(), *_layers(slots, per_channel)]
+    top = HEADER + BOXES + LABELS + 20
+    for key, heading in PANELS.items():
+        marks += _bars(slots, top, key, heading)
+        top += BARS + 70
+    return render(
+        "network.svg.jinja",
+        title=title,
+        width=f"{width:.0f}",
+        height=top - 12,
+        boxes=[mark for mark in marks if isinstance(mark, Box)],
+        rules=[mark for mark in marks if isinstance(mark, Rule)],
+        texts=[mark for mark in marks if isinstance(mark, Text)],
+    )
 
 
 def network_page(
@@ -85,22 +113,112 @@ def network_page(
     text_columns: Sequence[int],
     notes: Sequence[str],
 ) -> str:
-    """The text of an HTML file. `drawing` is SVG, put in as it is; all else is escaped.
+    """The page of a network, which has no script and works offline.
 
-    text_columns: the columns of the table that are words; the others are numbers, and stand right.
+    Args:
+        title: the heading.
+        summary: names and values.
+        drawing: SVG, inserted as it is; all else is escaped.
+        headings: of the table.
+        rows: of the table; the first cell names the stage.
+        totals: the last row of the table.
+        text_columns: the columns of the table that hold words; the others, numbers, are aligned right.
+        notes: below the table.
+
+    Returns:
+        The text of an HTML file.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
-
-    def kind(column: int) -> Markup:
-        return Markup(' class="text"' if column in text_columns else "")
-
-    return template.render(
+    return render(
+        "network.html.jinja",
         title=title,
         summary=summary,
         drawing=Markup(drawing),
         headings=headings,
         rows=rows,
         totals=totals,
+        text_columns=text_columns,
         notes=notes,
-        kind=kind,
     )
+
+
+def _per_channel(rows: Sequence[Row]) -> float:
+    """Width of a channel: the widest map of the blocks, and the widest layer of all, must not be too wide."""
+    of_all: int = max(row["output"][0] for row in rows)
+    of_maps: int = max(row["output"][0] for row in rows if row["stage"] != "head")
+    return min(WIDEST_MAP / of_maps, WIDEST / of_all)
+
+
+def _slots(rows: Sequence[Row], per_channel: float) -> Iterator[Slot]:
+    """Side by side, each as wide as its box needs, and its label."""
+    left: float = MARGIN
+    least = max(LEAST_SLOT, LEAST_WIDTH / len(rows))
+    for row in rows:
+        width = max(least, row["output"][0] * per_channel + GAP)
+        yield Slot(row, left, width)
+        left += width
+
+
+def _stages(slots: Sequence[Slot]) -> Iterator[tuple[str, list[Slot]]]:
+    for stage, members in groupby(slots, key=lambda slot: str(slot.row["stage"])):
+        yield stage, list(members)
+
+
+def _legend() -> Iterator[Mark]:
+    left = MARGIN
+    for kind, text in LEGEND:
+        yield Box(kind, left, 32, 9, 9)
+        yield Text(left + 13, 40, text)
+        left += 30 + 5 * len(text)
+    yield Text(left, 40, "height: pixels of the map, width: channels")
+
+
+def _layers(slots: Sequence[Slot], per_channel: float) -> Iterator[Mark]:
+    """A box for each layer around one middle line; names of stages above, of layers below."""
+    scale = BOXES / slots[0].row["output"][-1]  # the image is the highest
+    for stage, members in _stages(slots):
+        left = members[0].left
+        if left > MARGIN:
+            yield Rule(left, HEADER - 10, left, HEADER + BOXES + LABELS)
+        yield Text(left + GAP, HEADER, stage)
+    for slot in slots:
+        output = slot.row["output"]
+        height = max(1.0, scale * output[-1] if len(output) == 3 else scale)
+        width = max(1.0, output[0] * per_channel)
+        left, top = slot.middle - width / 2, HEADER + 6 + (BOXES - height) / 2
+        yield Box(CLASSES[slot.row["kind"]], left, top, width, height, _tooltip(slot.row))
+        label = f"{slot.row['layer']} · {'x'.join(map(str, output))}"
+        yield Text(slot.middle + 3, HEADER + BOXES + 12, label, anchor="end", upright=True)
+
+
+def _bars(slots: Sequence[Slot], top: float, key: str, heading: str) -> Iterator[Mark]:
+    """A bar for each layer that has some, the sum and share of each stage below."""
+    amounts = [slot.row[key] for slot in slots]
+    base = top + 22 + BARS
+    yield Text(MARGIN, top, heading, strong=True)
+    yield Rule(MARGIN, base, slots[-1].left + slots[-1].width, base)
+    for slot, amount in zip(slots, amounts, strict=True):
+        if amount:
+            height = max(0.5, BARS * amount / max(amounts))
+            yield Box(CLASSES[slot.row["kind"]], slot.middle - 9, base - height, 18, height, _tooltip(slot.row))
+            yield Text(slot.middle, base - height - 3, _short(amount), anchor="middle")
+    for stage, members in _stages(slots):
+        amount = sum(slot.row[key] for slot in members)
+        if amount:
+            left = members[0].left
+            yield Rule(left, base, left, base + 28)
+            yield Text(left + GAP, base + 13, stage)
+            yield Text(left + GAP, base + 25, f"{_short(amount)}, {100 * amount / sum(amounts):.1f} %")
+
+
+def _tooltip(row: Row) -> str:
+    output = "x".join(map(str, row["output"]))
+    return f"{row['layer']}: {output}, {row['parameters']:,} parameters, {row['macs'] / 1e6:,.1f} M MACs"
+
+
+def _short(amount: float) -> str:
+    """Three digits and a unit: 1.79k, 103M, 15.5G."""
+    for unit in ("", "k", "M"):
+        if amount < 999.5:
+            return f"{amount:.3g}{unit}"
+        amount /= 1000
+    return f"{amount:.3g}G"

@@ -1,5 +1,9 @@
 """What all figures share: colors, fonts, and how they are saved."""
 
+from vggnet.errors import require
+
+require("matplotlib", "report")
+
 import warnings
 from collections.abc import Sequence
 from functools import cache

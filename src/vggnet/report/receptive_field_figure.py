@@ -1,5 +1,9 @@
 """Receptive fields as pictures: where the gradient of one output lies."""
 
+from vggnet.errors import require
+
+require("matplotlib", "report")
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

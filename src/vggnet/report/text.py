@@ -5,10 +5,18 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import combining, east_asian_width
 
 SKIP = {"json": False}  # metadata of a dataclass field that JSON leaves out, such as a picture
+
+
+class Fact(NamedTuple):
+    """A number or condition of a result, as text."""
+
+    name: str
+    value: str
+    hint: str = ""  # how to read it
 
 
 def to_json(result: Any, *, indent: int | None = None) -> str:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
-from vggnet.metrics import check_finite_logits
+from vggnet.metrics import check_finite_logits, wilson_interval
 from vggnet.models.vgg import Architecture
-from vggnet.tasks.task import Loss, Task
+from vggnet.report.text import Fact
+from vggnet.tasks.task import Loss, Row, Task, common_facts, percent
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Classify(Task):
 
     name: ClassVar[str] = "classify"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
+    conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "protocol", "views")
 
     label_smoothing: float = 0.0  # share of each label that is spread over all classes
 
@@ -54,6 +56,33 @@ class Classify(Task):
         """The mean loss in nats and the accuracy, 0..1."""
         loss, correct = sums
         return {"loss": loss / images, "accuracy": correct / images}
+
+    def headline(self, result: Row) -> list[Fact]:
+        """Accuracy with its interval, loss and calibration error."""
+        low, high = wilson_interval(result["top1"], result["images"])
+        interval, split = f"{percent(low, 1)} to {percent(high, 1)}", result["split"]
+        hint = f"{interval}: 95 % interval of {result['images']:,} images"
+        return [
+            Fact(f"{split} accuracy", percent(result["top1"]), hint),
+            Fact("95 % interval", interval),
+            Fact(f"{split} loss", f"{result['loss']:.4f}"),
+            Fact("calibration error", percent(result["calibration_error"]), "mean gap of confidence and accuracy"),
+        ]
+
+    def facts(self, result: Row) -> list[Fact]:
+        """Data, model, protocol, accuracy and loss."""
+        data, time = common_facts(result)
+        views = "1 view" if result["views"] == 1 else f"{result['views']} views"
+        scales = ", ".join(map(str, result["scales"]))
+        top5 = [Fact("top-5 accuracy", percent(result["top5"]))] if len(result["classes"]) > 5 else []
+        return [
+            *data,
+            Fact("protocol", f"{result['protocol']}, {views} of each image, scale {scales}"),
+            Fact("top-1 accuracy", percent(result["top1"])),
+            *top5,
+            Fact("loss", f"{result['loss']:.4f} nats"),
+            *time,
+        ]
 
 
 TASK = Classify()

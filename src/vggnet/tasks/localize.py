@@ -12,8 +12,9 @@ from vggnet.data.boxes import read_boxes, to_crop
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.models.vgg import VGG
+from vggnet.report.text import Fact
 from vggnet.tasks.box_geometry import decode, encode, is_correct
-from vggnet.tasks.task import Loss, Task
+from vggnet.tasks.task import Loss, Row, Task, common_facts, percent
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Localize(Task):
 
     name: ClassVar[str] = "localize"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
+    axes: ClassVar[Mapping[str, str]] = {"loss": "loss (boxes)", "accuracy": "correct boxes (%)"}
+    conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "scales", "flip")
 
     boxes: Literal["shared", "per_class"] = "per_class"  # one box for all classes, or one for each
     crop: int = 224  # pixels
@@ -78,6 +81,34 @@ class Localize(Task):
         """The mean loss and the share of correct boxes, 0..1."""
         loss, correct = sums
         return {"loss": loss / images, "accuracy": correct / images}
+
+    def headline(self, result: Row) -> list[Fact]:
+        """Localization error with the class given, and mean overlap."""
+        error = percent(result["error_class_given"])
+        hint = f"share of boxes with IoU <= 0.5, of {result['images']:,} images of {result['split']}"
+        overlap = f"{result['mean_overlap']:.3f}"
+        return [
+            Fact("localization error, class given", error, hint),
+            Fact("mean overlap", overlap, "IoU with the true box, 0 to 1"),
+        ]
+
+    def facts(self, result: Row) -> list[Fact]:
+        """Data, model, views, and the errors beside those of constant boxes."""
+        data, time = common_facts(result)
+        views = f"all windows of whole images, scale {', '.join(map(str, result['scales']))}"
+        facts = [
+            *data,
+            Fact("views", f"{views}, and their mirror images" if result["flip"] else views),
+            Fact("localization error, class given", f"{percent(result['error_class_given'])} (IoU <= 0.5)"),
+        ]
+        if result["classifier"]:
+            errors = f"{percent(result['error_top1'])}, top-5 {percent(result['error_top5'])}"
+            facts.append(Fact("localization error, class predicted", f"{errors}, by {result['classifier']}"))
+        facts.append(Fact("mean overlap", f"{result['mean_overlap']:.3f}"))
+        facts.append(Fact("error of the whole image as a box", percent(result["error_whole_image"])))
+        if result["error_constant_box"] is not None:
+            facts.append(Fact("error of the best constant box of train", percent(result["error_constant_box"])))
+        return [*facts, *time]
 
 
 TASK = Localize()

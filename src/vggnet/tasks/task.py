@@ -14,6 +14,7 @@ from vggnet.data.augmentation import Draws
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.models.vgg import VGG, Architecture
+from vggnet.report.text import Fact
 
 # What the outputs of a network are compared with: a tensor (N, ...), or a list with one item an image.
 Targets = Any
@@ -32,6 +33,11 @@ class Task(ABC):
 
     name: ClassVar[str]
     sums: ClassVar[tuple[str, ...]]  # what is added up over the images of an epoch, and over processes
+
+    # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
+    axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
+    # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
+    conditions: ClassVar[tuple[str, ...]] = ()
 
     def configured(self, options: Mapping[str, Any]) -> Self:
         """The task with the options of a training.
@@ -93,6 +99,34 @@ class Task(ABC):
             row: of history.jsonl; validation metrics have the prefix "val_", those of training "train_".
         """
         return float(row.get("val_accuracy", 0.0))
+
+    def headline(self, result: Row) -> list[Fact]:
+        """The numbers by which a report compares runs; those with a hint are shown first.
+
+        Args:
+            result: a saved evaluation (test.json).
+        """
+        return []
+
+    def facts(self, result: Row) -> list[Fact]:
+        """All that a report says about a saved evaluation, in order."""
+        return []
+
+
+def common_facts(result: Row) -> tuple[list[Fact], list[Fact]]:
+    """What every evaluation has: its data and model, and its time and date."""
+    data = [
+        Fact("images", f"{result['images']:,} of {result['data']}, split {result['split']}"),
+        Fact("data fingerprint", result["fingerprint"]),
+        Fact("model", result["model"]),
+    ]
+    time = [Fact("time", f"{result['seconds']:,.1f} s on {result['device']}"), Fact("date", result["date"])]
+    return data, time
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """0.5 -> "50.00 %"; "–" if it is not known."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def to_device(targets: Targets, device: torch.device) -> Targets:

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
-// Charts. Their colours are variables of the page, so they follow its colour scheme.
+// Charts. Their colors are variables of the page, so they follow its color scheme.
 const views = [];
 for (const place of document.querySelectorAll("[data-chart]")) {
   window.vegaEmbed(place, data.charts[place.dataset.chart], { renderer: "svg", actions: false }).then(({ view }) => {
@@ -11,7 +11,7 @@ for (const place of document.querySelectorAll("[data-chart]")) {
   });
 }
 
-// A finger points at nothing: once it is lifted from a chart, tell what was under it until the next touch.
+// Touch has no hover: when a finger is lifted from a chart, show the tooltip of that place until the next touch.
 document.addEventListener("pointerdown", () => {
   document.getElementById("vg-tooltip-element")?.classList.remove("visible");
 });
@@ -103,7 +103,7 @@ document.addEventListener("click", (event) => {
   const [isClass, saidClass] = cell.split("-").map((index) => data.classes[index]);
   const shown = data.cells[cell] ?? [];
   const count = Number(button.dataset.count);
-  title.textContent = isClass === saidClass ? `${isClass}, predicted rightly` : `True ${isClass}, predicted ${saidClass}`;
+  title.textContent = isClass === saidClass ? `${isClass}, predicted correctly` : `True ${isClass}, predicted ${saidClass}`;
   note.textContent = shown.length ? `${shown.length} of ${count} images, those of the highest loss first` : NO_PICTURES;
   gallery.replaceChildren(...shown.map(figureOf));
   dialog.showModal();

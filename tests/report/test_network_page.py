@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from vggnet.interpret.summary import layer_table
-from vggnet.report.network_svg import network_svg
+from vggnet.report.network_page import network_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

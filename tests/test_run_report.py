@@ -12,7 +12,8 @@ from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, RunError
 from vggnet.evaluation.results import write_per_image
 from vggnet.metrics import PerImage
-from vggnet.report import page, vega
+from vggnet.report import charts, page
+from vggnet.run_report import write_report
 from vggnet.training.config import TrainConfig
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -21,11 +22,7 @@ DIGITS = [str(digit) for digit in range(10)]
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Without the 900 kB that draw the charts; test_page.py has them."""
-    monkeypatch.setattr(vega, "vega_script", lambda: "")
-    monkeypatch.setattr(page, "vega_script", lambda: "")
-    page._environment.cache_clear()
-    yield
-    page._environment.cache_clear()
+    monkeypatch.setattr(charts, "vega_script", lambda: "")
 
 
 def make_run(folder, *, epochs=2, **config):
@@ -55,8 +52,8 @@ def add_test(folder, **changes):
     confusion = np.zeros((10, 10), dtype=int)
     np.add.at(confusion, (source.labels, predicted), 1)
     ones = torch.ones(len(source), dtype=torch.float64)
-    answers = PerImage(torch.tensor(source.labels), torch.tensor(predicted), 0.9 * ones, 0.1 * ones)
-    write_per_image(folder, answers)
+    per_image = PerImage(torch.tensor(source.labels), torch.tensor(predicted), 0.9 * ones, 0.1 * ones)
+    write_per_image(folder, per_image)
     result = {
         "top1": 359 / 360,
         "top5": 1.0,
@@ -142,32 +139,29 @@ def call(*arguments):
 
 def test_a_tested_run_shows_its_mistakes(tmp_path):
     """Oracle: by hand: one mistake, the first image."""
-    report = vggnet.write_report(add_test(make_run(tmp_path / "run")))
+    report = write_report(add_test(make_run(tmp_path / "run")))
     label = int(open_source("digits", "test").labels[0])
     data = data_of(report.path.read_text())
     assert data["cells"][f"{label}-{(label + 1) % 10}"] == [0]
     assert data["images"]["0"]["picture"].startswith("data:image/webp")
     assert (data["images"]["0"]["true"], data["images"]["0"]["predicted"]) == (label, (label + 1) % 10)
     assert report.notes == ()
-    assert report.as_table().splitlines() == [
-        "run: epochs 2, validation accuracy 62.50 %, test accuracy 99.72 %",
-        f"report: {report.path}",
-    ]
+    assert report.runs[0]["test_accuracy"] == 359 / 360
 
 
 def test_examples_are_explained(tmp_path):
     """Oracle: by hand: the one mistake for both of its classes, then the right answers, each for one."""
     run = add_test(make_run(tmp_path / "run"))
-    network = vggnet.build("vgg11_bn", num_classes=10, head="gap", width=0.05)
+    network = vggnet.create_model("vgg11_bn", num_classes=10, head="gap", width=0.05)
     network.classes, network.preprocess = tuple(DIGITS), vggnet.Preprocess(resize=32, crop=32)
     vggnet.save(network, run / "weights.safetensors")
     label = int(open_source("digits", "test").labels[0])
-    html = vggnet.write_report(run).path.read_text()
+    html = write_report(run).path.read_text()
     first, *others = html.split('<figure class="explanation">')[1:]
     assert f"<figcaption>True {label}, predicted {(label + 1) % 10}</figcaption>" in first
     assert first.count("<img") == 3
     assert [other.split("</figure>")[0].count("<img") for other in others] == [2] * 4
-    assert all("predicted rightly" in other for other in others)
+    assert all("predicted correctly" in other for other in others)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +173,8 @@ def test_examples_are_explained(tmp_path):
     ],
 )
 def test_what_is_missing_is_said(tmp_path, changes, note):
-    """Oracle: by hand: the data have changed or gone; answers and result are of two tests."""
-    report = vggnet.write_report(add_test(make_run(tmp_path / "run"), **changes))
+    """Oracle: by hand: the data have changed or gone; predictions and result are of two tests."""
+    report = write_report(add_test(make_run(tmp_path / "run"), **changes))
     html = report.path.read_text()
     assert note in report.notes[0]
     assert note in html
@@ -203,7 +197,7 @@ def test_learning_rates_are_those_in_the_middle_of_an_epoch(tmp_path, monkeypatc
     """Oracle: by hand: after a quarter and three quarters of two epochs."""
     seen = []
     monkeypatch.setattr(page, "run_page", lambda run, **options: seen.extend(run.rows) or "")
-    vggnet.write_report(make_run(tmp_path / "run", **config))
+    write_report(make_run(tmp_path / "run", **config))
     assert [row["rates"] for row in seen] == [pytest.approx(each) for each in rates]
 
 
@@ -231,9 +225,9 @@ def test_several_runs_are_compared(tmp_path, monkeypatch, capsys):
         ({"error_top1": 0.5555, "error_top5": 0.2468, "classifier": "<who>"}, ["55.55", "24.68", "&lt;who&gt;"], []),
     ],
 )
-def test_a_test_of_boxes_is_shown(tmp_path, changes, there, missing):
+def test_a_test_of_boxes_is_shown(tmp_path, capsys, changes, there, missing):
     """Oracle: by hand: its numbers are in the page, and no note says that the run is not tested."""
-    report = vggnet.write_report(add_box_test(make_run(tmp_path / "run", task="localize"), **changes))
+    report = write_report(add_box_test(make_run(tmp_path / "run", task="localize"), **changes))
     html = report.path.read_text()
     summary = html.split('<dl class="cards">')[1].split("</dl>")[0]
     test = html.split('<section id="test">')[1].split("</section>")[0]
@@ -242,33 +236,34 @@ def test_a_test_of_boxes_is_shown(tmp_path, changes, there, missing):
     assert [text for text in there if text not in test] == []
     assert [text for text in missing if text in test] == []
     assert report.notes == ()
-    assert report.as_table().splitlines()[0].endswith(", val class given: error 23.45 %")
+    call("report", report.path.parent)
+    assert capsys.readouterr().out.splitlines()[0].endswith(", val localization error, class given, 23.45 %")
 
 
 def test_runs_that_give_boxes_are_compared(tmp_path, monkeypatch):
     """Oracle: by hand: two tested on the same images; one that gives classes, which does not compare with them."""
     monkeypatch.chdir(tmp_path)
-    runs = [add_box_test(make_run(tmp_path / name)) for name in ("a", "b")]
-    html = vggnet.write_report(runs).path.read_text()
+    runs = [add_box_test(make_run(tmp_path / name, task="localize")) for name in ("a", "b")]
+    html = write_report(runs).path.read_text()
     assert html.count("23.45") == html.count("<td>0.654</td>") == 2
     assert "do not compare" not in html
-    html = vggnet.write_report([*runs, add_test(make_run(tmp_path / "c"))]).path.read_text()
+    html = write_report([*runs, add_test(make_run(tmp_path / "c"))]).path.read_text()
     assert (html.count("23.45"), html.count("99.72")) == (2, 1)
     assert "do not compare" in html
     add_box_test(tmp_path / "b", flip=False)
-    assert "do not compare" in vggnet.write_report(runs).path.read_text()
+    assert "do not compare" in write_report(runs).path.read_text()
 
 
 def test_runs_that_cannot_be_compared(tmp_path):
     """Oracle: the contract."""
     run = make_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="given twice"):
-        vggnet.write_report([run, tmp_path / "." / "run"])
+        write_report([run, tmp_path / "." / "run"])
     with pytest.raises(ConfigError, match="no run"):
-        vggnet.write_report([])
+        write_report([])
     with pytest.raises(RunError, match="not a run folder"):
-        vggnet.write_report([run, tmp_path])
+        write_report([run, tmp_path])
     (run / "test.json").write_text("{")
     with pytest.raises(RunError, match=r"test\.json is damaged"):
-        vggnet.write_report(run)
+        write_report(run)
     assert not (run / "report.html").exists()
