@@ -186,9 +186,9 @@ def test_weights_by_name_file_and_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"network": "vgg12"}, ConfigError, "vgg16_bn"),
-        ({"network": "runs/missing"}, WeightsError, "runs/missing"),
-        ({"network": "missing.safetensors"}, WeightsError, "missing.safetensors"),
+        ({"model": "vgg12"}, ConfigError, "vgg16_bn"),
+        ({"model": "runs/missing"}, WeightsError, "runs/missing"),
+        ({"model": "missing.safetensors"}, WeightsError, "missing.safetensors"),
         ({"size": 31}, ConfigError, "31 pixels"),
         ({"head": "dense", "size": 200}, InputError, "224x224"),
         ({"head": "cifar", "size": 64}, InputError, "2x2"),

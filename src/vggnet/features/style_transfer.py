@@ -179,6 +179,15 @@ def save_step(step: StyleStep, path: Path | str) -> None:
 
     Raises:
         StorageError: the disk refuses.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> losses = {"content": 0.0, "style": 0.5, "variation": 0.0, "loss": 10.0}
+        >>> step = StyleStep(step=1, steps=1, size=(64, 48), render=lambda: Image.new("RGB", (64, 48)), **losses)
+        >>> with TemporaryDirectory() as folder:
+        ...     save_step(step, f"{folder}/result.png")
+        ...     Image.open(f"{folder}/result.png").text["style"]
+        '0.5'
     """
     facts = PngInfo()
     for name, value in {"step": f"{step.step} of {step.steps}", **step.losses}.items():

@@ -147,30 +147,45 @@ class LayerTable:
 
 
 def layer_table(
-    network: VGG | Path | str = "vgg16",
+    model: VGG | Path | str = "vgg16",
     *,
     size: int | None = None,
     head: str | None = None,
     width: float | None = None,
     num_classes: int | None = None,
 ) -> LayerTable:
-    """Every layer of a network, computed from the network itself; no weight is made or read.
+    """List every layer of a network with its shape, parameters, multiply-adds, memory and receptive field.
 
-    network: a VGG, a model's name (`vgg16`, `D`), a run folder, a `.safetensors` file, or a name of `vgg weights list`,
-        which need not have been fetched.
-    size: pixels of both sides of the image; by default what the weights were trained on, 32 for the heads `cifar` and
-        `folded`, else 224.
-    head, width, num_classes: for a model's name alone, as in `vggnet.build`; by default the paper's head and 1000
-        classes, but for `vgg8_bn`, which is made for 32x32 images, the head `cifar`, and 10 classes for 32x32 images.
-    Raises: ConfigError for an unknown name, a size below 32, or an option that has no meaning; InputError for a size
-        that the head cannot take; WeightsError if there is no such file.
+    All numbers are computed from the network itself; no weight is made or read.
+
+    Args:
+        model: a VGG, a model's name (`vgg16`, `D`), a run folder, a `.safetensors` file, or a name of `vgg weights
+            list`, which need not have been downloaded.
+        size: pixels of both sides of the image; by default those of the weights' preprocessing, 32 for the heads
+            `cifar` and `folded`, else 224.
+        head: for a model's name alone, as in `vggnet.create_model`; by default "paper", and "cifar" for `vgg8_bn`,
+            which is made for 32x32 images.
+        width: for a model's name alone: multiplies the channels of the convolutions; by default 1.
+        num_classes: for a model's name alone; by default 1000, and 10 for the heads `cifar` and `folded`.
+
+    Raises:
+        ConfigError: the name is unknown, the size is below 32, or an option does not apply.
+        InputError: the head does not take images of this size.
+        WeightsError: there is no such file.
+
+    Example:
+        >>> table = layer_table("vgg16")
+        >>> table.parameters, round(table.macs / 1e9, 2)
+        (138357544, 15.47)
+        >>> table.row("conv5_3").output, table.row("conv5_3").receptive_field
+        ((512, 14, 14), 196)
     """
-    if isinstance(network, VGG):
+    if isinstance(model, VGG):
         options, crop = {"head": head, "width": width, "num_classes": num_classes}, None
         _refuse(options, "a network that is built")
-        built = network
+        built = model
     else:
-        architecture, crop = _architecture(str(network), head, width, num_classes)
+        architecture, crop = _architecture(str(model), head, width, num_classes)
         built = empty(architecture)
     of = built.architecture
     if size is None:
@@ -199,11 +214,11 @@ def _architecture(
         known = KNOWN[name]
         return Architecture(name=known.model, head="none" if known.top1 is None else "paper"), None
     if is_here or os.sep in name or name.endswith(".safetensors"):
-        from vggnet.weights.checkpoint import describe  # takes torchvision, which takes a second
+        from vggnet.weights.checkpoint import Checkpoint  # imports torchvision, which takes a second
 
         _refuse(options, name)
-        architecture, _, preprocess = describe(name)
-        return architecture, preprocess.crop if preprocess else None
+        checkpoint = Checkpoint.open(name)
+        return checkpoint.architecture, checkpoint.preprocess.crop if checkpoint.preprocess else None
     network = resolve(name)
     head = head or ("cifar" if network.column == "S" else "paper")
     classes = num_classes if num_classes is not None else 10 if head in ("cifar", "folded") else 1000

@@ -61,6 +61,14 @@ def draw_explanation(explanation: "Explanation", path: Path | str) -> None:
 
     Raises:
         StorageError: the disk refuses.
+
+    Example:
+        >>> import vggnet
+        >>> from tempfile import TemporaryDirectory
+        >>> image = Image.new("RGB", (40, 32))
+        >>> found = vggnet.interpret.explain("vgg8_bn-cifar10-fast", image, methods=["gradcam"])
+        >>> with TemporaryDirectory() as folder:
+        ...     draw_explanation(found, f"{folder}/explanation.png")
     """
     panels = [_panel(method, found) for method, found in explanation.attributions.items()]
     draw_attributions(explanation.picture, panels, Path(path), title=explanation_title(explanation))
@@ -124,6 +132,15 @@ def draw_feature_maps(found: "FeatureMaps", path: Path | str, *, top: int = 64) 
 
     Raises:
         ConfigError: `top` is below 1. StorageError: the disk refuses.
+
+    Example:
+        >>> import vggnet
+        >>> from tempfile import TemporaryDirectory
+        >>> found = vggnet.interpret.feature_maps("vgg8_bn-cifar10-fast", Image.new("RGB", (40, 32)), "relu1_1")
+        >>> with TemporaryDirectory() as folder:
+        ...     shown = draw_feature_maps(found, f"{folder}/maps.png", top=2)
+        >>> len(shown)
+        2
     """
     check_at_least(1, top=top)
     shown = found.strongest(top)
@@ -166,6 +183,12 @@ def draw_filters(filters: NDArray[np.float32], path: Path | str) -> None:
 
     Raises:
         StorageError: the disk refuses.
+
+    Example:
+        >>> import vggnet
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     draw_filters(vggnet.interpret.first_filters("vgg8_bn-cifar10-fast")[:4], f"{folder}/filters.png")
     """
     count, channels = filters.shape[:2]
     tiles = 0.5 + filters / (2 * max(np.abs(filters).max(), np.finfo(np.float32).tiny))
