@@ -52,7 +52,7 @@ format: .venv/ready-test
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vggnet needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable .[report]
 	touch $@
 
 .venv/ready-test: .venv/ready

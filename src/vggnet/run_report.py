@@ -10,7 +10,7 @@ from PIL import Image
 
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
-from vggnet.errors import ConfigError, DataError, RunError, WeightsError
+from vggnet.errors import ConfigError, DataError, MissingDependencyError, RunError, WeightsError
 from vggnet.evaluation.results import RESULT, read_per_image
 from vggnet.files import write_text
 from vggnet.metrics import PerImage
@@ -77,7 +77,7 @@ def _report(run: Run, path: Path) -> Report:
     if data.test and per_image and source and run.weights.is_file():
         try:
             explanations = list(_explanations(run.weights, per_image, source, data.test["classes"]))
-        except (ConfigError, WeightsError) as error:
+        except (ConfigError, MissingDependencyError, WeightsError) as error:
             notes = (*notes, f"No explanations: {error}")
     html = run_page(data, per_image=per_image, source=source, explanations=explanations, notes=notes)
     write_text(path, html)

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch import nn
 
+from vggnet import report
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import EvalBatches
 from vggnet.data.preprocess import Preprocess
@@ -203,6 +205,20 @@ def test_pictures_show_right_and_wrong(colors, monkeypatch, tmp_path, images, mi
     assert len(set(places)) == right + wrong
     assert true == [COLORS[source.labels[place]] for place in places]
     assert confidence == pytest.approx(everything[places].max(1).tolist(), abs=1e-5)
+
+
+def test_without_matplotlib_the_result_is_written(colors, monkeypatch, tmp_path):
+    """Oracle: the contract: the numbers are there, and a note says what to install."""
+    colors(20)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("figures", "plot_style"):
+        monkeypatch.delitem(sys.modules, f"vggnet.report.{name}", raising=False)
+        monkeypatch.delattr(report, name, raising=False)
+    out = tmp_path / "out"
+    result = evaluate(Brightest(), "colors", out=out)
+    assert result.notes == ("no figures: matplotlib is not installed; pip install 'vggnet[report]'",)
+    assert (result.files, result.error) == ((), None)
+    assert sorted(path.name for path in out.iterdir()) == ["predictions.parquet", "test.json"]
 
 
 def test_an_impossible_folder_is_refused_before_the_work(colors, monkeypatch, tmp_path):

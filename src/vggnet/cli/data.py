@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vggnet.cli.bars import counting
 from vggnet.cli.parsing import parse
 
 if TYPE_CHECKING:
@@ -34,9 +33,10 @@ def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
     args: Data = parse(Data, arguments, prog="vgg data")
     from vggnet.data.inspection import inspect
+    from vggnet.progress import report_progress
     from vggnet.report.text import to_plain
 
-    with counting("reading") as progress:
+    with report_progress(True, "reading") as progress:
         inspection = inspect(args.data, progress=progress)
     result, tables = inspection.as_dict(), [inspection.as_table()]
     if args.duplicates:

@@ -1,4 +1,8 @@
-"""The command line read by tyro, whose boxes of many lines become one line."""
+"""Parse a command line by tyro, and turn its error messages, boxes of many lines, into one line.
+
+tyro has no public interface to its errors: `tyro._errors` is private and asks to pin its version, so the printed
+text is read.
+"""
 
 import os
 import re
@@ -38,20 +42,6 @@ def parse(kind: Any, arguments: list[str], *, prog: str, **options: Any) -> Any:
         if not ended.code:
             raise
     raise ConfigError(f"{_in_one_line(printed.getvalue())} See {prog} --help.")
-
-
-def parse_only(kind: Any, name: str, arguments: list[str], *, prog: str, usage: str) -> Any:
-    """As `parse`, for a command that has one subcommand yet, `name`; None once `usage` was printed instead.
-
-    Raises: ConfigError for another subcommand, and as `parse`.
-    """
-    given = arguments[0] if arguments else "--help"
-    if given in ("-h", "--help"):
-        print(usage)
-        return None
-    if given != name:
-        raise ConfigError(f"unknown command {given!r}. There is one: {prog} {name}. See {prog} --help.")
-    return parse(kind, arguments[1:], prog=f"{prog} {name}")
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
     """Test; returns the exit code."""
     args: Test = parse(Test, arguments, prog="vgg test")
     scales = _numbers(args.scales)
+    from vggnet.errors import MissingDependencyError
     from vggnet.evaluation.evaluate import evaluate
     from vggnet.evaluation.localization import localize
     from vggnet.evaluation.predict import check_has_head
@@ -67,6 +68,7 @@ def main(arguments: list[str]) -> int:
     options: dict[str, Any] = {"split": args.split, "scales": scales, "flip": args.flip, "device": args.device}
     options |= {"batch_size": args.batch_size, "workers": args.workers, "progress": True}
     options["out"] = out = args.out or (args.model if is_run and not args.others else None)
+    notes: tuple[str, ...] = ()
     try:
         if gives_boxes:
             boxes = localize(models, data=data, **options, classifier=args.classifier)
@@ -75,14 +77,19 @@ def main(arguments: list[str]) -> int:
         else:
             result = evaluate(models, data, **options, views=args.views, protocol=args.protocol)
             print(to_json(result) if args.json else evaluation_text(result))
-            error = result.error
+            error, notes = result.error, result.notes
     except ImageError as image_error:
         raise ImageError(f"{image_error} All that cannot be read: vgg data {data}") from image_error
+    for note in notes:
+        print(note, file=sys.stderr)
     if error:
         print(f"vgg: {error}", file=sys.stderr)
         return 2
-    if out == args.model and (args.model / CONFIG).is_file():
-        print(f"report: {write_report(args.model).path}", file=sys.stderr)
+    if out == args.model and (args.model / CONFIG).is_file() and not notes:
+        try:
+            print(f"report: {write_report(args.model).path}", file=sys.stderr)
+        except MissingDependencyError as missing:
+            print(f"no report: {missing}", file=sys.stderr)
     return 0
 
 

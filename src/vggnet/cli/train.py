@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PROG = "vgg train"
 
+FILES = ("weights.safetensors", "results.png", "history.jsonl", "report.html")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -73,10 +75,15 @@ def main(arguments: list[str]) -> int:
         moved = f" --data {quote(start.data)}" if start.resume and start.data != Start.data else ""
         print(f"stopped and saved; go on with: vgg train --resume {folder}{moved}", file=sys.stderr)
         return 130
+    from vggnet.errors import MissingDependencyError
     from vggnet.run_report import write_report
 
-    write_report(run)
-    print(f"run folder {run.folder}: weights.safetensors, results.png, history.jsonl, report.html")
+    try:
+        write_report(run)
+    except MissingDependencyError as error:
+        print(f"no report: {error}", file=sys.stderr)
+    written = [name for name in FILES if (run.folder / name).is_file()]
+    print(f"run folder {run.folder}: {', '.join(written)}")
     print(f"next: vgg test {folder}")
     return 0
 

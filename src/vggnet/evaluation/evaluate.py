@@ -15,7 +15,7 @@ from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source, match_classes
-from vggnet.errors import ConfigError, StorageError, check_at_least
+from vggnet.errors import ConfigError, MissingDependencyError, StorageError, check_at_least
 from vggnet.evaluation.predict import Model, open_classifier
 from vggnet.evaluation.protocols import Name, Protocol, default_batch_size, predict_split
 from vggnet.evaluation.results import RESULT, EvaluationResult, write_per_image
@@ -69,7 +69,8 @@ def evaluate(
             once for each network, scale and kind of view.
 
     Returns:
-        The result. If the disk is full when it is to be written, its `error` says so.
+        The result. If the disk is full when it is to be written, its `error` says so. Without the extra `report`, no
+        figure is drawn, and its `notes` say so.
 
     Raises:
         ConfigError: an option cannot work, alone or with the others.
@@ -190,6 +191,8 @@ def _write(folder: Path, result: EvaluationResult, source: Source, per_image: Pe
         write_text(folder / RESULT, to_json(result) + "\n")
         write_per_image(folder, per_image)
         _draw(folder, source, result, per_image)
+    except MissingDependencyError as error:
+        return replace(result, files=(), notes=(f"no figures: {error}",))
     except StorageError as error:
         return replace(result, files=(), error=str(error))
     return result
