@@ -76,12 +76,40 @@ def test_fixed_choices_end_with_an_exception(monkeypatch):
 
 
 def test_the_environment_decides(monkeypatch):
-    """Oracle: the documented variable; a name that a shape does not offer means direct."""
+    """Oracle: the documented variable; a name that a shape does not offer means direct; names of version 0.1."""
     calls = []
-    for name, used in (("direct", "direct"), ("winograd4", "winograd4"), ("winograd9", "direct")):
+    expected = {
+        "direct": "direct", "winograd4": "winograd4", "winograd9": "direct", "matmul": "matmul", "im2col": "im2col",
+        "dense": "matmul", "unfold": "im2col", "halves": "float16",
+    }  # fmt: skip
+    for name, used in expected.items():
         monkeypatch.setenv("VGGNET_CONV", name)
-        Autotuner(None).run("shape", counted(calls, direct=1.0, winograd4=1.0))
+        Autotuner(None).run("shape", counted(calls, direct=1.0, winograd4=1.0, matmul=1.0, im2col=1.0, float16=1.0))
         assert calls.pop() == used
+
+
+VERSION_0_1 = {
+    "answer relu pool n<=1 32x32 3->64": {"algorithm": "unfold", "ms": {"direct": 2.0, "unfold": 1.0}},
+    "forward n<=128 2x2 512->512": {"algorithm": "dense", "ms": {"dense": 1.0, "direct": 2.0}},
+    "answer linear n=1 4096->1000": {"algorithm": "halves", "ms": {"direct": 2.0, "halves": 1.0}},
+    "grad_input n<=128 32x32 64->64": {"algorithm": "winograd4", "ms": {"winograd4": 1.0}},
+}
+TODAY = {
+    "inference relu pool n<=1 32x32 3->64": {"algorithm": "im2col", "ms": {"direct": 2.0, "im2col": 1.0}},
+    "forward n<=128 2x2 512->512": {"algorithm": "matmul", "ms": {"matmul": 1.0, "direct": 2.0}},
+    "inference linear n=1 4096->1000": {"algorithm": "float16", "ms": {"direct": 2.0, "float16": 1.0}},
+    "grad_input n<=128 32x32 64->64": {"algorithm": "winograd4", "ms": {"winograd4": 1.0}},
+}
+
+
+def test_choices_of_version_0_1_are_understood(tmp_path):
+    """Oracle: a cache file and a checkpoint's choices as version 0.1 wrote them, and today's names, typed by hand."""
+    path = tmp_path / "choices.json"
+    path.write_text(json.dumps(VERSION_0_1))
+    tuner = Autotuner(path)
+    assert tuner.measured() == TODAY
+    with tuner.fixed(VERSION_0_1):
+        assert tuner.chosen() == TODAY
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"shape": 3}', '{"shape": {"algorithm": "gone", "ms": {}}}'])

@@ -1,15 +1,16 @@
-"""Batch norm, ReLU and pool in one: against PyTorch's three layers in float64, running statistics and hooks too."""
+"""Batch norm, ReLU and max pool as one operator, against PyTorch's three layers in float64."""
 
 import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vggnet.accel.api import FusedSequential, accelerate
+from vggnet.accel.api import accelerate
 from vggnet.accel.batch_norm import norm_relu
+from vggnet.accel.fusion import FusedSequential
 
 
 def three(channels, pool):
@@ -23,6 +24,14 @@ def three(channels, pool):
     return nn.Sequential(norm, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
 
 
+def is_decided(z, pool):
+    """Where rounding decides neither whether ReLU lets z through, nor which value of a 2x2 window is the largest."""
+    if not pool:
+        return z.abs() > 1e-4
+    first, second = z.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2).topk(2).values.unbind(-1)
+    return (first.abs() > 1e-4) & (first - second > 1e-4)
+
+
 def close(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
 
@@ -34,8 +43,8 @@ def close(found, expected, tolerance=1e-5):
 )  # fmt: skip
 def test_equals_the_three_layers(n, channels, height, width, offset, pool, seed):
     """Oracle: PyTorch's layers in float64: output, gradients, running statistics; then eval mode."""
-    if n * height * width < 8 or (pool and min(height, width) < 2):
-        return  # of very few values the gradient is a difference of nearly equal numbers
+    assume(n * height * width >= 8)  # of fewer values the gradient is a difference of nearly equal numbers
+    assume(not pool or min(height, width) >= 2)
     torch.manual_seed(seed)
     plain = three(channels, pool)
     ours = accelerate(copy.deepcopy(plain))
@@ -45,14 +54,12 @@ def test_equals_the_three_layers(n, channels, height, width, offset, pool, seed)
     x_ours, x_plain = x.clone().requires_grad_(), x.double().requires_grad_()
     y, expected = ours(x_ours), plain(x_plain)
     close(y, expected, 1e-4)
-    grad = torch.randn(expected.shape)
+    grad = torch.randn(expected.shape) * is_decided(copy.deepcopy(plain[0])(x.double()), pool)
     y.backward(grad)
     expected.backward(grad.double())
-    # A value within rounding of zero, or two equal ones in a window, may send a gradient elsewhere: none did if equal.
-    if (plain[0](x.double()).abs() > 1e-4).all() if not pool else True:
-        close(x_ours.grad, x_plain.grad, 1e-3)
-        for found, wanted in zip(ours.parameters(), plain.parameters(), strict=True):
-            close(found.grad, wanted.grad, 1e-3)
+    close(x_ours.grad, x_plain.grad, 1e-3)
+    for found, wanted in zip(ours.parameters(), plain.parameters(), strict=True):
+        close(found.grad, wanted.grad, 1e-3)
     plain = three(channels, pool).double()
     ours = accelerate(three(channels, pool))
     ours(x)
@@ -88,32 +95,6 @@ def test_threads_change_no_bit():
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
-
-
-@pytest.mark.parametrize("hooked", [0, 1, 2])
-def test_hooks_see_what_they_would_see(hooked):
-    """Oracle: the same hook on PyTorch's layers."""
-    torch.manual_seed(0)
-    x = torch.randn(4, 16, 6, 6)
-    seen = []
-    for model in (three(16, True), accelerate(three(16, True))):
-        model[hooked].register_forward_hook(lambda module, arguments, output: seen.append(output.detach()))
-        model(x)
-    torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-5)
-
-
-def test_what_cannot_be_fused_is_pytorchs():
-    """Oracle: the layers themselves: no affine parameters, no running statistics, one value, eval with gradients."""
-    x = torch.randn(4, 16, 6, 6)
-    for norm in (nn.BatchNorm2d(16, affine=False), nn.BatchNorm2d(16, track_running_stats=False)):
-        plain = nn.Sequential(norm, nn.ReLU())
-        assert torch.equal(accelerate(copy.deepcopy(plain))(x), plain(x))
-    model = accelerate(three(16, False))
-    with pytest.raises(ValueError, match="more than 1 value"):
-        model(torch.randn(1, 16, 1, 1))
-    given = x.clone().requires_grad_()
-    model.eval()(given).sum().backward()
-    assert given.grad.abs().sum() > 0
 
 
 def test_nan_is_not_hidden():

@@ -1,10 +1,8 @@
-"""The fast operator: right for every shape and algorithm, the same for every number of threads, robust."""
+"""The operator conv3x3: right for every shape and algorithm, and robust."""
 
-import math
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
@@ -13,14 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vggnet.accel import reference
-from vggnet.accel.algorithms import im2col as unfold
-from vggnet.accel.algorithms import winograd
-from vggnet.accel.algorithms.winograd_matrices import F2, F4
-from vggnet.accel.dispatch import conv3x3
-from vggnet.accel.kernels.llvm import ROWS
+from vggnet.accel import conv3x3
 
-ALGORITHMS = ["direct", "direct_nchw", "dense", "unfold", "winograd2", "winograd4"]
+ALGORITHMS = ["direct", "direct_nchw", "matmul", "im2col", "winograd2", "winograd4"]
 TOLERANCE = 5e-5  # of the largest value
 
 
@@ -67,58 +60,6 @@ def test_every_algorithm_is_right(algorithm, n, c, k, height, width, seed):
     assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    n=st.integers(1, 5),
-    c=st.sampled_from([1, 3, 17, 64]),
-    k=st.sampled_from([1, 16, 33]),
-    height=st.integers(1, 2),
-    width=st.integers(1, 2),
-    seed=st.integers(0, 99),
-)
-def test_the_dense_product_is_right(n, c, k, height, width, seed):
-    """Oracle: as above, on maps of 2x2 pixels and below."""
-    torch.manual_seed(seed)
-    weight = torch.randn(k, c, 3, 3) / (3 * c**0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VGGNET_CONV", "dense")
-        assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    n=st.integers(1, 5),
-    c=st.integers(1, 4),
-    k=st.sampled_from([32, 64, 96]),
-    height=st.integers(1, 9),
-    width=st.integers(ROWS, 3 * ROWS + 1),
-    bias=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_unfolding_equals_the_plain_algorithm(n, c, k, height, width, bias, seed):
-    """Oracle: the reference in float64; rows that are no whole number of tiles, maps lower than the kernel."""
-    torch.manual_seed(seed)
-    x, weight, grad = channels_last(n, c, height, width), torch.randn(k, c, 3, 3), channels_last(n, k, height, width)
-    shift = torch.randn(k) if bias else None
-    expected = reference.forward_unfolded(x.double(), weight.double())
-    if shift is not None:
-        expected += shift.view(-1, 1, 1)
-    assert relative_error(unfold.forward(x, weight, shift), expected) < TOLERANCE
-    assert relative_error(unfold.forward(x, weight, shift, relu=True), expected.relu()) < TOLERANCE
-    expected = reference.grad_weight_unfolded(grad.double(), x.double())
-    assert relative_error(unfold.grad_weight(grad, x), expected) < TOLERANCE
-
-
-def test_unfolding_is_right_where_results_bypass_the_caches():
-    """Oracle: direct convolution in float64, on a result of 16 MiB and rows longer than a segment."""
-    torch.manual_seed(0)
-    x, weight, grad = channels_last(1, 3, 259, 255), torch.randn(64, 3, 3, 3), channels_last(1, 64, 259, 255)
-    assert unfold.forward(x, weight, None).nbytes >= unfold.STREAM_BYTES
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VGGNET_CONV", "unfold")
-        assert_right(x, weight, torch.randn(64), grad)
-
-
 def test_results_may_be_changed_in_place(algorithm):
     """Oracle: F.conv2d and F.relu; torchvision's VGGs have nn.ReLU(inplace=True) after each convolution."""
     torch.manual_seed(0)
@@ -151,123 +92,6 @@ def test_odd_and_large_shapes(algorithm, shape):
     torch.manual_seed(0)
     weight = torch.randn(k, c, 3, 3) / (3 * c**0.5)
     assert_right(channels_last(n, c, height, width), weight, torch.randn(k), channels_last(n, k, height, width))
-
-
-@pytest.mark.parametrize("tile", [F2, F4], ids=["F2", "F4"])
-def test_kernels_equal_the_plain_algorithm(tile):
-    """Oracle: the reference in float64, pass by pass."""
-    torch.manual_seed(0)
-    x, weight, grad = channels_last(3, 32, 10, 7), channels_last(48, 32, 3, 3), channels_last(3, 48, 10, 7)
-    pairs = [
-        (winograd.forward(x, weight, None, tile.m), reference.forward(x.double(), weight.double(), tile)),
-        (winograd.grad_input(grad, weight, tile.m), reference.grad_input(grad.double(), weight.double(), tile)),
-        (winograd.grad_weight(grad, x, tile.m), reference.grad_weight(grad.double(), x.double(), tile)),
-    ]
-    for found, expected in pairs:
-        assert relative_error(found, expected) < 1e-5
-
-
-@given(tiles=st.integers(1, 3000), threads=st.integers(1, 5))
-def test_the_busiest_thread_has_the_least_to_do(tiles, threads):
-    """Oracle: brute force over every size of a block from half to twice the usual one."""
-
-    def most_work(size):
-        return math.ceil(math.ceil(tiles / size) / threads) * size
-
-    chosen = winograd._block(tiles, threads)
-    assert chosen % ROWS == 0
-    if tiles > winograd.TILE_BLOCK:
-        usual = winograd.TILE_BLOCK
-        sizes = [size for size in range(ROWS, 2 * usual + 1, ROWS) if size >= min(usual / 2, tiles / threads)]
-        assert most_work(chosen) <= min(map(most_work, sizes))
-
-
-def passes(x, weight, grad):
-    return [
-        winograd.forward(x, weight, None, 4),
-        winograd.grad_input(grad, weight, 4),
-        winograd.grad_weight(grad, x, 4),
-    ]
-
-
-def test_threads_change_no_bit():
-    """Oracle: one thread."""
-    torch.manual_seed(0)
-    x, weight, grad = channels_last(40, 64, 13, 9), channels_last(96, 64, 3, 3), channels_last(40, 96, 13, 9)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = passes(x, weight, grad)
-        for threads in (2, 3, 2):
-            torch.set_num_threads(threads)
-            for found, expected in zip(passes(x, weight, grad), alone, strict=True):
-                assert torch.equal(found, expected)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_several_python_threads():
-    """Oracle: the same calls one after the other."""
-    torch.manual_seed(0)
-    inputs = [(channels_last(4, 32, 9, 9), torch.randn(32, 32, 3, 3), channels_last(4, 32, 9, 9)) for _ in range(4)]
-    expected = [passes(*given) for given in inputs]
-    found = [None] * 4
-
-    def work(index):
-        for _ in range(5):
-            found[index] = passes(*inputs[index])
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for ours, theirs in zip(found, expected, strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
-
-
-FORKING = """
-import torch
-from torch.utils.data import DataLoader, Dataset
-from vggnet.accel.algorithms import winograd
-torch.manual_seed(0)
-x = torch.randn(8, 32, 16, 16).contiguous(memory_format=torch.channels_last)
-weight = torch.randn(32, 32, 3, 3)
-torch.set_num_threads(2)
-expected = winograd.forward(x, weight, None, 4)
-
-class Convolved(Dataset):
-    def __len__(self):
-        return 4
-    def __getitem__(self, index):
-        return winograd.forward(x, weight, None, 4)
-
-for batch in DataLoader(Convolved(), num_workers=2, multiprocessing_context="fork"):
-    assert torch.equal(batch[0], expected)
-assert torch.equal(winograd.forward(x, weight, None, 4), expected)
-print("all agree")
-"""
-
-
-def test_forked_loader_workers_compute_the_same():
-    """Oracle: the parent, before and after; OpenMP's threads do not survive a fork."""
-    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "all agree\n"), done.stderr
-
-
-def test_without_pytorchs_openmp(monkeypatch):
-    """Oracle: the same with it; where PyTorch brings another library, a pool of Python threads does the work."""
-    from vggnet.accel import threads
-
-    torch.manual_seed(0)
-    given = channels_last(8, 32, 16, 16), channels_last(32, 32, 3, 3), channels_last(8, 32, 16, 16)
-    expected, before = passes(*given), torch.get_num_threads()
-    monkeypatch.setattr(threads, "_openmp", lambda: None)
-    try:
-        torch.set_num_threads(3)
-        assert all(torch.equal(one, other) for one, other in zip(passes(*given), expected, strict=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_nan_stays_nan(algorithm):
@@ -304,6 +128,13 @@ def test_it_is_a_sound_operator():
     torch.library.opcheck(torch.ops.vggnet.conv3x3.default, given)
 
 
+def test_modules_of_other_libraries_are_left_alone():
+    """Oracle: F.conv2d through an ordinary module, beside the operator."""
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    x = channels_last(2, 16, 8, 8)
+    torch.testing.assert_close(conv3x3(x, conv.weight, conv.bias), conv(x), rtol=1e-3, atol=1e-4)
+
+
 NO_CACHE = """
 import torch
 from vggnet.accel.dispatch import conv3x3
@@ -323,10 +154,3 @@ def test_without_any_writable_cache(tmp_path):
         [sys.executable, "-c", NO_CACHE], capture_output=True, text=True, env=environment, timeout=300
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-
-
-def test_modules_of_other_libraries_are_left_alone():
-    """Oracle: F.conv2d through an ordinary module, beside the operator."""
-    conv = nn.Conv2d(16, 16, 3, padding=1)
-    x = channels_last(2, 16, 8, 8)
-    torch.testing.assert_close(conv3x3(x, conv.weight, conv.bias), conv(x), rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from vggnet.accel import reference
-from vggnet.accel.algorithms.winograd_matrices import F2, F4
+from vggnet.accel.winograd_matrices import F2, F4
 
 BOTH = pytest.mark.parametrize("winograd", [F2, F4], ids=["F2", "F4"])
 SIZES = st.integers(1, 13)

@@ -1,4 +1,4 @@
-"""Any PyTorch model on the fast kernels of this folder, and back. VGGNET_CONV=direct leaves all to PyTorch."""
+"""`accelerate` puts any PyTorch model on the engine of this package, `restore` takes it off."""
 
 from typing import TypeVar
 
@@ -7,26 +7,40 @@ from torch import nn
 
 from vggnet.accel.fusion import FusedSequential
 from vggnet.accel.modules import Conv3x3, LargeLinear
-from vggnet.accel.threads import keep_freed_memory
 from vggnet.accel.weight_cache import forget
 
 Model = TypeVar("Model", bound=nn.Module)
 
-MANY_WEIGHTS = 1 << 20  # from so many on, reading them is what a fully connected layer's time is
+MANY_WEIGHTS = 1 << 20  # from so many on, a fully connected layer takes the time of reading its weights
 
 
 def accelerate(model: Model) -> Model:
-    """Let every eligible layer of `model` take the fastest way on a CPU; returns the model itself.
+    """Make a model faster on CPUs, in training and inference, by changing the class of its layers in place.
 
-    Eligible are 3x3 convolutions with stride 1, padding 1, dilation 1 and one group; batch norm, ReLU and a 2x2 max
-    pool after it within an nn.Sequential; and fully connected layers of a million weights and more, which answer in
-    eval mode by weights in float16 where that is faster (logits within 1e-3 of the largest one).
-    Layers stay the objects they are, with their parameters, hooks and names; only their class changes, so `state_dict`
-    is the same. Weights are laid out channels-last, which changes no value. In eval mode, without gradients, what is
-    made of the weights is kept until they change; after a change through `.data`, which PyTorch does not count, call
-    `model.eval()`. GNU's malloc keeps freed memory from now on, for the whole process: see `keep_freed_memory`.
+    Changed are 3x3 convolutions with stride 1, padding 1, dilation 1 and one group; nn.Sequential, which fuses such
+    convolutions, batch norm, ReLU and 2x2 max pool; and fully connected layers with at least 2^20 weights, which use
+    float16 weights for inference where that is faster. Layers stay the same objects with the same parameters, names,
+    hooks and `state_dict`; weights become channels-last, which changes no value. Results differ by rounding: with
+    float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
+    $VGGNET_CONV=direct, PyTorch does all the work.
+
+    In eval mode without gradients, what is computed from the weights is cached until they change. PyTorch does not
+    notice a change through `.data`: call `model.eval()` after one. At the first convolution on the CPU, the engine
+    makes malloc keep freed memory (`vggnet.accel.buffers.keep_freed_memory`).
+
+    Args:
+        model: any module; of a subclass of nn.Conv2d, nn.Linear or nn.Sequential the layer is left as it is.
+
+    Returns:
+        `model` itself.
+
+    >>> import torch, vggnet
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU())
+    >>> vggnet.accelerate(model) is model
+    True
+    >>> model(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 16, 8, 8])
     """
-    keep_freed_memory()
     for module in model.modules():
         if type(module) is nn.Conv2d and _is_eligible(module):
             module.__class__ = Conv3x3
@@ -38,7 +52,19 @@ def accelerate(model: Model) -> Model:
 
 
 def restore(model: Model) -> Model:
-    """Undo `accelerate`; returns the model itself."""
+    """Undo `accelerate`: layers get back PyTorch's classes, and what was cached of their weights is dropped.
+
+    Args:
+        model: any module; weights stay channels-last.
+
+    Returns:
+        `model` itself.
+
+    >>> import torch, vggnet
+    >>> model = vggnet.accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1)))
+    >>> type(vggnet.restore(model)[0])
+    <class 'torch.nn.modules.conv.Conv2d'>
+    """
     stock: dict[type, type] = {Conv3x3: nn.Conv2d, LargeLinear: nn.Linear, FusedSequential: nn.Sequential}
     for module in model.modules():
         if type(module) in stock:

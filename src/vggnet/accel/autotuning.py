@@ -21,8 +21,10 @@ DIRECT = "direct"
 VERSION = 3  # of the algorithms; a cache of another version is measured again
 REPEATS = 3  # timed runs of each algorithm, after one warm-up run; the fastest counts
 
-Algorithm = Callable[[], Tensor]
-Algorithms = Mapping[str, Algorithm]
+OLD_NAMES = {"dense": "matmul", "unfold": "im2col", "halves": "float16"}  # of algorithms, in version 0.1
+OLD_PASS, PASS = "answer ", "inference "  # how keys of inference began in version 0.1, and begin now
+
+Candidate = Callable[[], Tensor]
 
 
 class Choice(TypedDict):
@@ -51,11 +53,11 @@ class Autotuner:
         self._measured: dict[str, Choice] = _read(path) if path else {}
         self._chosen: dict[str, Choice] = {}
 
-    def run(self, key: str, algorithms: Algorithms) -> Tensor:
+    def run(self, key: str, algorithms: Mapping[str, Candidate]) -> Tensor:
         """The result of the fastest algorithm, or of the one that $VGGNET_CONV names if it is among them."""
         forced = os.environ.get("VGGNET_CONV")
         if forced:
-            return algorithms.get(forced, algorithms[DIRECT])()
+            return algorithms.get(OLD_NAMES.get(forced, forced), algorithms[DIRECT])()
         if len(algorithms) == 1:
             return algorithms[DIRECT]()
         choice = self._chosen.get(key)
@@ -70,7 +72,7 @@ class Autotuner:
         They apply to the whole process and are never written to the cache; what they lack is measured and cached as
         usual.
         """
-        outer, self._chosen = self._chosen, {key: _copy(choice) for key, choice in choices.items()}
+        outer, self._chosen = self._chosen, _up_to_date(choices)
         try:
             yield
         finally:
@@ -84,7 +86,7 @@ class Autotuner:
         """What was measured on this machine, as the cache file has it."""
         return dict(self._measured)
 
-    def _cached(self, key: str, algorithms: Algorithms) -> Choice:
+    def _cached(self, key: str, algorithms: Mapping[str, Candidate]) -> Choice:
         with self._lock:
             choice = self._measured.get(key)
             if choice is None or choice["algorithm"] not in algorithms:
@@ -116,7 +118,7 @@ def default_path() -> Path:
     return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.json"
 
 
-def _measure(algorithms: Algorithms) -> Choice:
+def _measure(algorithms: Mapping[str, Candidate]) -> Choice:
     fastest = {}
     for name, algorithm in algorithms.items():
         algorithm()
@@ -124,19 +126,25 @@ def _measure(algorithms: Algorithms) -> Choice:
     return {"algorithm": min(fastest, key=lambda name: fastest[name]), "ms": fastest}
 
 
-def _milliseconds(algorithm: Algorithm) -> float:
+def _milliseconds(algorithm: Candidate) -> float:
     start = perf_counter()
     algorithm()
     return 1e3 * (perf_counter() - start)
 
 
-def _copy(choice: Choice) -> Choice:
-    return {"algorithm": choice["algorithm"], "ms": dict(choice["ms"])}
+def _up_to_date(choices: Choices) -> dict[str, Choice]:
+    """A copy with today's names of passes and algorithms."""
+    return {
+        PASS + key.removeprefix(OLD_PASS) if key.startswith(OLD_PASS) else key: {
+            "algorithm": OLD_NAMES.get(choice["algorithm"], choice["algorithm"]),
+            "ms": {OLD_NAMES.get(name, name): ms for name, ms in choice["ms"].items()},
+        }
+        for key, choice in choices.items()
+    }
 
 
 def _read(path: Path) -> dict[str, Choice]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): _copy(choice) for key, choice in found.items()}
+        return _up_to_date(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}

@@ -1,35 +1,52 @@
-"""The operator: a 3x3 convolution with stride 1 and padding 1 that takes the fastest way there is for its shape."""
+"""The operator `conv3x3`: every pass runs by the fastest algorithm that supports its shape."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 
-from vggnet.accel.algorithms import matmul as dense
-from vggnet.accel.autotuning import DIRECT, Algorithm, autotuner
-
-DIRECT_NCHW, DENSE, UNFOLD = "direct_nchw", "dense", "unfold"
-WINOGRAD = {"winograd4": 4, "winograd2": 2}  # name -> side of an output tile
+from vggnet.accel.algorithm import Algorithm, Pass, Shape
+from vggnet.accel.autotuning import autotuner
+from vggnet.accel.buffers import keep_freed_memory
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve x (N, C, H, W) with weight (K, C, 3, 3), stride 1, padding 1 -> (N, K, H, W), as F.conv2d does.
+    """Convolve with 3x3 kernels, stride 1 and padding 1: `F.conv2d(x, weight, bias, padding=1)`, faster on a CPU.
 
-    float32 on a CPU gives channels-last memory, by the algorithm that was measured to be the fastest for the shape
-    (`autotuning`). Everything else, an empty batch and autocast among it, goes to F.conv2d unchanged.
-    Gradients: of all three arguments, once (not of gradients).
+    The algorithm is the fastest for the shape, measured at its first use, or the one that $VGGNET_CONV names. Results
+    differ from PyTorch's by rounding. float32 on a CPU is computed here; everything else, such as an empty batch or
+    autocast, goes to F.conv2d. Gradients can be taken once (no gradients of gradients).
+
+    Args:
+        x: images (N, C, H, W) in any memory format; channels-last is faster.
+        weight: kernels (K, C, 3, 3).
+        bias: (K,); None adds nothing.
+
+    Returns:
+        (N, K, H, W); channels-last memory if it is computed here.
+
+    Raises:
+        RuntimeError: PyTorch's, if the shapes do not fit together.
+
+    Source: Lavin & Gray, arXiv:1509.09308, for the Winograd algorithms.
+
+    >>> import torch
+    >>> from vggnet.accel import conv3x3
+    >>> conv3x3(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))[0, 0]
+    tensor([[4., 6., 4.],
+            [6., 9., 6.],
+            [4., 6., 4.]])
     """
-    if not is_ours(x, weight, bias):
+    if not is_supported(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=1)
     result: Tensor = _conv3x3(x, weight, bias)
     return result
 
 
-def is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether these are for our own operator."""
+def is_supported(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the operator computes these itself: float32 on a CPU, of fitting shapes, without autocast."""
     tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
     return (
         all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
@@ -41,85 +58,71 @@ def is_ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
+def run_fastest(work: Pass, shape: Shape, *arguments: Any, label: str = "") -> Tensor:
+    """Run a pass by the fastest algorithm that supports it; the result is channels-last.
+
+    arguments: of the algorithms' method of that name.
+    label: what the autotuning cache calls the pass; by default its name.
+    """
+    keep_freed_memory()
+    algorithms = {
+        algorithm.name: partial(getattr(algorithm, work), *arguments)
+        for algorithm in _all_algorithms()
+        if algorithm.supports(work, shape)
+    }
+    return channels_last(autotuner().run(shape.key(label or work), algorithms))
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """The tensor (N, C, H, W) in channels-last memory; copied only if it is not."""
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _all_algorithms() -> tuple[Algorithm, ...]:
+    from vggnet.accel.algorithms import ALGORITHMS  # imports numba, which takes a part of a second
+
+    return ALGORITHMS
+
+
 @torch.library.custom_op("vggnet::conv3x3", mutates_args=())
 def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x, weight = _channels_last(x), _channels_last(weight)
     bias = None if bias is None else bias.contiguous()
-    algorithms: dict[str, Algorithm] = {
-        DIRECT: partial(F.conv2d, x, weight, bias, padding=1),
-        DIRECT_NCHW: lambda: F.conv2d(x.contiguous(), weight.contiguous(), bias, padding=1),
-    }
-    if dense.fits(x):
-        algorithms[DENSE] = lambda: dense.forward(x, dense.expand(weight, *x.shape[2:]), bias)
-    if fits_unfold(x, weight):
-        from vggnet.accel.algorithms import im2col as unfold
-
-        algorithms[UNFOLD] = partial(unfold.forward, x, weight, bias)
-    if fills_vectors(weight):
-        from vggnet.accel.algorithms import winograd
-
-        algorithms |= {name: partial(winograd.forward, x, weight, bias, m) for name, m in WINOGRAD.items()}
-    return _channels_last(autotuner().run(shape_key("forward", x, weight), algorithms))
+    return run_fastest("forward", Shape.of(x, weight), channels_last(x), channels_last(weight), bias)
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_input", mutates_args=())
 def _grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    grad, weight = _channels_last(grad), _channels_last(weight)
-    shape = (len(grad), weight.shape[1], *grad.shape[2:])
-    algorithms: dict[str, Algorithm] = {
-        DIRECT: partial(conv2d_input, shape, weight, grad, padding=1),
-        DIRECT_NCHW: lambda: conv2d_input(shape, weight.contiguous(), grad.contiguous(), padding=1),  # type: ignore[no-untyped-call]
-    }
-    if dense.fits(grad):
-        algorithms[DENSE] = partial(dense.grad_input, grad, weight)
-    if fills_vectors(weight):
-        from vggnet.accel.algorithms import winograd
-
-        algorithms |= {name: partial(winograd.grad_input, grad, weight, m) for name, m in WINOGRAD.items()}
-    return _channels_last(autotuner().run(shape_key("grad_input", grad, weight), algorithms))
+    return run_fastest("grad_input", Shape.of(grad, weight), channels_last(grad), channels_last(weight))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_weight", mutates_args=())
 def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
-    grad, x = _channels_last(grad), _channels_last(x)
-    shape = (grad.shape[1], x.shape[1], 3, 3)
-    algorithms: dict[str, Algorithm] = {
-        DIRECT: partial(conv2d_weight, x, shape, grad, padding=1),
-        DIRECT_NCHW: lambda: conv2d_weight(x.contiguous(), shape, grad.contiguous(), padding=1),  # type: ignore[no-untyped-call]
-    }
-    if dense.fits(x):
-        algorithms[DENSE] = partial(dense.grad_weight, grad, x)
-    weight = torch.empty(shape, device="meta")
-    if fits_unfold(x, weight):
-        from vggnet.accel.algorithms import im2col as unfold
-
-        algorithms[UNFOLD] = partial(unfold.grad_weight, grad, x)
-    if fills_vectors(weight):
-        from vggnet.accel.algorithms import winograd
-
-        algorithms |= {name: partial(winograd.grad_weight, grad, x, m) for name, m in WINOGRAD.items()}
-    return _channels_last(autotuner().run(shape_key("grad_weight", grad, weight), algorithms))
+    n, in_channels, height, width = x.shape
+    shape = Shape(n, height, width, in_channels, grad.shape[1])
+    return run_fastest("grad_weight", shape, channels_last(grad), channels_last(x))
 
 
 @_conv3x3.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    shape = (len(x), len(weight), *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return _empty(x, (len(x), len(weight), *x.shape[2:]))
 
 
 @_grad_input.register_fake
 def _(grad: Tensor, weight: Tensor) -> Tensor:
-    shape = (len(grad), weight.shape[1], *grad.shape[2:])
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+    return _empty(grad, (len(grad), weight.shape[1], *grad.shape[2:]))
 
 
 @_grad_weight.register_fake
 def _(grad: Tensor, x: Tensor) -> Tensor:
-    shape = (grad.shape[1], x.shape[1], 3, 3)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return _empty(x, (grad.shape[1], x.shape[1], 3, 3))
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
@@ -133,38 +136,4 @@ def _backward(context: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None,
     )
 
 
-_conv3x3.register_autograd(_backward, setup_context=_remember)
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    """Where a size is 1, PyTorch's convolution may answer in the other format."""
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def fills_vectors(weight: Tensor) -> bool:
-    """Whether both numbers of channels are multiples of 16, the most lanes that a vector has."""
-    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
-
-
-def fits_unfold(x: Tensor, weight: Tensor) -> bool:
-    """Whether `unfold` can do it: few channels in, as a network's first layer has, and outputs that fill vectors."""
-    if weight.shape[1] > 4 or weight.shape[0] % 16:
-        return False
-    from vggnet.accel.algorithms import im2col as unfold  # compiles its kernels
-
-    return unfold.fits(x, weight)
-
-
-def shape_key(work: str, activation: Tensor, weight: Tensor) -> str:
-    """The pass and its shape; batches of nearly the same size, as the last of an epoch, share an entry, and so do maps
-    of nearly the same size, as whole photos have."""
-    n, _, height, width = activation.shape
-    out_channels, in_channels = weight.shape[:2]
-    batch = 1 << (n - 1).bit_length()
-    return f"{work} n<={batch} {round_up(height)}x{round_up(width)} {in_channels}->{out_channels}"
-
-
-def round_up(size: int) -> int:
-    """To the next number of three binary digits and zeros (7, 14, 224 and powers of two stay): at most a fifth more."""
-    step = 1 << max(size.bit_length() - 3, 0)
-    return -(-size // step) * step
+_conv3x3.register_autograd(_backward, setup_context=_save_inputs)

@@ -1,4 +1,4 @@
-"""A sequence of layers that runs those as one operator which can: convolution, batch norm, ReLU, 2x2 max pool."""
+"""Fusion: a sequence runs convolution, batch norm, ReLU and 2x2 max pool that follow each other as one operator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from vggnet.accel.fused_inference import convolve
-from vggnet.accel.modules import Conv3x3, can_answer, is_plain, only_answers
+from vggnet.accel.modules import Conv3x3, can_infer, is_inference, is_plain
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class FusedSequential(nn.Sequential):
-    """nn.Sequential that fuses its layers on a CPU. Made by `accelerate`.
+    """nn.Sequential that fuses its layers on a CPU. `accelerate` makes it.
 
-    While training, batch norm, ReLU and a 2x2 max pool after them are one operator; while answering, a 3x3 convolution
-    and what follows it as well. A layer with a hook runs by itself, so every hook sees what it would see.
+    In training, batch norm, ReLU and a 2x2 max pool after them are one operator; in inference a 3x3 convolution and
+    these are. A layer with a hook runs by itself, so that every hook sees the values that it would see in PyTorch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class FusedSequential(nn.Sequential):
 
 @dataclass(frozen=True)
 class _Group:
-    """Layers that follow each other, as far as they are there; without a convolution there are norm and ReLU."""
+    """Layers that follow each other and run as one operator; without a convolution there are norm and ReLU."""
 
     conv: Conv3x3 | None
     norm: nn.BatchNorm2d | None
@@ -42,11 +42,11 @@ class _Group:
 
     @property
     def count(self) -> int:
-        """How many layers these are."""
+        """The number of layers."""
         return sum([self.conv is not None, self.norm is not None, self.relu, self.pool])
 
     def run(self, x: Tensor) -> Tensor:
-        """All of them on x (N, C, H, W)."""
+        """Apply all of them to x (N, C, H, W)."""
         if self.conv is not None:
             return convolve(self.conv, self.norm, x, relu=self.relu, pool=self.pool)
         assert self.norm is not None
@@ -59,7 +59,7 @@ def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:
         return None
     rest = list(layers)
     conv = _take(rest, Conv3x3)
-    if conv is not None and not can_answer(conv, x):
+    if conv is not None and not can_infer(conv, x):
         return None
     norm = _take(rest, nn.BatchNorm2d)
     if norm is not None and not _can_fuse(norm, x, conv):
@@ -73,18 +73,18 @@ def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:
 
 
 def _take(rest: list[nn.Module], kind: type[Layer]) -> Layer | None:
-    """Remove and return the first layer if it is of this kind and nobody watches it."""
+    """Remove and return the first layer if it is of this class and has no hooks."""
     if rest and type(rest[0]) is kind and not _has_hooks(rest[0]):
         return rest.pop(0)  # type: ignore[return-value]
     return None
 
 
 def _can_fuse(norm: nn.BatchNorm2d, x: Tensor, conv: Conv3x3 | None) -> bool:
-    """Whether the norm learns, by itself, or answers by its running statistics."""
+    """Whether the norm is complete, and uses its running statistics or trains without a convolution before it."""
     channels = x.shape[1] if conv is None else conv.out_channels
-    learns = conv is None and norm.training and norm.momentum is not None and x.numel() > channels
+    trains = conv is None and norm.training and norm.momentum is not None and x.numel() > channels
     complete = norm.affine and norm.running_mean is not None and norm.num_features == channels
-    return complete and (learns or only_answers(norm, x))
+    return complete and (trains or is_inference(norm, x))
 
 
 def _is_two_by_two(pool: nn.MaxPool2d) -> bool:
@@ -101,7 +101,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, *, pool: bool) -> Tensor:
     """Batch norm as PyTorch defines it, with its running statistics, then ReLU and the pool."""
-    from vggnet.accel.batch_norm import norm_relu, scale_relu  # compiles its kernels
+    from vggnet.accel.batch_norm import norm_relu, scale_relu  # imports numba
 
     assert norm.running_mean is not None
     assert norm.running_var is not None

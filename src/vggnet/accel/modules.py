@@ -1,4 +1,4 @@
-"""Layers of PyTorch whose forward pass takes the fastest way on a CPU. `accelerate` makes them, never arguments."""
+"""PyTorch's layers with the forward pass of this engine. `accelerate` makes them, by changing a layer's class."""
 
 import os
 from typing import Self
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from vggnet.accel.autotuning import DIRECT
-from vggnet.accel.dispatch import conv3x3, is_ours
+from vggnet.accel.dispatch import conv3x3, is_supported
 from vggnet.accel.fused_inference import convolve, linear
 from vggnet.accel.weight_cache import forget
 
 
-class _Ready(nn.Module):
-    """A layer that keeps what it made of its weights for answering, until they change or the mode is set."""
+class _CachesWeights(nn.Module):
+    """A layer that caches what it computes from its weights for inference, until they change or the mode is set."""
 
     def train(self, mode: bool = True) -> Self:
         """As nn.Module; `eval` calls it too."""
@@ -21,33 +21,33 @@ class _Ready(nn.Module):
         return super().train(mode)
 
 
-class Conv3x3(_Ready, nn.Conv2d):
+class Conv3x3(_CachesWeights, nn.Conv2d):
     """nn.Conv2d(C, K, 3, padding=1) by `conv3x3`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W)."""
-        if can_answer(self, input):
+        if can_infer(self, input):
             return convolve(self, None, input, relu=False, pool=False)
         return conv3x3(input, self.weight, self.bias)
 
 
-class LargeLinear(_Ready, nn.Linear):
-    """nn.Linear that answers by weights in float16 where that is faster."""
+class LargeLinear(_CachesWeights, nn.Linear):
+    """nn.Linear that uses float16 weights for inference where that is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in) -> (N, out)."""
-        if is_plain(input) and input.ndim == 2 and self.weight.dtype == torch.float32 and only_answers(self, input):
+        if is_plain(input) and input.ndim == 2 and self.weight.dtype == torch.float32 and is_inference(self, input):
             return linear(self, input)
         return super().forward(input)
 
 
-def can_answer(conv: Conv3x3, x: Tensor) -> bool:
-    """Whether the convolution of x is one for `inference`."""
-    return is_plain(x) and is_ours(x, conv.weight, conv.bias) and only_answers(conv, x)
+def can_infer(conv: Conv3x3, x: Tensor) -> bool:
+    """Whether `fused_inference.convolve` can do the convolution of x."""
+    return is_plain(x) and is_supported(x, conv.weight, conv.bias) and is_inference(conv, x)
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether x is what our kernels take, and they are not switched off."""
+    """Whether the engine can work on x (float32 on a CPU, not empty), and is not switched off."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -57,8 +57,8 @@ def is_plain(x: Tensor) -> bool:
     )
 
 
-def only_answers(layer: nn.Module, x: Tensor) -> bool:
-    """Whether no gradient is wanted, nothing is being traced or compiled, and the layer's weights tell of changes."""
+def is_inference(layer: nn.Module, x: Tensor) -> bool:
+    """Whether the layer is in eval mode without gradients, not traced or compiled, and PyTorch counts its changes."""
     return (
         not torch.is_grad_enabled()
         and not layer.training

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vggnet.accel.algorithms.winograd_matrices import Matrix, Winograd
+from vggnet.accel.winograd_matrices import Matrix, Winograd
 
 
 def forward(x: Tensor, weight: Tensor, winograd: Winograd) -> Tensor:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from vggnet.accel.buffers import keep_freed_memory
 from vggnet.accel.dispatch import conv3x3
-from vggnet.accel.threads import keep_freed_memory
 from vggnet.models.table1 import layers
 from vggnet.studies.bench import CHANNELS_LAST, NCHW, OURS, cpu_environment, in_turns
 

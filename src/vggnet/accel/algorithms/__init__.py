@@ -1,1 +1,19 @@
-"""One file per convolution algorithm."""
+"""The convolution algorithms, one file each. A new one is a new file with a subclass of `Algorithm`, listed here.
+
+Importing this package takes the time that numba takes to import, so `dispatch` does it at the first convolution.
+"""
+
+from vggnet.accel.algorithm import Algorithm
+from vggnet.accel.algorithms.direct import DirectConvolution, DirectNCHW
+from vggnet.accel.algorithms.im2col import Im2col
+from vggnet.accel.algorithms.matmul import MatrixProduct
+from vggnet.accel.algorithms.winograd import Winograd
+
+ALGORITHMS: tuple[Algorithm, ...] = (  # in the order in which they are measured
+    DirectConvolution(),
+    DirectNCHW(),
+    MatrixProduct(),
+    Im2col(),
+    Winograd(4),
+    Winograd(2),
+)

@@ -5,17 +5,56 @@ i - o + 1, so the product's weight, (H W K, H W C), holds for each pair (o, i) o
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from vggnet.accel.threads import maps
+from vggnet.accel.algorithm import Algorithm, Pass, Shape, relu_and_pool
+from vggnet.accel.buffers import feature_maps
+from vggnet.accel.weight_cache import FoldedWeights
 
 LARGEST = 2  # side of a map
 
 
-def expand(weight: Tensor, height: int, width: int) -> Tensor:
+class MatrixProduct(Algorithm):
+    """For maps of at most 2x2 pixels, with PyTorch's matrix product."""
+
+    name = "matmul"
+
+    def supports(self, work: Pass, shape: Shape) -> bool:
+        """Whether the maps are small enough."""
+        return max(shape.height, shape.width) <= LARGEST
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One product."""
+        return _forward(x, _expand(weight, *x.shape[2:]), bias)
+
+    def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """The product with the transposed weight."""
+        result = feature_maps(len(grad), weight.shape[1], *grad.shape[2:])
+        torch.mm(_as_rows(grad), _expand(weight, *grad.shape[2:]), out=_as_rows(result))
+        return result
+
+    def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
+        """The product of gradient and input; every tap is the sum of its pairs of pixels."""
+        height, width = x.shape[2:]
+        out_channels, in_channels = grad.shape[1], x.shape[1]
+        expanded = (_as_rows(grad).T @ _as_rows(x)).view(height * width, out_channels, height * width, in_channels)
+        result = feature_maps(out_channels, in_channels, 3, 3).zero_()
+        for o, i, row, column in _taps(height, width):
+            result[:, :, row, column] += expanded[o, :, i]
+        return result
+
+    def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
+        """The weights are expanded once for each size of map."""
+        height, width = x.shape[2:]
+        expanded = weights.derive(f"{self.name} {height}x{width}", partial(_expand, height=height, width=width))
+        return relu_and_pool(_forward(x, expanded, weights.bias), relu, pool)
+
+
+def _expand(weight: Tensor, height: int, width: int) -> Tensor:
     """weight (K, C, 3, 3) -> (H W K, H W C) for maps of H x W, at most 2 x 2."""
     out_channels, in_channels = weight.shape[:2]
     pixels = height * width
@@ -25,10 +64,9 @@ def expand(weight: Tensor, height: int, width: int) -> Tensor:
     return expanded.view(pixels * out_channels, pixels * in_channels)
 
 
-def forward(x: Tensor, expanded: Tensor, bias: Tensor | None) -> Tensor:
-    """x (N, C, H, W) channels-last by an expanded weight -> (N, K, H, W) channels-last."""
+def _forward(x: Tensor, expanded: Tensor, bias: Tensor | None) -> Tensor:
     height, width = x.shape[2:]
-    y = maps(len(x), len(expanded) // (height * width), height, width)
+    y = feature_maps(len(x), len(expanded) // (height * width), height, width)
     if bias is None:
         torch.mm(_as_rows(x), expanded.T, out=_as_rows(y))
     else:
@@ -36,36 +74,13 @@ def forward(x: Tensor, expanded: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of x: grad (N, K, H, W) channels-last, weight (K, C, 3, 3) -> (N, C, H, W) channels-last."""
-    result = maps(len(grad), weight.shape[1], *grad.shape[2:])
-    torch.mm(_as_rows(grad), expand(weight, *grad.shape[2:]), out=_as_rows(result))
-    return result
-
-
-def grad_weight(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of weight: grad (N, K, H, W), x (N, C, H, W), both channels-last -> (K, C, 3, 3) channels-last."""
-    height, width = x.shape[2:]
-    out_channels, in_channels = grad.shape[1], x.shape[1]
-    expanded = (_as_rows(grad).T @ _as_rows(x)).view(height * width, out_channels, height * width, in_channels)
-    result = maps(out_channels, in_channels, 3, 3).zero_()
-    for o, i, row, column in _taps(height, width):
-        result[:, :, row, column] += expanded[o, :, i]
-    return result
-
-
 def _taps(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
     """Output pixel, input pixel, and the row and column of the kernel's tap that joins them."""
-    places = list(product(range(height), range(width)))
-    for (o, (y, x)), (i, (v, u)) in product(enumerate(places), repeat=2):
+    pixels = list(product(range(height), range(width)))
+    for (o, (y, x)), (i, (v, u)) in product(enumerate(pixels), repeat=2):
         yield o, i, v - y + 1, u - x + 1
 
 
 def _as_rows(images: Tensor) -> Tensor:
     """Channels-last memory (N, channels, H, W) as (N, H W channels)."""
     return images.permute(0, 2, 3, 1).flatten(1)
-
-
-def fits(images: Tensor) -> bool:
-    """Whether the maps of (N, C, H, W) are small enough."""
-    return max(images.shape[2:]) <= LARGEST

@@ -14,16 +14,16 @@ from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from vggnet.accel.algorithms.winograd_matrices import F2, F4, Matrix, transposed
+from vggnet.accel.buffers import FLOAT
+from vggnet.accel.winograd_matrices import F2, F4, Matrix, transposed
 
 _AVX512 = bool(get_host_cpu_features().get("avx512f"))
 LANES = 16 if _AVX512 else 8
 ROWS = 14 if _AVX512 else 6  # a product's tile: ROWS x COLUMNS sums stay in registers
 VECTORS = 2
 COLUMNS = VECTORS * LANES
-FLOAT = 4  # bytes
-HALF_ROWS = 4  # rows of float16 that are multiplied at a time
-HAS_HALVES = _AVX512 or bool(get_host_cpu_features().get("f16c"))  # whether the CPU converts vectors of float16
+FLOAT16_ROWS = 4  # rows of float16 that are multiplied at a time
+HAS_FLOAT16 = _AVX512 or bool(get_host_cpu_features().get("f16c"))  # whether the CPU converts vectors of float16
 
 _INT = ir.IntType(64)
 _SCALAR = ir.FloatType()
@@ -128,25 +128,25 @@ def _places(
 
 
 @intrinsic
-def multiply_halves(typing: Any, w: Any, w_row: Any, x: Any, depth: Any, sums: Any) -> Any:
-    """HALF_ROWS rows of float16 times a float32 vector, summed by lane: HALF_ROWS x LANES floats at `sums`.
+def multiply_float16(typing: Any, w: Any, w_row: Any, x: Any, depth: Any, sums: Any) -> Any:
+    """FLOAT16_ROWS rows of float16 times a float32 vector, summed by lane: FLOAT16_ROWS x LANES floats at `sums`.
 
     Row i of W lies at w + i * w_row; `depth` is the length of the rows, a multiple of LANES.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         w, w_row, x, depth, sums = arguments
-        halves = ir.VectorType(ir.HalfType(), LANES)
+        float16 = ir.VectorType(ir.HalfType(), LANES)
         before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
         builder.branch(loop)
         builder.position_at_end(loop)
         step, w_here, x_here = (_phi(builder, _INT, start, before) for start in (_INT(0), w, x))
-        totals = [_phi(builder, _VECTOR, _zeros(), before) for _ in range(HALF_ROWS)]
+        totals = [_phi(builder, _VECTOR, _zeros(), before) for _ in range(FLOAT16_ROWS)]
         factor = _load(builder, x_here)
         new = []
         for i, total in enumerate(totals):
             place = builder.add(w_here, builder.mul(w_row, _INT(i)))
-            row = builder.load(builder.inttoptr(place, halves.as_pointer()), align=2)
+            row = builder.load(builder.inttoptr(place, float16.as_pointer()), align=2)
             new.append(_fma(builder, builder.fpext(row, _VECTOR), factor, total))
             total.add_incoming(new[i], loop)
         following = builder.add(step, _INT(LANES))

@@ -1,0 +1,83 @@
+"""What every convolution algorithm offers. They are listed in `algorithms.ALGORITHMS`."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vggnet.accel.weight_cache import FoldedWeights
+
+Pass = Literal["forward", "grad_input", "grad_weight", "inference"]
+
+
+class Shape(NamedTuple):
+    """The sizes of a 3x3 convolution with stride 1 and padding 1. All its passes have the same."""
+
+    n: int  # images
+    height: int  # of input and output
+    width: int
+    in_channels: int
+    out_channels: int
+
+    @classmethod
+    def of(cls, activation: Tensor, weight: Tensor) -> "Shape":
+        """Of an input or an output's gradient, and a weight (K, C, 3, 3)."""
+        n, _, height, width = activation.shape
+        return cls(n, height, width, weight.shape[1], weight.shape[0])
+
+    def key(self, work: str) -> str:
+        """The name of a pass of this shape in the autotuning cache.
+
+        Batches and maps of nearly the same size share an entry: the last batch of an epoch, or whole photos.
+        """
+        batch = 1 << (self.n - 1).bit_length()
+        size = f"{round_up(self.height)}x{round_up(self.width)}"
+        return f"{work} n<={batch} {size} {self.in_channels}->{self.out_channels}"
+
+
+class Algorithm(ABC):
+    """One way to compute a 3x3 convolution with stride 1 and padding 1, in float32 on a CPU.
+
+    Activations x (N, C, H, W) and grad (N, K, H, W) and weights (K, C, 3, 3) come in channels-last memory; results may
+    have either format.
+    """
+
+    name: str  # in the autotuning cache, in checkpoints and in $VGGNET_CONV
+
+    @abstractmethod
+    def supports(self, work: Pass, shape: Shape) -> bool:
+        """Whether it can do this pass of this shape on this machine."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """y (N, K, H, W)."""
+
+    def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of x (N, C, H, W)."""
+        raise NotImplementedError
+
+    def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
+        """The gradient of the weight (K, C, 3, 3)."""
+        raise NotImplementedError
+
+    def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
+        """The forward pass with weights that stay the same, then ReLU and a 2x2 max pool of an even map if wanted."""
+        return relu_and_pool(self.forward(x, weights.weight, weights.bias), relu, pool)
+
+
+def relu_and_pool(y: Tensor, relu: bool, pool: bool) -> Tensor:
+    """What follows a convolution; ReLU changes y in place."""
+    y = y.relu_() if relu else y
+    return F.max_pool2d(y, 2) if pool else y
+
+
+def fills_vectors(shape: Shape) -> bool:
+    """Whether both numbers of channels are multiples of 16, the most float32 lanes that a vector has."""
+    return shape.in_channels % 16 == 0 and shape.out_channels % 16 == 0
+
+
+def round_up(size: int) -> int:
+    """To the next number of three binary digits and zeros (7, 14, 224 and powers of two stay): at most a fifth more."""
+    step = 1 << max(size.bit_length() - 3, 0)
+    return -(-size // step) * step

@@ -1,0 +1,70 @@
+"""Memory for kernels: results, scratch memory that is used again, and how the process keeps freed memory."""
+
+import ctypes
+import math
+import sys
+import threading
+from functools import cache
+
+import torch
+from torch import Tensor
+
+FLOAT = 4  # bytes
+CACHE_LINE = 64  # bytes
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make GNU's malloc keep freed memory for later use instead of returning it to the system, in the whole process.
+
+    The engine calls this at its first use in a process; later calls do nothing. By default malloc returns every piece
+    above 32 MiB at once, and touching fresh pages costs up to a third of the time of the convolution that writes to
+    them. The process then holds as much memory as it ever used at one time. Elsewhere than on Linux with GNU's C
+    library nothing happens.
+    """
+    mmap_max, trim_threshold = -4, -1
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)
+
+
+def floats(*shape: int) -> Tensor:
+    """Uninitialized float32 on the CPU, whatever PyTorch's default type and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def feature_maps(n: int, channels: int, height: int, width: int) -> Tensor:
+    """`floats` of shape (n, channels, height, width), channels-last. Not a view, so it may be changed in place."""
+    shape = (n, channels, height, width)
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+
+
+class _Memory(threading.local):
+    """Memory of each Python thread, kept from call to call: fresh pages cost as much as the work in them."""
+
+    def __init__(self) -> None:
+        self.scratch = floats(0)
+        self.kernels = floats(0)
+
+
+_memory = _Memory()
+
+
+def scratch(*sizes: int) -> list[int]:
+    """The addresses of pieces of so many bytes, each on a cache line. The next call uses the same memory again."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + math.ceil(size / CACHE_LINE) * CACHE_LINE)
+    if _memory.scratch.nbytes < starts[-1]:
+        _memory.scratch = floats(math.ceil(starts[-1] / FLOAT))
+    return [_memory.scratch.data_ptr() + start for start in starts[:-1]]
+
+
+def kernel_scratch(count: int) -> Tensor:
+    """At least `count` floats for transformed kernels. The next call uses the same memory again."""
+    if _memory.kernels.numel() < count:
+        _memory.kernels = floats(count)
+    return _memory.kernels

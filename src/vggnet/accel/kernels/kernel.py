@@ -1,0 +1,101 @@
+"""Compiled kernels, and how the threads share their work.
+
+A kernel is a function of one block of work. It gets a task (a record of int64: sizes, and addresses of memory), the
+number of the calling thread, which selects its scratch memory, and the number of the block. Calling a `Kernel` runs it
+for all blocks: every thread takes the next block until none is left.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from vggnet.accel.kernels.llvm import fetch_add
+from vggnet.accel.threads import run_in_threads
+
+_HEADER = ("kernel", "next_thread", "next_block", "blocks")  # of every task; `_run_blocks` knows where they lie
+
+
+def task_type(*fields: str) -> np.dtype[Any]:
+    """The type of a task: its header, then these fields."""
+    return np.dtype([(name, np.int64) for name in (*_HEADER, *fields)])
+
+
+def kernel(task: np.dtype[Any]) -> Callable[[Callable[[Any, int, int], None]], "Kernel"]:
+    """Decorate a function of (task, thread, block), to be compiled by numba."""
+    return lambda function: Kernel(function, task)
+
+
+class Kernel:
+    """A compiled function of one block of work. Calling it runs all blocks."""
+
+    def __init__(self, function: Callable[[Any, int, int], None], task: np.dtype[Any]) -> None:
+        self._function = _CFunction(function, types.void(from_dtype(task), types.int64, types.int64))
+        self._task = task
+
+    def __call__(self, *, blocks: int, **fields: Tensor | int) -> None:
+        """Run all blocks and wait for them. A tensor stands for its address; a field that is not given is 0."""
+        task = np.zeros((), self._task)
+        task["kernel"], task["blocks"] = self._function.address, blocks
+        for name, value in fields.items():
+            task[name] = value.data_ptr() if isinstance(value, Tensor) else value
+        run_in_threads(_blocks.address, task.ctypes.data)
+
+
+class _CFunction:
+    """A function that is compiled when it is first used; its machine code is cached on disk."""
+
+    _compiling = threading.Lock()
+
+    def __init__(self, function: Callable[..., None], signature: Any) -> None:
+        self._function, self._signature = function, signature
+        self._compiled: Any = None
+
+    @property
+    def address(self) -> int:
+        """Of its machine code."""
+        if self._compiled is None:
+            with self._compiling:
+                if self._compiled is None:
+                    self._compiled = self._compile()
+        address: int = self._compiled.address
+        return address
+
+    def _compile(self) -> Any:
+        try:
+            return cfunc(self._signature, cache=True)(self._function)
+        except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+            return cfunc(self._signature)(self._function)
+
+
+def _run_blocks(pointer: Any) -> None:
+    """What each thread does with a task: draw the number of the thread, then blocks until none is left."""
+    header = carray(pointer, 4)
+    task = header.ctypes.data
+    thread = fetch_add(task + 8, 1)
+    while True:
+        block = fetch_add(task + 16, 1)
+        if block >= header[3]:
+            break
+        _call(header[0], task, thread, block)
+
+
+@intrinsic
+def _call(typing: Any, address: Any, task: Any, thread: Any, block: Any) -> Any:
+    """Call the kernel at this address."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        address, *rest = arguments
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
+        builder.call(builder.inttoptr(address, kind.as_pointer()), rest)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+_blocks = _CFunction(_run_blocks, types.void(types.CPointer(types.int64)))

@@ -1,0 +1,87 @@
+"""Which layers of a sequence run as one operator, and which do not."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from vggnet.accel import fusion
+from vggnet.accel.api import accelerate
+
+
+def layers():
+    """3x3 convolution, batch norm, ReLU and max pool, always the same."""
+    torch.manual_seed(1)
+    norm = nn.BatchNorm2d(16)
+    with torch.no_grad():
+        norm.weight.uniform_(-1.5, 1.5)
+        norm.bias.normal_()
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2))
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """The numbers of layers that ran as one operator, as they run."""
+    counts, run = [], fusion._Group.run
+
+    def counting(self, x):
+        counts.append(self.count)
+        return run(self, x)
+
+    monkeypatch.setattr(fusion._Group, "run", counting)
+    return counts
+
+
+@pytest.mark.parametrize(("change", "training", "inference"), [
+    (lambda model: model, [3], [4]),
+    (lambda model: model[:3], [2], [3]),
+    (lambda model: model[:2], [], [2]),
+    (lambda model: model[:1], [], [1]),
+    (lambda model: model[2:], [], []),
+    (lambda model: nn.Sequential(*model[:3], nn.MaxPool2d(3, 2)), [2], [3]),
+    (lambda model: nn.Sequential(*model[:3], nn.MaxPool2d(2, 1)), [2], [3]),
+    (lambda model: nn.Sequential(*model[:3], nn.MaxPool2d(2, ceil_mode=True)), [3], [4]),  # the same on even maps
+    (lambda model: nn.Sequential(model[0], nn.ReLU(), model[1]), [], [2]),
+])  # fmt: skip
+def test_which_layers_are_fused(change, training, inference, groups):
+    """Oracle: by hand, and the outputs of PyTorch's layers."""
+    plain = change(layers())
+    model, x = accelerate(copy.deepcopy(plain)), torch.randn(4, 16, 6, 6)
+    for mode, expected in ((True, training), (False, inference)):
+        groups.clear()
+        with torch.set_grad_enabled(mode):
+            torch.testing.assert_close(model.train(mode)(x), plain.train(mode)(x), rtol=1e-4, atol=1e-4)
+        assert groups == expected
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("hooked", [0, 1, 2, 3])
+def test_hooks_see_what_they_would_see(hooked, training):
+    """Oracle: the same hook on PyTorch's layers."""
+    x, seen = torch.randn(4, 16, 6, 6), []
+    for model in (layers(), accelerate(layers())):
+        model[hooked].register_forward_hook(lambda module, arguments, output: seen.append(output.detach().clone()))
+        with torch.set_grad_enabled(training):
+            model.train(training)(x)
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_fused_is_pytorchs(groups):
+    """Oracle: the layers themselves: no affine parameters, no running statistics, one value, eval with gradients."""
+    x = torch.randn(4, 16, 6, 6)
+    for norm in (nn.BatchNorm2d(16, affine=False), nn.BatchNorm2d(16, track_running_stats=False)):
+        plain = nn.Sequential(norm, nn.ReLU())
+        assert torch.equal(accelerate(copy.deepcopy(plain))(x), plain(x))
+    model = accelerate(layers()[1:3])
+    with pytest.raises(ValueError, match="more than 1 value"):
+        model(torch.randn(1, 16, 1, 1))
+    gradients = []
+    for network in (model.eval(), layers()[1:3].eval()):
+        given = x.clone().requires_grad_()
+        network(given).square().sum().backward()
+        gradients.append(given.grad)
+    assert torch.equal(*gradients)
+    assert groups == []
