@@ -165,7 +165,6 @@ def test_overview_lists_every_command():
         "__init__",
         "main",
         "parsing",
-        "bars",
         "ranks",
     }
     assert modules == set(cli.COMMANDS)
