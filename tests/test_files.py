@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
+from platformdirs.windows import Windows
 from safetensors.torch import save_file
 
 from vggnet.errors import StorageError
@@ -60,7 +63,7 @@ HOME = Path.home()
     [
         ("linux", {}, HOME / ".cache/vggnet"),
         ("linux", {"XDG_CACHE_HOME": "/var/c"}, Path("/var/c/vggnet")),
-        ("darwin", {"XDG_CACHE_HOME": "/var/c"}, HOME / "Library/Caches/vggnet"),
+        ("darwin", {}, HOME / "Library/Caches/vggnet"),
         ("win32", {"LOCALAPPDATA": "/local"}, Path("/local/vggnet")),
         ("linux", {"VGGNET_CACHE": "~/mine", "XDG_CACHE_HOME": "/var/c"}, HOME / "mine"),
         ("linux", {"VGGNET_CACHE": "", "XDG_CACHE_HOME": ""}, HOME / ".cache/vggnet"),
@@ -72,5 +75,6 @@ def test_folders_by_platform(platform, environment, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("platformdirs.windows.get_win_folder", lambda name: os.environ["LOCALAPPDATA"])
+    monkeypatch.setattr("platformdirs.PlatformDirs", {"linux": Unix, "darwin": MacOS, "win32": Windows}[platform])
     assert cache_folder() == expected

@@ -2,11 +2,11 @@
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import platformdirs
 from safetensors import SafetensorError
 
 from vggnet.errors import StorageError
@@ -67,13 +67,7 @@ def cache_folder() -> Path:
     given = os.environ.get("VGGNET_CACHE")
     if given:
         return Path(given).expanduser()
-    if sys.platform == "win32":
-        place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        place = "~/Library/Caches"
-    else:
-        place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(place).expanduser() / "vggnet"
+    return Path(platformdirs.user_cache_dir("vggnet", appauthor=False, opinion=False))
 
 
 def _flush(path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vggnet.data.counter_random import derive_seed, splitmix64, uniform
+from vggnet.data.counter_random import Domain, derive_seed, image_seed, splitmix64, uniform
 
 SIGNED64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -108,3 +108,13 @@ def test_one_image_over_epochs_is_uniform():
     draws = np.concatenate([uniform(0, epoch, image, 0) for epoch in range(5000)])
     assert stats.kstest(draws, "uniform").pvalue > 1e-3
     assert abs(stats.pearsonr(draws[1:], draws[:-1]).statistic) < 0.05
+
+
+def test_seeds_of_images_are_of_their_domain_alone():
+    """Oracle: counting: no two domains share a seed, and none has one of a training step (derive_seed of three)."""
+    numbers = list(product(range(4), range(6), range(12)))
+    steps = [derive_seed(*each) for each in numbers]
+    images = [
+        image_seed(domain, seed=seed, epoch=epoch, index=index) for domain in Domain for seed, epoch, index in numbers
+    ]
+    assert len({*steps, *images}) == len(numbers) * (1 + len(Domain))

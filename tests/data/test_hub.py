@@ -236,12 +236,12 @@ def test_offline_is_answered_without_a_retry(monkeypatch, tmp_path):
             raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr("vggnet.data.sources.parquet.HfApi", Unreachable)
-    monkeypatch.setenv("VGGNET_DATA", str(tmp_path))
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path))
     with pytest.raises(DataError) as caught:
         open_source("cifar100", "train")
     assert str(caught.value) == (
         "uoft-cs/cifar100: no such folder, and the Hugging Face hub could not be reached (no route). "
         "It lives at https://huggingface.co/datasets/uoft-cs/cifar100. "
-        f"Put its files train-*.parquet, test-*.parquet in {tmp_path / 'cifar100'}."
+        f"Put its files train-*.parquet, test-*.parquet in {tmp_path / 'data' / 'cifar100'}."
     )
     assert attempts == [("uoft-cs/cifar100", 5.0)]

@@ -371,11 +371,11 @@ def test_sources_travel_to_other_processes(tmp_path):
 def test_what_can_be_opened(tmp_path, monkeypatch):
     """Oracle: the contract, one case a kind."""
     make_folder(tmp_path / "folder" / "train", {"cat": 1, "dog": 1})
-    make_parquet(tmp_path / "cifar10" / "train.parquet", [1, 2], [0, 1], features=NAMED)
+    make_parquet(tmp_path / "data" / "cifar10" / "train.parquet", [1, 2], [0, 1], features=NAMED)
     make_parquet(tmp_path / "inner" / "data" / "test.parquet", [1, 2], [0, 1], features=NAMED)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("VGGNET_DATA", "~")
+    monkeypatch.setenv("VGGNET_CACHE", "~")
     for spec, splits in {
         "digits": ("train", "test"),
         "folder": ("train",),
@@ -383,10 +383,26 @@ def test_what_can_be_opened(tmp_path, monkeypatch):
         "~/folder": ("train",),
         "inner": ("test",),
         "cifar10": ("train",),
-        str(tmp_path / "cifar10"): ("train",),
+        str(tmp_path / "data" / "cifar10"): ("train",),
     }.items():
         assert source_splits(spec) == splits, spec
         assert len(open_source(spec, splits[0])) >= 2
+
+
+def test_data_sets_with_names_are_found_where_version_0_1_kept_them(tmp_path, monkeypatch):
+    """Oracle: the folder's own rows: in the cache first, then in ~/.cache/vggnet/data; VGGNET_DATA goes before both."""
+    home, cache, given = (tmp_path / name for name in ("home", "cache", "given"))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("VGGNET_CACHE", str(cache))
+    monkeypatch.delenv("VGGNET_DATA", raising=False)
+    for number, folder in enumerate([home / ".cache" / "vggnet" / "data", cache / "data", given], start=2):
+        make_parquet(folder / "cifar10" / "train.parquet", range(number), [0, 1, 0, 1][:number], features=NAMED)
+        if folder == given:
+            monkeypatch.setenv("VGGNET_DATA", str(given))
+            with pytest.warns(DeprecationWarning, match="set VGGNET_CACHE"):
+                assert len(open_source("cifar10", "train")) == number
+        else:
+            assert len(open_source("cifar10", "train")) == number
 
 
 @pytest.mark.parametrize("spec", ["nope", "./no/pe", "~/nope", "/no/pe", "a/b/c", "../nope", Path("no/pe"), "a b/c"])

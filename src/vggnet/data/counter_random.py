@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image, not to a moment.
+"""Counter-based random numbers, keyed by (seed, epoch, image index).
 
 The draw of an image depends on (seed, epoch, index, stream) alone. Order, batch size, number of processes and a
 resumed run therefore change nothing, and there is no generator state to save. The numbers are outputs of
@@ -6,6 +6,7 @@ SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators
 is a function of seed and n.
 """
 
+from enum import IntEnum
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,18 @@ def derive_seed(*parts: int) -> int:
     for part in parts:
         state = _mix((state + part + GOLDEN_GAMMA) & MASK64)
     return state >> 1
+
+
+class Domain(IntEnum):
+    """What a seed is derived for. Seeds of two domains differ, whatever their other parts are."""
+
+    RANDOM_CROP = 1  # of photos
+    TUTORIAL = 2  # the augmentation of the tutorial
+
+
+def image_seed(domain: Domain, *, seed: int, epoch: int, index: int) -> int:
+    """A seed in [0, 2^63) for one image in one epoch."""
+    return derive_seed(domain, seed, epoch, index)
 
 
 def uniform(seed: int, epoch: int, indices: NDArray[np.int64], stream: int) -> NDArray[np.float32]:

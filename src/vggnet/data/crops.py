@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from vggnet.data.counter_random import derive_seed
+from vggnet.data.counter_random import Domain, image_seed
 from vggnet.data.decoding import StoredImage
 
 TRIES = 10  # to place a crop before the largest one in the middle is taken
@@ -83,7 +83,7 @@ def scale_jittered_crop(
 
 
 def _random(seed: int, epoch: int, index: int) -> Random:
-    return Random(derive_seed(seed, epoch, index))
+    return Random(image_seed(Domain.RANDOM_CROP, seed=seed, epoch=epoch, index=index))
 
 
 def _integer(random: Random, low: int, high: int) -> int:

@@ -1,30 +1,106 @@
-"""A validation split carved from train: fixed by its seed, the same share of every class."""
+"""Stratified splits: fixed by their seed, the same share of every class."""
+
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, DataError
+
+Indices = NDArray[np.int64]
 
 
-def carve(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on and indices to validate on, each in ascending order; none to validate on if fraction is 0.
+def stratified_split(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Divide the images of every class in the same proportion.
 
-    Where the images are too few for an exact share, every class of two or more gives at least one and keeps one.
-    Raises: ConfigError if the fraction is not in [0, 1), or no class has two images.
+    The indices are those of scikit-learn's `train_test_split(..., stratify=labels)`, whose algorithm it follows, so
+    that splits stay what they were with that library.
+
+    Args:
+        labels: class of each image, int64 (N,).
+        fraction: share of the second part, in (0, 1).
+        seed: fixes the choice.
+
+    Returns:
+        The indices of both parts, each in ascending order.
+
+    Raises:
+        DataError: if a class has a single image, or a part would have fewer images than there are classes.
+
+    Example:
+        >>> [part.tolist() for part in stratified_split(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)]
+        [[0, 1, 2, 4, 5, 6], [3, 7]]
+    """
+    classes, of_image, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    num_second = ceil(fraction * len(labels))
+    num_first = len(labels) - num_second
+    if min(counts, default=0) < 2 or min(num_first, num_second) < len(classes):
+        raise DataError(
+            f"{len(labels)} images of {len(classes)} classes cannot be divided into {num_first} and {num_second}; "
+            "expected two or more of each class, and as many as there are classes in each part."
+        )
+    random = np.random.RandomState(seed)
+    firsts = _apportioned(counts, num_first, random)
+    seconds = _apportioned(counts - firsts, num_second, random)
+    parts: tuple[list[Indices], list[Indices]] = ([], [])
+    for label, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        shuffled = np.flatnonzero(of_image == label)[random.permutation(counts[label])]
+        parts[0].append(shuffled[:first])
+        parts[1].append(shuffled[first : first + second])
+    first_part, second_part = (np.sort(np.concatenate(part)) for part in parts)
+    return first_part, second_part
+
+
+def carve(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """A validation split, carved from the images to train on.
+
+    Args:
+        labels: class of each image, int64 (N,).
+        fraction: share to validate on, in [0, 1). With 0 there is no image to validate on.
+        seed: fixes the choice.
+
+    Returns:
+        Indices to train on and indices to validate on, each in ascending order. Where the images are too few for an
+        exact share, every class of two or more gives at least one and keeps one.
+
+    Raises:
+        ConfigError: if the fraction is not in [0, 1), or no class has two images.
+
+    Example:
+        >>> [part.tolist() for part in carve(np.array([0, 0, 0, 1, 1, 1]), 0.0, seed=0)]
+        [[0, 1, 2, 3, 4, 5], []]
     """
     everything = np.arange(len(labels))
     if fraction == 0:
         return everything, everything[:0]
     _require_possible(labels, fraction)
     try:
-        _, val = train_test_split(everything, test_size=fraction, random_state=seed, stratify=labels)
-    except ValueError:  # fewer images to validate on than classes, or a class of a single image
+        return stratified_split(labels, fraction, seed)
+    except DataError:  # fewer images to validate on than classes, or a class of a single image
         val = _some_of_each_class(labels, fraction, seed)
-    return np.setdiff1d(everything, val), np.sort(val)
+        return np.setdiff1d(everything, val), np.sort(val)
 
 
-def _some_of_each_class(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+def _apportioned(counts: NDArray[np.int64], total: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """How many of each class, in proportion to `counts`: rounded down, then one more by the largest remainders.
+
+    Ties are drawn at random.
+    """
+    shares = counts / counts.sum() * total
+    rounded = np.floor(shares)
+    missing, remainders = int(total - rounded.sum()), shares - rounded
+    for remainder in sorted(set(remainders.tolist()), reverse=True):
+        if missing == 0:
+            break
+        (tied,) = np.nonzero(remainders == remainder)
+        chosen = random.choice(tied, size=min(len(tied), missing), replace=False)
+        rounded[chosen] += 1
+        missing -= len(chosen)
+    whole: NDArray[np.int64] = rounded.astype(np.int64)
+    return whole
+
+
+def _some_of_each_class(labels: NDArray[np.int64], fraction: float, seed: int) -> Indices:
     """The rounded share of each class, but at least one and not all; a class of one image gives none."""
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from vggnet.data.counter_random import derive_seed
+from vggnet.data.counter_random import Domain, image_seed
 
 
 @cache
@@ -34,6 +34,7 @@ def article_augment(image: Image.Image, *, seed: int, epoch: int, index: int) ->
     on the image and (seed, epoch, index) alone; the global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, epoch, index))  # torch.manual_seed would reseed GPUs too
+        own = image_seed(Domain.TUTORIAL, seed=seed, epoch=epoch, index=index)
+        torch.default_generator.manual_seed(own)  # torch.manual_seed would reseed GPUs too
         pixels: Tensor = article_pipeline(image.height, image.width)(image)
     return pixels

@@ -76,8 +76,8 @@ def test_parquet_as_the_other_way_of_reading_it(tmp_path, features):
 
 def test_names_of_data_sets_are_streamed_from_the_same_folder(tmp_path, monkeypatch):
     """Oracle: the rows that were written."""
-    monkeypatch.setenv("VGGNET_DATA", str(tmp_path))
-    make_parquet(tmp_path / "cifar10" / "train.parquet", range(8), ["b", "a"] * 4)
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path))
+    make_parquet(tmp_path / "data" / "cifar10" / "train.parquet", range(8), ["b", "a"] * 4)
     source = open_source("stream:cifar10", "train")
     assert (source.classes, source.labels.tolist(), values(source)) == (("a", "b"), [1, 0] * 4, list(range(8)))
 

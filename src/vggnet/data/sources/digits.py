@@ -1,34 +1,38 @@
-"""Real handwritten digits that come with scikit-learn: a data set that needs no download."""
+"""Handwritten digits that come with the package: a data set that needs no download.
+
+`digits.npz` has the test images of "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak, UCI Machine Learning
+Repository, doi:10.24432/C50P49, CC BY 4.0) as scikit-learn has them: values 0..16, uint8 (1797, 8, 8), and labels.
+"""
 
 from functools import cached_property
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from vggnet.data.decoding import StoredImage
 from vggnet.data.sources.source import Source
+from vggnet.data.splits import stratified_split
 from vggnet.errors import DataError
 
 DIGITS_SPLITS = ("train", "test")
 
 
 def open_digits(split: str) -> Source:
-    """1,797 digits of the UCI optical recognition set (scikit-learn's load_digits), split 80/20, stratified, fixed.
+    """1,797 digits of the UCI optical recognition set, divided 80/20: stratified, always the same.
 
     The 8 x 8 images with values 0..16 become 32 x 32 RGB by bilinear interpolation.
     Raises: DataError if `split` is neither "train" nor "test".
     """
     if split not in DIGITS_SPLITS:
         raise DataError(f"digits: no split {split!r}; expected one of {', '.join(DIGITS_SPLITS)}.")
-    digits, labels = load_digits(return_X_y=True)  # (1797, 64), (1797,)
-    parts = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    rows = np.sort(parts[DIGITS_SPLITS.index(split)])
-    gray = np.rint(digits[rows].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return _Digits(split, gray, labels[rows].astype(np.int64))
+    with np.load(Path(__file__).with_name("digits.npz")) as stored:
+        digits, labels = stored["digits"], stored["labels"].astype(np.int64)
+    rows = stratified_split(labels, 0.2, seed=0)[DIGITS_SPLITS.index(split)]
+    gray = np.rint(digits[rows] * (255 / 16)).astype(np.uint8)
+    return _Digits(split, gray, labels[rows])
 
 
 class _Digits(Source):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from vggnet.data.boxes import read_voc
 from vggnet.data.decoding import IMAGE_SUFFIXES, StoredImage, open_image
 from vggnet.data.sources.source import SPLITS, Source
+from vggnet.data.splits import stratified_split
 from vggnet.errors import DataError
 
 _DIVIDED = ("train", "test", "all")  # the splits of a folder that has class folders only
@@ -123,12 +123,12 @@ def _visible_folders(path: Path) -> list[str]:
 
 
 def _divide(samples: list[tuple[str, int]], path: Path) -> list[list[tuple[str, int]]]:
-    labels = [label for _, label in samples]
+    labels = np.array([label for _, label in samples])
     try:
-        parts = train_test_split(range(len(samples)), test_size=0.2, stratify=labels, random_state=0)
-    except ValueError as error:
+        parts = stratified_split(labels, 0.2, seed=0)
+    except DataError as error:
         raise DataError(
-            f"{path}: too few images to divide into train and test ({error}); "
-            "expected at least five a class. Add images, or make the folders train and test."
+            f"{path}: too few images to divide into train and test: {error} Add images, or make the folders train and "
+            "test."
         ) from error
-    return [[samples[i] for i in sorted(part)] for part in parts]
+    return [[samples[i] for i in part] for part in parts]

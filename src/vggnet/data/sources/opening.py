@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
 from vggnet.data.sources.image_folder import folder_splits, open_folder
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
+from vggnet.files import cache_folder
 
 _HUB_ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 STREAM = "stream:"  # before a name, id or folder
@@ -19,9 +21,10 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 def open_source(spec: str | Path, split: str) -> Source:
     """One split of the data set that `spec` names.
 
-    "digits"; "cifar10" or "cifar100" (parquet files in $VGGNET_DATA/<name>, default ~/.cache/vggnet/data/<name>, else
-    the hub); a folder with parquet files, or of class folders; a Hugging Face id with one slash. With "stream:" before
-    it a name, an id, or a folder with parquet files or WebDataset tars is read a group of images at a time (`Stream`).
+    "digits"; "cifar10" or "cifar100" (parquet files in the folder data/<name> of the cache, see
+    `vggnet.files.cache_folder`, else the hub); a folder with parquet files, or of class folders; a Hugging Face id with
+    one slash. With "stream:" before it a name, an id, or a folder with parquet files or WebDataset tars is read a group
+    of images at a time (`Stream`).
     Raises: DataError if it is none of these, or the split is missing, empty or malformed.
     """
     return _resolve(spec)[0](split)
@@ -53,13 +56,24 @@ def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tu
     return partial(open_folder, folder), partial(folder_splits, folder)
 
 
+def _data_folders() -> list[Path]:
+    """Where the data sets with names may be: in the cache, or where version 0.1 looked for them."""
+    folders = [cache_folder() / "data", Path("~/.cache/vggnet/data").expanduser()]
+    if given := os.environ.get("VGGNET_DATA"):
+        message = "VGGNET_DATA is deprecated: set VGGNET_CACHE, and put data sets into its folder data."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        folders.insert(0, Path(given).expanduser())
+    return folders
+
+
 def _place(spec: str | Path) -> tuple[Path | None, str | None]:
     """A folder; or a Hugging Face id, after the folder that was looked into before, if any.  Raises: DataError."""
     from vggnet.data.sources.parquet import parquet_files
 
     if isinstance(spec, str) and spec in _HUB_ALIASES:
-        folder = Path(os.environ.get("VGGNET_DATA", "~/.cache/vggnet/data")).expanduser() / spec
-        return folder, None if parquet_files(folder) else _HUB_ALIASES[spec]
+        folders = [folder / spec for folder in _data_folders()]
+        own = next((folder for folder in folders if parquet_files(folder)), None)
+        return (own, None) if own else (folders[0], _HUB_ALIASES[spec])
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return folder, None
