@@ -13,7 +13,8 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, StorageError
-from vggnet.evaluation import localization as localizing
+from vggnet.evaluation import evaluate
+from vggnet.report.evaluation_text import localization_text
 from vggnet.tasks.box_geometry import merge
 from vggnet.training.config import TrainConfig
 from vggnet.weights.checkpoint import save
@@ -110,7 +111,7 @@ def test_boxes_of_all_windows_are_merged(photos, scales, flip, with_classes, hea
     """Oracle: each window by itself, placed by hand; networks of both kinds, one with its classes in another order."""
     models = [network("shared", 0, head=head), network("per_class", 1, ("elk", "cat", "dog"), head)]
     scorer = network(None, 2, ("dog", "elk", "cat"), head) if with_classes else None
-    result = vggnet.localize(models, data=photos, classifier=scorer, scales=scales, flip=flip, workers=0)
+    result = vggnet.evaluate(models, data=photos, classifier=scorer, scales=scales, flip=flip, workers=0)
     boxes, answers = by_hand(models, scorer, scales or (64,), flip)
     expected = np.array(list(overlaps(boxes)))
     assert result.mean_overlap == pytest.approx(expected.mean(), abs=1e-4)
@@ -130,19 +131,20 @@ def test_boxes_of_all_windows_are_merged(photos, scales, flip, with_classes, hea
 def test_what_cannot_be_localized(photos):
     """Oracle: the contract."""
     boxes, classes = network("shared"), network(None)
+    with pytest.raises(ConfigError, match="gives classes; a classifier is for models that give boxes"):
+        vggnet.evaluate(classes, data=photos, classifier=classes, workers=0)
     with pytest.raises(ConfigError, match="gives classes, not boxes"):
-        vggnet.localize(classes, data=photos, workers=0)
+        vggnet.evaluate([boxes, classes], data=photos, workers=0)
     with pytest.raises(ConfigError, match="gives boxes, not classes"):
-        vggnet.localize(boxes, data=photos, classifier=boxes, workers=0)
-    for use in (lambda: vggnet.evaluate(boxes, data=photos), lambda: vggnet.predict(boxes, photos)):
-        with pytest.raises(ConfigError, match="gives boxes, not classes"):
-            use()
+        vggnet.evaluate(boxes, data=photos, classifier=boxes, workers=0)
+    with pytest.raises(ConfigError, match=r"gives boxes.*leave out protocol and views"):
+        vggnet.evaluate(boxes, data=photos, views=6, workers=0)
     other = network(None)
     other.preprocess = Preprocess(resize=96, crop=96)
     with pytest.raises(ConfigError, match="crops of different sizes"):
-        vggnet.localize(boxes, data=photos, classifier=other, workers=0)
+        vggnet.evaluate(boxes, data=photos, classifier=other, workers=0)
     with pytest.raises(ConfigError, match="scale 63 is smaller than the crop"):
-        vggnet.localize(boxes, data=photos, scales=(63,), workers=0)
+        vggnet.evaluate(boxes, data=photos, scales=(63,), workers=0)
 
 
 def vgg(capsys, *arguments):
@@ -161,14 +163,14 @@ def test_the_command(photos, tmp_path, capsys, own_cache):
     code, out, lines = vgg(capsys, *given, "--json")
     assert (code, lines) == (0, [])
     answer = json.loads(out)
-    expected = vggnet.localize(
+    expected = vggnet.evaluate(
         network("per_class"), data=photos, classifier=network(None), scales=(64, 80), flip=True, workers=0
     )
     assert (answer["scales"], answer["flip"]) == ([64, 80], True)
     assert answer["mean_overlap"] == pytest.approx(expected.mean_overlap, abs=1e-3)
     code, out, _ = vgg(capsys, *given)
     assert code == 0
-    assert out.splitlines()[-1].startswith("test class given: error ")
+    assert out.splitlines()[-1].startswith("test localization error, class given ")
     for options in (["--views", "6"], ["--protocol", "multicrop"]):
         code, out, lines = vgg(capsys, *given, *options)
         assert (code, out, len(lines)) == (2, "", 1)
@@ -179,7 +181,7 @@ def test_the_command(photos, tmp_path, capsys, own_cache):
     assert written["classifier"] == str(classes)
     code, out, lines = vgg(capsys, "test", classes, "--data", photos, "--classifier", classes)
     assert (code, out, len(lines)) == (2, "", 1)
-    assert "--classifier" in lines[0]
+    assert "classifier" in lines[0]
 
 
 def make_run(folder, photos):
@@ -208,7 +210,7 @@ def test_a_run_that_gives_boxes_keeps_its_test(photos, tmp_path, capsys, own_cac
     for name in ("error_class_given", "error_whole_image"):
         assert f"{100 * result[name]:.2f}\N{NO-BREAK SPACE}%" in html
     code, out, _ = vgg(capsys, "report", run)
-    assert f"test class given: error {100 * result['error_class_given']:.2f} %" in out
+    assert f"test localization error, class given, {100 * result['error_class_given']:.2f} %" in out
 
 
 def test_a_result_that_cannot_be_written(photos, tmp_path, monkeypatch):
@@ -219,9 +221,9 @@ def test_a_result_that_cannot_be_written(photos, tmp_path, monkeypatch):
 
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="folder for the results"):
-        vggnet.localize(network("shared"), data=photos, workers=0, out=tmp_path / "file")
-    monkeypatch.setattr(localizing, "write_text", full)
-    result = vggnet.localize(network("shared"), data=photos, workers=0, out=tmp_path)
+        vggnet.evaluate(network("shared"), data=photos, workers=0, out=tmp_path / "file")
+    monkeypatch.setattr(evaluate, "write_text", full)
+    result = vggnet.evaluate(network("shared"), data=photos, workers=0, out=tmp_path)
     assert "the disk is full" in result.error
     assert 0 < result.mean_overlap < 1
 
@@ -245,17 +247,17 @@ def test_what_a_network_must_beat(photos, capsys, own_cache, tmp_path):
     answer = json.loads(out)
     assert [answer["error_whole_image"], answer["error_constant_box"]] == pytest.approx(expected)
     lines = vgg(capsys, *given)[1].splitlines()
-    assert f"whole image as a box: error {100 * expected[0]:.2f} %" in lines
-    assert f"best constant box of train: error {100 * expected[1]:.2f} %" in lines
+    assert f"localization error (IoU <= 0.5) of the whole image as a box {100 * expected[0]:.2f} %" in lines
+    assert f"localization error of the best constant box of train {100 * expected[1]:.2f} %" in lines
 
 
 def test_train_is_the_only_place_of_the_constant_box(photos, capsys, own_cache, tmp_path):
     """Oracle: the contract: without boxes of train there is none; nor on train itself, which chose it."""
     photos.joinpath("train", "cat").mkdir(parents=True)
     Image.new("RGB", (80, 80)).save(photos / "train" / "cat" / "1.png")
-    result = vggnet.localize(network("shared"), data=photos, workers=0)
+    result = vggnet.evaluate(network("shared"), data=photos, workers=0)
     assert result.error_constant_box is None
-    assert "constant" not in result.as_table()
+    assert "constant" not in localization_text(result)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
     scales = _numbers(args.scales)
     from vggnet.errors import MissingDependencyError
     from vggnet.evaluation.evaluate import evaluate
-    from vggnet.evaluation.localization import localize
+    from vggnet.evaluation.localization import LocalizationResult
     from vggnet.evaluation.predict import check_has_head
-    from vggnet.report.evaluation_text import evaluation_text
+    from vggnet.report.evaluation_text import evaluation_text, localization_text
     from vggnet.report.text import to_json
     from vggnet.run_report import write_report
     from vggnet.training.run import CONFIG, Run
@@ -63,45 +63,38 @@ def main(arguments: list[str]) -> int:
     if args.data is None and not is_run and not with_package:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or (card(str(args.model)).data if with_package else Run.open(args.model).data)
-    gives_boxes = describe(args.model)[0].boxes is not None
-    _check(args, gives_boxes)
-    options: dict[str, Any] = {"split": args.split, "scales": scales, "flip": args.flip, "device": args.device}
-    options |= {"batch_size": args.batch_size, "workers": args.workers, "progress": True}
-    options["out"] = out = args.out or (args.model if is_run and not args.others else None)
-    notes: tuple[str, ...] = ()
+    out = args.out or (args.model if is_run and not args.others else None)
     try:
-        if gives_boxes:
-            boxes = localize(models, data=data, **options, classifier=args.classifier)
-            print(boxes.as_json() if args.json else boxes.as_table())
-            error = boxes.error
-        else:
-            result = evaluate(models, data, **options, views=args.views, protocol=args.protocol)
-            print(to_json(result) if args.json else evaluation_text(result))
-            error, notes = result.error, result.notes
-    except ImageError as image_error:
-        raise ImageError(f"{image_error} All that cannot be read: vgg data {data}") from image_error
-    for note in notes:
+        result = evaluate(
+            models,
+            data,
+            split=args.split,
+            protocol=args.protocol,
+            scales=scales,
+            flip=args.flip,
+            views=args.views,
+            classifier=args.classifier,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            device=args.device,
+            out=out,
+            progress=True,
+        )
+    except ImageError as error:
+        raise ImageError(f"{error} All that cannot be read: vgg data {data}") from error
+    text = localization_text(result) if isinstance(result, LocalizationResult) else evaluation_text(result)
+    print(to_json(result) if args.json else text)
+    for note in result.notes:
         print(note, file=sys.stderr)
-    if error:
-        print(f"vgg: {error}", file=sys.stderr)
+    if result.error:
+        print(f"vgg: {result.error}", file=sys.stderr)
         return 2
-    if out == args.model and (args.model / CONFIG).is_file() and not notes:
+    if out == args.model and (args.model / CONFIG).is_file() and not result.notes:
         try:
             print(f"report: {write_report(args.model).path}", file=sys.stderr)
         except MissingDependencyError as missing:
             print(f"no report: {missing}", file=sys.stderr)
     return 0
-
-
-def _check(args: Test, gives_boxes: bool) -> None:
-    """Raises: ConfigError for an option that has no meaning for the network."""
-    if args.classifier and not gives_boxes:
-        raise ConfigError(f"{args.model} gives classes; --classifier is for a network that gives boxes. Leave it out.")
-    if gives_boxes and (args.protocol not in ("single", "dense") or args.views != 1):
-        raise ConfigError(
-            f"{args.model} gives boxes, and is tested on whole images, by --scales and --flip; leave out --protocol "
-            "and --views."
-        )
 
 
 def _numbers(scales: str | None) -> tuple[int, ...]:

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,13 +17,15 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import ConfigError, MissingDependencyError, StorageError, check_at_least
-from vggnet.evaluation.predict import Model, open_classifier
+from vggnet.evaluation.localization import LocalizationResult, evaluate_boxes
+from vggnet.evaluation.predict import Model, describe_model, open_with_head
 from vggnet.evaluation.protocols import Name, Protocol, default_batch_size, predict_split
 from vggnet.evaluation.results import RESULT, EvaluationResult, write_per_image
 from vggnet.files import make_folder, write_text
 from vggnet.metrics import Metrics, PerImage, Scores, mean_softmax
 from vggnet.progress import Progress, report_progress
 from vggnet.report.text import to_json
+from vggnet.tasks import get_task
 from vggnet.weights.checkpoint import OpenModel, inference_mode
 
 PREDICTIONS, CONFUSION = "predictions.png", "confusion.png"
@@ -38,15 +41,17 @@ def evaluate(
     scales: Sequence[int] = (),
     flip: bool = False,
     views: Literal[1, 6] = 1,
+    classifier: Model | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
     out: Path | str | None = None,
     progress: Progress = False,
-) -> EvaluationResult:
-    """Evaluate a classifier, or several together, on one split of a data set.
+) -> EvaluationResult | LocalizationResult:
+    """Evaluate a model, or several of one task together, on one split of a data set.
 
-    Each image counts once. The prediction of several models is the mean of their softmax outputs (paper, section 4.5).
+    Each image counts once. The prediction of several classifiers is the mean of their softmax outputs (paper, section
+    4.5); the boxes of several models that predict boxes are merged (appendix A).
 
     Args:
         model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`; or several of them.
@@ -58,6 +63,8 @@ def evaluate(
         scales: pixels, to which the shorter side of the image is resized; by default as in training, for "multiscale"
             also 32 less and 32 more.
         flip: whether the mirror image of each view counts as well; with "multicrop" it always does.
+        classifier: for models that predict boxes, which are evaluated on whole images: a model for the class, whose
+            softmax scores the boxes.
         views: 6 for test-time augmentation by six views (`SixViews`), for classes that a mirror image does not change.
         batch_size: crops for each forward pass, at least 1; by default 500 for images up to 64 pixels, else 32. Whole
             images have as many pixels.
@@ -94,12 +101,35 @@ def evaluate(
     check_at_least(0, workers=0 if workers is None else workers)
     if views not in (1, 6):
         raise ConfigError(f"views is {views}; it must be 1 or 6.")
-    wanted = Protocol(name=protocol, scales=tuple(scales), flip=flip, six_views=views == 6)
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
     if not models:
         raise ConfigError("no model was given; give one, or several to average their predictions.")
     folder = None if out is None else make_folder(Path(out).expanduser())  # before the work, not after it
-    networks = [open_classifier(one, device) for one in models]
+    networks = [open_with_head(one, device) for one in models]
+    name = " + ".join(map(describe_model, models))
+    if {get_task(network.task).outputs for network in networks} != {"scores"}:
+        if protocol not in ("single", "dense") or views != 1:
+            raise ConfigError(
+                f"{name} gives boxes, and is evaluated on whole images, by scales and flip; "
+                "leave out protocol and views."
+            )
+        boxes = evaluate_boxes(
+            networks,
+            data,
+            split=split,
+            model=name,
+            classifier=classifier,
+            scales=scales,
+            flip=flip,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            progress=progress,
+        )
+        return boxes if folder is None else _write(folder, boxes)
+    if classifier is not None:
+        raise ConfigError(f"{name} gives classes; a classifier is for models that give boxes. Leave it out.")
+    wanted = Protocol(name=protocol, scales=tuple(scales), flip=flip, six_views=views == 6)
     protocols = [wanted.at(network.preprocess) for network in networks]
     source = open_source(data, split)
     to_model = [match_classes(source, network.classes, network.num_classes) for network in networks]
@@ -123,7 +153,7 @@ def evaluate(
         data=str(data),
         split=split,
         fingerprint=source.fingerprint,
-        model=describe_models(models),
+        model=name,
         protocol=protocol,
         scales=tuple(sorted({scale for each in protocols for scale in each.scales})),
         views=protocols[0].views,
@@ -133,7 +163,7 @@ def evaluate(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         files=() if folder is None else (folder / PREDICTIONS, folder / CONFUSION),
     )
-    return result if folder is None else _write(folder, result, source, per_image)
+    return result if folder is None else _write(folder, result, partial(_draw, folder, source, result, per_image))
 
 
 def _predict_all(
@@ -186,11 +216,15 @@ def _score(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> tuple[
     return metrics.compute(), PerImage(*map(torch.cat, zip(*per_image, strict=True)))
 
 
-def _write(folder: Path, result: EvaluationResult, source: Source, per_image: PerImage) -> EvaluationResult:
+Result = TypeVar("Result", EvaluationResult, LocalizationResult)
+
+
+def _write(folder: Path, result: Result, more: Callable[[], None] | None = None) -> Result:
+    """Write test.json and `more`; if the disk refuses, the result says so."""
     try:
         write_text(folder / RESULT, to_json(result) + "\n")
-        write_per_image(folder, per_image)
-        _draw(folder, source, result, per_image)
+        if more:
+            more()
     except MissingDependencyError as error:
         return replace(result, files=(), notes=(f"no figures: {error}",))
     except StorageError as error:
@@ -199,6 +233,7 @@ def _write(folder: Path, result: EvaluationResult, source: Source, per_image: Pe
 
 
 def _draw(out: Path, source: Source, result: EvaluationResult, per_image: PerImage) -> None:
+    write_per_image(out, per_image)
     from vggnet.report.figures import draw_confusion, draw_predictions  # matplotlib takes half a second
 
     classes = result.classes
@@ -236,15 +271,4 @@ def _distinct(classes: Sequence[str]) -> list[str]:
     return [name if classes.count(name) == 1 else f"{name} [{index}]" for index, name in enumerate(classes)]
 
 
-def describe_models(models: Sequence[Model]) -> str:
-    """Their paths, or the names of what has none."""
-
-    def describe(model: Model) -> str:
-        if isinstance(model, nn.Module):
-            return str(getattr(getattr(model, "architecture", None), "name", type(model).__name__))
-        return str(model)
-
-    return " + ".join(map(describe, models))
-
-
-test = evaluate  # for `vggnet.studies`, until it has moved
+test: Any = evaluate  # for `vggnet.studies`, until it has moved

@@ -1,29 +1,25 @@
-"""Networks that give boxes against a split with boxes, as the paper tests them (appendix A): densely, and merged."""
+"""Evaluate networks that predict boxes, as the paper does (appendix A): densely, with merged boxes."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import Source, match_classes
-from vggnet.errors import DataError, StorageError, check_at_least
-from vggnet.evaluation.evaluate import describe_models
-from vggnet.evaluation.predict import Model, open_classifier, open_with_head
+from vggnet.errors import ConfigError, DataError
+from vggnet.evaluation.predict import Model, describe_model, open_classifier
 from vggnet.evaluation.protocols import Protocol, default_batch_size
-from vggnet.evaluation.results import RESULT
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
-from vggnet.files import make_folder, write_text
 from vggnet.metrics import mean_softmax, rank
 from vggnet.progress import Progress, report_progress
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
@@ -32,10 +28,10 @@ from vggnet.weights.checkpoint import OpenModel
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizationResult:
-    """What a test of boxes found. A box is right if it overlaps the true one by more than half (ILSVRC)."""
+    """What an evaluation of boxes found. A box is correct if its IoU with the true one is above 0.5 (ILSVRC)."""
 
     error_class_given: float  # 0..1, of the box for the true class
-    error_top1: float | None  # 0..1, of class and box: the first class is the true one and its box is right
+    error_top1: float | None  # 0..1, of class and box: the first class is the true one and its box is correct
     error_top5: float | None  # 0..1, the true class is among the first five; None without a classifier
     mean_overlap: float  # 0..1, intersection over union, with the class given
     error_whole_image: float  # 0..1, of the whole image as a box: what a network must beat
@@ -52,57 +48,61 @@ class LocalizationResult:
     device: str
     torch: str  # version
     date: str  # UTC
+    files: tuple[Path, ...] = ()  # the figures that were drawn
+    notes: tuple[str, ...] = ()  # what was left out, and why
     error: str | None = None  # why the result could not be written
 
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
 
-    def as_table(self) -> str:
-        """For people; the last line is the error with the class given."""
-        lines = [f"{self.images:,} images of {self.data} in {self.seconds:.1f} s"]
-        lines += [f"whole image as a box: error {100 * self.error_whole_image:.2f} %"]
-        if self.error_constant_box is not None:
-            lines += [f"best constant box of train: error {100 * self.error_constant_box:.2f} %"]
-        lines += [f"mean overlap {self.mean_overlap:.3f}"]
-        if self.error_top1 is not None and self.error_top5 is not None:
-            lines += [f"class predicted: error {100 * self.error_top1:.2f} %, top-5 {100 * self.error_top5:.2f} %"]
-        return "\n".join([*lines, f"{self.split} class given: error {100 * self.error_class_given:.2f} %"])
+def localize(model: Model | Sequence[Model], *, data: str | Path, **options: Any) -> LocalizationResult:
+    """`vggnet.evaluate` of models that predict boxes, by its name in version 0.1."""
+    from vggnet.evaluation.evaluate import evaluate
+
+    result = evaluate(model, data, **options)
+    if not isinstance(result, LocalizationResult):
+        raise ConfigError("this network gives classes, not boxes; use vggnet.evaluate.")
+    return result
 
 
-def localize(
-    model: Model | Sequence[Model],
-    *,
+def evaluate_boxes(
+    opened: Sequence[OpenModel],
     data: str | Path,
-    split: str = "test",
-    classifier: Model | None = None,
-    scales: Sequence[int] = (),
-    flip: bool = False,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    device: str | None = None,
-    out: Path | str | None = None,
-    progress: Progress = False,
+    *,
+    split: str,
+    model: str,
+    classifier: Model | None,
+    scales: Sequence[int],
+    flip: bool,
+    batch_size: int | None,
+    workers: int | None,
+    device: str | None,
+    progress: Progress,
 ) -> LocalizationResult:
-    """Test networks that give boxes: on whole images, at each scale, a box for every window of the last feature map.
+    """Evaluate networks that predict boxes, on whole images: at each scale a box for every window.
 
     The boxes of all windows, scales, mirror images and networks are merged (`merge`), and the best one is taken.
-    model, device, workers: as for `vggnet.evaluate`.
-    data: a data set with boxes, see `Source.boxes`.
-    classifier: a network for the class, whose softmax in each window is the score of the window's boxes; without one
-        all windows count the same.
-    scales: pixels of the shorter side, by default the network's own.
-    flip: the mirror image of every image as well.
-    batch_size: crops; as many pixels at once.
-    out: a folder (made if missing) for `test.json`.
-    Raises: ConfigError for networks that give no boxes or take other crops; DataError for boxes that cannot be; others
-        as `vggnet.evaluate`. If the disk is full afterwards, the result is returned all the same, with `error`.
+
+    Args:
+        opened: the networks.
+        data: a data set with boxes, see `Source.boxes`.
+        split: of the data.
+        model: what the networks are called in the result.
+        classifier: a network for the class, whose softmax in each window is the score of the window's boxes; without
+            one all windows count the same.
+        scales: pixels of the shorter side, by default the network's own.
+        flip: whether the mirror image of every image counts as well.
+        batch_size: as many pixels as in so many crops are processed together.
+        workers: as for `vggnet.evaluate`.
+        device: of the classifier.
+        progress: as for `vggnet.evaluate`.
+
+    Raises:
+        ConfigError: the networks take other crops.
+        DataError: there are no boxes, or they cannot be.
+
+    Source:
+        arXiv:1409.1556, appendix A.
     """
-    check_at_least(1, batch_size=1 if batch_size is None else batch_size)
-    check_at_least(0, workers=0 if workers is None else workers)
-    folder = None if out is None else make_folder(Path(out))  # before the work, not after it
-    models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
-    given = [open_with_head(one, device) for one in models]
+    given = list(opened)
     for ready in given:
         require_boxes(ready)
     if classifier is not None:
@@ -112,7 +112,7 @@ def localize(
     at = Protocol(name="dense", scales=tuple(scales)).at(preprocess).scales
     source = open_source(data, split)
     answering = [_on_labels(ready, source) for ready in given]
-    networks, scorer = answering[: len(models)], None if classifier is None else answering[-1]
+    networks, scorer = answering[: len(opened)], None if classifier is None else answering[-1]
     boxes = read_boxes(source)
     start = time.perf_counter()
     seen = [_Seen([], [], []) for _ in source.labels]
@@ -133,7 +133,7 @@ def localize(
     predicted = clip(np.array(merged), boxes.sizes)
     right = is_correct(predicted, boxes.edges)
     ranks = None if scorer is None else _ranks(seen, scorer.labels)
-    result = LocalizationResult(
+    return LocalizationResult(
         error_class_given=float(1 - right.mean()),
         error_top1=None if ranks is None else float(1 - (right & (ranks < 1)).mean()),
         error_top5=None if ranks is None else float(1 - (right & (ranks < 5)).mean()),
@@ -146,22 +146,13 @@ def localize(
         data=str(data),
         split=split,
         fingerprint=source.fingerprint,
-        model=describe_models(models),
-        classifier=None if classifier is None else describe_models([classifier]),
+        model=model,
+        classifier=None if classifier is None else describe_model(classifier),
         seconds=time.perf_counter() - start,
         device=str(given[0].device),
         torch=torch.__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return result if folder is None else _written(result, folder)
-
-
-def _written(result: LocalizationResult, folder: Path) -> LocalizationResult:
-    try:
-        write_text(folder / RESULT, result.as_json() + "\n")
-    except StorageError as error:
-        return replace(result, error=str(error))
-    return result
 
 
 class _OnLabels(NamedTuple):

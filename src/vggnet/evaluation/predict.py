@@ -16,6 +16,7 @@ from vggnet.errors import ConfigError, ImageError, check_at_least
 from vggnet.metrics import check_finite_logits
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress, report_progress
+from vggnet.tasks import get_task
 from vggnet.weights.checkpoint import OpenModel, inference_mode, open_model
 
 Model = VGG | Path | str
@@ -92,10 +93,8 @@ def open_classifier(model: Model, device: str | None) -> OpenModel:
     Raises: ConfigError if it gives none, or there is no such device; WeightsError if it has no preprocessing.
     """
     opened = open_with_head(model, device)
-    if opened.task == "localize":
-        raise ConfigError(
-            "this network gives boxes, not classes; give a classifier, or use vggnet.localize or vggnet.find_boxes."
-        )
+    if get_task(opened.task).outputs != "scores":
+        raise ConfigError("this network gives boxes, not classes; give a classifier.")
     return opened
 
 
@@ -105,6 +104,13 @@ def open_with_head(model: Model, device: str | None) -> OpenModel:
     check_has_head(opened.num_classes)
     _ = opened.preprocess
     return opened
+
+
+def describe_model(model: Model) -> str:
+    """Its path or name, or its architecture if it has none."""
+    if isinstance(model, Path | str):
+        return str(model)
+    return str(getattr(getattr(model, "architecture", None), "name", type(model).__name__))
 
 
 def check_has_head(num_classes: int) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from vggnet.report.text import table
 
 if TYPE_CHECKING:
+    from vggnet.evaluation.localization import LocalizationResult
     from vggnet.evaluation.predict import Prediction
     from vggnet.evaluation.results import EvaluationResult
 
@@ -24,6 +25,19 @@ def evaluation_text(result: "EvaluationResult") -> str:
     lines += [f"top-5 accuracy {100 * result.top5:.2f} %"] if len(result.classes) > 5 else []
     lines += [f"drawn: {file}" for file in result.files]
     return "\n".join([*lines, f"{result.split} accuracy {100 * result.top1:.2f} %"])
+
+
+def localization_text(result: "LocalizationResult") -> str:
+    """The result of an evaluation of boxes; the last line is the localization error with the class given."""
+    lines = [f"{result.images:,} images of {result.data} in {result.seconds:.1f} s"]
+    lines += [f"localization error (IoU <= 0.5) of the whole image as a box {100 * result.error_whole_image:.2f} %"]
+    if result.error_constant_box is not None:
+        lines += [f"localization error of the best constant box of train {100 * result.error_constant_box:.2f} %"]
+    lines += [f"mean overlap (IoU) {result.mean_overlap:.3f}"]
+    if result.error_top1 is not None and result.error_top5 is not None:
+        errors = f"{100 * result.error_top1:.2f} %, top-5 {100 * result.error_top5:.2f} %"
+        lines += [f"localization error, class predicted {errors}"]
+    return "\n".join([*lines, f"{result.split} localization error, class given {100 * result.error_class_given:.2f} %"])
 
 
 def predictions_text(predictions: Sequence["Prediction"]) -> str:

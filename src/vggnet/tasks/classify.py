@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ class Classify(Task):
     """Predict the class of an image."""
 
     name: ClassVar[str] = "classify"
+    outputs: ClassVar[Literal["scores", "boxes"]] = "scores"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "protocol", "views")
 

@@ -25,6 +25,7 @@ class Localize(Task):
     """
 
     name: ClassVar[str] = "localize"
+    outputs: ClassVar[Literal["scores", "boxes"]] = "boxes"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (boxes)", "accuracy": "correct boxes (%)"}
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "scales", "flip")

@@ -5,7 +5,7 @@ The training loop, resuming, distribution and reports know this interface, and n
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Task(ABC):
     """What a network is trained for. An instance holds the options of one training, or the default ones."""
 
     name: ClassVar[str]
+    outputs: ClassVar[Literal["scores", "boxes"]]  # by which `vggnet.evaluate` and `vggnet.predict` choose what to do
     sums: ClassVar[tuple[str, ...]]  # what is added up over the images of an epoch, and over processes
 
     # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
