@@ -131,7 +131,7 @@ def test_boxes_of_all_windows_are_merged(photos, scales, flip, with_classes, hea
 def test_what_cannot_be_localized(photos):
     """Oracle: the contract."""
     boxes, classes = network("shared"), network(None)
-    with pytest.raises(ConfigError, match="gives classes; a classifier is for models that give boxes"):
+    with pytest.raises(ConfigError, match="gives classes; classifier .--classifier. is for models that give boxes"):
         vggnet.evaluate(classes, data=photos, classifier=classes, workers=0)
     with pytest.raises(ConfigError, match="gives classes, not boxes"):
         vggnet.evaluate([boxes, classes], data=photos, workers=0)
@@ -181,7 +181,7 @@ def test_the_command(photos, tmp_path, capsys, own_cache):
     assert written["classifier"] == str(classes)
     code, out, lines = vgg(capsys, "test", classes, "--data", photos, "--classifier", classes)
     assert (code, out, len(lines)) == (2, "", 1)
-    assert "classifier" in lines[0]
+    assert "--classifier" in lines[0]
 
 
 def make_run(folder, photos):

@@ -49,47 +49,43 @@ def main(arguments: list[str]) -> int:
         args = replace(args, model=Path(DEFAULT), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
-    from vggnet.weights.checkpoint import describe
+    from vggnet.evaluation.box_prediction import FoundBox
+    from vggnet.evaluation.predict import predict
+    from vggnet.report.evaluation_text import boxes_text, predictions_text
+    from vggnet.report.text import to_json
+    from vggnet.tasks import get_task
+    from vggnet.weights.checkpoint import Checkpoint
 
-    answers = _boxes(args) if describe(args.model)[0].boxes is not None else _classes(args)
-    errors = [answer.error for answer in answers if answer.error is not None]
+    out = args.out or Path("boxes.png")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: the figure is written as PNG; give a name that ends in .png.")
+    if args.out and get_task(Checkpoint.open(args.model).task).outputs != "boxes":
+        raise ConfigError(f"{args.model} gives no boxes, which are what is drawn; leave out --out.")
+    predictions = predict(
+        args.model, args.images, top=args.top, classifier=args.classifier, device=args.device, progress=True
+    )
+    boxes = [one for one in predictions if isinstance(one, FoundBox) and one.error is None]
+    classes = [one for one in predictions if not isinstance(one, FoundBox) and one.error is None]
+    if args.json:
+        print(to_json(predictions))
+    elif boxes or classes:
+        print(boxes_text(boxes) if boxes else predictions_text(classes))
+    if boxes:
+        _draw(args.images, predictions, out)
+    errors = [one.error for one in predictions if one.error is not None]
     for error in errors:
         print(f"vgg: {' '.join(error.split())}", file=sys.stderr)
     return 2 if errors else 0
 
 
-def _classes(args: Predict) -> "Sequence[Prediction]":
-    """Raises: ConfigError for an option that has no meaning for classes."""
-    from vggnet.evaluation.predict import predict
-    from vggnet.report.evaluation_text import predictions_text
-    from vggnet.report.text import to_json
+def _draw(images: "Sequence[Path]", found: "Sequence[FoundBox | Prediction]", out: Path) -> None:
+    """Draw the boxes, if matplotlib is installed."""
+    from vggnet.errors import MissingDependencyError
+    from vggnet.evaluation.box_prediction import FoundBox, draw_found
 
-    if args.classifier or args.out:
-        raise ConfigError(f"{args.model} gives classes, and draws no boxes; leave out --classifier and --out.")
-    predictions = predict(args.model, args.images, top=args.top, device=args.device, progress=True)
-    readable = [prediction for prediction in predictions if prediction.error is None]
-    if args.json:
-        print(to_json(predictions))
-    elif readable:
-        print(predictions_text(readable))
-    return predictions
-
-
-def _boxes(args: Predict) -> "Sequence[FoundBox]":
-    """Raises: ConfigError for an option that has no meaning for boxes."""
-    from vggnet.evaluation.box_prediction import boxes_json, boxes_table, draw_found, find_boxes
-
-    if args.top != Predict.top:
-        raise ConfigError(f"{args.model} gives a box, of one class; leave out --top.")
-    out = args.out or Path("boxes.png")
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"{out}: the figure is written as PNG; give a name that ends in .png.")
-    found = find_boxes(args.model, args.images, classifier=args.classifier, device=args.device)
-    readable = [one for one in found if one.error is None]
-    if args.json:
-        print(boxes_json(found))
-    elif readable:
-        print(boxes_table(readable))
-    if readable:
-        print(f"drawn: {out}, {draw_found(args.images, found, out)} of {len(found)} pictures", file=sys.stderr)
-    return found
+    try:
+        number = draw_found(images, [one for one in found if isinstance(one, FoundBox)], out)
+    except MissingDependencyError as error:
+        print(f"no figure: {error}", file=sys.stderr)
+    else:
+        print(f"drawn: {out}, {number} of {len(found)} pictures", file=sys.stderr)

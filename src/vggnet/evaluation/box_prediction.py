@@ -1,8 +1,7 @@
-"""The box around what any picture shows, as a network that gives boxes finds it (paper, appendix A)."""
+"""Predict the box of the object in any picture (paper, appendix A)."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -12,16 +11,18 @@ from PIL import Image
 from vggnet.data.boxes import resize_factors
 from vggnet.data.images import Picture, named_pictures, read_picture
 from vggnet.errors import ConfigError, ImageError
-from vggnet.evaluation.predict import open_classifier, open_with_head
+from vggnet.evaluation.predict import Model, OnError, open_classifier, open_with_head
 from vggnet.evaluation.protocols import default_batch_size
 from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
-from vggnet.models.vgg import VGG
+from vggnet.progress import Progress, report_progress
+from vggnet.report.evaluation_text import box_caption
 from vggnet.tasks.box_geometry import clip, merge
+from vggnet.weights.checkpoint import OpenModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundBox:
-    """Where the object of one picture is, or why the picture could not be read."""
+    """The box of the object in one picture, or why the picture cannot be read."""
 
     name: str  # the file's path, or "image 3" for the third of the pictures given
     box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the upright picture
@@ -33,50 +34,57 @@ class FoundBox:
 
 
 def find_boxes(
-    model: VGG | Path | str,
+    model: Model, images: Sequence[Picture] | Picture, *, classifier: Model | None = None, device: str | None = None
+) -> list[FoundBox]:
+    """`vggnet.predict` of a model that predicts boxes, by its name in version 0.1."""
+    opened = open_with_head(model, device)
+    require_boxes(opened)
+    return predict_boxes(opened, images, classifier=classifier, device=device)
+
+
+def predict_boxes(
+    opened: OpenModel,
     images: Sequence[Picture] | Picture,
     *,
-    classifier: VGG | Path | str | None = None,
+    classifier: Model | None = None,
     device: str | None = None,
+    progress: Progress = False,
+    on_error: OnError = "return",
 ) -> list[FoundBox]:
     """One box for each picture, in the order given: the boxes of all windows of the whole picture, merged (`merge`).
 
-    model, images, device: as for `predict`, of a network that gives boxes.
-    classifier: a network for the class, whose softmax in each window is the score of the window's boxes. Without one,
-        the boxes of all classes count the same.
-    Raises: ConfigError if `model` gives no boxes, `classifier` does, they take other crops, or `model` has no box for a
-        class of `classifier`; others as `predict`.
+    Args:
+        opened: a network that predicts boxes.
+        images: as for `vggnet.predict`.
+        classifier: a network for the class, whose softmax in each window is the score of the window's boxes. Without
+            one, the boxes of all classes count the same.
+        device: of the classifier.
+        progress: as for `vggnet.predict`.
+        on_error: as for `vggnet.predict`.
+
+    Raises:
+        ConfigError: `classifier` gives no classes, takes other crops, or has a class that the network has no box for.
+        ImageError: a picture cannot be read, with `on_error="raise"`.
+
+    Source:
+        arXiv:1409.1556, appendix A.
     """
-    ready = open_with_head(model, device)
-    require_boxes(ready)
     scorer = None if classifier is None else open_classifier(classifier, device)
     if scorer is not None:
-        require_one_kind([ready, scorer])
-    network, classes = windows_of(ready), None if scorer is None else windows_of(scorer)
+        require_one_kind([opened, scorer])
+    network, classes = windows_of(opened), None if scorer is None else windows_of(scorer)
     of_class = [] if classes is None else _boxes_of_classes(network, classes)
-    found = []
-    for name, image in named_pictures(images):
-        try:
-            found.append(_find(network, classes, of_class, name, read_picture(name, image)))
-        except ImageError as error:
-            found.append(FoundBox(name=name, error=str(error.named(name))))
+    found, pictures = [], list(named_pictures(images))
+    with report_progress(progress, "predicting") as report:
+        for name, image in pictures:
+            try:
+                found.append(_find(network, classes, of_class, name, read_picture(name, image)))
+            except ImageError as error:
+                if on_error == "raise":
+                    raise error.named(name) from error
+                found.append(FoundBox(name=name, error=str(error.named(name))))
+            report(len(found), len(pictures))
     return found
-
-
-def boxes_json(found: Sequence[FoundBox]) -> str:
-    """A JSON array of objects with `name`, `box`, `label`, `score` and `error`."""
-    return json.dumps([asdict(one) for one in found], ensure_ascii=False)
-
-
-def boxes_table(found: Sequence[FoundBox]) -> str:
-    """The name of each picture, and below it what was found and where; for an unreadable one its error."""
-    lines = []
-    for one in found:
-        lines.append(one.error or one.name)
-        if one.box is not None:
-            left, top, right, bottom = (f"{edge:.1f}" for edge in one.box)
-            lines.append(f"  {_caption(one)}  left {left}, top {top}, right {right}, bottom {bottom}")
-    return "\n".join(lines)
 
 
 def draw_found(images: Sequence[Picture] | Picture, found: Sequence[FoundBox], path: Path) -> int:
@@ -91,7 +99,7 @@ def draw_found(images: Sequence[Picture] | Picture, found: Sequence[FoundBox], p
     draw_boxes(
         [read_picture(*named) for named, _ in shown],
         [one.box for _, one in shown if one.box is not None],
-        [f"{Path(one.name).name}\n{_caption(one)}" for _, one in shown],
+        [f"{Path(one.name).name}\n{box_caption(one)}" for _, one in shown],
         path,
     )
     return len(shown)
@@ -135,8 +143,3 @@ def _boxes_of_classes(network: Windows, classes: Windows) -> list[int]:
             f"box. Give a classifier of these {len(known)}: {', '.join(map(str, known[:5]))}, ..."
         )
     return [known.index(name) for name in names]
-
-
-def _caption(one: FoundBox) -> str:
-    assert one.score is not None
-    return f"{one.label or 'object'}  {100 * one.score:.2f} %"

@@ -128,7 +128,7 @@ def evaluate(
         )
         return boxes if folder is None else _write(folder, boxes)
     if classifier is not None:
-        raise ConfigError(f"{name} gives classes; a classifier is for models that give boxes. Leave it out.")
+        raise ConfigError(f"{name} gives classes; classifier (--classifier) is for models that give boxes.")
     wanted = Protocol(name=protocol, scales=tuple(scales), flip=flip, six_views=views == 6)
     protocols = [wanted.at(network.preprocess) for network in networks]
     source = open_source(data, split)

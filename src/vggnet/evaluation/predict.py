@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +19,12 @@ from vggnet.progress import Progress, report_progress
 from vggnet.tasks import get_task
 from vggnet.weights.checkpoint import OpenModel, inference_mode, open_model
 
+if TYPE_CHECKING:
+    from vggnet.evaluation.box_prediction import FoundBox
+
 Model = VGG | Path | str
 OnError = Literal["return", "raise"]
+TOP = 5  # classes of a prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +41,28 @@ def predict(
     model: Model,
     images: Sequence[Picture] | Picture,
     *,
-    top: int = 5,
+    top: int = TOP,
+    classifier: Model | None = None,
     batch_size: int = 32,
     device: str | None = None,
     progress: Progress = False,
     on_error: OnError = "return",
-) -> list[Prediction]:
-    """Predict the classes of pictures.
+) -> "list[Prediction] | list[FoundBox]":
+    """Predict the classes of pictures, or the box of the object in each if that is the model's task.
 
     Args:
         model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`.
         images: files, folders (every image below), the bytes of files, PIL images, or arrays; one or several.
         top: how many classes to return for each picture, at least 1; all of them if the model has fewer.
+        classifier: for a model that predicts boxes: a model for the class, whose softmax scores the boxes.
         batch_size: pictures for each forward pass, at least 1.
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
         progress: True for a bar or lines on stderr, or a function of (pictures done, pictures to do).
         on_error: "return" puts why a picture cannot be read into its prediction and goes on; "raise" raises it.
 
     Returns:
-        A prediction for each picture, in the order given. Equal probabilities rank by class index.
+        A prediction for each picture, in the order given; a `FoundBox` from a model that predicts boxes. Equal
+        probabilities rank by class index.
 
     Raises:
         ConfigError: an option cannot work, or the model has no class scores.
@@ -72,17 +79,25 @@ def predict(
         ('image 1', 2, None)
     """
     check_at_least(1, top=top, batch_size=batch_size)
-    classifier = open_classifier(model, device)
+    opened = open_with_head(model, device)
+    if get_task(opened.task).outputs == "boxes":
+        from vggnet.evaluation.box_prediction import predict_boxes
+
+        if top != TOP:
+            raise ConfigError(f"{describe_model(model)} gives a box, of one class; leave out top (--top).")
+        return predict_boxes(opened, images, classifier=classifier, device=device, progress=progress, on_error=on_error)
+    if classifier is not None:
+        raise ConfigError(f"{describe_model(model)} gives classes; leave out classifier (--classifier).")
     pictures = list(named_pictures(images))
     predictions: list[Prediction] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "predicting") as report:
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]
-            pixels = list(pool.map(read_pixels, batch, repeat(classifier.preprocess)))
+            pixels = list(pool.map(read_pixels, batch, repeat(opened.preprocess)))
             unreadable = next((image for image in pixels if isinstance(image, ImageError)), None)
             if unreadable is not None and on_error == "raise":
                 raise unreadable
-            predictions += _predict_batch(classifier, [name for name, _ in batch], pixels, top)
+            predictions += _predict_batch(opened, [name for name, _ in batch], pixels, top)
             report(len(predictions), len(pictures))
     return predictions
 

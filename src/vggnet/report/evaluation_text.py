@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from vggnet.report.text import table
 
 if TYPE_CHECKING:
+    from vggnet.evaluation.box_prediction import FoundBox
     from vggnet.evaluation.localization import LocalizationResult
     from vggnet.evaluation.predict import Prediction
     from vggnet.evaluation.results import EvaluationResult
@@ -49,6 +50,23 @@ def predictions_text(predictions: Sequence["Prediction"]) -> str:
         for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
             lines.append(f"  {name:<{width}}  {100 * probability:6.2f} %")
     return "\n".join(lines)
+
+
+def boxes_text(found: Sequence["FoundBox"]) -> str:
+    """The name of each picture, and below it the class, score and box; for an unreadable one its error."""
+    lines: list[str] = []
+    for one in found:
+        lines.append(one.error or one.name)
+        if one.box is not None:
+            left, top, right, bottom = (f"{edge:.1f}" for edge in one.box)
+            lines.append(f"  {box_caption(one)}  left {left}, top {top}, right {right}, bottom {bottom}")
+    return "\n".join(lines)
+
+
+def box_caption(one: "FoundBox") -> str:
+    """Class and score."""
+    assert one.score is not None
+    return f"{one.label or 'object'}  {100 * one.score:.2f} %"
 
 
 def _class_table(result: "EvaluationResult") -> str:
