@@ -1,6 +1,7 @@
 """`vgg explain`: each way of asking, and the mistakes."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,14 @@ def test_the_names_of_version_0_1(vgg):
     code, out, lines = vgg("maximize run --channels conv2_1:3 --steps 2")
     assert (code, lines[0]) == (0, "vgg explain maximize is now vgg explain visualize")
     assert out == vgg("visualize run --channels conv2_1:3 --steps 2")[1]
+
+
+def test_without_the_package_that_draws(vgg, monkeypatch):
+    """Oracle: the command that installs it, in one line, before any work."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, lines = vgg("nowhere photos/cat/1.png")
+    assert (code, out) == (2, "")
+    assert lines == ["vgg: matplotlib is not installed; pip install 'vggnet[explain]'"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, require
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
@@ -136,6 +136,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"{args.out}: the figure is written as PNG; give a name that ends in .png.")
     from vggnet.report.text import to_json
 
+    require("matplotlib", "explain")
     run: dict[type, Callable[[Any], Result]] = {
         Class: _class,
         Maps: _maps,

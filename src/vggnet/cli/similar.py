@@ -9,7 +9,7 @@ import tyro
 
 from vggnet.cli.features import run_extraction
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError, ImageError
+from vggnet.errors import ConfigError, ImageError, require
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,6 +99,8 @@ def _query(args: Query) -> int:
 
 def _draw(found: "dict[str, list[Match]]", path: Path) -> None:
     """Draw a row for each of the first MAX_DRAWN images: itself, then its matches with their cosines."""
+
+    require("matplotlib", "report")
     from vggnet.report.figures import draw_gallery
 
     rows = [

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -163,9 +161,21 @@ def group_rows(vectors: NDArray[np.float32], threshold: float) -> list[tuple[flo
         row, column = np.nonzero(np.triu(block >= threshold, k=1))
         found.append((row + start, column + start, block[row, column]))
     first, second, cosine = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    _, labels = connected_components(coo_array((cosine, (first, second)), shape=(len(normal), len(normal))), False)
+    labels = _components(len(normal), first, second)
     groups = [
         (float(cosine[labels[first] == label].min()), np.flatnonzero(labels == label).tolist())
         for label in np.unique(labels[first])
     ]
     return sorted(groups, key=lambda group: -group[0])
+
+
+def _components(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of `count` nodes the least node that the edges (first, second) connect it with."""
+    labels = np.arange(count)
+    while True:
+        before = labels.copy()
+        np.minimum.at(labels, first, before[second])
+        np.minimum.at(labels, second, before[first])
+        labels = labels[labels]  # a label's own label, so that long chains need few rounds
+        if np.array_equal(labels, before):
+            return labels
