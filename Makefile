@@ -1,7 +1,7 @@
 # make train   set up, train, test and draw; DATA=digits (a minute), cifar10, or a folder of yours
 # make test    set up, then everything that must hold before a change lands
 # make mutate  mutation testing of the core modules: which changed lines do tests notice? (docs/mutation.md)
-# make bench   set up, with the libraries we compare with, then measure and write docs/benchmarks.md
+# make bench   set up, with the libraries we compare with, then measure and write experiments/benchmarks/README.md
 # make docs    set up, with Sphinx, then build the site: build/docs/index.html
 DATA ?= digits
 PYTHON ?= python3
@@ -29,16 +29,7 @@ mutate: .venv/ready-test
 	$(BIN)/python scripts/mutate.py
 
 bench: .venv/ready-bench
-	$(BIN)/python scripts/record.py augment
-	$(BIN)/python scripts/record.py bench train-vgg16_bn train --memory
-	$(BIN)/python scripts/record.py bench train-resnet18 train --model resnet18
-	$(BIN)/python scripts/record.py bench article article
-	$(BIN)/python scripts/record.py bench infer-vgg16-1 infer --batch 1
-	$(BIN)/python scripts/record.py bench infer-vgg16-16 infer --batch 16 --rounds 7
-	$(BIN)/python scripts/record.py bench shapes shapes
-	$(BIN)/python scripts/record.py bench features features
-	$(BIN)/python scripts/record.py bench lpips lpips
-	$(BIN)/python scripts/record.py bench lpips-gradient lpips --gradient
+	$(BIN)/python -m experiments.benchmarks.run all
 
 docs: .venv/ready-docs
 	$(BIN)/python scripts/gallery.py

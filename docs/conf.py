@@ -5,6 +5,7 @@ import os
 import re
 from contextlib import redirect_stdout, suppress
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -30,6 +31,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Source", "Shapes"]
 
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 SUBCOMMAND = re.compile(r"^ +• ([\w-]+)", re.MULTILINE)  # as the help lists it
 
 
@@ -39,11 +41,23 @@ def setup(app: Sphinx) -> None:
 
 
 def read_page(app: Sphinx, name: str, source: list[str]) -> None:
-    """Convert notebooks to Markdown, and add the help of every command to its page."""
+    """Convert notebooks to Markdown, add the help of every command to its page, and show the pages of experiments."""
     if app.env.doc2path(name).suffix == ".ipynb":
         source[0] = "\n\n".join(map(cell_as_markdown, json.loads(source[0])["cells"]))
+    elif name.startswith("experiments/"):
+        source[0] = experiment_page(app, name.removeprefix("experiments/"))
     elif name == "reference/commands":
         source[0] += "\n".join(help_section([command], "##") for command in COMMANDS)
+
+
+def experiment_page(app: Sphinx, name: str) -> str:
+    """The README.md of an experiment, or of all of them, with the links of a page in docs/experiments/."""
+    page = EXPERIMENTS / ("" if name == "index" else name) / "README.md"
+    app.env.note_dependency(str(page))
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"\]\((?:\.\./)?(\w+)/README\.md\)", r"](\1.md)", text)
+    text = re.sub(r"\[[\w.]+\]\((\w+\.jsonl)\)", rf"{{download}}`\1 <../../experiments/{name}/\1>`", text)
+    return re.sub(r"\]\(([\w-]+\.(?:png|jpg))\)", rf"](../../experiments/{name}/\1)", text)
 
 
 def cell_as_markdown(cell: dict[str, Any]) -> str:

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from vggnet.cli.main import main
-from vggnet.interpret import claims
-from vggnet.interpret.claims import Deviations, Inference
 from vggnet.interpret.summary import layer_table
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -139,38 +137,12 @@ def test_paper(vgg):
     assert json.loads(vgg("--paper", "--json")[1])["table_3"][0]["network"] == "A"
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Measurements that take no time."""
-    machine = {"device": "A processor", "threads": 1, "torch": "2.9", "date": "2026-01-01"}
-    inference = Inference(milliseconds={"PyTorch": 250.0, "vggnet": 100.0}, rounds=3, macs=10**10, environment=machine)
-    deviations = Deviations(of_pixels=(0.1, 0.2, 0.3), mean_of_images=(0.4, 0.5, 0.6), images=5)
-    monkeypatch.setattr(claims, "measure_inference", lambda: inference)
-    monkeypatch.setattr(claims, "measure_deviations", lambda data: deviations)
-
-
-def test_claims(vgg, quick):
-    """Oracle: what was measured, and the machine; where the depth study has not run, it is named."""
-    code, out, _ = vgg("--claims", "--data", "cifar10")
-    assert code == 0
-    assert "measured on A processor, 1 thread, PyTorch 2.9, 2026-01-01" in out
-    assert "PyTorch 250 ms" in out
-    assert "0.3000" in out
-    assert "vgg study depth --data cifar10" in out
-    assert len(json.loads(vgg("--claims", "--json")[1])["claims"]) == 14
-
-
-def test_claims_point_at_the_depth_study(vgg, quick, tmp_path):
-    """Oracle: rows of two seeds, by hand: A-LRN has 2 points more errors than A."""
-    rows = [
-        {"label": label, "diverged": False, "top1_error": error + seed / 1000, "seed": seed, "config": {"seed": seed}}
-        for label, error in (("A", 0.1), ("A-LRN", 0.12))
-        for seed in range(2)
-    ]
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "depth.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    out = vgg("--claims")[1]
-    assert "LRN does not help (A against A-LRN): agrees: +2.00 points" in " ".join(out.split())
+def test_where_the_claims_went(vgg):
+    """Oracle: the contract: exit code 2, and one line that names the new command."""
+    code, out, err = vgg("--claims", "--data", "cifar10")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "python -m experiments.tutorial.run" in err
 
 
 def test_receptive_field(vgg):
@@ -185,9 +157,9 @@ def test_receptive_field(vgg):
     [
         (["vgg12"], "vgg12"),
         (["--input", "20"], "20 pixels"),
-        (["--paper", "--claims"], "--paper and --claims"),
+        (["--paper", "--receptive-field", "fields.png"], "--paper and --receptive-field"),
         (["vgg16", "--paper", "--html", "page.html"], "--html"),
-        (["vgg16", "--data", "cifar10"], "--claims"),
+        (["vgg16", "--data", "cifar10"], "--data"),
         (["--svg", "file/drawing.svg"], "file/drawing.svg"),
     ],
 )

@@ -17,7 +17,8 @@ from vggnet.training.config import PRESETS
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-PAGES = [ENGLISH, CHINESE, *(path for path in sorted(ROOT.glob("docs/**/*.md")) if path.name != "log.md")]
+GUIDES = [path for path in sorted(ROOT.glob("docs/**/*.md")) if path.name != "log.md"]
+PAGES = [ENGLISH, CHINESE, *GUIDES, *sorted(ROOT.glob("experiments/**/*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -10,8 +10,9 @@ GALLERY = runpy.run_path(str(ROOT / "scripts" / "gallery.py"))
 
 
 def test_every_picture_is_in_the_gallery():
-    """Oracle: the files of docs/."""
-    files = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.suffix.lower() in SUFFIXES}
+    """Oracle: the files of docs/ and experiments/."""
+    found = [path for folder in ("docs", "experiments") for path in (ROOT / folder).rglob("*")]
+    files = {path.relative_to(ROOT).as_posix() for path in found if path.suffix.lower() in SUFFIXES}
     listed = [picture.file for picture in GALLERY["PICTURES"]]
     assert sorted(listed) == sorted(files)
 

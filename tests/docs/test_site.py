@@ -27,6 +27,17 @@ def test_the_reference_has_every_public_name_once():
     assert len({*listed}) == len(listed)
 
 
+def test_every_experiment_has_a_page_of_the_site():
+    """Oracle: the folders of experiments/; the index of experiments and the table of contents name each."""
+    names = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/README.md"))
+    pages = sorted(path.stem for path in (ROOT / "docs" / "experiments").glob("*.md"))
+    assert pages == sorted([*names, "index"])
+    listed = re.findall(r"\[(\w+)\]\((\w+)/README\.md\)", (ROOT / "experiments" / "README.md").read_text())
+    assert sorted(listed) == [(name, name) for name in names]
+    contents = re.findall(r"^experiments/(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
+    assert sorted(contents) == pages
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_or_a_network(tmp_path):
     """Oracle: Sphinx; the pages themselves, which load nothing from elsewhere and have what was printed by the help."""
@@ -39,5 +50,5 @@ def test_the_site_is_built_without_a_warning_or_a_network(tmp_path):
         html = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//", html), page
     commands = (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
-    assert all(f"usage: vgg {command}" in commands for command in (*COMMANDS, "weights fetch", "study depth"))
+    assert all(f"usage: vgg {command}" in commands for command in (*COMMANDS, "weights fetch", "bench train"))
     assert "Create a VGG by name" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.interpret.top_activations import find_top_activations, receptive_field
+from vggnet.interpret.receptive_field import receptive_field
+from vggnet.interpret.top_activations import find_top_activations
 
 
 @pytest.fixture

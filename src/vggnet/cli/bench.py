@@ -1,14 +1,18 @@
 """`vgg bench`."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from vggnet.cli.parsing import parse
+from vggnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vggnet.benchmarking.convolution_timing import ShapesBench
+    from vggnet.benchmarking.timing import Bench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Train(_Measured):
 
 @dataclass(frozen=True, kw_only=True)
 class Infer(_Measured):
-    """Time the answer to a batch of images: ours against stock PyTorch and the other libraries that are installed."""
+    """Time inference for a batch of images: ours against stock PyTorch and the other libraries that are installed."""
 
     model: str = "vgg16"  # or one of torchvision's, such as resnet18
     width: float = 1.0
@@ -42,13 +46,6 @@ class Infer(_Measured):
     rounds: int = 15
     compiled: bool = False  # torch.compile as well (minutes; needs a C++ compiler)
     peers: bool = True  # onnxruntime, openvino, ncnn, if installed: pip install 'vggnet[peers]'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Article(_Measured):
-    """Time a training step with its loading: ours against the article's script as it stands."""
-
-    rounds: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +84,23 @@ class Choices(_Measured):
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Infer, tyro.conf.subcommand("infer")]
-    | Annotated[Article, tyro.conf.subcommand("article")]
     | Annotated[Shapes, tyro.conf.subcommand("shapes")]
     | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Lpips, tyro.conf.subcommand("lpips")]
     | Annotated[Choices, tyro.conf.subcommand("choices")]
 )
-DESCRIPTION = """Measure how fast a network trains and answers on this CPU.
+DESCRIPTION = """Measure how fast a network trains and infers on this CPU.
 
 Example: vgg bench train --model vgg11_bn --width 0.5"""
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, or show what was chosen; returns the exit code."""
-    args: Train | Infer | Article | Shapes | Features | Lpips | Choices
+    """Measure, or show which algorithms were chosen; returns the exit code."""
+    if arguments[:1] == ["article"]:
+        raise ConfigError(
+            "vgg bench article moved: in a copy of the repository, run python -m experiments.tutorial.run --measure."
+        )
+    args: Train | Infer | Shapes | Features | Lpips | Choices
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.accel.autotuning import autotuner
@@ -108,19 +108,49 @@ def main(arguments: list[str]) -> int:
         measured = autotuner().measured()
         print(json.dumps(measured) if args.json else _choices_table(measured))
         return 0
-    from vggnet.studies.bench import bench_infer, bench_train
-    from vggnet.studies.bench_article import bench_article
-    from vggnet.studies.bench_reuse import bench_features, bench_lpips
-    from vggnet.studies.bench_shapes import bench_shapes
+    from vggnet.benchmarking.convolution_timing import bench_shapes
+    from vggnet.benchmarking.feature_timing import bench_features, bench_lpips
+    from vggnet.benchmarking.timing import bench_infer, bench_train
+    from vggnet.report.text import to_json, to_plain
 
     options = {name: value for name, value in vars(args).items() if name != "json"}
-    measures: dict[type, Any] = {
-        Train: bench_train, Infer: bench_infer, Article: bench_article, Shapes: bench_shapes,
-        Features: bench_features, Lpips: bench_lpips,
-    }  # fmt: skip
-    bench = measures[type(args)](**options, progress=sys.stderr.isatty())
-    print(bench.as_json() if args.json else bench.as_table())
+    if isinstance(args, Shapes):
+        shapes = bench_shapes(**options, progress=True)
+        print(to_json({**to_plain(shapes), "ratio": shapes.ratio}) if args.json else shapes_as_text(shapes))
+        return 0
+    measures: dict[type, Any] = {Train: bench_train, Infer: bench_infer, Features: bench_features, Lpips: bench_lpips}
+    bench: Bench = measures[type(args)](**options, progress=True)
+    plain = {**to_plain(bench), "medians": bench.medians, "ratio": bench.ratio}
+    print(to_json(plain) if args.json else bench_as_text(bench))
     return 0
+
+
+def bench_as_text(bench: "Bench") -> str:
+    """A line for each way, the fastest first; the last line is the ratio."""
+    from vggnet.report.text import table
+
+    memory = bench.peak_bytes or {}
+    headings = ["way", "median (ms)", "fastest", "slowest", "images/s", *(["peak (MB)"] if memory else [])]
+    rows = []
+    for way, seconds in bench.medians.items():
+        ms = [f"{1e3 * value:.1f}" for value in (seconds, min(bench.seconds[way]), max(bench.seconds[way]))]
+        peak = [f"{memory[way] / 1e6:.0f}"] if memory else []
+        rows.append([way, *ms, f"{bench.batch / seconds:.1f}", *peak])
+    last = f"{bench.ratio:.2f} times as fast as the fastest other way"
+    return f"{bench.work}\n{table(headings, rows)}\n{last}"
+
+
+def shapes_as_text(shapes: "ShapesBench") -> str:
+    """A line for each pass of each shape; the last line is the smallest ratio."""
+    from vggnet.report.text import table
+
+    headings = ["pass", "shape", *(f"{way} (ms)" for way in shapes.rows[0]["ms"]), "ratio"]
+    rows = [
+        [row["pass"], row["shape"], *(f"{ms:.2f}" for ms in row["ms"].values()), f"{row['ratio']:.2f}"]
+        for row in shapes.rows
+    ]
+    last = f"at least {shapes.ratio:.2f} times as fast as the faster of PyTorch's formats"
+    return f"{table(headings, rows, left=(0, 1))}\n{last}"
 
 
 def _choices_table(measured: Mapping[str, Mapping[str, Any]]) -> str:

@@ -23,11 +23,14 @@ COMMANDS = {
     "similar": "find the pictures of a folder that look most like one",
     "style": "paint one picture as others are painted",
     "weights": "list, fetch, convert and verify trained weights",
-    "show": "show a network layer by layer, the paper's tables, or which claims about VGG hold",
-    "study": "train many networks and compare them: against time, against depth, on other classes",
+    "show": "show a network layer by layer, or the paper's tables",
     "compare": "measure VGGs beside AlexNet, GoogLeNet, ResNets, MobileNets and SqueezeNet",
     "bench": "time training and answering against stock PyTorch on this CPU",
     "data": "count, measure and verify a data set",
+}
+MOVED = {
+    "study": "vgg study moved: in a copy of the repository, run python -m experiments.depth.run --data cifar10, or "
+    "another one that experiments/README.md lists."
 }
 USAGE = f"""usage: vgg COMMAND ...
 
@@ -53,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"vggnet {version('vggnet')}")
         return
+    if command in MOVED:
+        sys.exit(_complain(MOVED[command]))
     if command not in COMMANDS:
         sys.exit(_complain(f"unknown command {command!r}. The commands are {', '.join(COMMANDS)}."))
     if command != "train" and not is_alone():

@@ -1,8 +1,9 @@
 """`vgg show`."""
 
-import os
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,27 +14,22 @@ from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from vggnet.interpret.claims import Claims
     from vggnet.interpret.paper_tables import PaperTables
+    from vggnet.interpret.receptive_field import Stack
     from vggnet.interpret.summary import LayerTable
+    from vggnet.report.receptive_field_figure import Field
 
-DEPTH_ROWS = Path("docs/depth.jsonl")  # where `vgg study depth` puts them
-WIDE = 120  # columns of a terminal that all of the layer table goes into
 UNSEEN = 140  # columns where the output is no terminal
+NARROW = {"stage", "channels", "remark"}  # columns that a narrow terminal leaves out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Show a network layer by layer, with sizes, parameters, work, memory and receptive fields; or tables; or claims.
+    """Show a network layer by layer, with sizes, parameters, MACs, memory and receptive fields; or the paper's tables.
 
     Example: vgg show vgg16 --input 160 --html vgg16.html --svg vgg16.svg
 
     All tables of the paper: vgg show --paper
-
-    What the tutorial says of VGG, recomputed or measured here: vgg show --claims --data cifar10
     """
 
     # a model's name (vgg16, D, vgg8_bn), a run folder, a .safetensors file, or a name of `vgg weights list`; by default
@@ -43,23 +39,24 @@ class Show:
     head: str | None = None  # paper, cifar, gap, dense, folded or none; by default paper, for vgg8_bn cifar
     width: float | None = None  # multiplies the channels of the convolutions
     classes: int | None = None  # by default 1000; 10 for the heads cifar and folded
-    html: Path | None = None  # write the table and the drawing as one page, too
-    svg: Path | None = None  # write the drawing, too
+    html: Path | None = None  # also write the table and the drawing as one page
+    svg: Path | None = None  # also write the drawing
     paper: bool = False  # Tables 1 to 6 of the paper instead of a network
-    claims: bool = False  # the tutorial's claims instead of a network, each checked; takes half a minute
-    data: str | None = None  # with --claims: CIFAR-10, as in `vgg train`, whose deviation one of them is about
     receptive_field: Path | None = None  # draw (as PNG) what a 5x5 and two 3x3 see, and a 7x7 and three 3x3
     json: bool = False  # print one JSON object instead of tables
 
 
 def main(arguments: list[str]) -> int:
     """Show; returns the exit code."""
+    if "--claims" in arguments:
+        raise ConfigError(
+            "vgg show --claims moved: in a copy of the repository, run python -m experiments.tutorial.run, or read "
+            "experiments/tutorial/README.md."
+        )
     args: Show = parse(Show, arguments, prog="vgg show")
     _check(args)
     if args.paper:
         return _show_paper(args)
-    if args.claims:
-        return _show_claims(args)
     if args.receptive_field:
         return _draw_fields(args.receptive_field)
     return _show_network(args)
@@ -67,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 def _check(args: Show) -> None:
     """Raises: ConfigError for options that have no meaning together."""
-    instead = {"--paper": args.paper, "--claims": args.claims, "--receptive-field": args.receptive_field}
+    instead = {"--paper": args.paper, "--receptive-field": args.receptive_field}
     chosen = [option for option, given in instead.items() if given]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)} are shown one at a time; leave out all but one.")
@@ -78,8 +75,6 @@ def _check(args: Show) -> None:
     given = [option for option, value in of_network.items() if value is not None]
     if chosen and given:
         raise ConfigError(f"{chosen[0]} is not about one network; leave out {', '.join(given)}.")
-    if args.data and not args.claims:
-        raise ConfigError("--data is for --claims; add that, or leave it out.")
 
 
 def _show_network(args: Show) -> int:
@@ -88,10 +83,7 @@ def _show_network(args: Show) -> int:
     table = layer_table(
         args.network or "vgg16", size=args.input, head=args.head, width=args.width, num_classes=args.classes
     )
-    if args.json:
-        print(table.as_json())
-    else:
-        _print_network(table)
+    print(table.as_json() if args.json else network_as_text(table, _columns()))
     if args.svg or args.html:
         _write(table, args.svg, args.html)
     return 0
@@ -119,129 +111,72 @@ def _write(table: "LayerTable", svg: Path | None, html: Path | None) -> None:
             print(f"written: {path}", file=sys.stderr)
 
 
-def _print_network(table: "LayerTable") -> None:
+def network_as_text(network: "LayerTable", columns: int) -> str:
+    """The layer table, its sums and what its columns are; without some columns where the terminal is narrow."""
     from vggnet.interpret.summary import HEADINGS, NOTES, WORDS
+    from vggnet.report.text import table
 
-    console = _console()
-    wide = console.width >= WIDE
-    shown = [place for place, name in enumerate(HEADINGS) if wide or name not in ("stage", "channels", "remark")]
-    grid = _grid(
-        [HEADINGS[place].replace(" ", "\n") for place in shown],
-        [shown.index(place) for place in WORDS if place in shown],
-    )
-    stages = [row.stage for row in table.rows]
-    for row, following in zip(table.rows, [*stages[1:], None], strict=True):
-        cells = row.as_cells()
-        grid.add_row(*(cells[place] for place in shown), end_section=row.stage != following)
-    totals = table.totals()
-    grid.add_row(*("total" if place == shown[0] else totals[place] for place in shown), style="bold")
-    console.print(table.title, style="bold", highlight=False)
-    console.print(grid)
-    for name, text in table.summary():
-        console.print(f"{name}: {text}", highlight=False)
-    for note in NOTES if wide else (*NOTES, f"A terminal of {WIDE} columns shows stage, channels and remarks as well."):
-        console.print(note, style="dim", highlight=False)
+    def lines(places: list[int]) -> str:
+        rows = [[cells[place] for place in places] for cells in (*(row.as_cells() for row in network.rows), totals)]
+        rows[-1][0] = "total"
+        return table([headings[place] for place in places], rows, left=[places.index(p) for p in WORDS if p in places])
+
+    totals = network.totals()
+    short = {"kernel/ stride/ padding": "k/s/p", "receptive field": "field (px)"}
+    headings = [short.get(name, name) for name in HEADINGS]
+    every = list(range(len(HEADINGS)))
+    text = lines(every)
+    notes = ["k/s/p: kernel, stride, padding. field: receptive field.", *NOTES]
+    if max(map(len, text.splitlines())) > columns:
+        text = lines([place for place in every if HEADINGS[place] not in NARROW])
+        notes.append("A wider terminal shows stage, channels and remarks as well.")
+    facts = [f"{name}: {fact}" for name, fact in network.summary()]
+    return "\n".join([network.title, text, "", *(textwrap.fill(line, columns) for line in (*facts, *notes))])
 
 
 def _show_paper(args: Show) -> int:
     from vggnet.interpret.paper_tables import paper_tables
 
     tables = paper_tables()
-    if args.json:
-        print(tables.as_json())
-    else:
-        _print_paper(tables)
+    print(tables.as_json() if args.json else "\n".join(_paper_as_text(tables)))
     return 0
 
 
-def _print_paper(tables: "PaperTables") -> None:
+def _paper_as_text(tables: "PaperTables") -> Iterator[str]:
     from vggnet.interpret.paper_tables import CAPTIONS, RESULTS
     from vggnet.models.table1 import TABLE_1
+    from vggnet.report.text import table
 
-    console = _console()
-    console.print("Simonyan & Zisserman, arXiv:1409.1556v6; errors on ILSVRC-2012's validation images", highlight=False)
-    configurations = _grid(list(TABLE_1), range(len(TABLE_1)))
-    rows = tables.table_1
-    for row, following in zip(rows, [*rows[1:], ("",)], strict=True):
-        configurations.add_row(*row, end_section="maxpool" in (row[0], following[0]) or row is rows[0])
-    counts = _grid(["column", "the paper", "computed"], [0])
-    for line in tables.table_2:
-        counts.add_row(*line)
-    printed = {"Table 1": configurations, "Table 2": counts}
-    for name, results in RESULTS.items():
-        headings = "network", "train\n(pixels)", "test\n(pixels)", "protocol", "top-1\nerror (%)", "top-5\nerror (%)"
-        printed[name] = _grid(headings, range(4))
-        for result, after in zip(results, [*results[1:], results[-1]], strict=True):
-            printed[name].add_row(*map(str, result), end_section=after.network != result.network)
-    for name, grid in printed.items():
-        console.print(f"\n{name}: {CAPTIONS[name]}", style="bold", highlight=False)
-        console.print(grid)
-
-
-def _show_claims(args: Show) -> int:
-    from vggnet.interpret.claims import check_claims, measure_deviations, measure_inference
-
-    deviations = measure_deviations(args.data) if args.data else None  # a mistake in its name is said first
-    print("timing VGG-16 on one image ...", file=sys.stderr)
-    claims = check_claims(measure_inference(), deviations)
-    if args.json:
-        print(claims.as_json())
-    else:
-        _print_claims(claims)
-    return 0
-
-
-def _print_claims(claims: "Claims") -> None:
-    console = _console()
-    grid = _grid(["claim", "verdict", "what is found", "from"], range(4))
-    for claim in claims.claims:
-        grid.add_row(claim.claim, claim.verdict, claim.finding, claim.source, end_section=True)
-    console.print(grid)
-    console.print(f"measured on {claims.inference.machine}, {claims.inference.environment['date']}", highlight=False)
-    for line in _depth_verdicts():
-        console.print(line, highlight=False)
-
-
-def _depth_verdicts() -> list[str]:
-    """What `vgg study depth` has found here, or that it would."""
-    if not DEPTH_ROWS.is_file():
-        return [
-            "Whether depth, 3x3 and LRN do on CIFAR-10 what the paper finds on ImageNet: vgg study depth --data cifar10"
-        ]
-    from vggnet.studies.depth import verdicts
-    from vggnet.studies.rows import read_rows
-
-    found = [f"- {line.replace('**', '')}" for line in verdicts(read_rows(DEPTH_ROWS))]
-    return [f"On small images, by the runs in {DEPTH_ROWS}:", *found]
+    headings = ("network", "train (px)", "test (px)", "protocol", "top-1 (%)", "top-5 (%)")
+    first, *blocks = tables.table_1
+    configurations = [[text.replace(" weight", "") for text in first], *blocks]
+    printed = {
+        "Table 1": table(list(TABLE_1), configurations, left=range(len(TABLE_1))),
+        "Table 2": table(["column", "the paper", "computed"], tables.table_2),
+        **{name: table(headings, results, left=range(4)) for name, results in RESULTS.items()},
+    }
+    yield "Simonyan & Zisserman, arXiv:1409.1556v6. Errors: ILSVRC-2012 validation set"
+    for name, text in printed.items():
+        yield f"\n{name}: {CAPTIONS[name]}\n{text}"
 
 
 def _draw_fields(path: Path) -> int:
-    from vggnet.interpret.receptive_field import CHANNELS, IMAGES, PAIRS, Stack, extent, gradient_map
-    from vggnet.report.receptive_field_figure import Field, draw_receptive_fields
-
-    def field(stack: Stack) -> Field:
-        strength = gradient_map(stack)
-        return Field(stack.label, stack.weights, extent(strength), strength.numpy())
+    from vggnet.interpret.receptive_field import CHANNELS, IMAGES, PAIRS
+    from vggnet.report.receptive_field_figure import draw_receptive_fields
 
     title = f"What one output sees: {CHANNELS} channels a layer, ReLU, He's weights, {IMAGES} images of noise"
-    draw_receptive_fields([(field(one), field(many)) for one, many in PAIRS], path, title=title)
+    draw_receptive_fields([(_field(one), _field(many)) for one, many in PAIRS], path, title=title)
     print(f"drawn: {path}", file=sys.stderr)
     return 0
 
 
-def _console() -> "Console":
-    from rich.console import Console
+def _field(stack: "Stack") -> "Field":
+    from vggnet.interpret.receptive_field import gradient_map
+    from vggnet.report.receptive_field_figure import Field
 
-    is_unseen = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=UNSEEN if is_unseen else None)
+    return Field(stack.label, stack.weights, stack.size, gradient_map(stack).numpy())
 
 
-def _grid(headings: Sequence[str], words: Sequence[int]) -> "Table":
-    """An empty table; columns in `words` stand left, the others right."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    grid = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, heading in enumerate(headings):
-        grid.add_column(heading, justify="left" if place in words else "right", vertical="top")
-    return grid
+def _columns() -> int:
+    """Of the terminal."""
+    return shutil.get_terminal_size((UNSEEN, 24)).columns

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from vggnet.errors import ConfigError
+from vggnet.interpret.costs import layer_macs
+from vggnet.interpret.receptive_field import Field
 from vggnet.models.heads import AtLeastPooledSize, OneCellMap, ScoreMap
 from vggnet.models.table1 import TOTAL_STRIDE, resolve
 from vggnet.models.vgg import VGG, Architecture, empty
@@ -233,21 +235,21 @@ def _refuse(options: dict[str, Any], name: str) -> None:
 
 
 def _rows(network: VGG, size: int) -> Iterator[LayerRow]:
-    """Shape and receptive field are carried from layer to layer: Araujo et al. (2019), Distill, equations 2 and 3."""
+    """Shape and receptive field are carried from layer to layer."""
     channels = network.architecture.in_channels
     colors = {1: "gray", 3: "RGB"}.get(channels, "")
     row = LayerRow(
         stage="input", layer="input", kind="input", output=(channels, size, size), remark=colors,
         activation_bytes=FLOAT * channels * size**2, receptive_field=1,
     )  # fmt: skip
-    jump = 1  # pixels of the image between neighbors of the map
+    field = Field()
     for name, module in network.features.named_children():
         if _is_remark(module):
             row = _remarked(row, module)
         else:
             yield row
-            row, jump = _next(row, f"block {_block(name)}", name, module, jump)
-    whole = row.receptive_field + (row.output[-1] - 1) * jump  # of what sees the whole map
+            row, field = _next(row, f"block {_block(name)}", name, module, field)
+    whole = field.after(row.output[-1]).size  # of what sees the whole map
     for name, module in network.head.named_children():
         if _is_remark(module):
             row = _remarked(row, module)
@@ -255,7 +257,7 @@ def _rows(network: VGG, size: int) -> Iterator[LayerRow]:
             _ask(module, row)
         else:
             yield row
-            row, jump = _next(row, "head", name, module, jump)
+            row, field = _next(row, "head", name, module, field)
             if row.kind in ("flatten", "fc", "average"):
                 row = replace(row, receptive_field=whole)
     outputs = {None: "class scores", "shared": "a box", "per_class": "a box for each class"}
@@ -263,13 +265,11 @@ def _rows(network: VGG, size: int) -> Iterator[LayerRow]:
     yield replace(row, remark=_joined(row.remark, ends))
 
 
-def _next(row: LayerRow, stage: str, name: str, module: nn.Module, jump: int) -> tuple[LayerRow, int]:
-    """The row of `module`, which follows `row`, and the jump of its map."""
+def _next(row: LayerRow, stage: str, name: str, module: nn.Module, field: Field) -> tuple[LayerRow, Field]:
+    """The row of `module`, which follows `row`, and its receptive field."""
     kind, output, window, remark = _shape(module, row)
     kernel, stride, padding = window
-    macs = 0
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        macs = module.weight[0].numel() * _product(output)  # a filter is applied for every number of the output
+    field = field.after(kernel or 1, stride or 1, padding or 0)
     following = LayerRow(
         stage=stage,
         layer=name,
@@ -280,11 +280,11 @@ def _next(row: LayerRow, stage: str, name: str, module: nn.Module, jump: int) ->
         padding=padding,
         remark=remark,
         parameters=_num_parameters(module),
-        macs=macs,
+        macs=layer_macs(module, output),
         activation_bytes=0 if kind == "flatten" else FLOAT * _product(output),
-        receptive_field=row.receptive_field + ((kernel or 1) - 1) * jump,
+        receptive_field=field.size,
     )
-    return following, jump * (stride or 1)
+    return following, field
 
 
 def _shape(module: nn.Module, row: LayerRow) -> tuple[Kind, tuple[int, ...], Window, str]:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vggnet.data.loading import Batch, EvalBatches
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import check_at_least
-from vggnet.interpret.layers import Channel, as_array, outputs, read_channels, split_at
+from vggnet.interpret.layers import Channel, as_array, outputs, read_channels
+from vggnet.interpret.receptive_field import Field, receptive_field
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress, report_progress
 from vggnet.report.text import SKIP
@@ -33,14 +34,6 @@ class TopActivation:
     activation: float
     box: Box  # the receptive field of the place, as far as it is on the image
     picture: NDArray[np.uint8] = field(metadata=SKIP)  # as the network saw it: (H, W, 3), or (H, W) gray
-
-
-class Field(NamedTuple):
-    """The receptive field of a layer's places: that of place i is [start + i step, start + i step + size)."""
-
-    start: int  # pixels; negative by what padding adds
-    step: int
-    size: int
 
 
 def find_top_activations(
@@ -119,18 +112,6 @@ def find_top_activations(
     }
 
 
-def receptive_field(network: VGG, layer: str) -> Field:
-    """Of the places of a layer, by its kernels, strides and paddings."""
-    start, step, size = 0, 1, 1
-    for module in split_at(network, layer)[0]:
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            kernel, stride, padding = (_number(value) for value in (module.kernel_size, module.stride, module.padding))
-            start -= padding * step
-            size += (kernel - 1) * step
-            step *= stride
-    return Field(start, step, size)
-
-
 class _Peak(NamedTuple):
     """The largest activation of an image."""
 
@@ -158,8 +139,3 @@ def _seen(field: Field, peak: _Peak) -> Box:
     height, width = peak.pixels.shape[1:]
     left, top = (field.start + place * field.step for place in (peak.column, peak.row))
     return max(0, left), max(0, top), min(width, left + field.size), min(height, top + field.size)
-
-
-def _number(value: int | str | tuple[int, ...]) -> int:
-    assert not isinstance(value, str)
-    return value if isinstance(value, int) else value[0]

@@ -137,65 +137,6 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
     save_figure(figure, path)
 
 
-def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Accuracy against minutes: mean and standard deviation of each preset, one image at a time and by six views.
-
-    groups: preset -> its rows of `vgg study speed`. What was not tested (an estimate of time) is a line at its minutes.
-    Raises: StorageError if `path` cannot be written.
-    """
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = figure.subplots()
-    kinds = (("top1", "one view", BLUE, "o"), ("top1_six_views", "six views", ORANGE, "s"))
-    for name, rows in groups.items():
-        minutes = np.array([row["seconds"] for row in rows]) / 60
-        if rows[0]["top1"] is None:
-            axes.axvline(minutes.mean(), color=GRAY, linestyle=":")
-            label = f"{name}, an estimate "
-            axes.text(minutes.mean(), 0.5, label, ha="right", transform=axes.get_xaxis_transform())
-            continue
-        for key, label, color, marker in kinds:
-            percents = 100 * np.array([row[key] for row in rows])
-            text = None if label in axes.get_legend_handles_labels()[1] else label
-            place = (minutes.mean(), percents.mean())
-            xerr, yerr = (values.std(ddof=1) if len(rows) > 1 else 0 for values in (minutes, percents))
-            axes.errorbar(*place, xerr=xerr, yerr=yerr, fmt=marker, color=color, capsize=3, label=text)
-        axes.annotate(f"{name}, seeds: {len(rows)}", place, (0, 10), textcoords="offset points", ha="center")
-    axes.margins(y=0.12)
-    axes.set_xscale("log")
-    axes.set_xlabel("minutes of training")
-    axes.set_ylabel("test accuracy (%)")
-    axes.grid(color="#e4e7ea", which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    save_figure(figure, path)
-
-
-def draw_depth(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Top-1 error of each network: a point a seed, and their mean; a cross at the top where nothing was learnt.
-
-    groups: label -> its rows of `vgg study depth`.  Raises: StorageError if `path` cannot be written.
-    """
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    axes = figure.subplots()
-    for place, rows in enumerate(groups.values()):
-        percents = [100 * row["top1_error"] for row in rows if not row["diverged"]]
-        axes.scatter([place] * len(percents), percents, color=BLUE, s=18, label=None if place else "one seed")
-        if percents:
-            height = [np.mean(percents)] * 2
-            axes.plot([place - 0.3, place + 0.3], height, color=ORANGE, label=None if place else "mean")
-        if lost := len(rows) - len(percents):
-            axes.text(place, 0.98, f"× {lost}", ha="center", va="top", transform=axes.get_xaxis_transform())
-    labels = [f"{label}\n{rows[0]['weight_layers']} layers" for label, rows in groups.items()]
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.margins(y=0.12)  # room for the counts
-    axes.set_ylabel("top-1 test error (%)")
-    axes.set_title("× counts runs that learnt nothing", fontsize=10)
-    axes.grid(color="#e4e7ea", axis="y")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    save_figure(figure, path)
-
-
 def draw_gallery(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], path: Path) -> None:
     """Rows of pictures over their captions, all rows of one length; None is an empty frame.
 

@@ -1,0 +1,1 @@
+"""How fast networks train and answer on this machine, beside stock PyTorch and other libraries."""

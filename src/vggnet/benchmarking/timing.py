@@ -1,0 +1,239 @@
+"""How fast a network trains and infers on this CPU: ours against stock PyTorch, measured in turns in one process."""
+
+import copy
+import multiprocessing
+import re
+import resource
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from vggnet.accel.api import accelerate
+from vggnet.benchmarking.peers import installed_peers
+from vggnet.devices import environment
+from vggnet.errors import ConfigError
+from vggnet.models.table1 import MODEL_NAMES
+from vggnet.models.vgg import build
+from vggnet.progress import Progress, report_progress
+
+OURS = "vggnet"
+NCHW, CHANNELS_LAST = "PyTorch, NCHW", "PyTorch, channels-last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Seconds of each way to do the same work, measured in turns."""
+
+    work: str
+    batch: int  # images at a time
+    seconds: dict[str, list[float]]  # way -> one value for each round
+    environment: dict[str, Any]
+    peak_bytes: dict[str, int] | None = None  # way -> peak memory of its process beyond what it held before
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Way -> seconds, the fastest first."""
+        return dict(sorted(((name, median(values)) for name, values in self.seconds.items()), key=lambda item: item[1]))
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is than the fastest of the others."""
+        return min(value for name, value in self.medians.items() if name != OURS) / self.medians[OURS]
+
+
+def bench_train(
+    model: str = "vgg16_bn",
+    *,
+    width: float = 1.0,
+    head: str = "cifar",
+    size: int = 32,
+    batch: int = 128,
+    rounds: int = 7,
+    compiled: bool = False,
+    memory: bool = False,
+    progress: Progress = False,
+) -> Bench:
+    """Time a whole training step on a CPU: forward, backward, and SGD with Nesterov momentum.
+
+    Args:
+        model: a VGG, or a network of torchvision such as `resnet18`.
+        width: multiplies the channels of a VGG's convolutions.
+        head: of a VGG.
+        size: pixels of both sides of the images.
+        batch: images in each step.
+        rounds: steps of each way that are timed.
+        compiled: also time `torch.compile`, which needs a C++ compiler and minutes.
+        memory: also run two steps of each way in a process of its own, for its peak memory.
+        progress: see `vggnet.progress.Progress`.
+
+    Raises:
+        ConfigError: the head is "none", which has no classes to learn.
+    """
+    if head == "none":
+        raise ConfigError("a training step needs a head that predicts classes, not head none.")
+    torch.manual_seed(0)
+    network = build_network(model, 10, width, head)
+    images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
+
+    def stepping(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+        return training_step(network, images, labels, forward)
+
+    seconds = in_turns(_ways(network, images, compiled, stepping), rounds, progress)
+    peaks = {way: peak_bytes(_steps, way, model, width, head, size, batch) for way in seconds} if memory else None
+    work = f"training step, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
+    return Bench(work=work, batch=batch, seconds=seconds, environment=cpu_environment(), peak_bytes=peaks)
+
+
+def bench_infer(
+    model: str = "vgg16",
+    *,
+    width: float = 1.0,
+    head: str = "paper",
+    size: int = 224,
+    batch: int = 1,
+    rounds: int = 15,
+    compiled: bool = False,
+    peers: bool = True,
+    progress: Progress = False,
+) -> Bench:
+    """Time inference for one batch of images on a CPU.
+
+    Args:
+        model: a VGG, or a network of torchvision such as `resnet18`.
+        width: multiplies the channels of a VGG's convolutions.
+        head: of a VGG.
+        size: pixels of both sides of the images.
+        batch: images at a time.
+        rounds: batches that are timed for each way.
+        compiled: also time `torch.compile`, which needs a C++ compiler.
+        peers: also time onnxruntime, openvino and ncnn, those that are installed.
+        progress: see `vggnet.progress.Progress`.
+    """
+    torch.manual_seed(0)
+    network = build_network(model, 1000, width, head).eval()
+    images = torch.randn(batch, 3, size, size)
+
+    def inferring(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+        def infer() -> Tensor:
+            with torch.inference_mode():
+                return forward(images)
+
+        return infer
+
+    ways = _ways(network, images, compiled, inferring)
+    if peers:
+        ways |= installed_peers(network, images, torch.get_num_threads())
+    work = f"inference, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
+    return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+
+
+def training_step(
+    network: nn.Module, images: Tensor, labels: Tensor, forward: Callable[[Tensor], Tensor]
+) -> Callable[[], object]:
+    """A function that trains the network on the batch once: cross-entropy, Nesterov SGD."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(forward(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def in_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, progress: Progress = False
+) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after two calls of each that warm up and are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with report_progress(progress, "measuring", unit="round") as report:
+        for way in ways.values():
+            way()
+            way()
+        for done in range(1, rounds + 1):
+            for name, way in ways.items():
+                start = perf_counter()
+                way()
+                seconds[name].append(perf_counter() - start)
+            report(done, rounds)
+    return seconds
+
+
+def build_network(model: str, num_classes: int, width: float, head: str) -> nn.Module:
+    """A VGG, or a network of torchvision, for which `width` and `head` do not apply, with random weights."""
+    if model not in MODEL_NAMES and model in torchvision.models.list_models(torchvision.models):
+        # Without these it warns, takes seconds to start, and has two more classifiers that only training uses.
+        options = {"aux_logits": False, "init_weights": False} if model == "googlenet" else {}
+        network: nn.Module = torchvision.models.get_model(model, num_classes=num_classes, **options)
+        return network
+    return build(model, num_classes=num_classes, head=head, width=width)
+
+
+def cpu_environment() -> dict[str, Any]:
+    """Versions and hardware, as a run folder has them."""
+    return environment(torch.device("cpu"))
+
+
+def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
+    """Peak memory of `work(*arguments)` in a fresh process, beyond what that process held before.
+
+    `work` must be a function of a module.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_grown, work, arguments).result()
+
+
+Prepare = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor]], Callable[[], object]]
+
+
+def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) -> dict[str, Callable[[], object]]:
+    """Ours and PyTorch's, each on its own copy of the network."""
+    ways: dict[str, Callable[[], object]] = {}
+    for name in (OURS, NCHW, CHANNELS_LAST):
+        copied, batch = _laid_out(name, copy.deepcopy(network), images)
+        ways[name] = prepare(copied, batch, copied)
+        if compiled and name != OURS:
+            ways[f"{name}, compiled"] = prepare(copied, batch, torch.compile(copied))
+    return ways
+
+
+def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """The network and the images as the way has them in memory."""
+    if way.startswith(NCHW):
+        return network, images
+    last = images.contiguous(memory_format=torch.channels_last)
+    return accelerate(network) if way == OURS else network.to(memory_format=torch.channels_last), last
+
+
+def _steps(way: str, model: str, width: float, head: str, size: int, batch: int) -> None:
+    """Two training steps; the first of ours may autotune."""
+    network, images = _laid_out(way, build_network(model, 10, width, head), torch.randn(batch, 3, size, size))
+    forward = torch.compile(network) if way.endswith("compiled") else network
+    step = training_step(network, images, torch.arange(batch) % 10, forward)
+    step()
+    step()
+
+
+def _grown(work: Callable[..., object], arguments: tuple[Any, ...]) -> int:
+    before = _peak()
+    work(*arguments)
+    return _peak() - before
+
+
+def _peak() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, whose getrusage counts what the parent held when it started this process
+        return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes

@@ -1,1 +1,0 @@
-"""Experiments that write tables and plots."""
