@@ -22,7 +22,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from vggnet.data.sources.parquet import hub_splits, open_hub
+from vggnet.data.sources.huggingface import hub_splits, open_hub
 from vggnet.errors import DataError
 
 for spec in sys.argv[1:]:
@@ -235,12 +235,12 @@ def test_offline_is_answered_without_a_retry(monkeypatch, tmp_path):
             attempts.append((dataset_id, timeout))
             raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr("vggnet.data.sources.parquet.HfApi", Unreachable)
+    monkeypatch.setattr("vggnet.data.sources.huggingface.HfApi", Unreachable)
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path))
     with pytest.raises(DataError) as caught:
         open_source("cifar100", "train")
     assert str(caught.value) == (
-        "uoft-cs/cifar100: no such folder, and the Hugging Face hub could not be reached (no route). "
+        "uoft-cs/cifar100: no such folder, and the Hugging Face hub could not be reached (no route to host). "
         "It lives at https://huggingface.co/datasets/uoft-cs/cifar100. "
         f"Put its files train-*.parquet, test-*.parquet in {tmp_path / 'data' / 'cifar100'}."
     )

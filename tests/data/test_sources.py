@@ -408,7 +408,7 @@ def test_data_sets_with_names_are_found_where_version_0_1_kept_them(tmp_path, mo
 @pytest.mark.parametrize("spec", ["nope", "./no/pe", "~/nope", "/no/pe", "a/b/c", "../nope", Path("no/pe"), "a b/c"])
 def test_what_cannot_be_opened_is_not_looked_up(spec, monkeypatch):
     """Oracle: the contract; asking the hub would fail the test."""
-    monkeypatch.setattr("vggnet.data.sources.parquet.HfApi", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("vggnet.data.sources.huggingface.HfApi", lambda: pytest.fail("the hub was asked"))
     with pytest.raises(DataError, match="no such folder; expected digits, cifar10, ") as caught:
         open_source(spec, "train")
     assert "\n" not in str(caught.value)

@@ -40,7 +40,7 @@ def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tu
     if spec == "digits":
         return open_digits, lambda: DIGITS_SPLITS
 
-    from vggnet.data.sources.parquet import hub_splits, open_hub, open_parquet, parquet_files  # heavy
+    from vggnet.data.sources.parquet import open_parquet, parquet_files  # heavy
 
     if isinstance(spec, str) and spec.startswith(STREAM):
         from vggnet.data.sources.shards import find_shards, open_shards
@@ -49,6 +49,8 @@ def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tu
         return partial(open_shards, *place), lambda: tuple(find_shards(*place).files)
     folder, dataset_id = _place(spec)
     if dataset_id is not None:
+        from vggnet.data.sources.huggingface import hub_splits, open_hub
+
         return partial(open_hub, dataset_id, folder=folder), partial(hub_splits, dataset_id, folder=folder)
     assert folder is not None
     if parquet_files(folder):

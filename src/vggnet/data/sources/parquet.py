@@ -1,37 +1,38 @@
-"""Parquet files in the Hugging Face image layout, from a folder or from the hub, through the `datasets` library."""
+"""Parquet files in the Hugging Face image layout, from a folder.
 
-import atexit
-import glob
-import os
+Images, labels and boxes are kept as an Arrow file in the cache folder, which is mapped into memory: images are reached
+by their place, all loader processes share them, and they may be more than fit into memory.
+"""
+
+import json
 import re
 import reprlib
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import chain
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
-import datasets
-import huggingface_hub
 import numpy as np
-import pyarrow.parquet  # type: ignore[import-untyped]
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.sources.source import Source, split_rank
-from vggnet.errors import DataError, ImageError
+from vggnet.errors import DataError, ImageError, StorageError, one_line
+from vggnet.files import cache_folder, replacing
 
-_HUB_TIMEOUT = 5.0  # seconds
+BATCH = 256  # rows that are copied together
 _BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct
 _BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
+
+OpenTable = Callable[[], Any]
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
@@ -42,11 +43,12 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
     return {split: found[split] for split in sorted(found, key=split_rank)}
 
 
-def open_parquet(path: Path, split: str) -> Source:
+def open_parquet(path: Path | str, split: str) -> Source:
     """One split of a folder of parquet files; the files of other splits may be missing.
 
     Raises: DataError if the split or one of its files is missing, a file is damaged, or there are no images and labels.
     """
+    path = Path(path).expanduser()
     found = parquet_files(path)
     if not found:
         raise DataError(f"{path}: no parquet files; expected names such as train-00000-of-00001.parquet.")
@@ -54,52 +56,70 @@ def open_parquet(path: Path, split: str) -> Source:
         raise DataError(f"{path}: no split {split!r}; expected one of {', '.join(found)}.")
     files = found[split]
     check_complete(path, files)
-    names = {split: [glob.escape(str(file)) for file in files]}
-    try:
-        with _quiet():
-            data = datasets.load_dataset("parquet", data_files=names, split=split, cache_dir=_cache_folder())
-    except Exception as error:  # whatever reading and writing tables runs into
-        if not sum(map(_count_rows, files)):
-            raise DataError(f"{path}: no rows in split {split!r}; expected images and labels.") from error
-        raise DataError(
-            f"{path}: split {split!r} cannot be read ({reason(error)}); expected tables of images."
-        ) from error
-    return _source(data, str(path), split)
+    where = f"{path}, split {split}"
+    if not sum(map(_count_rows, files)):
+        raise DataError(f"{where}: no rows; expected images and labels.")
+    with _whole(files[0]):
+        schema = pq.read_schema(files[0])
+    columns = [image_column(schema, where), label_column(schema, where)]
+    columns += [_BOX_COLUMN] if _BOX_COLUMN in schema.names else []
+    return make_rows(_opener(files, columns), schema, str(path), split)
 
 
-def hub_splits(dataset_id: str, *, folder: Path | None = None) -> tuple[str, ...]:
-    """The splits of a data set on the Hugging Face hub.  Raises and `folder`: as open_hub."""
-    return tuple(sorted(from_hub(datasets.get_dataset_split_names, dataset_id, folder), key=split_rank))
+def make_rows(open_table: OpenTable, schema: Any, name: str, split: str) -> Source:
+    """The images and labels of a table.
 
-
-def open_hub(dataset_id: str, split: str, *, folder: Path | None = None) -> Source:
-    """One split of a data set on the Hugging Face hub, kept in that library's cache. No code from the hub is run.
-
-    `folder` is named in the advice of an error: where this data set is looked for before the hub is asked.
-    Raises: DataError if the hub cannot be reached, the id or split is unknown, or there are no images and labels.
+    open_table: gives the table; may be called again in another process. schema: with Hugging Face's metadata, if any.
+    Raises: DataError if there are no images and labels.
     """
-    data = from_hub(datasets.load_dataset, dataset_id, folder, split=split, cache_dir=_cache_folder())
-    return _source(data, dataset_id, split)
+    where = f"{name}, split {split}"
+    table = open_table()
+    image, label = image_column(schema, where), label_column(schema, where)
+    if not len(table):
+        raise DataError(f"{where}: no rows; expected images and labels.")
+    values = label_values(table[label], label, where)
+    classes, labels = class_labels(values, class_names(schema, label), where, f"column {label!r}")
+    return _Rows(open_table, table, image, name=name, split=split, classes=classes, labels=labels)
 
 
 class _Rows(Source):
     def __init__(
-        self, data: Any, image: str, *, name: str, split: str, classes: list[str], labels: NDArray[np.int64]
+        self,
+        open_table: OpenTable,
+        table: Any,
+        image: str,
+        *,
+        name: str,
+        split: str,
+        classes: list[str],
+        labels: NDArray[np.int64],
     ) -> None:
         super().__init__(name=name, split=split, classes=classes, labels=labels)
-        self._rows = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        self._image = image
-        self._box_rows = data.select_columns([_BOX_COLUMN]) if _BOX_COLUMN in data.features else None
+        self._open_table, self._image = open_table, image
+        self._take(table)
+
+    def _take(self, table: Any) -> None:
+        column = table[self._image]
+        self._encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+        self._boxes = table[_BOX_COLUMN] if _BOX_COLUMN in table.column_names else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the table, which the other process opens itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("_encoded", "_boxes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._take(self._open_table())
 
     def boxes(self) -> NDArray[np.float64]:
-        if self._box_rows is None:
+        if self._boxes is None:
             return super().boxes()
-        boxes = [_numbers_of(row[_BOX_COLUMN], self.describe(index)) for index, row in enumerate(self._box_rows)]
+        boxes = [_numbers_of(box, self.describe(index)) for index, box in enumerate(self._boxes.to_pylist())]
         edges: NDArray[np.float64] = np.array(boxes, dtype=np.float64) + np.array([0, 0, 1, 1])
         return edges
 
     def open(self, index: int) -> StoredImage:
-        encoded = (self._rows[index][self._image] or {}).get("bytes")
+        encoded = self._encoded[index].as_py()
         if encoded is None:
             raise ImageError("no image bytes in this row; expected an encoded image.", name=self.describe(index))
         return open_image(encoded, name=self.describe(index))
@@ -111,11 +131,64 @@ class _Rows(Source):
     def fingerprint(self) -> str:
         """Of the contents alone: the same from a folder and from the hub, whatever the files are called."""
         digest = blake2b("\0".join(self.classes).encode() + self.labels.tobytes(), digest_size=8)
-        for table in self._rows.with_format("arrow").iter(batch_size=256):
-            for row in table[self._image].to_pylist():
-                encoded = (row or {}).get("bytes") or b""
+        for start in range(0, len(self), BATCH):
+            for row in self._encoded.slice(start, BATCH).to_pylist():
+                encoded = row or b""
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.hexdigest()
+
+
+def read_arrow(files: Sequence[str]) -> Any:
+    """The table in Arrow streams, mapped into memory."""
+    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(file)).read_all() for file in files])
+
+
+def _opener(files: Sequence[Path], columns: Sequence[str]) -> OpenTable:
+    """These columns of parquet files, by way of an Arrow file in the cache; where there can be none, in memory."""
+    stored = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = blake2b(json.dumps([stored, columns]).encode(), digest_size=16).hexdigest()
+    path = cache_folder() / "arrow" / f"{key}.arrow"
+    with suppress(StorageError):
+        if not path.is_file():
+            with replacing(path) as temporary:
+                _write_arrow(temporary, files, columns)
+        return partial(read_arrow, (str(path),))
+    return partial(_read_parquet, files, columns)
+
+
+def _write_arrow(path: Path, files: Sequence[Path], columns: Sequence[str]) -> None:
+    batches = _batches(files, columns)
+    first = next(batches)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch.cast(first.schema))
+
+
+def _read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Any:
+    return pa.Table.from_batches(_batches(files, columns))
+
+
+def _count_rows(file: Path) -> int:
+    with _whole(file):
+        return int(pq.read_metadata(file).num_rows)
+
+
+def _batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
+    """Raises: DataError naming a file that is damaged, or has other columns than the first."""
+    for file in files:
+        with _whole(file), pq.ParquetFile(file) as opened:
+            missing = [column for column in columns if column not in opened.schema_arrow.names]
+            if missing:
+                raise ValueError(f"no column {missing[0]!r}")
+            yield from opened.iter_batches(batch_size=BATCH, columns=list(columns))
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of whichever part of the format is damaged
+        raise DataError(f"{file}: not a whole parquet file ({reason(error)}). Copy or download it again.") from error
 
 
 def _numbers_of(box: Any, where: str) -> list[Any]:
@@ -130,26 +203,28 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Number) and not isinstance(value, bool)
 
 
-def _source(data: Any, name: str, split: str) -> Source:
-    where = f"{name}, split {split}"
-    if not len(data):
-        raise DataError(f"{where}: no rows; expected images and labels.")
-    image, label = image_column(data.features, where), label_column(data.features, where)
-    values = data.with_format("numpy")[label][:]
-    if data.data.column(label).null_count:
-        raise DataError(f"{where}: column {label!r} has empty rows; expected a label in every row.")
-    classes, labels = class_labels(values, data.features[label], where, f"column {label!r}")
-    return _Rows(data, image, name=name, split=split, classes=classes, labels=labels)
+def label_values(column: Any, name: str, where: str) -> NDArray[Any]:
+    """The values of a column of labels.  Raises: DataError if there is not one in every row."""
+    if column.null_count:
+        raise DataError(f"{where}: column {name!r} has empty rows; expected a label in every row.")
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_nested(column.type):
+        raise DataError(f"{where}: column {name!r} holds {column.type}; expected one label in every row.")
+    values: NDArray[Any] = column.to_numpy()
+    return values.astype(str) if values.dtype == object else values
 
 
-def class_labels(values: NDArray[Any], feature: Any, where: str, column: str) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of the classes and the label of each image, from the values of a column; a ClassLabel has names.
+def class_labels(
+    values: NDArray[Any], names: list[str] | None, where: str, column: str
+) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of the classes and the label of each image, from the values of a column.
 
-    where, column: for messages.
+    names: of the classes, if they are known; values are then their numbers. where, column: for messages.
     Raises: DataError if there are fewer than two classes, or there are labels beyond the names.
     """
-    if isinstance(feature, datasets.ClassLabel):
-        classes, labels = list(feature.names), values.astype(np.int64)
+    if names is not None:
+        classes, labels = names, values.astype(np.int64)
     else:
         unique, labels = np.unique(values, return_inverse=True)
         classes = [str(value) for value in unique]
@@ -162,23 +237,41 @@ def class_labels(values: NDArray[Any], feature: Any, where: str, column: str) ->
     return classes, labels.astype(np.int64)
 
 
-def image_column(features: Any, where: str) -> str:
-    """The name of the column of encoded images.  Raises: DataError."""
-    for name, feature in features.items():
-        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
-            return str(name)
-    raise DataError(f"{where}: no image column among {', '.join(features)}; expected one with encoded images (bytes).")
+def class_names(schema: Any, column: str) -> list[str] | None:
+    """The names of the classes, as Hugging Face's metadata have them, in the order of their numbers."""
+    names = _features(schema).get(column, {}).get("names")
+    return None if names is None else list(map(str, names))
 
 
-def label_column(features: Any, where: str) -> str:
+def image_column(schema: Any, where: str) -> str:
+    """The name of the column of encoded images: a struct with a field `bytes`.  Raises: DataError."""
+    features = _features(schema)
+    for field in schema:
+        is_image = features.get(field.name, {}).get("_type") == "Image"
+        has_bytes = pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+        if has_bytes or (is_image and pa.types.is_binary(field.type)):
+            return str(field.name)
+    raise DataError(
+        f"{where}: no image column among {', '.join(schema.names)}; expected one with encoded images (bytes)."
+    )
+
+
+def label_column(schema: Any, where: str) -> str:
     """The name of the column of labels.  Raises: DataError."""
-    for name in _LABEL_COLUMNS:
-        if name in features:
-            return name
-    for name, feature in features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            return str(name)
-    raise DataError(f"{where}: no label column among {', '.join(features)}; expected one named label.")
+    features = _features(schema)
+    named = [name for name in _LABEL_COLUMNS if name in schema.names]
+    named += [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
+    if not named:
+        raise DataError(f"{where}: no label column among {', '.join(schema.names)}; expected one named label.")
+    return named[0]
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face's metadata say of each column: {"label": {"_type": "ClassLabel", "names": [...]}, ...}."""
+    with suppress(KeyError, TypeError, ValueError):
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    return {}
 
 
 def check_complete(path: Path, files: list[Path]) -> None:
@@ -193,93 +286,6 @@ def check_complete(path: Path, files: list[Path]) -> None:
             )
 
 
-def _count_rows(file: Path) -> int:
-    """Reads all of the file.  Raises: DataError if it is damaged."""
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-        for group in range(table.num_row_groups):
-            table.read_row_group(group)
-    except Exception as error:  # of whichever part of the format is damaged
-        raise DataError(f"{file}: not a whole parquet file ({reason(error)}). Copy or download it again.") from error
-    return int(table.metadata.num_rows)
-
-
-def from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) -> Any:
-    """What a function of the library `datasets` answers for a set on the hub.  Raises: DataError with advice."""
-    place = folder or "a folder and pass --data FOLDER"
-    home = f"https://huggingface.co/datasets/{dataset_id}"
-    advice = f"It lives at {home}. Put its files train-*.parquet, test-*.parquet in {place}."
-    try:
-        HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)  # one try, where loading would wait and retry
-    except OfflineModeIsEnabled:
-        pass  # loading takes the copy in the cache, or says that there is none
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise DataError(
-            f"{dataset_id}: no such folder, and no such data set on the Hugging Face hub. {advice}"
-        ) from error
-    except Exception as error:  # of whichever HTTP library the hub's client uses
-        with suppress(Exception), _quiet(), _offline():
-            return call(dataset_id, **options)
-        raise DataError(
-            f"{dataset_id}: no such folder, and the Hugging Face hub could not be reached ({reason(error)}). {advice}"
-        ) from error
-    try:
-        with _quiet():
-            return call(dataset_id, **options)
-    except Exception as error:  # whatever downloading, reading and writing tables runs into
-        raise DataError(
-            f"{dataset_id}: cannot be loaded from the Hugging Face hub ({reason(error)}). {advice}"
-        ) from error
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """As with HF_HUB_OFFLINE=1: loading takes the copy in the cache without asking the hub."""
-    modules: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
-    switches = [(module, module.HF_HUB_OFFLINE) for module in modules]
-    try:
-        for module, _ in switches:
-            module.HF_HUB_OFFLINE = True
-        yield
-    finally:
-        for module, was in switches:
-            module.HF_HUB_OFFLINE = was
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Errors are raised, not logged as well; progress bars are for terminals, unless the user's environment decides."""
-    level = datasets.logging.get_verbosity()
-    hide_bars = not (
-        sys.stderr.isatty()
-        or datasets.are_progress_bars_disabled()
-        or datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None
-    )
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    if hide_bars:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if hide_bars:
-            datasets.enable_progress_bars()
-
-
-def _cache_folder() -> str | None:
-    """None for the cache of `datasets`; where that cannot be written, a folder that lasts as long as the process."""
-    wanted = Path(datasets.config.HF_DATASETS_CACHE).absolute()
-    existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
-    return None if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else _temporary_cache()
-
-
-@cache
-def _temporary_cache() -> str:
-    folder = tempfile.mkdtemp(prefix="vggnet-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def reason(error: Exception) -> str:
-    """In words: the first line of what went wrong at the bottom."""
-    return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+def reason(error: BaseException) -> str:
+    """In words: what went wrong at the bottom."""
+    return one_line(error.__cause__ or error)

@@ -14,8 +14,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import datasets
-import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pyarrow.parquet  # type: ignore[import-untyped]
 from numpy.typing import NDArray
@@ -24,15 +22,16 @@ from vggnet.data.decoding import IMAGE_SUFFIXES
 from vggnet.data.sources.parquet import (
     check_complete,
     class_labels,
-    from_hub,
+    class_names,
     image_column,
     label_column,
+    label_values,
     parquet_files,
     reason,
 )
 from vggnet.data.sources.source import SPLITS, split_rank
 from vggnet.data.sources.stream import Group, Stream
-from vggnet.errors import DataError
+from vggnet.errors import DataError, require
 
 TAR_GROUP = 256  # images of a tar file that are read together
 OPENERS = 16  # files whose labels are read at a time
@@ -49,7 +48,7 @@ class Shards(NamedTuple):
 
     name: str
     files: dict[str, list[File]]
-    features: Any  # of the columns, if the hub knows them
+    schema: Any  # of the tables, if the hub knows it
 
 
 class _Part(NamedTuple):
@@ -65,14 +64,13 @@ def find_shards(folder: Path | None, dataset_id: str | None) -> Shards:
     Raises: DataError if there are none, or the hub cannot be asked.
     """
     if dataset_id is not None:
-        builder = from_hub(datasets.load_dataset_builder, dataset_id, folder)
-        files: dict[str, list[File]] = {split: list(of) for split, of in builder.config.data_files.items()}
+        from vggnet.data.sources.huggingface import hub_shards
+
+        files, schema = hub_shards(dataset_id, folder)
         others = sorted({Path(str(file)).suffix for of in files.values() for file in of} - {".parquet"})
         if others:
             raise DataError(f"{dataset_id}: its files are {', '.join(others)}; from the hub only parquet is streamed.")
-        return Shards(
-            dataset_id, {split: files[split] for split in sorted(files, key=split_rank)}, builder.info.features
-        )
+        return Shards(dataset_id, {split: list(files[split]) for split in sorted(files, key=split_rank)}, schema)
     assert folder is not None
     found = parquet_files(folder) or _tar_files(folder)
     if not found:
@@ -93,15 +91,15 @@ def open_shards(folder: Path | None, dataset_id: str | None, split: str) -> Stre
     if folder is not None and dataset_id is None:
         check_complete(folder, [Path(file) for file in files])
     if str(files[0]).endswith(".tar"):
-        column, feature, parts = "the files *.cls", None, [_index_tar(Path(file)) for file in files]
+        column, names, parts = "the files *.cls", None, [_index_tar(Path(file)) for file in files]
     else:
-        column, feature, parts = _index_parquet(files, shards.features, where)
+        column, names, parts = _index_parquet(files, shards.schema, where)
     values = np.concatenate([part.labels for part in parts])
     if values.dtype.kind == "U" and np.char.isdecimal(values).all():
         values = values.astype(np.int64)  # so that class 9 comes before class 10
     if not len(values):
         raise DataError(f"{where}: no rows; expected images and labels.")
-    classes, labels = class_labels(values, feature, where, column)
+    classes, labels = class_labels(values, names, where, column)
     return Stream(
         [group for part in parts for group in part.groups],
         name=shards.name,
@@ -147,24 +145,23 @@ class _RowGroup:
         return f"{self.file}, row {self.first + place}"
 
 
-def _index_parquet(files: Sequence[File], features: Any, where: str) -> tuple[str, Any, list[_Part]]:
-    """The label column and its feature, and the row groups and labels of each file."""
+def _index_parquet(files: Sequence[File], schema: Any, where: str) -> tuple[str, list[str] | None, list[_Part]]:
+    """The label column and the names of the classes, and the row groups and labels of each file."""
     with _parquet(files[0]) as first:
-        features = features or datasets.Features.from_arrow_schema(first.schema_arrow)
-    image, label = image_column(features, where), label_column(features, where)
+        schema = schema or first.schema_arrow
+    image, label = image_column(schema, where), label_column(schema, where)
 
     def index(file: File) -> _Part:
         with _parquet(file) as opened:
             metadata, column = opened.metadata, opened.read(columns=[label])[label]
-        if column.null_count:
-            raise DataError(f"{file}: column {label!r} has empty rows; expected a label in every row.")
+        values = label_values(column, label, str(file))
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         firsts = np.cumsum([0, *rows]).tolist()
         groups = [_RowGroup(file, metadata, number, firsts[number], image) for number in range(len(rows))]
-        return _Part(groups, column.to_numpy())
+        return _Part(groups, values)
 
     with ThreadPoolExecutor(OPENERS) as pool:
-        return f"column {label!r}", features[label], list(pool.map(index, files))
+        return f"column {label!r}", class_names(schema, label), list(pool.map(index, files))
 
 
 @contextmanager
@@ -183,7 +180,7 @@ def _opened(file: File) -> IO[bytes]:
     """From the hub, only what is asked for is fetched, where by default it is five megabytes more."""
     if isinstance(file, Path):
         return file.open("rb")
-    files, path = fsspec.url_to_fs(file)
+    files, path = require("fsspec", "hub").url_to_fs(file)
     opened: IO[bytes] = files.open(path, "rb", cache_type="none")
     return opened
 
