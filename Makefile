@@ -1,5 +1,6 @@
 # make train   set up, train, test and draw; DATA=digits (a minute), cifar10, or a folder of yours
 # make test    set up, then everything that must hold before a change lands
+# make quick   set up, then the checks and tests that need less than a minute
 # make mutate  mutation testing of the core modules: which changed lines do tests notice? (docs/mutation.md)
 # make bench   set up, with the libraries we compare with, then measure and write experiments/benchmarks/README.md
 # make docs    set up, with Sphinx, then build the site: build/docs/index.html
@@ -8,7 +9,7 @@ PYTHON ?= python3
 RUN := runs/$(notdir $(patsubst %/,%,$(DATA)))-$(shell date +%Y%m%d-%H%M%S)
 BIN := .venv/bin
 
-.PHONY: train test test-slow mutate bench docs format clean
+.PHONY: train test quick test-slow mutate bench docs format clean
 
 train: .venv/ready
 	$(BIN)/vgg train --data $(DATA) --out $(RUN)
@@ -20,6 +21,10 @@ test: .venv/ready-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+quick: .venv/ready-test
+	$(BIN)/ruff check .
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not integration"
 
 test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow

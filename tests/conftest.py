@@ -1,10 +1,53 @@
 """What holds for every test."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: tests share their cores with other work
+
+TESTS = Path(__file__).parent
+# Tests that train networks, start processes or a browser, compile kernels, or run large networks. `make quick` leaves
+# them out, and so takes less than a minute; `make test` runs everything.
+INTEGRATION = (
+    "accel/",
+    "benchmarking/",
+    "cli/",
+    "data/sources/test_stream.py",
+    "data/test_decoding.py",
+    "data/test_hub.py",
+    "data/test_loading.py",
+    "docs/",
+    "evaluation/test_localization.py",
+    "evaluation/test_protocols.py",
+    "experiments/",
+    "features/",
+    "interpret/",
+    "report/test_page.py",
+    "studies/",
+    "test_run_report.py",
+    "training/test_bad_images.py",
+    "training/test_checkpoints.py",
+    "training/test_distributed.py",
+    "training/test_loop.py",
+    "training/test_photos.py",
+    "training/test_resume.py",
+    "training/test_streams.py",
+    "training/test_train.py",
+    "weights/importers/",
+    "weights/test_damage.py",
+    "weights/test_fetching.py",
+    "weights/test_from_pytorch.py",
+    "weights/test_hub.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of the files above."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(INTEGRATION):
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture
