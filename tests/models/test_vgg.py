@@ -9,8 +9,10 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from vggnet.errors import ConfigError, InputError
+from vggnet.models.heads import HEADS, takes
 from vggnet.models.table1 import MODEL_NAMES
 from vggnet.models.vgg import build, fold_repeated_pool, from_dense, to_dense
 
@@ -94,15 +96,92 @@ def test_parameter_names_are_the_papers():
         assert name in names
 
 
+# Table 1, the shallow net and our own column, typed by hand: the layers of each block.
+BLOCKS = {
+    "vgg11": "3 3 33 33 33", "vgg11_lrn": "3n 3 33 33 33", "vgg13": "33 33 33 33 33", "vgg16_1x1": "33 33 331 331 331",
+    "vgg16": "33 33 333 333 333", "vgg19": "33 33 3333 3333 3333", "vgg13_5x5": "5 5 5 5 5", "vgg8": "33 33 33 3 -",
+}  # fmt: skip
+
+
+def loops(name, head, state, x):
+    """The network by functions of PyTorch, with the parameters in order and nothing of our own code."""
+    values = iter(state.values())
+
+    def take(count):
+        return [next(values) for _ in range(count)]
+
+    for block in BLOCKS[name.removesuffix("_bn")].split():
+        for letter in block.replace("-", ""):
+            if letter == "n":
+                x = F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
+                continue
+            x = F.conv2d(x, *take(2), padding=int(letter) // 2)
+            if name.endswith("_bn"):
+                weight, bias, mean, variance, _ = take(5)
+                x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+                x = x * weight[:, None, None] + bias[:, None, None]
+            x = x.clamp(min=0)
+        x = F.max_pool2d(x, 2)
+    if head == "dense":  # the paper's layers on every 7x7 window, averaged
+        weights, h, w = take(6), x.shape[2] - 6, x.shape[3] - 6
+        windows = [x[:, :, i : i + 7, j : j + 7].flatten(1) for i in range(h) for j in range(w)]
+        return torch.stack(
+            [three_layers(window, [t.flatten(1) if t.ndim > 1 else t for t in weights]) for window in windows]
+        ).mean(0)
+    if head == "paper":
+        return three_layers(F.adaptive_avg_pool2d(x, 7).flatten(1), take(6))
+    if head == "folded":
+        return three_layers(x[:, :, 0, 0], take(6))
+    if head == "grid":
+        x = F.adaptive_avg_pool2d(x, 4).flatten(1)
+        x = x / x.square().sum(1, keepdim=True).sqrt()
+    else:
+        x = x.mean((2, 3))
+    weight, bias = take(2)
+    return x @ weight.T + bias
+
+
+def three_layers(x, weights):
+    """4096, 4096, num_classes."""
+    for number in range(0, 6, 2):
+        x = x @ weights[number].T + weights[number + 1]
+        x = x.clamp(min=0) if number < 4 else x
+    return x
+
+
 @pytest.mark.parametrize("name", MODEL_NAMES)
 @pytest.mark.parametrize(
     ("head", "size"),
-    [("paper", 32), ("cifar", 32), ("gap", 45), ("grid", 45), ("folded", 63), ("dense", 230)],
+    [("paper", 32), ("cifar", 32), ("gap", 45), ("grid", 45), ("folded", 63), ("dense", 260)],
 )
-def test_every_model_and_head_gives_logits(name, head, size):
-    """Oracle: the shape (N, num_classes), found without arithmetic on the meta device."""
-    model = build(name, num_classes=7, head=head, init=None)
-    assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
+def test_every_model_and_head_gives_the_logits_of_plain_loops(name, head, size, monkeypatch):
+    """Oracle: functions of PyTorch in the order of the paper's table, typed by hand, with the same parameters."""
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 8)
+    torch.manual_seed(0)
+    model = build(name, num_classes=7, head=head, width=0.06).eval()
+    for key, tensor in model.state_dict().items():
+        if tensor.ndim > 1:
+            bound = (6 / tensor[0].numel()) ** 0.5
+            tensor.uniform_(-bound, bound)
+        elif tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5) if key.endswith("running_var") else tensor.uniform_(-0.2, 0.5)
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected = loops(name, head, model.state_dict(), images)
+        assert expected.shape == (2, 7)
+        assert relative_difference(model(images), expected) < 1e-4
+
+
+@pytest.mark.parametrize("head", [*HEADS, "round"])
+@pytest.mark.parametrize("crop", [32, 33, 63, 64, 65, 223, 224, 225, 448])
+def test_a_head_takes_what_it_says(head, crop):
+    """Oracle: a network with this head, called; the head "none" has no outputs, and "round" does not exist."""
+    try:
+        build("vgg11", head=head, init=None)(torch.empty(1, 3, crop, crop, device="meta"))
+        works = head != "none"
+    except (ConfigError, InputError):
+        works = False
+    assert takes(head, crop) is works
 
 
 def test_width_scales_the_convolutions_only():

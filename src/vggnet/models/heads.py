@@ -33,7 +33,7 @@ class OneCellMap(nn.Module):
 
 
 class FlattenToLength1(nn.Flatten):
-    """Flatten a map to a vector of length 1: what follows may learn as fast as the convolutions before."""
+    """Flatten a map to a vector of Euclidean length 1: the linear layer after it then learns at the same rate."""
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C h w)."""
@@ -124,8 +124,9 @@ def gap_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
 
 
 def grid_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """Pool to 4x4 (the identity at 128 pixels) and one linear layer, any input size: it knows what lies where, as boxes
-    need it. `dropout` does not apply.
+    """Pool to 4x4 (the identity at 128 pixels) and one linear layer, any input size. `dropout` does not apply.
+
+    Unlike global pooling it keeps positions, which boxes need.
     """
     return nn.Sequential(
         OrderedDict(
@@ -153,23 +154,46 @@ HEADS = {
 
 
 def takes(head: str, crop: int) -> bool:
-    """Whether there is such a head, and it works on images of `crop` pixels."""
+    """Whether a head exists, has outputs, and works on images of a size.
+
+    Args:
+        head: a name of `HEADS`.
+        crop: side of the images in pixels, at least 32.
+
+    Example:
+        >>> takes("cifar", 63), takes("cifar", 64), takes("dense", 223), takes("dense", 224), takes("none", 224)
+        (True, False, False, True, False)
+    """
     if head in ("cifar", "folded"):
         return crop < 2 * TOTAL_STRIDE
     if head == "dense":
         return crop >= POOLED_SIZE * TOTAL_STRIDE
-    return head != "none"
+    return head in HEADS and head != "none"
 
 
 def build_head(name: str, *, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """The head called `name` for a map of `channels` channels.  Raises: ConfigError for an unknown name."""
+    """A head by its name.
+
+    Args:
+        name: a key of `HEADS`.
+        channels: channels of the feature map, 512 at width 1.
+        num_classes: number of outputs.
+        dropout: probability in [0, 1), of the heads with three layers.
+
+    Raises:
+        ConfigError: an unknown name.
+
+    Example:
+        >>> build_head("gap", channels=512, num_classes=10, dropout=0.5).fc
+        Linear(in_features=512, out_features=10, bias=True)
+    """
     if name not in HEADS:
         raise ConfigError(f"unknown head {name!r}. The heads are {', '.join(HEADS)}.")
     return HEADS[name](channels, num_classes, dropout)
 
 
 def dense_from_paper(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State of a paper head -> state of the dense head with the same scores (section 3.2)."""
+    """State of a paper head -> state of the dense head with the same scores (paper, section 3.2)."""
     fc6 = head["fc6.weight"]
     channels = fc6.shape[1] // POOLED_SIZE**2
     return {

@@ -1,4 +1,4 @@
-"""How the weights start: each rule with its source."""
+"""Initialization of the weights: each rule with its source."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,18 @@ INITIALIZERS: dict[str, Callable[[nn.Conv2d | nn.Linear], None]] = {
 
 
 def initialize(model: nn.Module, init: str) -> None:
-    """Set every parameter and buffer in place: weights by `init`, biases 0, batch norm 1 and 0."""
+    """Set every parameter and buffer in place: weights by `init`, biases 0, batch norm 1 and 0.
+
+    Args:
+        model: any model of convolutions, linear layers and batch norm.
+        init: a key of `INITIALIZERS`.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> initialize(layer, "he")
+        >>> layer.bias.tolist()
+        [0.0, 0.0]
+    """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             INITIALIZERS[init](layer)

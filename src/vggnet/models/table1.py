@@ -57,15 +57,23 @@ class Network(NamedTuple):
 
 
 def resolve(name: str) -> Network:
-    """A model name (`vgg16_bn`) or a column letter (`D`, `D_bn`) -> its network.
+    """The network that a name stands for.
 
-    Raises: ConfigError for any other name, listing those that exist.
+    Args:
+        name: a model name (`vgg16_bn`) or a column letter of Table 1 (`D`, `D_bn`), in upper or lower case.
+
+    Raises:
+        ConfigError: an unknown name; the message lists those that exist.
+
+    Example:
+        >>> resolve("D_bn")
+        Network(name='vgg16_bn', column='D', batch_norm=True)
     """
     if not isinstance(name, str):
         raise ConfigError(f"a model's name is a string such as 'vgg16', not {name!r}.")
     base, batch_norm = (name[:-3], True) if name.lower().endswith("_bn") else (name, False)
     for known, column in COLUMN_OF_NAME.items():
-        if base.lower() == known or base.upper() == column:
+        if base.lower() in (known, column.lower()):
             full_name = f"{known}_bn" if batch_norm else known
             if full_name in MODEL_NAMES:
                 return Network(full_name, column, batch_norm)
@@ -86,7 +94,16 @@ class Layer(NamedTuple):
 
 
 def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
-    """The layers of a column in order. `width` multiplies the channels of the convolutions."""
+    """The layers of a column, in order.
+
+    Args:
+        column: a key of `TABLE_1`, "B-5x5" (the shallow net of section 4.1) or "S" (ours).
+        width: multiplies the channels of the convolutions.
+
+    Example:
+        >>> [(layer.kind, layer.channels) for layer in layers("A")][:4]
+        [('conv', 64), ('pool', 64), ('conv', 128), ('pool', 128)]
+    """
     channels = 0
     for block, members in enumerate(_blocks(column), start=1):
         number = 0

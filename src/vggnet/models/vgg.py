@@ -19,18 +19,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything that fixes a network's shape; saved with its weights.
+    """What fixes the shape of a network; saved with its weights.
 
-    Raises: ConfigError for an unknown name or a number out of range.
+    Args:
+        name: `vgg16`, `vgg16_bn`, ..., or the paper's column letter, `D`, `D_bn`; stored as the name.
+        num_classes: number of classes; 0 with the head "none".
+        head: "paper", "cifar", "gap", "grid", "dense", "folded" or "none"; see `vggnet.create_model`.
+        in_channels: channels of the images.
+        width: multiplies the channels of the convolutions, in (0, 16].
+        dropout: probability in [0, 1) of the heads with three layers.
+        boxes: None for class scores, or boxes (paper, appendix A): "shared", one for all classes, or "per_class".
+
+    Raises:
+        ConfigError: an unknown name, or a number out of range.
+
+    Example:
+        >>> Architecture(name="D_bn", num_classes=10)
+        Architecture(name='vgg16_bn', num_classes=10, head='paper', in_channels=3, width=1.0, dropout=0.5, boxes=None)
     """
 
     name: str = "vgg16"
-    num_classes: int = 1000  # 0 if there is no head
+    num_classes: int = 1000
     head: str = "paper"
     in_channels: int = 3
-    width: float = 1.0  # multiplies the channels of the convolutions
-    dropout: float = 0.5  # of the three-layer heads
-    # What the outputs are: class scores (None), or boxes (paper, appendix A), one for all classes or one for each.
+    width: float = 1.0
+    dropout: float = 0.5
     boxes: Literal["shared", "per_class"] | None = None
 
     def __post_init__(self) -> None:
@@ -62,15 +75,34 @@ class Architecture:
 
 
 class VGG(nn.Module):
-    """VGG classifier (arXiv:1409.1556, Table 1).
+    """VGG network.
 
-    Shapes: images (N, in_channels, H, W), H and W at least 32, normalized -> logits (N, num_classes); of a network that
-    gives boxes (N, 4) or (N, 4 num_classes), four numbers a class: center x and y, width, height, in units of the crop;
-    with the head "none" the map of pool5, (N, C, H // 32, W // 32).
-    Layers carry the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
-    place, so any of them can be hooked.
-    Differs from the paper: optional batch norm after each convolution; heads other than the paper's.
-    Raises: InputError if the images are too small or have another number of channels.
+    Images (N, in_channels, H, W), normalized, H and W at least 32 -> logits (N, num_classes). With `boxes` the outputs
+    are (N, 4) or (N, 4 num_classes): center x and y, width and height for each class, in units of the crop. With the
+    head "none" the output is the map of pool5, (N, C, H // 32, W // 32).
+    Layers have the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
+    place, so each can be hooked.
+    Differences from the paper: optional batch norm after each convolution, and heads other than the paper's.
+
+    Args:
+        architecture: what fixes the shape.
+
+    Attributes:
+        architecture: as given.
+        classes: class names in the order of the outputs; None if not known.
+        preprocess: how images become inputs; None if not known.
+        task: what the network is trained for.
+
+    Raises:
+        ConfigError: an unknown head.
+        InputError: when called, for images that are too small or have another number of channels.
+
+    Source: Simonyan & Zisserman (ICLR 2015, arXiv:1409.1556), Table 1.
+
+    Example:
+        >>> network = VGG(Architecture(name="vgg11", num_classes=10, head="gap", width=0.1))
+        >>> network(torch.zeros(2, 3, 64, 48)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -142,18 +174,7 @@ def build(
     boxes: Literal["shared", "per_class"] | None = None,
     init: str | None = "he",
 ) -> VGG:
-    """Build a VGG by name (`vgg16`, `vgg16_bn`, ...) or by the paper's column letter (`D`, `A-LRN`, `D_bn`).
-
-    head: "paper" (4096-4096-classes), "cifar" (one linear layer, 32x32 images), "gap" (global average pool, any size),
-        "grid" (pool to 4x4, one linear layer, any size; for boxes), "dense" (the paper's as convolutions, 224 pixels
-        and more), "folded" (the paper's three layers, 32x32 images), "none" (the network gives the map of pool5, and
-        `num_classes` does not apply).
-    width: multiplies the channels of the convolutions only.
-    boxes: the last layer gives a box instead of class scores: "shared", one for all classes, or "per_class".
-    init: "he", "glorot", "gaussian", "dirac"; None builds on the meta device without memory or random numbers, to be
-        filled by `load_state_dict`.
-    Raises: ConfigError for an unknown name, head or initialization, or a number out of range.
-    """
+    """A network with new weights; see `vggnet.create_model`, which also takes trained ones, for the arguments."""
     architecture = Architecture(
         name=name,
         num_classes=num_classes,
@@ -180,19 +201,59 @@ def empty(architecture: Architecture) -> VGG:
 
 
 def to_dense(model: VGG) -> VGG:
-    """A copy of a `paper` model with the `dense` head: the same logits at 224x224, a score map averaged above it."""
+    """A copy of a network with the `paper` head that has the `dense` head.
+
+    The logits are the same at 224x224 pixels. Larger images give a map of scores, which is averaged.
+
+    Args:
+        model: a network with the head "paper".
+
+    Raises:
+        ConfigError: it has another head.
+
+    Source: Simonyan & Zisserman (arXiv:1409.1556), section 3.2.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     to_dense(VGG(Architecture(name="vgg11"))).head.fc6.weight.shape
+        torch.Size([4096, 512, 7, 7])
+    """
     return _with_head(model, source="paper", target="dense", convert=dense_from_paper)
 
 
 def from_dense(model: VGG) -> VGG:
-    """A copy of a `dense` model with the `paper` head: the inverse of `to_dense`."""
+    """A copy of a network with the `dense` head that has the `paper` head: the inverse of `to_dense`.
+
+    Args:
+        model: a network with the head "dense".
+
+    Raises:
+        ConfigError: it has another head.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     from_dense(VGG(Architecture(name="vgg11", head="dense"))).head.fc6.weight.shape
+        torch.Size([4096, 25088])
+    """
     return _with_head(model, source="dense", target="paper", convert=paper_from_dense)
 
 
 def fold_repeated_pool(model: VGG) -> VGG:
-    """A copy of a `paper` model for 32x32 images with the `folded` head: the same logits, 100 million weights fewer.
+    """A copy of a network with the `paper` head that has the `folded` head, for 32x32 images.
 
-    At 32x32 the last feature map is one pixel, which the paper head repeats 49 times; see `folded_from_paper`.
+    The logits are the same, with 100 million weights fewer: at 32x32 the last feature map is one pixel, which the paper
+    head repeats 49 times; see `vggnet.models.heads.folded_from_paper`.
+
+    Args:
+        model: a network with the head "paper".
+
+    Raises:
+        ConfigError: it has another head.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     fold_repeated_pool(VGG(Architecture(name="vgg11"))).head.fc6.weight.shape
+        torch.Size([4096, 512])
     """
     return _with_head(model, source="paper", target="folded", convert=folded_from_paper)
 
