@@ -9,15 +9,13 @@ import json
 import sys
 from pathlib import Path
 
-from safetensors import safe_open
-
 from experiments import page
 from experiments.rows import find_row, read_rows
 from experiments.speed.run import ROWS
 from vggnet.training.config import PRESETS
 from vggnet.training.run import Run
-from vggnet.weights.checkpoint import load, save
-from vggnet.weights.named import SHIPPED, card, find
+from vggnet.weights.checkpoint import Checkpoint, load, save
+from vggnet.weights.registry import SHIPPED_FOLDER, read_shipped
 
 
 def main() -> None:
@@ -46,16 +44,15 @@ def ship(run: Run, name: str) -> None:
         "config": row["config"], "seconds": row["seconds"], "fingerprint": row["fingerprint"],
         "environment": row["environment"],
     }  # fmt: skip
-    path = SHIPPED / f"{name}.safetensors"
-    save(load(run.folder).half(), path, notes=notes)
+    path = SHIPPED_FOLDER / f"{name}.safetensors"
+    save(load(run.folder).half(), path, provenance=notes)
     print(json.dumps({"file": path.name, "megabytes": path.stat().st_size / 1e6}))
 
 
 def card_section(name: str) -> str:
     """Facts of named weights, from the notes they carry."""
-    found = card(name)
-    with safe_open(find(name), framework="pt") as file:
-        notes = json.loads(file.metadata()["notes"])
+    found = read_shipped(name)
+    notes = Checkpoint.open(name).provenance
     changed = page.changed_options(notes["config"], PRESETS[found.preset].as_dict())
     views = "as they are", "by six views of each (mirror, shifts by a pixel)"
     accuracies = zip((found.top1, found.top1_six_views), views, strict=True)

@@ -11,6 +11,7 @@ from platformdirs.unix import Unix
 from platformdirs.windows import Windows
 from safetensors.torch import save_file
 
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import StorageError
 from vggnet.files import cache_folder, replacing, write_text
 from vggnet.models.vgg import build
@@ -34,7 +35,11 @@ def test_files_have_the_permissions_of_new_files(tmp_path, umask):
     write_text(tmp_path / "text", "text")
     with replacing(tmp_path / "tensors") as temporary:
         save_file({"x": torch.zeros(2)}, temporary)
-    save(build("vgg11_bn", num_classes=2, head="gap", width=0.05), tmp_path / "model.safetensors")
+    save(
+        build("vgg11_bn", num_classes=2, head="gap", width=0.05),
+        tmp_path / "model.safetensors",
+        preprocess=Preprocess.imagenet(),
+    )
     for path in tmp_path.iterdir():
         assert permissions(path) == 0o666 & ~umask, path.name
     assert len(list(tmp_path.iterdir())) == 3

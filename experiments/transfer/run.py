@@ -22,6 +22,7 @@ from sklearn.svm import LinearSVC
 from experiments import page
 from experiments.rows import Row, append_row, percents, read_rows, spread
 from vggnet.benchmarking.timing import cpu_environment
+from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source as Data
 from vggnet.errors import ConfigError, DataError, check_at_least
@@ -31,7 +32,6 @@ from vggnet.files import replacing
 from vggnet.models.vgg import VGG
 from vggnet.progress import report_progress
 from vggnet.weights.checkpoint import open_model
-from vggnet.weights.prepared import preprocess_of
 
 ROWS = Path(__file__).with_name("rows.jsonl")
 COMBINE = ("average", "stack")
@@ -212,7 +212,7 @@ def _pooled_once(network: VGG, data: Data, scale: int, out: Path) -> dict[str, V
 @torch.no_grad()
 def _pooled(network: VGG, data: Data, scale: int) -> dict[str, Vectors]:
     """{layer: (N, C)}: the whole image at a shorter side of `scale`, averaged with its mirror image."""
-    preprocess = replace(preprocess_of(network), resize=scale, crop=scale)
+    preprocess = replace(Preprocess.of(network), resize=scale, crop=scale)
     extractor = FeatureExtractor(network, descriptor_layers(network)).eval()
     device = next(network.parameters()).device
     found: dict[str, list[Vectors]] = {layer: [] for layer in extractor.channels}

@@ -82,6 +82,9 @@ class MissingDependencyError(VGGError, ImportError):
     """An optional package is not installed."""
 
 
+_PACKAGES = {"google": "protobuf"}  # top-level module -> package, where the names differ
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import a module of an optional package.
 
@@ -105,7 +108,8 @@ def require(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there, but one of its own dependencies is not
-        raise MissingDependencyError(f"{package} is not installed; pip install 'vggnet[{extra}]'") from error
+        name = _PACKAGES.get(package, package)
+        raise MissingDependencyError(f"{name} is not installed; pip install 'vggnet[{extra}]'") from error
 
 
 def one_line(error: BaseException) -> str:

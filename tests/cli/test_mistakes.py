@@ -168,7 +168,7 @@ def test_weights_that_cannot_be_used(vgg, tmp_path, photos, run, command, mistak
         save_file(load_file(file), file)  # without a description
     elif mistake == "other network":
         other = build("vgg13_bn", num_classes=2, head="gap", width=0.05)
-        save(other, tmp_path / "other.safetensors", classes=CLASSES)
+        save(other, tmp_path / "other.safetensors", classes=CLASSES, preprocess=Preprocess.imagenet())
         from safetensors import safe_open
 
         with safe_open(file, framework="pt") as described:
@@ -299,7 +299,7 @@ def test_a_model_that_does_not_exist_is_not_tested(vgg, model):
 @pytest.mark.parametrize("command", ["test", "predict"])
 def test_a_network_without_head_answers_nothing(vgg, tmp_path, photos, command):
     """Oracle: the contract: one line says what is missing, and how to get it."""
-    save(build("vgg11", head="none", width=0.05), tmp_path / "features.safetensors")
+    save(build("vgg11", head="none", width=0.05), tmp_path / "features.safetensors", preprocess=Preprocess.imagenet())
     for given in ([], ["--data", photos]) if command == "test" else ([photos / "cat" / "1.jpg"],):
         assert_one_line(vgg(command, tmp_path / "features.safetensors", *given), "has no head", "--init-from")
 

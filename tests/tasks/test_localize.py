@@ -18,8 +18,8 @@ from vggnet.errors import ConfigError, DataError
 from vggnet.models.vgg import build
 from vggnet.tasks.localize import Localize
 from vggnet.training.loop import Position
+from vggnet.weights.adaptation import transfer
 from vggnet.weights.checkpoint import save
-from vggnet.weights.transfer import transfer
 
 TINY = {
     "task": "localize", "preset": "fast", "model": "vgg11_bn", "width": 0.1, "head": "gap", "epochs": 2,

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import vggnet
 from vggnet.accel.autotuning import autotuner
 from vggnet.cli.main import main
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError
 from vggnet.models.vgg import build
 from vggnet.training.checkpoints import Checkpoints
@@ -121,7 +122,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     write_boxes(folder / "data" / "boxes")
     write_photos(folder / "data" / "photos")
-    save(build("vgg11", num_classes=10, head="cifar", width=0.05), folder / "given.safetensors")
+    save(
+        build("vgg11", num_classes=10, head="cifar", width=0.05),
+        folder / "given.safetensors",
+        preprocess=Preprocess.cifar10(),
+    )
     return folder
 
 

@@ -152,7 +152,7 @@ def test_frozen_blocks_stay_as_they_are(tmp_path, optimizer):
     """Oracle: the weights and statistics before training, tensor by tensor; all others have moved."""
     given = build("vgg11_bn", num_classes=10, head="cifar", width=0.05)
     given.classes = tuple(map(str, range(10)))
-    save(given, tmp_path / "given.safetensors")
+    save(given, tmp_path / "given.safetensors", preprocess=Preprocess.cifar10())
     options = {"preset": "digits", "epochs": 1, "optimizer": optimizer, "init_from": tmp_path / "given.safetensors"}
     run = vggnet.train("digits", out=tmp_path / "run", freeze=2, **options)
     before, after = given.state_dict(), vggnet.load(run.folder).state_dict()

@@ -24,8 +24,8 @@ from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, 
 from vggnet.training.loop import Position
 from vggnet.training.run import Run
 from vggnet.training.starting import starting_config, suggest_preset
+from vggnet.weights.adaptation import transfer
 from vggnet.weights.checkpoint import load, save
-from vggnet.weights.transfer import transfer
 
 TINY = {
     "preset": "photos", "model": "vgg11_bn", "width": 0.05, "resize": 80, "crop": 72, "epochs": 2, "batch_size": 4,
@@ -230,7 +230,7 @@ def test_weights_of_another_network_are_refused(ours):
 def test_fine_tuning_starts_from_the_given_weights(photos, tmp_path):
     """Oracle: with a rate of almost nothing, the convolutions end as they were given; network and statistics follow."""
     model = build("vgg13_bn", num_classes=7, head="cifar", width=0.05)
-    save(model, tmp_path / "given.safetensors")
+    save(model, tmp_path / "given.safetensors", preprocess=Preprocess.cifar10())
     fields = {name: value for name, value in TINY.items() if name not in ("model", "width")}
     run = vggnet.train(
         photos, init_from=tmp_path / "given.safetensors", out=tmp_path / "run", workers=0, lr=1e-12, **fields
@@ -272,7 +272,11 @@ def test_the_preset_follows_from_images_weights_and_task(tmp_path, side, given, 
 )  # fmt: skip
 def test_the_head_is_that_of_the_weights_where_it_fits(tmp_path, given, preset, expected):
     """Oracle: by hand: what takes 32 pixels, or 224, or anything."""
-    save(build("vgg11_bn", num_classes=2, head=given, width=0.05), tmp_path / "given.safetensors")
+    save(
+        build("vgg11_bn", num_classes=2, head=given, width=0.05),
+        tmp_path / "given.safetensors",
+        preprocess=Preprocess.imagenet(),
+    )
     assert starting_config(preset, tmp_path / "given.safetensors").head == expected
 
 
@@ -281,7 +285,11 @@ def test_what_is_random_is_not_frozen(photos, tmp_path, given):
     """Oracle: by hand: column A has no conv1_2, which the paper's deeper columns start at random."""
     fields = {**TINY, "model": "vgg16", "freeze": 2}
     if given:
-        save(build(given, num_classes=2, head="gap", width=0.05), tmp_path / "given.safetensors")
+        save(
+            build(given, num_classes=2, head="gap", width=0.05),
+            tmp_path / "given.safetensors",
+            preprocess=Preprocess.imagenet(),
+        )
         fields["init_from"] = tmp_path / "given.safetensors"
     first = "conv1_2" if given else "conv1_1"
     with pytest.raises(ConfigError, match=f"freeze is 2, but .* features.{first}.weight, are random"):
@@ -291,7 +299,11 @@ def test_what_is_random_is_not_frozen(photos, tmp_path, given):
 
 def test_the_command_fine_tunes_by_its_preset(photos, tmp_path, monkeypatch):
     """Oracle: the preset, written down here; the network is that of the weights."""
-    save(build("vgg11_bn", num_classes=7, head="gap", width=0.05), tmp_path / "given.safetensors")
+    save(
+        build("vgg11_bn", num_classes=7, head="gap", width=0.05),
+        tmp_path / "given.safetensors",
+        preprocess=Preprocess.imagenet(),
+    )
     told = {}
     monkeypatch.setattr("vggnet.training.train.train", lambda data, **options: told.update(options) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -304,7 +316,7 @@ def test_the_command_fine_tunes_by_its_preset(photos, tmp_path, monkeypatch):
 def test_fine_tuning_at_another_width_from_features_alone(photos, tmp_path):
     """Oracle: with a rate of almost nothing, the first channels of the given convolutions."""
     model = build("vgg11_bn", head="none", width=0.1)
-    save(model, tmp_path / "given.safetensors")
+    save(model, tmp_path / "given.safetensors", preprocess=Preprocess.imagenet())
     run = vggnet.train(
         photos, init_from=tmp_path / "given.safetensors", out=tmp_path / "run", workers=0, lr=1e-12, **TINY
     )
@@ -329,7 +341,7 @@ def test_weights_for_bgr_are_turned_round():
 
 def test_fine_tuning_is_resumed_from_the_given_weights(photos, tmp_path, monkeypatch):
     """Oracle: the uninterrupted run. Interrupted before its first step, when no seed can give these weights again."""
-    save(filled(0.01, num_classes=2, head="gap"), tmp_path / "given.safetensors")
+    save(filled(0.01, num_classes=2, head="gap"), tmp_path / "given.safetensors", preprocess=Preprocess.imagenet())
     options = {"init_from": tmp_path / "given.safetensors", "workers": 0, **TINY}
     whole = vggnet.train(photos, out=tmp_path / "whole", **options)
 

@@ -23,6 +23,7 @@ def saved(tiny, tmp_path):
     def save(head, name="vgg11_bn", **options):
         model = build(name, num_classes=4, head=head, **options).eval()
         model.classes = ("ant", "bee", "cow", "dog") if head != "none" else None
+        model.preprocess = Preprocess.imagenet(in_channels=model.architecture.in_channels)
         vggnet.save(model, tmp_path / "given.safetensors")
         return model, tmp_path / "given.safetensors"
 

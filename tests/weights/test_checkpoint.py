@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vggnet.accel.modules import Conv3x3
-from vggnet.data.preprocess import Preprocess
+from vggnet.data.preprocess import NO_PREPROCESS, Preprocess
 from vggnet.errors import ConfigError, StorageError, WeightsError
 from vggnet.models.vgg import build
-from vggnet.weights import checkpoint as files
+from vggnet.weights import file_format as files
 from vggnet.weights.checkpoint import Checkpoint, frozen, inference_mode, load, open_model, save
 
 
@@ -26,8 +26,9 @@ def model():
 
 @pytest.fixture
 def path(tmp_path, model):
-    save(model, tmp_path / "weights.safetensors", classes=["cat", "dog", "eel"], notes={"epoch": 3})
-    return tmp_path / "weights.safetensors"
+    file = tmp_path / "weights.safetensors"
+    save(model, file, classes=["cat", "dog", "eel"], preprocess=Preprocess.cifar10(), provenance={"epoch": 3})
+    return file
 
 
 def rewrite(path, change):
@@ -54,15 +55,15 @@ def test_a_run_folder_stands_for_its_weights(path):
     assert load(path.parent).classes == load(path).classes
 
 
-def test_default_preprocessing_follows_the_head(path, tmp_path):
-    """Oracle: the documented defaults, typed by hand."""
-    assert load(path).preprocess == Preprocess(
-        resize=32, crop=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-    )
-    save(build("vgg11", num_classes=3, head="gap", width=0.05), tmp_path / "gap.safetensors")
-    assert load(tmp_path / "gap.safetensors").preprocess == Preprocess(
-        resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
+def test_preprocessing_is_never_guessed(model, tmp_path):
+    """Oracle: the contract: the same sentence as elsewhere, which says what to pass; nothing is written."""
+    for network in (model, build("vgg11", num_classes=3, head="gap", width=0.05)):
+        with pytest.raises(ConfigError, match=r"has no preprocessing .*model\.preprocess.*preprocess= to vggnet\.save"):
+            save(network, tmp_path / "guessed.safetensors")
+    with pytest.raises(WeightsError, match="has no preprocessing") as error:
+        Preprocess.of(model)
+    assert str(error.value) == NO_PREPROCESS
+    assert not list(tmp_path.iterdir())
 
 
 def test_own_preprocessing_is_kept(model, tmp_path):
@@ -138,7 +139,7 @@ def test_missing_files_and_folders_are_named(tmp_path, name):
 @pytest.mark.parametrize("name", ["vgg16", "D"])
 def test_the_name_of_a_model_is_told_from_a_missing_file(name):
     """Oracle: the names of Table 1; no trained weights come with them."""
-    with pytest.raises(WeightsError, match=r"model's name.*vggnet\.create_model\('vgg16'\)"):
+    with pytest.raises(WeightsError, match=r"name of a model.*vggnet\.create_model\('vgg16'\)"):
         load(name)
 
 
@@ -158,7 +159,7 @@ def test_a_failed_save_leaves_the_old_file(path, model, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(StorageError, match="No space left"):
-        save(model, path)
+        save(model, path, preprocess=Preprocess.cifar10())
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -245,7 +246,7 @@ def test_files_of_version_0_1_open(path, model):
     assert (checkpoint.task, checkpoint.provenance) == ("classify", {"epoch": 3})
     assert all(torch.equal(t, checkpoint.build().state_dict()[name]) for name, t in model.state_dict().items())
     boxes = build("vgg11", num_classes=3, head="grid", width=0.05, boxes="per_class")
-    save(boxes, path.parent / "boxes.safetensors")
+    save(boxes, path.parent / "boxes.safetensors", preprocess=Preprocess.imagenet())
     rewrite(path.parent / "boxes.safetensors", older)
     assert load(path.parent / "boxes.safetensors").task == "localize"
 

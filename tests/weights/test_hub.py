@@ -117,7 +117,7 @@ def hub():
 def model(tmp_path):
     torch.manual_seed(0)
     network = build("vgg11_bn", num_classes=3, head="gap", width=0.05).eval()
-    network.classes = ("cat", "dog", "eel")
+    network.classes, network.preprocess = ("cat", "dog", "eel"), vggnet.Preprocess.imagenet()
     vggnet.save(network, tmp_path / "mine.safetensors")
     return network
 

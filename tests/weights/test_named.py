@@ -11,11 +11,12 @@ from PIL import Image
 import vggnet
 from vggnet.cli.test import main as measure
 from vggnet.cli.weights import main
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, WeightsError
 from vggnet.models.vgg import build
-from vggnet.weights import named
+from vggnet.weights import registry
 from vggnet.weights.checkpoint import save
-from vggnet.weights.registry import KNOWN
+from vggnet.weights.registry import PUBLISHED, shipped_names
 
 NOTES = {"data": "digits", "preset": "quick", "top1": 0.5, "top1_six_views": 0.625, "test_images": 8}
 
@@ -26,9 +27,9 @@ def shipped(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = build("vgg11_bn", num_classes=10, head="cifar", width=0.05)
     model.classes = tuple("0123456789")
-    save(model.half(), tmp_path / "tiny-digits-quick.safetensors", notes=NOTES)
-    monkeypatch.setattr(named, "SHIPPED", tmp_path)
-    monkeypatch.setattr(named, "DEFAULT", "tiny-digits-quick")
+    save(model.half(), tmp_path / "tiny-digits-quick.safetensors", preprocess=Preprocess.cifar10(), provenance=NOTES)
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path)
+    monkeypatch.setattr(registry, "DEFAULT_WEIGHTS", "tiny-digits-quick")
 
 
 def test_list_says_what_the_files_say(shipped, capsys, tmp_path):
@@ -38,7 +39,7 @@ def test_list_says_what_the_files_say(shipped, capsys, tmp_path):
     network = {"name": "tiny-digits-quick", "model": "vgg11_bn", "width": 0.05, "num_classes": 10}
     listed = json.loads(capsys.readouterr().out)
     assert listed[0] == {**network, **NOTES, "megabytes": round(size / 1e6, 2), "here": True}
-    assert [entry["name"] for entry in listed[1:]] == list(KNOWN)
+    assert [entry["name"] for entry in listed[1:]] == list(PUBLISHED)
     assert main(["list"]) == 0
     assert "50.00 % of 8 test images, 62.50 % by six views" in capsys.readouterr().out
 
@@ -87,7 +88,7 @@ def test_unknown_commands_are_named():
         main(["fetch"])
 
 
-@pytest.mark.skipif(not named.shipped(), reason="no weights in this tree")
+@pytest.mark.skipif(not shipped_names(), reason="no weights in this tree")
 def test_the_packages_own_weights_answer_a_photo(tmp_path):
     """Oracle: a process with nothing but the package; a class of CIFAR-10 is named."""
     photo = tmp_path / "photo.jpg"

@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args: Predict = parse(Predict, arguments, prog="vgg predict")
     from vggnet.data.decoding import IMAGE_SUFFIXES
-    from vggnet.weights.named import DEFAULT
+    from vggnet.weights.registry import DEFAULT_WEIGHTS
 
     if args.model.suffix.lower() in IMAGE_SUFFIXES:
-        args = replace(args, model=Path(DEFAULT), images=(args.model, *args.images))
+        args = replace(args, model=Path(DEFAULT_WEIGHTS), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
     from vggnet.evaluation.box_prediction import FoundBox

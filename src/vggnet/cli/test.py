@@ -53,16 +53,16 @@ def main(arguments: list[str]) -> int:
     from vggnet.run_report import write_report
     from vggnet.training.run import CONFIG, Run
     from vggnet.weights.checkpoint import describe
-    from vggnet.weights.named import card, find, shipped
+    from vggnet.weights.registry import find, read_shipped, shipped_names
 
     models = (args.model, *args.others)
     for model in models:
         check_has_head(describe(model)[0].num_classes)  # what is missing is said first
     is_run = args.model.is_dir()
-    with_package = find(args.model) is not None and str(args.model) in shipped()
+    with_package = find(args.model) is not None and str(args.model) in shipped_names()
     if args.data is None and not is_run and not with_package:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
-    data = args.data or (card(str(args.model)).data if with_package else Run.open(args.model).data)
+    data = args.data or (read_shipped(str(args.model)).data if with_package else Run.open(args.model).data)
     out = args.out or (args.model if is_run and not args.others else None)
     try:
         result = evaluate(

@@ -1,6 +1,5 @@
 """`vgg weights`."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,27 +95,28 @@ def main(arguments: list[str]) -> int:
 
 
 def _list(args: List) -> int:
-    from vggnet.weights.named import card, find, shipped
-    from vggnet.weights.registry import KNOWN
+    from vggnet.report.text import to_json, to_plain
+    from vggnet.weights.registry import PUBLISHED, find, read_shipped, shipped_names
 
-    cards = [card(name) for name in shipped()]
+    shipped = [read_shipped(name) for name in shipped_names()]
     if args.json:
-        known = [{**entry.as_dict(), "here": find(entry.name) is not None} for entry in KNOWN.values()]
-        print(json.dumps([*({**found.as_dict(), "here": True} for found in cards), *known]))
+        rows = [{**to_plain(entry), "here": True} for entry in shipped]
+        rows += [{**to_plain(entry), "here": find(entry.name) is not None} for entry in PUBLISHED.values()]
+        print(to_json(rows))
         return 0
     print("with the package")
-    for found in cards:
+    for found in shipped:
         accuracy = f"{100 * found.top1:.2f} % of {found.test_images:,} test images"
         print(
             f"  {found.name}  {found.model} of width {found.width:g}, {found.num_classes} classes, {found.megabytes} MB"
         )
         print(f"    preset {found.preset} on {found.data}: {accuracy}, {100 * found.top1_six_views:.2f} % by six views")
     print("published by others, trained on ImageNet: size, license, top-1 and top-5 accuracy as published, where it is")
-    for entry in KNOWN.values():
+    for entry in PUBLISHED.values():
         good = "feature maps, no classes"
         if entry.top1 is not None and entry.top5 is not None:
             good = f"{round(100 * entry.top1, 2):g} %, {round(100 * entry.top5, 2):g} %, {entry.tested}"
-        place = "here" if find(entry.name) else urlsplit(entry.url).hostname or "PyPI"
+        place = "here" if find(entry.name) else urlsplit(entry.url).hostname
         print(f"  {entry.name:<20} {entry.megabytes:>4.0f} MB  {entry.license:<12}  {good:<41}  {place}")
     print("to fetch some: vgg weights fetch vgg16:features")
     return 0
@@ -138,16 +138,16 @@ def _convert(args: Convert) -> int:
 
 
 def _verify(args: Verify) -> int:
-    from vggnet.weights.named import find, shipped
-    from vggnet.weights.registry import KNOWN
+    from vggnet.weights.registry import PUBLISHED, find, shipped_names
 
-    here = [*shipped(), *(name for name in KNOWN if find(name))]
+    here = [*shipped_names(), *(name for name in PUBLISHED if find(name))]
     return _show(args.sources or here, args.json)
 
 
 def _show(sources: Sequence[Path | str], as_json: bool) -> int:
     """Verify and describe each; one that is not sound is a line on stderr."""
-    from vggnet.weights.verifying import verify
+    from vggnet.report.text import to_json
+    from vggnet.weights.fetching import verify
 
     sound = []
     for source in sources:
@@ -156,7 +156,7 @@ def _show(sources: Sequence[Path | str], as_json: bool) -> int:
         except WeightsError as error:
             print(f"vgg: {' '.join(str(error).split())}", file=sys.stderr)
     if as_json:
-        print(json.dumps([found.as_dict() for found in sound]))
+        print(to_json(sound))
     else:
         for found in sound:
             size = f"{found.parameters:,} parameters, {found.classes or 'no'} classes"

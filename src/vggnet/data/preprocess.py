@@ -20,6 +20,10 @@ from vggnet.data.decoding import MAX_PIXELS, as_viewed
 from vggnet.errors import ConfigError, ImageError, InputError, WeightsError
 
 SMALL = 64  # pixels; images up to this size are small: kept decoded in memory, and loaded without worker processes
+NO_PREPROCESS = (
+    "the model has no preprocessing (model.preprocess is None), which is never guessed. Set model.preprocess, such as "
+    "vggnet.Preprocess.imagenet(), or pass preprocess= to vggnet.save."
+)
 LEAST_STD = 1e-4  # of measured statistics: images of a single color must not divide by zero
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -171,10 +175,7 @@ class Preprocess:
         """
         preprocess = getattr(model, "preprocess", None)
         if preprocess is None:
-            raise WeightsError(
-                "the model has no preprocessing (model.preprocess is None). "
-                "Set model.preprocess = vggnet.Preprocess(...), and save it again."
-            )
+            raise WeightsError(NO_PREPROCESS)
         return preprocess  # type: ignore[no-any-return]
 
     @property

@@ -28,7 +28,7 @@ from vggnet.features.frozen_network import (
 )
 from vggnet.models.vgg import VGG
 from vggnet.weights.checkpoint import locate
-from vggnet.weights.validation import check
+from vggnet.weights.file_format import check_tensors
 
 LAYERS = {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512}  # of VGG-16 -> channels
 HEADS_FILE = "lpips_vgg_heads.safetensors"  # the learned weights of LPIPS: lin0 to lin4
@@ -324,7 +324,7 @@ def _lpips_heads(model: VGG | Path | str) -> list[Tensor]:
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: not a sound safetensors file ({error}). Make it again.") from error
         expected = {f"lin{index}": torch.empty(channels) for index, channels in enumerate(LAYERS.values())}
-        check(path, heads, expected, network="LPIPS")
+        check_tensors(path, heads, expected, network="LPIPS")
         return [heads[name].float() for name in expected]
     tensors = _installed_tensors("lpips", "lpips", "weights/v0.1/vgg.pth")
     return [tensors[f"lin{index}.model.1.weight"].flatten() for index in range(len(LAYERS))]

@@ -16,8 +16,7 @@ from vggnet.interpret.receptive_field import Field
 from vggnet.models.heads import AtLeastPooledSize, OneCellMap, ScoreMap
 from vggnet.models.table1 import TOTAL_STRIDE, resolve
 from vggnet.models.vgg import VGG, Architecture, empty
-from vggnet.weights.named import find
-from vggnet.weights.registry import KNOWN
+from vggnet.weights.registry import PUBLISHED, find
 
 FLOAT = 4  # bytes of a number in float32
 Kind = Literal["input", "conv", "lrn", "pool", "flatten", "fc", "average"]
@@ -211,9 +210,9 @@ def _architecture(
     """What a name or file stands for, and the pixels that its weights expect, if they say so."""
     options = {"head": head, "width": width, "num_classes": num_classes}
     is_here = find(name) is not None or Path(name).exists()
-    if name in KNOWN and not is_here:
+    if name in PUBLISHED and not is_here:
         _refuse(options, name)
-        known = KNOWN[name]
+        known = PUBLISHED[name]
         return Architecture(name=known.model, head="none" if known.top1 is None else "paper"), None
     if is_here or os.sep in name or name.endswith(".safetensors"):
         from vggnet.weights.checkpoint import Checkpoint  # imports torchvision, which takes a second

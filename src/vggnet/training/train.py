@@ -51,8 +51,8 @@ from vggnet.training.schedules import lr_factor
 from vggnet.training.signals import StopRequest, stop_on_signal
 from vggnet.training.starting import check_frozen, starting_config, suggest_preset
 from vggnet.training.tensorboard_log import Events
+from vggnet.weights.adaptation import transfer
 from vggnet.weights.checkpoint import load, save
-from vggnet.weights.transfer import transfer
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
     data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id.
     preset: a key of PRESETS; by default `suggest_preset`'s. `fields` replace single values of it (TrainConfig).
     init_from: weights to start from (fine-tuning), a run folder or a `.safetensors` file; see `starting_config` and
-        `vggnet.weights.transfer.transfer` for what is taken from it. A network that gives boxes (task "localize")
+        `vggnet.weights.adaptation.transfer` for what is taken from it. A network that gives boxes (task "localize")
         starts from a classifier, but for its last layer.
     out: the run folder; by default runs/DATA-MODEL-DATE-TIME.
     progress: show a progress bar and a line for each epoch on stderr.
@@ -303,7 +303,7 @@ def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, 
 def _save_if_best(run: Run, model: VGG, rows: list[Row]) -> None:
     """Keep these weights if no row before the last is better."""
     if best_row(rows) is rows[-1]:
-        save(model, run.weights, notes={"run": run.description, "epoch": rows[-1]})
+        save(model, run.weights, provenance={"run": run.description, "epoch": rows[-1]})
 
 
 def _write_rows(run: Run, position: Position, events: Events, lr: float) -> None:

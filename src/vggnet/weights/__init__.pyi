@@ -5,4 +5,4 @@ from .checkpoint import save as save
 from .conversion import convert as convert
 from .create import create_model as create_model
 from .fetching import fetch as fetch
-from .verifying import verify as verify
+from .fetching import verify as verify

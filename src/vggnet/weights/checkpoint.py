@@ -4,43 +4,28 @@ A checkpoint is a safetensors file. Its metadata hold the architecture, the task
 the provenance (what the weights were trained on or converted from), each as JSON, and a checksum of everything.
 """
 
-import hashlib
 import json
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vggnet.accel import api as accel
-from vggnet.data.preprocess import Preprocess
+from vggnet.data.preprocess import NO_PREPROCESS, Preprocess
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.files import replacing
-from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, Architecture, empty
 from vggnet.weights.adaptation import adapt
-from vggnet.weights.named import find
-from vggnet.weights.prepared import preprocess_of
-from vggnet.weights.registry import KNOWN
-from vggnet.weights.validation import check
+from vggnet.weights.file_format import CHECKSUM, FORMAT, check_format, check_tensors, checksum, open_file, read_tensors
+from vggnet.weights.registry import FEATURES_FILE, FILE_NAME, locate
 
-FILE_NAME = "weights.safetensors"  # within a run folder
-FORMAT = "vggnet 3"
-# "vggnet 1" has no checksum; 1 and 2 have no task, and call the provenance notes
-OLD_FORMATS = ("vggnet 1", "vggnet 2")
-CHECKSUM = "crc32"  # of metadata and tensors, within the metadata
-# The convolutions of VGG-16 alone, without metadata, as shared tools write them: conv1_1.weight, conv1_1.bias, ...
-FEATURES_FILE = "vgg16_features.safetensors"
-
-_SETTLED = 2.0  # seconds after which a change of a file is sure to have changed its time
+__all__ = ["FILE_NAME", "Checkpoint", "OpenModel", "frozen", "inference_mode", "load", "locate", "open_model", "save"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +67,10 @@ class Checkpoint:
             WeightsError: there is no such file, or it is damaged, or not one of vggnet's.
         """
         path = locate(source)
-        file, metadata = _open(path)
+        file, metadata = open_file(path)
         if "format" not in metadata and path.name == FEATURES_FILE:
             return _bare_features(path, file)
-        _check_format(path, metadata)
+        check_format(path, metadata)
         try:
             architecture = Architecture(**json.loads(metadata["architecture"]))
             classes, preprocess = json.loads(metadata["classes"]), json.loads(metadata["preprocess"])
@@ -96,32 +81,41 @@ class Checkpoint:
                 preprocess=Preprocess.from_dict(preprocess) if preprocess else None,
                 provenance=dict(json.loads(metadata.get("provenance") or metadata["notes"])),
                 path=path,
-                _read=lambda: _sound_tensors(path, file, metadata, architecture),
+                _read=lambda: read_tensors(path, file, metadata, empty(architecture).state_dict()),
             )
         except (KeyError, TypeError, ValueError, VGGError) as error:
             raise WeightsError(f"{path}: its description of the network cannot be read ({error}).") from error
 
     @classmethod
-    def of(cls, model: VGG, *, provenance: Mapping[str, Any] | None = None) -> "Checkpoint":
-        """The checkpoint of a network in memory, which it shares its tensors with.
+    def of(
+        cls,
+        model: VGG,
+        *,
+        classes: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> "Checkpoint":
+        """The checkpoint of a network in memory; both share the tensors.
 
         Args:
-            model: with weights; its `classes`, `preprocess` and `task` are the checkpoint's.
+            model: a network with weights.
+            classes: by default `model.classes`.
+            preprocess: by default `model.preprocess`.
             provenance: see `Checkpoint`.
 
         Raises:
-            ConfigError: the network has no weights, or other than one class name for each class.
+            ConfigError: the network has no weights, or the number of class names is not that of its classes.
         """
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise ConfigError("the model was built without weights (init=None); load some before it is saved.")
-        classes = tuple(model.classes) if model.classes else None
+        classes = tuple(classes or model.classes or ()) or None
         if classes is not None and len(classes) != model.num_classes:
-            raise ConfigError(f"{len(classes)} class names were given, but the model has {model.num_classes} outputs.")
+            raise ConfigError(f"{len(classes)} class names were given, but the model has {model.num_classes} classes.")
         return cls(
             architecture=model.architecture,
             task=model.task,
             classes=classes,
-            preprocess=model.preprocess,
+            preprocess=preprocess or model.preprocess,
             provenance=dict(provenance or {}),
             _read=model.state_dict,
         )
@@ -160,7 +154,7 @@ class Checkpoint:
             "provenance": json.dumps(dict(self.provenance)),
         }
         tensors = self.tensors()
-        metadata[CHECKSUM] = _checksum(metadata, tensors)
+        metadata[CHECKSUM] = checksum(metadata, tensors)
         with replacing(Path(path).expanduser()) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -171,39 +165,59 @@ def save(
     *,
     classes: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    notes: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model's weights with all that its users need to know.
+    """Write a network's weights with everything that its users need.
 
-    classes, preprocess: by default the model's own; preprocessing is else chosen by the head (`default_preprocess`).
-    notes: more facts to keep (JSON values).
-    Raises: ConfigError if the number of classes is not the model's, or it has no weights yet; StorageError if the disk
-        refuses.
+    Args:
+        model: a network with weights.
+        path: the `.safetensors` file to write; an older one is replaced only when the new one is whole.
+        classes: the names of the classes in the order of the outputs; by default `model.classes`.
+        preprocess: how images become inputs; by default `model.preprocess`. It is never guessed.
+        provenance: JSON values to keep: what the weights were trained on or made from.
+
+    Raises:
+        ConfigError: there is no preprocessing, the number of class names is not that of the outputs, or the network
+            has no weights.
+        StorageError: the disk refuses.
+
+    Example:
+        >>> import tempfile, vggnet
+        >>> model = vggnet.create_model("vgg11", num_classes=2, head="gap", width=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(model, f"{folder}/mine.safetensors", classes=("cat", "dog"), preprocess=Preprocess.imagenet())
+        ...     load(f"{folder}/mine.safetensors").classes
+        ('cat', 'dog')
     """
-    checkpoint = Checkpoint.of(model, provenance=notes)
-    if classes is not None and len(classes) != model.num_classes:
-        raise ConfigError(f"{len(classes)} class names were given, but the model has {model.num_classes} outputs.")
-    replace(
-        checkpoint,
-        classes=tuple(classes) if classes else checkpoint.classes,
-        preprocess=preprocess or checkpoint.preprocess or default_preprocess(model.architecture),
-    ).save(path)
+    checkpoint = Checkpoint.of(model, classes=classes, preprocess=preprocess, provenance=provenance)
+    if checkpoint.preprocess is None:
+        raise ConfigError(NO_PREPROCESS)
+    checkpoint.save(path)
 
 
 def load(
     source: Path | str, *, num_classes: int | None = None, in_channels: int | None = None, width: float | None = None
 ) -> VGG:
-    """The model of a run folder, a `.safetensors` file or a name of `vgg weights list`, ready to answer.
+    """Load a trained network, in eval mode and on the CPU, with its `classes` and `preprocess`.
 
-    It is in eval mode and has its `.classes` and `.preprocess`. The arguments change the network, as a start for
-    fine-tuning, and keep of the weights what they can:
-    num_classes: another number than the file's gives a new last layer (drawn from PyTorch's global generator) without
-        class names; a network without a head gets the head "gap".
-    in_channels: the first layer is summed over its channels for gray, else repeated and scaled (`to_channels`).
-    width: the first channels of each layer are kept, as many as a network of this width has; it can only be smaller.
+    Args:
+        source: a run folder, a `.safetensors` file, or a name of `vgg weights list`.
+        num_classes: another number than the file's gives a new last layer, drawn from PyTorch's global generator, and
+            no class names; a network without a head gets the head "gap". By default the file's.
+        in_channels: for another number than the file's the first layer is summed over its channels (1, gray), or else
+            its channels are repeated and scaled, see `vggnet.weights.adaptation.to_channels`. By default the file's.
+        width: keep the first channels of each layer, as many as a network of this width has; at most the file's.
 
-    Raises: WeightsError if there is no such file, or it is damaged, foreign, or does not fit its own description;
-        ConfigError if an argument cannot work.
+    Raises:
+        WeightsError: there is no such file, or it is damaged, not one of vggnet's, or does not fit its description.
+        ConfigError: an argument is out of range.
+
+    Example:
+        >>> model = load("vgg8_bn-cifar10-fast")
+        >>> model(torch.zeros(1, 3, 32, 32)).shape, model.classes[0], model.preprocess.crop
+        (torch.Size([1, 10]), 'airplane', 32)
+        >>> load("vgg8_bn-cifar10-fast", num_classes=3, in_channels=1)(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 3])
     """
     model = Checkpoint.open(source).build()
     return adapt(model, num_classes=num_classes, in_channels=in_channels, width=width)
@@ -219,7 +233,7 @@ class OpenModel:
     @property
     def preprocess(self) -> Preprocess:
         """How images become inputs.  Raises: WeightsError if the network has none."""
-        return preprocess_of(self.network)
+        return Preprocess.of(self.network)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -308,14 +322,6 @@ def task_of(architecture: Architecture) -> str:
     return "classify" if architecture.boxes is None else "localize"
 
 
-def default_preprocess(architecture: Architecture) -> Preprocess | None:
-    """CIFAR-10's 32 pixels for the heads of a 1x1 map, else ImageNet's 256 and 224; None for neither gray nor RGB."""
-    if architecture.in_channels not in (1, 3):
-        return None
-    known = Preprocess.cifar10 if architecture.head in ("cifar", "folded") else Preprocess.imagenet
-    return known(architecture.in_channels)
-
-
 def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:
     """Use `Checkpoint.open` instead."""
     checkpoint = Checkpoint.open(source)
@@ -327,117 +333,13 @@ def read_notes(source: Path | str) -> dict[str, Any]:
     return dict(Checkpoint.open(source).provenance)
 
 
-def locate(source: Path | str) -> Path:
-    """A run folder, a file, or a name of `vgg weights list` -> the weights file.
-
-    Raises: WeightsError if there is none.
-    """
-    shipped = find(source)
-    if shipped is not None:
-        return shipped
-    path = Path(source).expanduser()
-    if path.is_dir():
-        for name in (FILE_NAME, FEATURES_FILE):
-            if (path / name).is_file():
-                return path / name
-        raise WeightsError(
-            f"{path} is not a finished run folder: it has no {FILE_NAME}. Give a folder that `vgg train` made, "
-            "or a .safetensors file."
-        )
-    if not path.is_file():
-        known = KNOWN.get(str(source))
-        if known is not None:
-            raise WeightsError(
-                f"{source}: these weights are not here yet. Fetch them ({known.megabytes:.0f} MB): "
-                f"vgg weights fetch {source}"
-            )
-        hint = f" {_is_a_name(str(source))}" if not path.exists() else ""
-        raise WeightsError(f"{path}: no such run folder or .safetensors file, and no name of `vgg weights list`.{hint}")
-    return path
-
-
-def _is_a_name(source: str) -> str:
-    """What to say to somebody who gave a model's name."""
-    try:
-        name = resolve(source).name
-    except ConfigError:
-        return ""
-    return f"It is a model's name, not that of weights: train one, or vggnet.create_model({name!r})."
-
-
-def _open(path: Path) -> tuple[Any, dict[str, str]]:
-    """The open file and its metadata."""
-    try:
-        file: Any = safe_open(path, framework="pt")
-        return file, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a sound safetensors file ({error}). It may be cut short; fetch or train it again."
-        ) from error
-
-
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") not in (FORMAT, *OLD_FORMATS):
-        raise WeightsError(
-            f'{path}: a safetensors file, but not one of vggnet\'s (its "format" is {metadata.get("format")!r}, '
-            f"expected {FORMAT!r}). One of torchvision's or timm's is made ours by `vgg weights convert`."
-        )
-
-
-def _sound_tensors(path: Path, file: Any, metadata: Mapping[str, str], architecture: Architecture) -> dict[str, Tensor]:
-    """The tensors in a file.  Raises: WeightsError if they are not the architecture's, or the checksum is wrong."""
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    check(path, tensors, empty(architecture).state_dict())
-    if metadata["format"] != OLD_FORMATS[0]:
-        found = _once(path, CHECKSUM, lambda: _checksum(metadata, tensors))
-        if metadata.get(CHECKSUM) != found:
-            raise WeightsError(f"{path}: damaged: its checksum is not that of what it holds. Fetch or train it again.")
-    return tensors
-
-
 def _bare_features(path: Path, file: Any) -> Checkpoint:
     """The checkpoint of a file of bare convolutions of VGG-16."""
     architecture = Architecture(name="vgg16", head="none")
 
     def read() -> dict[str, Tensor]:
         tensors = {f"features.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        check(path, tensors, empty(architecture).state_dict(), network="the convolutions of VGG-16")
+        check_tensors(path, tensors, empty(architecture).state_dict(), network="the convolutions of VGG-16")
         return tensors
 
     return Checkpoint(architecture=architecture, preprocess=Preprocess(), path=path, _read=read)
-
-
-def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of all that a file says and holds, in eight digits; safetensors itself notices no damaged number."""
-    crc = 0
-    for key in sorted(metadata.keys() - {CHECKSUM}):
-        crc = zlib.crc32(f"{key}={metadata[key]}".encode(), crc)
-    for name in sorted(tensors):
-        crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
-    return f"{crc:08x}"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-
-    def compute() -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return _once(path, "sha256", compute)
-
-
-_digests: dict[tuple[Path, str], tuple[int, int, str]] = {}  # file, kind -> size, time of change, digest
-
-
-def _once(path: Path, kind: str, compute: Callable[[], str]) -> str:
-    """`compute()`, or the digest that it gave before for a file with the same size and time of change."""
-    status, key = path.stat(), (path.resolve(), kind)
-    size, changed, digest = _digests.get(key, (-1, -1, ""))
-    if (size, changed) == (status.st_size, status.st_mtime_ns):
-        return digest
-    digest = compute()
-    if time() - status.st_mtime > _SETTLED:
-        _digests[key] = (status.st_size, status.st_mtime_ns, digest)
-    return digest

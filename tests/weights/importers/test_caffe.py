@@ -1,11 +1,13 @@
 """Caffe's files: written by protobuf from Caffe's own message definitions, answered as Caffe's input is by PyTorch."""
 
+import sys
+
 import pytest
 import torch
 
 import vggnet
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import WeightsError
+from vggnet.errors import MissingDependencyError, WeightsError
 from vggnet.weights.checkpoint import load
 from vggnet.weights.conversion import convert
 
@@ -175,12 +177,12 @@ def test_caffemodels_that_do_not_fit(message, torchvision_network, caffemodel, t
     ("content", "message"),
     [
         (b"", "no layer has weights"),
-        (b"\x12\xff\xff\xff\xff\x7f", "a field of"),  # a layer of 32 GB
-        (b"\x10\x05", "a number where a message"),  # layers = 5
-        (b"\x12\x02\x30\x05", "a number where a message"),  # blobs = 5
-        (b"\x12" + b"\xff" * 12, "more than ten bytes"),
-        (b"\x13\x00", "wire type 3"),
-        (b"\x12\x0a\x22\x01x\x32\x05\x2a\x03abc", "buffer size"),  # three bytes of floats
+        (b"\x12\xff\xff\xff\xff\x7f", "Error parsing"),  # a layer of 32 GB
+        (b"\x10\x05", "no layer has weights"),  # layers = 5
+        (b"\x12\x02\x30\x05", "no layer has weights"),  # blobs = 5
+        (b"\x12" + b"\xff" * 12, "Error parsing"),  # a number of more than ten bytes
+        (b"\x13\x00", "Error parsing"),  # a group that does not end
+        (b"\x12\x0a\x22\x01x\x32\x05\x2a\x03abc", "Error parsing"),  # three bytes of floats
         (b"\x12\x0d\x22\x01x\x32\x08\x2a\x04\0\0\0\0\x08\x09", "shape"),  # num = 9, one float
     ],
 )
@@ -192,9 +194,20 @@ def test_bytes_that_are_no_caffemodel(content, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_numbers_that_are_not_packed(tmp_path):
+def test_numbers_that_are_not_packed(messages):
     """Oracle: the same message by hand, with each float and each dimension a field of its own."""
-    from vggnet.weights.importers.caffe import _blob
+    from vggnet.weights.importers.caffe import _network_class, _tensor
 
     content = b"\x3a\x04\x08\x01\x08\x02" + b"\x2d\x00\x00\x80\x3f" + b"\x2d\x00\x00\x00\x40"
-    assert torch.equal(_blob(memoryview(content)), torch.tensor([[1.0, 2.0]]))
+    network = _network_class().FromString(
+        b"\xa2\x06" + bytes([2 + len(content)]) + b"\x3a" + bytes([len(content)]) + content
+    )
+    assert torch.equal(_tensor(network.layer[0].blobs[0]), torch.tensor([[1.0, 2.0]]))
+
+
+def test_without_protobuf(tmp_path, monkeypatch):
+    """Oracle: the contract: the command that installs it."""
+    monkeypatch.setitem(sys.modules, "google.protobuf.message", None)
+    (tmp_path / "theirs.caffemodel").write_bytes(b"")
+    with pytest.raises(MissingDependencyError, match=r"protobuf is not installed; pip install 'vggnet\[import\]'"):
+        convert(tmp_path / "theirs.caffemodel", tmp_path / "ours.safetensors")

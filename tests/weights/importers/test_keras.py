@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vggnet
-from vggnet.errors import ConfigError, WeightsError
+from vggnet.errors import MissingDependencyError, WeightsError
 from vggnet.weights.checkpoint import load
 from vggnet.weights.conversion import convert
 
@@ -165,5 +165,5 @@ def test_without_h5py(tmp_path, monkeypatch):
     """Oracle: the extra to install."""
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "theirs.h5").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"vggnet\[import\]"):
+    with pytest.raises(MissingDependencyError, match=r"h5py is not installed.*vggnet\[import\]"):
         convert(tmp_path / "theirs.h5", tmp_path / "ours.safetensors")

@@ -1,53 +1,53 @@
-"""Caffe's `.caffemodel`, Oxford's original release: the few protobuf messages of it that carry weights.
+"""Caffe's `.caffemodel`, Oxford's original release, read by protobuf.
 
-Message and field numbers: caffe.proto of BVLC Caffe. Wire format: https://protobuf.dev/programming-guides/encoding
+Messages and field numbers: caffe.proto of BVLC Caffe, of which only what carries weights is declared here.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vggnet.errors import WeightsError, one_line
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import WeightsError, one_line, require
+from vggnet.models.table1 import COLUMN_OF_NAME, layers
 from vggnet.models.vgg import Architecture, empty
-from vggnet.weights.foreign import Foreign, caffe_input, network_of
-from vggnet.weights.validation import check
+from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.file_format import check_tensors
 
-Value = int | memoryview  # a number, or the bytes of a string, of packed numbers or of a message
-
-_VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
-_FIXED = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
-
-
-class _Kind(NamedTuple):
-    """One of the two messages that describe a layer, by field numbers: in the network, of its name, of its weights."""
-
-    layers: int
-    name: int
-    blobs: int
-
-
-_KINDS = (_Kind(layers=2, name=4, blobs=6), _Kind(layers=100, name=1, blobs=7))  # V1LayerParameter, LayerParameter
-_FLOATS, _DOUBLES, _SHAPE, _OLD_SHAPE = 5, 8, 7, (1, 2, 3, 4)  # of BlobProto; the old shape is num, channels, h, w
-_DIMENSIONS = 1  # of BlobShape
+_DOUBLE, _FLOAT, _INT64, _INT32, _STRING, _MESSAGE = 1, 2, 3, 5, 9, 11  # FieldDescriptorProto.Type
+# message -> its fields: name, number, type or message, whether there are several
+_MESSAGES: dict[str, tuple[tuple[str, int, int | str, bool], ...]] = {
+    "BlobShape": (("dim", 1, _INT64, True),),
+    "BlobProto": (
+        ("num", 1, _INT32, False), ("channels", 2, _INT32, False), ("height", 3, _INT32, False),
+        ("width", 4, _INT32, False), ("data", 5, _FLOAT, True), ("shape", 7, "BlobShape", False),
+        ("double_data", 8, _DOUBLE, True),
+    ),
+    "V1LayerParameter": (("name", 4, _STRING, False), ("blobs", 6, "BlobProto", True)),
+    "LayerParameter": (("name", 1, _STRING, False), ("blobs", 7, "BlobProto", True)),
+    "NetParameter": (("layers", 2, "V1LayerParameter", True), ("layer", 100, "LayerParameter", True)),
+}  # fmt: skip
 
 
-def read(path: Path, *, keep_bgr: bool = False) -> Foreign:
+def read(path: Path, *, keep_bgr: bool = False) -> Checkpoint:
     """Weights by Caffe's layer names, which are the paper's: conv1_1 to fc8, or without the fully connected layers.
 
-    Preprocessing is Oxford's: BGR, 0..255 less the mean pixel; keep_bgr: see `caffe_input`.
-    Raises: WeightsError if the file is damaged or of another network.
+    Preprocessing is Oxford's: BGR, 0..255 minus the mean pixel; keep_bgr: see `caffe_input`.
+    Raises: WeightsError if the file is damaged or of another network; MissingDependencyError without protobuf.
     """
+    message = require("google.protobuf.message", "import")
     try:
-        state = _state(_layers(memoryview(path.read_bytes())))
-    except (ValueError, IndexError, OSError) as error:
+        state = _state(_blobs(_network_class().FromString(path.read_bytes())))
+    except (message.DecodeError, ValueError, OSError) as error:
         raise WeightsError(
-            f"{path}: cannot be read as a caffemodel ({one_line(error)}). It may be cut short; fetch it again."
+            f"{path}: cannot be read as a caffemodel ({one_line(error)}). It may be truncated; fetch it again."
         ) from error
     kernels = [state[name].shape[-1] for name in sorted(state) if re.fullmatch(r"features\..*\.weight", name)]
     first, last = state.get("features.conv1_1.weight"), state.get("head.fc8.weight")
@@ -57,9 +57,38 @@ def read(path: Path, *, keep_bgr: bool = False) -> Foreign:
         num_classes=1000 if last is None else len(last),
         in_channels=3 if first is None else first.shape[1],
     )
-    check(path, state, empty(architecture).state_dict())
+    check_tensors(path, state, empty(architecture).state_dict())
     state["features.conv1_1.weight"], preprocess = caffe_input(state["features.conv1_1.weight"], keep_bgr)
-    return Foreign("caffe", architecture, state, preprocess)
+    return Checkpoint(
+        architecture=architecture, preprocess=preprocess, provenance={"library": "caffe"}, _read=lambda: state
+    )
+
+
+def network_of(path: Path, kernels: Sequence[int]) -> str:
+    """The model name for the kernel sizes of all convolutions in order; there is no batch norm.
+
+    Raises: WeightsError if no column of Table 1 has them.
+    """
+    for name, column in COLUMN_OF_NAME.items():
+        if [layer.kernel for layer in layers(column) if layer.kind == "conv"] == list(kernels):
+            return name
+    raise WeightsError(
+        f"{path}: no network of Table 1 has its {len(kernels)} convolutions (of sizes {', '.join(map(str, kernels))})."
+    )
+
+
+def caffe_input(conv1_1: Tensor, keep_bgr: bool) -> tuple[Tensor, Preprocess | None]:
+    """The first kernel, (64, 3, 3, 3), of a network for BGR in 0..255 minus the mean pixel, and its preprocessing.
+
+    With `keep_bgr` the kernel stays as it is. Otherwise order and scale are folded into it: for RGB images that are
+    divided by ImageNet's deviation s it is W[:, ::-1] * 255 s, with the same outputs at every pixel. The mean stays in
+    the preprocessing: the layer pads with zeros, which stand for the mean color, so that a bias could replace it only
+    inside the image. A first layer of other than three channels is not changed, and has no preprocessing.
+    """
+    if conv1_1.ndim != 4 or conv1_1.shape[1] != 3:
+        return conv1_1, None
+    theirs, ours = Preprocess.caffe(), Preprocess.caffe(bgr=False)
+    return (conv1_1, theirs) if keep_bgr else (theirs.convert_kernel(conv1_1, ours), ours)
 
 
 def _state(blobs: dict[str, list[Tensor]]) -> dict[str, Tensor]:
@@ -83,84 +112,38 @@ def _pairs(blobs: dict[str, list[Tensor]]) -> Iterator[tuple[str, list[Tensor]]]
         yield name, found
 
 
-def _layers(network: memoryview) -> dict[str, list[Tensor]]:
-    """The blobs of each layer that has some, of a NetParameter."""
-    found = {}
-    for number, value in _fields(network):
-        for kind in _KINDS:
-            if number == kind.layers:
-                fields = list(_fields(_bytes(value)))
-                blobs = [_blob(_bytes(blob)) for number, blob in fields if number == kind.blobs]
-                if blobs:
-                    name = b"".join(bytes(_bytes(text)) for number, text in fields if number == kind.name)
-                    found[name.decode()] = blobs
-    return found
+def _blobs(network: Any) -> dict[str, list[Tensor]]:
+    """The tensors of each layer that has some."""
+    return {
+        layer.name: [_tensor(blob) for blob in layer.blobs]
+        for layer in (*network.layers, *network.layer)
+        if layer.blobs
+    }
 
 
-def _blob(message: memoryview) -> Tensor:
-    """The float32 tensor of a BlobProto."""
-    numbers, doubles, shape, old_shape = bytearray(), bytearray(), list[int](), dict[int, int]()
-    for number, value in _fields(message):
-        if number == _FLOATS:  # packed, or one by one
-            numbers += _bytes(value)
-        elif number == _DOUBLES:
-            doubles += _bytes(value)
-        elif number == _SHAPE:
-            shape = [size for field, sizes in _fields(_bytes(value)) if field == _DIMENSIONS for size in _packed(sizes)]
-        elif number in _OLD_SHAPE and isinstance(value, int):
-            old_shape[number] = value
-    values = np.frombuffer(doubles, "<f8").astype(np.float32) if doubles else np.frombuffer(numbers, "<f4")
-    sizes = shape or [old_shape.get(number, 1) for number in _OLD_SHAPE]
-    if math.prod(sizes) != len(values):
+def _tensor(blob: Any) -> Tensor:
+    """float32 in the shape of a BlobProto; older files call its sizes num, channels, height, width."""
+    values = np.array(blob.double_data if len(blob.double_data) else blob.data, dtype=np.float32)
+    old_sizes = [getattr(blob, size) if blob.HasField(size) else 1 for size in ("num", "channels", "height", "width")]
+    sizes = list(blob.shape.dim) or old_sizes
+    if math.prod(sizes) != len(values) or min(sizes) < 0:
         raise ValueError(f"weights of shape {tuple(sizes)} have {len(values)} numbers")
     return torch.from_numpy(values).reshape(sizes)
 
 
-def _packed(value: Value) -> Iterator[int]:
-    if isinstance(value, int):
-        yield value
-        return
-    position = 0
-    while position < len(value):
-        number, position = _varint(value, position)
-        yield number
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """The number and the value of each field.  Raises: ValueError, IndexError if the bytes are no message."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        wire_type = tag & 7
-        if wire_type == _VARINT:
-            number, position = _varint(message, position)
-            yield tag >> 3, number
-            continue
-        if wire_type == _LENGTH_DELIMITED:
-            length, position = _varint(message, position)
-        elif wire_type in _FIXED:
-            length = _FIXED[wire_type]
-        else:
-            raise ValueError(f"unknown wire type {wire_type}")
-        if position + length > len(message):
-            raise ValueError(f"a field of {length} bytes where {len(message) - position} are left")
-        yield tag >> 3, message[position : position + length]
-        position += length
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and the position behind it."""
-    number = 0
-    for shift in range(0, 70, 7):
-        byte = message[position]
-        position += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, position
-    raise ValueError("a number of more than ten bytes")
-
-
-def _bytes(value: Value) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number where a message was expected")
-    return value
+@cache
+def _network_class() -> Any:
+    """protobuf's class for NetParameter."""
+    descriptors = require("google.protobuf.descriptor_pb2", "import")
+    file = descriptors.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, number, kind, is_repeated in fields:
+            added = message.field.add(name=field, number=number, label=3 if is_repeated else 1)
+            added.type = _MESSAGE if isinstance(kind, str) else kind
+            if isinstance(kind, str):
+                added.type_name = f".caffe.{kind}"
+    pool = require("google.protobuf.descriptor_pool", "import").DescriptorPool()
+    pool.Add(file)
+    factory = require("google.protobuf.message_factory", "import")
+    return factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))

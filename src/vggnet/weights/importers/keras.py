@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vggnet.errors import ConfigError, WeightsError, one_line
+from vggnet.errors import WeightsError, one_line, require
 from vggnet.models.table1 import POOLED_SIZE, layers, resolve
 from vggnet.models.vgg import Architecture, empty
-from vggnet.weights.foreign import Foreign, caffe_input, network_of
-from vggnet.weights.validation import check
+from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.file_format import check_tensors
+from vggnet.weights.importers.caffe import caffe_input, network_of
 
 FULLY_CONNECTED = ("head.fc6", "head.fc7", "head.fc8")
 
@@ -23,28 +24,25 @@ class _Layer(NamedTuple):
     bias: Any  # (out,)
 
 
-def read(path: Path, *, keep_bgr: bool = False) -> Foreign:
+def read(path: Path, *, keep_bgr: bool = False) -> Checkpoint:
     """A file of `model.save`, `model.save_weights` or of Keras Applications itself, whose layers are in order.
 
     Preprocessing is Keras Applications' (that of Caffe); keep_bgr: see `caffe_input`.
-    Raises: WeightsError if the file is damaged or of another network; ConfigError if h5py is not installed.
+    Raises: WeightsError if the file is damaged or of another network; MissingDependencyError without h5py.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ConfigError(f"{path}: reading HDF5 files takes h5py: pip install 'vggnet[import]'.") from error
+    h5py = require("h5py", "import")
     try:
         with h5py.File(path, "r") as file:
-            return _foreign(path, _layers(file), keep_bgr)
+            return _checkpoint(path, _layers(file), keep_bgr)
     except WeightsError:
         raise
     except Exception as error:  # whatever reading damaged HDF5 runs into
         raise WeightsError(
-            f"{path}: cannot be read as HDF5 ({one_line(error)}). It may be cut short; fetch it again."
+            f"{path}: cannot be read as HDF5 ({one_line(error)}). It may be truncated; fetch it again."
         ) from error
 
 
-def _foreign(path: Path, found: Sequence[_Layer], keep_bgr: bool) -> Foreign:
+def _checkpoint(path: Path, found: Sequence[_Layer], keep_bgr: bool) -> Checkpoint:
     convs = [layer for layer in found if len(layer.kernel.shape) == 4]
     dense = [layer for layer in found if len(layer.kernel.shape) != 4]
     if len(dense) not in (0, len(FULLY_CONNECTED)):
@@ -59,10 +57,13 @@ def _foreign(path: Path, found: Sequence[_Layer], keep_bgr: bool) -> Foreign:
     places = [f"features.conv{x.block}_{x.number}" for x in layers(resolve(name).column) if x.kind == "conv"]
     named = dict(zip((*places, *FULLY_CONNECTED), (*convs, *dense), strict=False))
     expected = empty(architecture).state_dict()
-    check(path, _state(named, _shape_of), expected)  # before anything is read: a small file may claim a large shape
+    check_tensors(path, _state(named, _shape_of), expected)  # before reading: a small file may claim a large shape
     state = _state(named, _values_of)
+    check_tensors(path, state, expected)
     state["features.conv1_1.weight"], preprocess = caffe_input(state["features.conv1_1.weight"], keep_bgr)
-    return Foreign("keras", architecture, state, preprocess)
+    return Checkpoint(
+        architecture=architecture, preprocess=preprocess, provenance={"library": "keras"}, _read=lambda: state
+    )
 
 
 def _state(named: dict[str, _Layer], get: Callable[[Any], Tensor]) -> dict[str, Tensor]:
@@ -128,8 +129,7 @@ def _inside(group: Any, name: str) -> Any:
 
     Raises: ValueError if it is a link, or data that lie outside the file.
     """
-    import h5py
-
+    h5py = require("h5py", "import")
     for part in name.strip("/").split("/"):
         if not isinstance(group.get(part, getlink=True), h5py.HardLink):
             raise ValueError(f"{name} is missing, or a link")

@@ -1,4 +1,7 @@
-"""State dicts of PyTorch libraries: read without running anything, and recognized by the numbers of their layers."""
+"""State dicts of torchvision and timm (`vgg11` to `vgg19_bn`), with their classifier or without it.
+
+Files are read without running code in them. The layers are recognized by their numbers, which timm has kept.
+"""
 
 import pickle
 import warnings
@@ -12,11 +15,41 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import Architecture, empty
-from vggnet.weights.validation import check
+from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.file_format import check_tensors
 
+# our layer -> theirs
+TORCHVISION_HEAD = {"head.fc6": "classifier.0", "head.fc7": "classifier.3", "head.fc8": "classifier.6"}
+TIMM_HEAD = {"head.fc6": "pre_logits.fc1", "head.fc7": "pre_logits.fc2", "head.fc8": "head.fc"}
 NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
+
+
+def read(path: Path) -> Checkpoint:
+    """The network of a file of torchvision's, or of timm's.
+
+    timm's fully connected layers are convolutions (`pre_logits`): the head is our `dense` one, the same function from
+    224 pixels on; for smaller images see `vggnet.models.vgg.from_dense`. Preprocessing is that of both libraries for
+    these weights: 256, 224 (timm's crop fraction 0.875), ImageNet's mean and deviation.
+    Raises: WeightsError if the file is damaged, or the tensors are of another network.
+    """
+    state = read_state(path)
+    is_timm = f"{TIMM_HEAD['head.fc6']}.weight" in state
+    if is_timm:
+        last = state.get("head.fc.weight")
+        if last is not None and last.ndim == 2:  # the one linear layer, behind the average over space
+            state["head.fc.weight"] = last[:, :, None, None]
+        architecture, tensors = recognize(path, state, TIMM_HEAD, "dense")
+    else:
+        architecture, tensors = recognize(path, state, TORCHVISION_HEAD, "paper")
+    return Checkpoint(
+        architecture=architecture,
+        preprocess=Preprocess.imagenet() if architecture.in_channels == 3 else None,
+        provenance={"library": "timm" if is_timm else "torchvision"},
+        _read=lambda: tensors,
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -66,7 +99,7 @@ def recognize(
     counters = {theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith(".num_batches_tracked")}
     found = {**counters, **state}  # files from before PyTorch 0.4.1 do not count batches
     expected = {theirs: model.state_dict()[ours] for ours, theirs in names.items()}
-    check(path, found, expected, network=f"{name}, the nearest one")
+    check_tensors(path, found, expected, network=f"{name}, the nearest one")
     return model.architecture, {ours: found[theirs] for ours, theirs in names.items()}
 
 

