@@ -9,6 +9,8 @@ import pytest
 
 from vggnet.cli.main import main
 from vggnet.interpret.summary import layer_table
+from vggnet.report.layer_table_text import layer_table_dict
+from vggnet.report.text import to_json
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -93,7 +95,7 @@ def test_options_reach_the_table(vgg):
     code, out, _ = vgg("A_bn", "--input", 96, "--head", "gap", "--width", 0.5, "--classes", 7, "--json")
     expected = layer_table("A_bn", size=96, head="gap", width=0.5, num_classes=7)
     assert code == 0
-    assert json.loads(out) == json.loads(expected.as_json())
+    assert json.loads(out) == json.loads(to_json(layer_table_dict(expected)))
 
 
 @pytest.mark.parametrize("network", ["vgg19", "vgg8_bn-cifar10-fast"])
@@ -134,7 +136,11 @@ def test_paper(vgg):
     assert ["B", "256", "224,", "256,", "288", "dense", "28.2", "9.6"] in lines
     assert ["E", "256", "to", "512", "256,", "384,", "512", "multi-crop", "and", "dense", "24.4", "7.1"] in lines
     assert ["D", "and", "E", "256", "to", "512", "256,", "384,", "512", "dense", "24.0", "7.1"] in lines
-    assert json.loads(vgg("--paper", "--json")[1])["table_3"][0]["network"] == "A"
+    found = json.loads(vgg("--paper", "--json")[1])
+    assert list(found) == [f"table_{number}" for number in range(1, 7)]
+    assert found["table_2"]["E"] == {"paper_millions": 144, "parameters": 143_667_240}
+    assert found["table_3"][0]["network"] == "A"
+    assert found["table_6"][0]["top5_error"] == 7.1
 
 
 def test_where_the_claims_went(vgg):

@@ -1,7 +1,5 @@
 """The paper's tables."""
 
-import json
-
 import pytest
 
 from vggnet.interpret.paper_tables import TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6, paper_tables, single_scale
@@ -65,11 +63,3 @@ def test_table_1_side_by_side():
     ]  # fmt: skip
     pools = [[row for row, cell in enumerate(column) if cell == "maxpool"] for column in columns]
     assert pools == [pools[0]] * 6  # on one line each
-
-
-def test_json_has_all_six():
-    """Oracle: the list of tables."""
-    found = json.loads(paper_tables().as_json())
-    assert list(found) == [f"table_{number}" for number in range(1, 7)]
-    assert found["table_2"]["E"] == {"paper_millions": 144, "parameters": 143_667_240}
-    assert found["table_6"][0]["top5_error"] == 7.1

@@ -9,6 +9,7 @@ import vggnet
 from vggnet.errors import ConfigError, InputError, WeightsError
 from vggnet.interpret.summary import layer_table
 from vggnet.models.vgg import build
+from vggnet.report.layer_table_text import row_cells
 from vggnet.weights.checkpoint import save
 
 COLUMNS = ("A", "A-LRN", "B", "C", "D", "E")
@@ -47,7 +48,7 @@ def test_vgg16_by_hand():
 
 def test_vgg16_as_the_tutorial_has_it():
     """Oracle: the tutorial's table, typed by hand: output, kernel, stride, padding, channels."""
-    cells = {row.layer: row.as_cells() for row in layer_table("D").rows}
+    cells = {row.layer: row_cells(row) for row in layer_table("D").rows}
     assert cells["input"][:5] == ("input", "input", "3x224x224", "", "3")
     assert cells["conv1_2"][:6] == ("block 1", "conv1_2", "64x224x224", "3x3/1/1", "64", "ReLU")
     assert cells["pool1"][:5] == ("block 1", "pool1", "64x112x112", "2x2/2/0", "64")

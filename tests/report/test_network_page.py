@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from vggnet.interpret.summary import layer_table
+from vggnet.report.layer_table_text import layer_table_dict, layer_table_title
 from vggnet.report.network_page import network_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -12,7 +13,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def draw(name, **options):
     table = layer_table(name, **options)
-    return ET.fromstring(network_svg(table.as_dict()["rows"], title=table.title))
+    return ET.fromstring(network_svg(layer_table_dict(table)["rows"], title=layer_table_title(table)))
 
 
 def rectangles(drawing, layer):
@@ -81,5 +82,5 @@ def test_every_network_fits_its_sheet(name, options):
 
 def test_titles_are_escaped():
     """Oracle: the file is well formed."""
-    rows = layer_table("A").as_dict()["rows"]
+    rows = layer_table_dict(layer_table("A"))["rows"]
     assert words(ET.fromstring(network_svg(rows, title="a < b & c")))[0] == "a < b & c"

@@ -79,11 +79,13 @@ def _check(args: Show) -> None:
 
 def _show_network(args: Show) -> int:
     from vggnet.interpret.summary import layer_table
+    from vggnet.report.layer_table_text import layer_table_dict
+    from vggnet.report.text import to_json
 
     table = layer_table(
         args.network or "vgg16", size=args.input, head=args.head, width=args.width, num_classes=args.classes
     )
-    print(table.as_json() if args.json else network_as_text(table, _columns()))
+    print(to_json(layer_table_dict(table)) if args.json else network_as_text(table, _columns()))
     if args.svg or args.html:
         _write(table, args.svg, args.html)
     return 0
@@ -91,37 +93,46 @@ def _show_network(args: Show) -> int:
 
 def _write(table: "LayerTable", svg: Path | None, html: Path | None) -> None:
     from vggnet.files import write_text
-    from vggnet.interpret.summary import HEADINGS, NOTES, WORDS
+    from vggnet.report import layer_table_text as text
     from vggnet.report.network_page import network_page, network_svg
 
-    drawing = network_svg(table.as_dict()["rows"], title=table.title)
+    title = text.layer_table_title(table)
+    drawing = network_svg(text.layer_table_dict(table)["rows"], title=title)
     page = network_page(
-        title=table.title,
-        summary=table.summary(),
+        title=title,
+        summary=text.layer_table_facts(table),
         drawing=drawing,
-        headings=HEADINGS,
-        rows=[row.as_cells() for row in table.rows],
-        totals=table.totals(),
-        text_columns=WORDS,
-        notes=NOTES,
+        headings=text.HEADINGS,
+        rows=[text.row_cells(row) for row in table.rows],
+        totals=text.total_cells(table),
+        text_columns=text.WORDS,
+        notes=text.NOTES,
     )
-    for path, text in ((svg, drawing), (html, page)):
+    for path, content in ((svg, drawing), (html, page)):
         if path is not None:
-            write_text(path, text)
+            write_text(path, content)
             print(f"written: {path}", file=sys.stderr)
 
 
 def network_as_text(network: "LayerTable", columns: int) -> str:
     """The layer table, its sums and what its columns are; without some columns where the terminal is narrow."""
-    from vggnet.interpret.summary import HEADINGS, NOTES, WORDS
+    from vggnet.report.layer_table_text import (
+        HEADINGS,
+        NOTES,
+        WORDS,
+        layer_table_facts,
+        layer_table_title,
+        row_cells,
+        total_cells,
+    )
     from vggnet.report.text import table
 
     def lines(places: list[int]) -> str:
-        rows = [[cells[place] for place in places] for cells in (*(row.as_cells() for row in network.rows), totals)]
+        rows = [[cells[place] for place in places] for cells in (*map(row_cells, network.rows), totals)]
         rows[-1][0] = "total"
         return table([headings[place] for place in places], rows, left=[places.index(p) for p in WORDS if p in places])
 
-    totals = network.totals()
+    totals = total_cells(network)
     short = {"kernel/ stride/ padding": "k/s/p", "receptive field": "field (px)"}
     headings = [short.get(name, name) for name in HEADINGS]
     every = list(range(len(HEADINGS)))
@@ -130,16 +141,28 @@ def network_as_text(network: "LayerTable", columns: int) -> str:
     if max(map(len, text.splitlines())) > columns:
         text = lines([place for place in every if HEADINGS[place] not in NARROW])
         notes.append("A wider terminal shows stage, channels and remarks as well.")
-    facts = [f"{name}: {fact}" for name, fact in network.summary()]
-    return "\n".join([network.title, text, "", *(textwrap.fill(line, columns) for line in (*facts, *notes))])
+    facts = [f"{name}: {fact}" for name, fact in layer_table_facts(network)]
+    return "\n".join(
+        [layer_table_title(network), text, "", *(textwrap.fill(line, columns) for line in (*facts, *notes))]
+    )
 
 
 def _show_paper(args: Show) -> int:
     from vggnet.interpret.paper_tables import paper_tables
+    from vggnet.report.text import to_json
 
     tables = paper_tables()
-    print(tables.as_json() if args.json else "\n".join(_paper_as_text(tables)))
+    print(to_json(_paper_dict(tables)) if args.json else "\n".join(_paper_as_text(tables)))
     return 0
+
+
+def _paper_dict(tables: "PaperTables") -> dict[str, object]:
+    """All six tables, for JSON."""
+    from vggnet.interpret.paper_tables import RESULTS, TABLE_2
+
+    table_2 = {c: {"paper_millions": TABLE_2[c], "parameters": ours} for c, ours in tables.parameters.items()}
+    results = {name.lower().replace(" ", "_"): table for name, table in RESULTS.items()}
+    return {"table_1": tables.table_1, "table_2": table_2, **results}
 
 
 def _paper_as_text(tables: "PaperTables") -> Iterator[str]:

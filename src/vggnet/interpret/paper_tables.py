@@ -4,10 +4,9 @@ Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale 
 arXiv:1409.1556v6). Errors are percent of ILSVRC-2012's validation images. Sizes are pixels of the shorter side.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vggnet.interpret.summary import layer_table
 from vggnet.models.table1 import FC_WIDTH, TABLE_1, Layer, layers
@@ -104,7 +103,7 @@ def single_scale(column: str, train: str = FIXED_256) -> Result:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTables:
-    """All six, with the parameters of our networks beside those of Table 2."""
+    """Tables 1 and 2, with the parameters of our networks beside those of the paper; RESULTS has Tables 3 to 6."""
 
     table_1: tuple[tuple[str, ...], ...]  # columns side by side
     parameters: dict[str, int]  # computed
@@ -114,19 +113,17 @@ class PaperTables:
         """Column, the paper's millions, ours."""
         return tuple((column, f"{TABLE_2[column]} M", f"{ours:,}") for column, ours in self.parameters.items())
 
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        results: dict[str, Any] = {
-            name.lower().replace(" ", "_"): [result._asdict() for result in table] for name, table in RESULTS.items()
-        }
-        table_2 = {
-            column: {"paper_millions": TABLE_2[column], "parameters": ours} for column, ours in self.parameters.items()
-        }
-        return json.dumps({"table_1": asdict(self)["table_1"], "table_2": table_2, **results})
-
 
 def paper_tables() -> PaperTables:
-    """Table 1 laid out, the parameters of Table 2 computed."""
+    """Lay out Table 1 as in the paper, and compute the parameters of Table 2.
+
+    Source:
+        Simonyan & Zisserman, arXiv:1409.1556v6.
+
+    Example:
+        >>> paper_tables().table_2[4]
+        ('D', '138 M', '138,357,544')
+    """
     parameters = {column: layer_table(column).parameters for column in TABLE_1}
     return PaperTables(table_1=tuple(_table_1()), parameters=parameters)
 

@@ -1,9 +1,8 @@
-"""A network layer by layer: sizes, parameters, work, memory, and how much of the image each layer sees."""
+"""The layer table of a network: shapes, parameters, multiply-adds, memory and receptive fields."""
 
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,16 +21,6 @@ FLOAT = 4  # bytes of a number in float32
 Kind = Literal["input", "conv", "lrn", "pool", "flatten", "fc", "average"]
 Window = tuple[int | None, int | None, int | None]  # kernel, stride, padding
 NO_WINDOW: Window = (None, None, None)
-HEADINGS = (
-    "stage", "layer", "output", "kernel/ stride/ padding", "channels", "remark", "parameters", "MACs (M)",
-    "memory (KiB)", "receptive field",
-)  # fmt: skip
-WORDS = (0, 1, 2, 3, 5)  # the columns that are text, by their place in HEADINGS
-NOTES = (
-    "MACs: multiply-adds of convolutions and fully connected layers for one image.",
-    "Memory: a layer's output in float32 for one image; the total has the image as well.",
-    "Receptive field: side of the square of pixels that one output depends on. Near an edge part of it is padding.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +44,6 @@ class LayerRow:
     def channels(self) -> int:
         """C."""
         return self.output[0]
-
-    def as_cells(self) -> tuple[str, ...]:
-        """Text for people, below HEADINGS."""
-        window = "" if self.stride is None else f"{self.kernel}x{self.kernel}/{self.stride}/{self.padding}"
-        return (
-            self.stage,
-            self.layer,
-            "x".join(map(str, self.output)),
-            window,
-            f"{self.channels}",
-            self.remark,
-            f"{self.parameters:,}" if self.parameters else "",
-            _millions(self.macs) if self.macs else "",
-            _kibibytes(self.activation_bytes) if self.activation_bytes else "",
-            f"{self.receptive_field}",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,46 +78,9 @@ class LayerTable:
         """Of a file with all parameters in float32."""
         return FLOAT * self.parameters
 
-    @property
-    def title(self) -> str:
-        """One line."""
-        width = "" if self.width == 1 else f", width {self.width:g}"
-        classes = f", {self.num_classes:,} classes" if self.num_classes else ""
-        return f"{self.model} (column {self.column}){width}, head {self.head}{classes}, {self.size}x{self.size} pixels"
-
     def row(self, layer: str) -> LayerRow:
         """By the paper's name."""
         return next(row for row in self.rows if row.layer == layer)
-
-    def totals(self) -> tuple[str, ...]:
-        """Text for people, below HEADINGS."""
-        sums = (f"{self.parameters:,}", _millions(self.macs), _kibibytes(self.activation_bytes))
-        return ("total", "", "", "", "", "", *sums, "")
-
-    def summary(self) -> tuple[tuple[str, str], ...]:
-        """What people ask first: name and text."""
-        facts = [
-            ("parameters", f"{self.parameters:,}"),
-            ("file in float32", f"{self.weights_bytes / 1e6:,.1f} MB ({self.weights_bytes / 2**20:,.1f} MiB)"),
-            ("MACs for one image", f"{self.macs / 1e9:,.3f} G"),
-            ("outputs of all layers", f"{self.activation_bytes / 2**20:,.1f} MiB for one image in float32"),
-        ]
-        for part, in_head in (("blocks 1 to 5", False), ("head", True)):
-            rows = [row for row in self.rows if (row.stage == "head") == in_head]
-            parameters, macs = sum(row.parameters for row in rows), sum(row.macs for row in rows)
-            if parameters:
-                share, work = 100 * parameters / self.parameters, 100 * macs / self.macs
-                facts.append((part, f"{parameters:,} parameters ({share:.1f} %), {work:.1f} % of the MACs"))
-        return tuple(facts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; sums as well."""
-        sums = ("parameters", "macs", "activation_bytes", "weights_bytes")
-        return {**asdict(self), **{name: getattr(self, name) for name in sums}}
-
-    def as_json(self) -> str:
-        """All of it as one JSON object."""
-        return json.dumps(self.as_dict())
 
 
 def layer_table(
@@ -354,12 +290,3 @@ def _num_parameters(module: nn.Module) -> int:
 
 def _product(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
-
-
-def _millions(macs: int) -> str:
-    return f"{macs / 1e6:,.1f}" if macs >= 1e5 else f"{macs / 1e6:.3f}"
-
-
-def _kibibytes(num_bytes: int) -> str:
-    kibibytes = num_bytes / 1024
-    return f"{kibibytes:,.0f}" if kibibytes >= 100 else f"{kibibytes:.1f}" if kibibytes >= 1 else f"{kibibytes:.2g}"
