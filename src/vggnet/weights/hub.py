@@ -2,19 +2,15 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
-from vggnet.errors import WeightsError, one_line
+from vggnet.errors import WeightsError, one_line, require
 from vggnet.models.vgg import VGG
 from vggnet.weights.checkpoint import FILE_NAME, load, save
+
+HfApi: Any = require("huggingface_hub", "hub").HfApi
+hf_hub_download: Any = require("huggingface_hub", "hub").hf_hub_download
+hub_errors: Any = require("huggingface_hub.errors", "hub")
 
 TIMEOUT = 5.0  # seconds
 CARD = """---
@@ -69,14 +65,14 @@ def pull_from_hub(repo_id: str, *, revision: str | None = None) -> VGG:
         path = hf_hub_download(
             repo_id, FILE_NAME, revision=revision, local_files_only=not _is_reached(repo_id, revision)
         )
-    except LocalEntryNotFoundError as error:
+    except hub_errors.LocalEntryNotFoundError as error:
         raise WeightsError(
             f"{repo_id}: the Hugging Face hub cannot be reached, and no copy is here. Get {FILE_NAME} by other means; "
             "vggnet.load takes the file."
         ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError) as error:
         raise WeightsError(f"{repo_id}: no such repository on the Hugging Face hub, or it is private.") from error
-    except EntryNotFoundError as error:
+    except hub_errors.EntryNotFoundError as error:
         raise WeightsError(
             f"{repo_id}: has no {FILE_NAME}; expected weights that were pushed by vggnet. Those of other libraries are "
             "made ours by `vgg weights convert`."
@@ -93,7 +89,7 @@ def _is_reached(repo_id: str, revision: str | None) -> bool:
     """
     try:
         HfApi().model_info(repo_id, revision=revision, timeout=TIMEOUT)
-    except (HfHubHTTPError, HFValidationError):
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError):
         raise
     except Exception:  # of whichever HTTP library the hub's client uses, or it is told to stay offline
         return False
