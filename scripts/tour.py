@@ -1,4 +1,4 @@
-"""Run docs/tour.ipynb from start to end in an empty folder, and keep what it prints and draws.
+"""Run docs/tour.ipynb from start to end in an empty folder, and save its outputs.
 
 python scripts/tour.py
 """
@@ -19,7 +19,7 @@ def main() -> None:
         run(notebook, Path(folder))
     notebook.metadata.pop("language_info", None)  # the machine's Python
     for cell in notebook.cells:
-        if "outputs" in cell:  # without warnings, which name folders of the machine
+        if "outputs" in cell:  # warnings contain paths of the machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     nbformat.write(notebook, TOUR)
 
