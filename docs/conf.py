@@ -31,7 +31,8 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Source", "Shapes"]
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "experiments"
 SUBCOMMAND = re.compile(r"^ +• ([\w-]+)", re.MULTILINE)  # as the help lists it
 
 
@@ -41,13 +42,27 @@ def setup(app: Sphinx) -> None:
 
 
 def read_page(app: Sphinx, name: str, source: list[str]) -> None:
-    """Convert notebooks to Markdown, add the help of every command to its page, and show the pages of experiments."""
+    """Convert notebooks to Markdown, insert what pages show of other files, and adapt links to experiments."""
     if app.env.doc2path(name).suffix == ".ipynb":
         source[0] = "\n\n".join(map(cell_as_markdown, json.loads(source[0])["cells"]))
     elif name.startswith("experiments/"):
         source[0] = experiment_page(app, name.removeprefix("experiments/"))
     elif name == "reference/commands":
         source[0] += "\n".join(help_section([command], "##") for command in COMMANDS)
+    elif name == "chinese":
+        app.env.note_dependency(str(ROOT / "README.zh-CN.md"))
+        source[0] = readme_page((ROOT / "README.zh-CN.md").read_text(encoding="utf-8"))
+    source[0] = re.sub(
+        r"\]\(((?:\.\./)*)\.\./experiments/(?:(\w+)/)?README\.md",
+        lambda link: f"]({link[1]}experiments/{link[2] or 'index'}.md",
+        source[0],
+    )
+
+
+def readme_page(text: str) -> str:
+    """A README with the links of a page in docs/, without the links to its translation and to the changelog."""
+    body = text.partition("\n")[2].rpartition("\n\n")[0]
+    return body.replace("](docs/", "](").replace("](experiments/", "](../experiments/")
 
 
 def experiment_page(app: Sphinx, name: str) -> str:
