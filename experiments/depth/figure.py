@@ -13,7 +13,7 @@ from vggnet.report.plot_style import BLUE, ORANGE, save_figure
 def draw_depth(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Top-1 error of each network: a point a seed, and their mean; a cross at the top where nothing was learnt.
 
-    groups: label -> its rows of `vgg study depth`.  Raises: StorageError if `path` cannot be written.
+    groups: label -> its rows.  Raises: StorageError if `path` cannot be written.
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()

@@ -19,7 +19,7 @@ MARKERS = {"A": "o", "B": "s", "D": "^", "E": "D"}
 def draw_drawbacks(parts: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: Path) -> None:
     """Four panels: heads, overfitting by epochs, and gradients by depth for two initializations.
 
-    parts: "heads", "overfitting", "gradients" -> label -> its rows of `vgg study drawbacks`. A part may be missing.
+    parts: "heads", "overfitting", "gradients" -> label -> its rows. A part may be missing.
     Raises: StorageError if `path` cannot be written.
     """
     figure = Figure(figsize=(12, 9.5), layout="constrained")

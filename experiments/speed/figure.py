@@ -13,7 +13,7 @@ from vggnet.report.plot_style import BLUE, GRAY, ORANGE, save_figure
 def draw_speed(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Accuracy against minutes: mean and standard deviation of each preset, one image at a time and by six views.
 
-    groups: preset -> its rows of `vgg study speed`. What was not tested (an estimate of time) is a line at its minutes.
+    groups: preset -> its rows. What was not tested (an estimate of time) is a line at its minutes.
     Raises: StorageError if `path` cannot be written.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")

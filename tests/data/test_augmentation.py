@@ -253,7 +253,7 @@ def test_non_contiguous_batch():
 
 
 def test_distribution_of_the_article_s_pipeline():
-    """Oracle: the article's torchvision pipeline. Mean and spread of every pixel over many draws agree.
+    """Oracle: the tutorial's torchvision pipeline. Mean and spread of every pixel over many draws agree.
 
     Pillow drops the fraction of a level after each of the three color steps: 1.5 levels of bias, for which 2 are
     allowed on top of five standard errors.

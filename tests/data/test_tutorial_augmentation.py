@@ -15,7 +15,7 @@ def random_image(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (20, 30)])
 def test_equals_the_transforms_written_out(height, width):
-    """Oracle: torchvision's second generation of the same transforms, in the article's order, under the same seed."""
+    """Oracle: torchvision's second generation of the same transforms, in the tutorial's order, under the same seed."""
     transform = v2.Compose(
         [
             v2.RandomCrop((height, width), padding=4),

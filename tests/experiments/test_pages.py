@@ -1,5 +1,6 @@
 """The committed pages are those that the scripts write from the committed rows, without measuring anything."""
 
+import re
 import shutil
 from importlib import import_module
 
@@ -33,6 +34,21 @@ def test_every_script_with_rows_is_above():
     assert {path.relative_to(ROOT / "experiments").with_suffix("").as_posix() for path in found} == {
         script.replace(".", "/") for script in SCRIPTS
     }
+
+
+def test_every_command_of_the_documentation_is_a_module():
+    """Oracle: the files of experiments/ and scripts/, for each page and message that names one."""
+    pages = [
+        path for pattern in ("*.md", "docs/**/*.md", "experiments/**/*", "src/**/*.py") for path in ROOT.glob(pattern)
+    ]
+    texts = [
+        path.read_text(encoding="utf-8") for path in pages if path.suffix in (".md", ".py") and path.name != "log.md"
+    ]
+    named = {name for text in texts for name in re.findall(r"python -m ((?:experiments|scripts)\.[a-z_.]+\w)", text)}
+    assert "experiments.depth.run" in named
+    assert not [name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()]
+    scripts = {name for text in texts for name in re.findall(r"python (scripts/\w+\.py)", text)}
+    assert not [name for name in scripts if not (ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "experiments").glob("*/README.md")))

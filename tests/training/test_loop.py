@@ -124,7 +124,7 @@ def test_one_cycle_by_hand(progress, factor):
 
 
 def test_article_rate_drops_every_thirty_epochs():
-    """Oracle: the article: 0.01, times 0.1 every 30 epochs."""
+    """Oracle: the tutorial: 0.01, times 0.1 every 30 epochs."""
     steps = 352
     rates = [ARTICLE.lr * lr_factor(ARTICLE, steps, epoch * steps) for epoch in (0, 29, 30, 49)]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])

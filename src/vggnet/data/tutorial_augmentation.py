@@ -1,4 +1,4 @@
-"""The augmentation of the article, as it is written there: torchvision's transforms, one Pillow image at a time.
+"""The augmentation of the tutorial (`experiments/tutorial/`): torchvision's transforms, one Pillow image at a time.
 
 Slow, and kept for two uses: the preset `article`, and as the reference that `BatchAugment` is measured against.
 """
@@ -30,7 +30,7 @@ def article_pipeline(height: int, width: int) -> transforms.Compose:
 def article_augment(image: Image.Image, *, seed: int, epoch: int, index: int) -> Tensor:
     """Random crop (padding 4), flip, rotation up to 15 degrees, color jitter 0.2.
 
-    PIL image of any size -> uint8 (C, H, W) of the same size; the article's images are RGB, 32x32. The result depends
+    PIL image of any size -> uint8 (C, H, W) of the same size; the tutorial's images are RGB, 32x32. The result depends
     on the image and (seed, epoch, index) alone; the global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -269,6 +269,3 @@ def _spread(indices: np.ndarray, count: int) -> list[int]:
 def _distinct(classes: Sequence[str]) -> list[str]:
     """Names as keys: one that occurs twice (ImageNet has two cranes) gets its index."""
     return [name if classes.count(name) == 1 else f"{name} [{index}]" for index, name in enumerate(classes)]
-
-
-test: Any = evaluate  # for `vggnet.studies`, until it has moved
