@@ -15,6 +15,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from vggnet.accel.api import accelerate
 from vggnet.benchmarking.timing import CHANNELS_LAST, NCHW, OURS, Bench, cpu_environment, in_turns
+from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
 from vggnet.features.extractor import FeatureExtractor
 from vggnet.features.perceptual import HEADS_FILE, LAYERS, LPIPS
@@ -77,7 +78,7 @@ def bench_lpips(
     network = build("vgg16", head="gap", num_classes=1).eval()
     images, others = (torch.rand(batch, 3, size, size) * 2 - 1 for _ in range(2))
     with TemporaryDirectory() as folder:
-        save(network, Path(folder) / "weights.safetensors")
+        save(network, Path(folder) / "weights.safetensors", preprocess=Preprocess.imagenet())
         save_file({f"lin{i}": torch.rand(c) for i, c in enumerate(LAYERS.values())}, Path(folder) / HEADS_FILE)
         ways = {OURS: _compare(LPIPS(folder), images, others, gradient)}
     for way, memory_format in ((NCHW, torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
