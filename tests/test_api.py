@@ -1,5 +1,6 @@
 """The public face: names, imports, and the command's manners."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,44 @@ def test_old_names_work_with_a_warning(name):
     assert warned[0].filename == __file__
     place = str(warned[0].message).split()[2].removeprefix("vggnet.")
     assert vggnet.lazy.find(f"vggnet.{place}") is found
+
+
+def public_callables():
+    """(path, function or class) of every public name, and of what is public in the public modules."""
+    found = {}
+    for name in vggnet.__all__:
+        thing = getattr(vggnet, name)
+        if not isinstance(thing, ModuleType):
+            found[f"vggnet.{name}"] = thing
+            continue
+        names = getattr(thing, "__all__", None) or [
+            name for name, value in vars(thing).items()
+            if name[0] != "_" and callable(value) and getattr(value, "__module__", "") == thing.__name__
+        ]  # fmt: skip
+        found |= {f"vggnet.{name}.{inner}": getattr(thing, inner) for inner in names}
+    return {path: thing for path, thing in found.items() if callable(thing)}
+
+
+def functions_of(thing):
+    """The function itself, or the public methods that a class defines."""
+    if not inspect.isclass(thing):
+        return [thing]
+    methods = [value for name, value in vars(thing).items() if name[0] != "_" or name in ("__init__", "__call__")]
+    methods = [getattr(method, "__func__", getattr(method, "fget", None) or method) for method in methods]
+    return [method for method in methods if inspect.isfunction(method) and method.__module__.startswith("vggnet")]
+
+
+def test_public_callables_have_types():
+    """Oracle: `inspect`: each parameter but self and cls, and each result, has an annotation."""
+    missing = []
+    for path, thing in public_callables().items():
+        for function in functions_of(thing):
+            signature = inspect.signature(function)
+            untyped = [name for name, p in signature.parameters.items() if p.annotation is p.empty]
+            if set(untyped) - {"self", "cls"} or signature.return_annotation is signature.empty:
+                missing.append(f"{path}: {function.__name__}")
+    assert not missing
+    assert len(public_callables()) > 60
 
 
 def test_the_parts_of_a_stub_are_what_a_type_checker_sees(tmp_path):

@@ -115,6 +115,9 @@ def require(module: str, extra: str) -> ModuleType:
 def one_line(error: BaseException) -> str:
     """What another library said, for a message of ours: in one line of at most 200 characters; else the error's type.
 
+    Args:
+        error: the other library's.
+
     Example:
         >>> one_line(ValueError("not a number\\nat byte 7")), one_line(KeyboardInterrupt())
         ('not a number at byte 7', 'KeyboardInterrupt')
@@ -123,7 +126,20 @@ def one_line(error: BaseException) -> str:
 
 
 def check_at_least(least: int, **options: int) -> None:
-    """Raises: ConfigError naming the first option that is smaller than `least`."""
+    """Check arguments by their names.
+
+    Args:
+        least: the smallest allowed value.
+        options: name -> value.
+
+    Raises:
+        ConfigError: the first value that is smaller, with its name.
+
+    Example:
+        >>> check_at_least(1, batch_size=0)
+        Traceback (most recent call last):
+        vggnet.errors.ConfigError: batch_size is 0; it must be at least 1.
+    """
     for name, value in options.items():
         if value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}.")

@@ -27,13 +27,13 @@ for step in sys.argv[1:]:
     task, _, rest = step.partition(" ")
     try:
         if task == "push":
-            print(json.dumps(vggnet.push_to_hub(*rest.split())))
+            print(json.dumps(vggnet.hub.push_to_hub(*rest.split())))
         elif task == "vgg":
             main(rest.split())
         else:
-            vggnet.save(vggnet.pull_from_hub(rest), rest.replace("/", "-") + ".safetensors")
+            vggnet.save(vggnet.hub.pull_from_hub(rest), rest.replace("/", "-") + ".safetensors")
             print(json.dumps("pulled"))
-    except vggnet.VGGError as error:
+    except vggnet.errors.VGGError as error:
         print(json.dumps([type(error).__name__, str(error)]))
 """
 
@@ -149,7 +149,7 @@ def test_pushed_and_pulled(hub, model, tmp_path):
     assert sorted(files) == ["README.md", "weights.safetensors"]
     uploaded = safetensors.torch.load(files["weights.safetensors"])
     assert all(torch.equal(tensor, uploaded[name]) for name, tensor in model.state_dict().items())
-    assert 'vggnet.pull_from_hub("some/vgg")' in files["README.md"].decode()
+    assert 'vggnet.hub.pull_from_hub("some/vgg")' in files["README.md"].decode()
     found = vggnet.load(tmp_path / "some-vgg.safetensors")
     assert (found.classes, found.preprocess, found.architecture) == (
         model.classes, vggnet.load(tmp_path / "mine.safetensors").preprocess, model.architecture,

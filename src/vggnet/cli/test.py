@@ -52,12 +52,12 @@ def main(arguments: list[str]) -> int:
     from vggnet.report.text import to_json
     from vggnet.run_report import write_report
     from vggnet.training.run import CONFIG, Run
-    from vggnet.weights.checkpoint import describe
+    from vggnet.weights.checkpoint import Checkpoint
     from vggnet.weights.registry import find, read_shipped, shipped_names
 
     models = (args.model, *args.others)
     for model in models:
-        check_has_head(describe(model)[0].num_classes)  # what is missing is said first
+        check_has_head(Checkpoint.open(model).architecture.num_classes)  # what is missing is said first
     is_run = args.model.is_dir()
     with_package = find(args.model) is not None and str(args.model) in shipped_names()
     if args.data is None and not is_run and not with_package:

@@ -27,8 +27,8 @@ from vggnet.features.frozen_network import (
     style_loss,
 )
 from vggnet.models.vgg import VGG
-from vggnet.weights.checkpoint import locate
 from vggnet.weights.file_format import check_tensors
+from vggnet.weights.registry import locate
 
 LAYERS = {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512}  # of VGG-16 -> channels
 HEADS_FILE = "lpips_vgg_heads.safetensors"  # the learned weights of LPIPS: lin0 to lin4

@@ -23,9 +23,8 @@ from vggnet.files import replacing
 from vggnet.models.vgg import VGG, Architecture, empty
 from vggnet.weights.adaptation import adapt
 from vggnet.weights.file_format import CHECKSUM, FORMAT, check_format, check_tensors, checksum, open_file, read_tensors
-from vggnet.weights.registry import FEATURES_FILE, FILE_NAME, locate
-
-__all__ = ["FILE_NAME", "Checkpoint", "OpenModel", "frozen", "inference_mode", "load", "locate", "open_model", "save"]
+from vggnet.weights.registry import FEATURES_FILE, locate
+from vggnet.weights.registry import FILE_NAME as FILE_NAME  # noqa: PLC0414 (others import it from here)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,11 +325,6 @@ def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, 
     """Use `Checkpoint.open` instead."""
     checkpoint = Checkpoint.open(source)
     return checkpoint.architecture, checkpoint.classes, checkpoint.preprocess
-
-
-def read_notes(source: Path | str) -> dict[str, Any]:
-    """Use `Checkpoint.open(source).provenance` instead."""
-    return dict(Checkpoint.open(source).provenance)
 
 
 def _bare_features(path: Path, file: Any) -> Checkpoint:

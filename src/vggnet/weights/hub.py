@@ -1,12 +1,15 @@
 """Weights on the Hugging Face hub, as the same safetensors file that a run folder has."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vggnet.errors import WeightsError, one_line, require
-from vggnet.models.vgg import VGG
-from vggnet.weights.checkpoint import FILE_NAME, load, save
+from vggnet.data.preprocess import NO_PREPROCESS
+from vggnet.errors import ConfigError, WeightsError, one_line, require
+from vggnet.models.vgg import VGG, Architecture
+from vggnet.weights.checkpoint import Checkpoint, load
+from vggnet.weights.registry import FILE_NAME
 
 HfApi: Any = require("huggingface_hub", "hub").HfApi
 hf_hub_download: Any = require("huggingface_hub", "hub").hf_hub_download
@@ -25,7 +28,7 @@ tags: [vgg]
 ```python
 import vggnet
 
-model = vggnet.pull_from_hub("{repo_id}")
+model = vggnet.hub.pull_from_hub("{repo_id}")
 ```
 """
 
@@ -33,16 +36,32 @@ model = vggnet.pull_from_hub("{repo_id}")
 def push_to_hub(
     model: VGG | Path | str, repo_id: str, *, private: bool = False, message: str = "Upload weights"
 ) -> str:
-    """Upload weights and a model card to `user/name` on the Hugging Face hub, made if missing; returns its address.
+    """Upload weights and a model card to the Hugging Face hub. Its own settings apply: HF_TOKEN, HF_ENDPOINT.
 
-    model: a network, or what `vggnet.load` takes. Its notes, which name data and folders of a run, are not uploaded.
-    The hub's own settings hold (HF_TOKEN, `hf auth login`, HF_ENDPOINT).
-    Raises: WeightsError if the hub cannot be reached or refuses; ConfigError, WeightsError as `load` and `save`.
+    Args:
+        model: a network, or what `vggnet.load` takes. The provenance, which names data and folders, is not uploaded.
+        repo_id: "user/name"; the repository is created if it does not exist.
+        private: whether a new repository is private.
+        message: of the commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        WeightsError: the hub cannot be reached or refuses; or as `vggnet.load`.
+        ConfigError: the network has no preprocessing or no weights.
+        MissingDependencyError: on import of this module without `pip install 'vggnet[hub]'`.
+
+    Example:
+        >>> push_to_hub("vgg8_bn-cifar10-fast", "me/my-vgg")  # doctest: +SKIP
+        'https://huggingface.co/me/my-vgg'
     """
-    network = model if isinstance(model, VGG) else load(model)
+    checkpoint = Checkpoint.of(model) if isinstance(model, VGG) else Checkpoint.open(model)
+    if checkpoint.preprocess is None:
+        raise ConfigError(NO_PREPROCESS)
     with tempfile.TemporaryDirectory() as folder:
-        save(network, Path(folder) / FILE_NAME)
-        (Path(folder) / "README.md").write_text(_card(network, repo_id), encoding="utf-8")
+        replace(checkpoint, provenance={}).save(Path(folder) / FILE_NAME)
+        (Path(folder) / "README.md").write_text(_card(checkpoint.architecture, repo_id), encoding="utf-8")
         try:
             api = HfApi()
             address = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -56,10 +75,23 @@ def push_to_hub(
 
 
 def pull_from_hub(repo_id: str, *, revision: str | None = None) -> VGG:
-    """The network that `push_to_hub` has uploaded to `user/name`, kept in the hub's own cache.
+    """Download a network that `push_to_hub` has uploaded; the file stays in the hub's own cache.
 
-    revision: a branch, a tag or a commit.
-    Raises: WeightsError if there is no such repository or no weights of ours in it, or the hub cannot be reached.
+    Args:
+        repo_id: "user/name".
+        revision: a branch, a tag or a commit; by default the newest.
+
+    Returns:
+        The network in eval mode, as `vggnet.load`.
+
+    Raises:
+        WeightsError: there is no such repository, it has no weights of vggnet, or the hub cannot be reached and no
+            copy is here.
+        MissingDependencyError: on import of this module without `pip install 'vggnet[hub]'`.
+
+    Example:
+        >>> pull_from_hub("me/my-vgg").num_classes  # doctest: +SKIP
+        10
     """
     try:
         path = hf_hub_download(
@@ -74,8 +106,8 @@ def pull_from_hub(repo_id: str, *, revision: str | None = None) -> VGG:
         raise WeightsError(f"{repo_id}: no such repository on the Hugging Face hub, or it is private.") from error
     except hub_errors.EntryNotFoundError as error:
         raise WeightsError(
-            f"{repo_id}: has no {FILE_NAME}; expected weights that were pushed by vggnet. Those of other libraries are "
-            "made ours by `vgg weights convert`."
+            f"{repo_id}: has no {FILE_NAME}; expected weights that were pushed by vggnet. Convert those of "
+            "other libraries by `vgg weights convert`."
         ) from error
     except Exception as error:  # of whichever HTTP library the hub's client uses
         raise WeightsError(f"{repo_id}: cannot be downloaded from the Hugging Face hub ({one_line(error)}).") from error
@@ -96,6 +128,6 @@ def _is_reached(repo_id: str, revision: str | None) -> bool:
     return True
 
 
-def _card(model: VGG, repo_id: str) -> str:
-    classes = f"{model.num_classes} classes" if model.num_classes else "which gives the last feature map"
-    return CARD.format(repo_id=repo_id, model=model.architecture.name, head=model.architecture.head, classes=classes)
+def _card(architecture: Architecture, repo_id: str) -> str:
+    classes = f"{architecture.num_classes} classes" if architecture.num_classes else "which gives the last feature map"
+    return CARD.format(repo_id=repo_id, model=architecture.name, head=architecture.head, classes=classes)
