@@ -119,7 +119,7 @@ def test_features_of_every_way_are_the_same(watched):
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_lpips_is_timed_against_its_package(watched, gradient):
-    """Oracle: distances of (N, 1, 1, 1) or (N,) are at least 0; gradients have the shape of the images."""
+    """Oracle: one distance for each pair, the same each time; gradients have the shape of the images."""
     pytest.importorskip("lpips", reason="the package lpips is not installed")
     feature_timing.bench_lpips(size=16, batch=2, rounds=1, gradient=gradient)
     assert list(watched) == WAYS
@@ -130,7 +130,9 @@ def test_lpips_is_timed_against_its_package(watched, gradient):
         else:
             assert torch.equal(first, second)
             assert first.numel() == 2
-            assert (first >= 0).all()
+            assert torch.isfinite(first).all()
+    if not gradient:
+        assert (watched["vggnet"][0] > 0).all()  # with positive heads; the package's random ones have both signs
 
 
 @pytest.mark.parametrize("work", ["train", "infer"])
