@@ -14,7 +14,7 @@ from vggnet.evaluation.results import write_per_image
 from vggnet.metrics import PerImage
 from vggnet.report import charts, page
 from vggnet.run_report import write_report
-from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -35,7 +35,7 @@ def make_run(folder, *, epochs=2, **config):
         "fingerprint": open_source("digits", "train").fingerprint,
         "preprocess": {"resize": 32, "crop": 32},
         "environment": {"device": "abacus"},
-        "config": {**TrainConfig().as_dict(), "epochs": epochs, **config},
+        "config": {**preset("fast").as_options(), "epochs": epochs, **config},
     }
     (folder / "config.json").write_text(json.dumps(description))
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.625, "seconds": 30.0}

@@ -15,7 +15,6 @@ from vggnet.evaluation.results import RESULT, read_per_image
 from vggnet.files import write_text
 from vggnet.metrics import PerImage
 from vggnet.report.run_data import RunData, key_numbers
-from vggnet.tasks import DEFAULT, get_task
 from vggnet.training.config import TrainConfig
 from vggnet.training.console import NAMED
 from vggnet.training.run import SKIPPED, Run, best_row
@@ -93,13 +92,13 @@ def _comparison(runs: Sequence[Run], path: Path) -> Report:
 
 
 def _gather(run: Run, name: str) -> RunData:
-    rows, test, description = run.history, _read_test(run), run.description
-    task = get_task(_task_name(description["config"]))
+    rows, test, task, config = run.history, _read_test(run), run.task, _known(run)
+    options = dict(run.description["config"]) if config is None else config.as_options()
     return RunData(
         name=name,
-        description=description,
-        rows=[{**row, "rates": _rates(description["config"], rows[:place])} for place, row in enumerate(rows)],
-        best=best_row(rows) if rows else None,
+        description={**run.description, "config": options},
+        rows=[{**row, "rates": _rates(config, rows[:place])} for place, row in enumerate(rows)],
+        best=best_row(task, rows) if rows else None,
         test=test,
         axes=task.axes,
         headline=task.headline(test) if test else (),
@@ -108,12 +107,12 @@ def _gather(run: Run, name: str) -> RunData:
     )
 
 
-def _task_name(config: Mapping[str, Any]) -> str:
-    """Of the configuration of a run, also one with options that are not known any more."""
+def _known(run: Run) -> TrainConfig | None:
+    """The configuration, or None if it has options that are not known here."""
     try:
-        return TrainConfig.from_dict(dict(config)).task
+        return run.config
     except ConfigError:
-        return str(config.get("task", DEFAULT))
+        return None
 
 
 def _skipped(run: Run) -> list[str]:
@@ -135,15 +134,13 @@ def _check(runs: Sequence[Run]) -> None:
         raise ConfigError(f"{twice} is given twice; a run is compared with others.")
 
 
-def _rates(config: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The learning rates in the middle of the epoch after those `before`; none for one with unknown options."""
-    try:
-        known = TrainConfig.from_dict(dict(config))
-    except ConfigError:
+def _rates(config: TrainConfig | None, before: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The learning rates in the middle of the epoch after those `before`; none if the configuration is not known."""
+    if config is None:
         return {}
-    names = ("lr", "kernel_lr", "norm_bias_lr") if known.optimizer == "muon" else ("lr",)
-    factor = lr_factor(known, 2, 2 * len(before) + 1, before)
-    return {name: factor * getattr(known, name) for name in names}
+    names = ("lr", "kernel_lr", "norm_bias_lr") if config.optimizer.name == "muon" else ("lr",)
+    factor = lr_factor(config, 2, 2 * len(before) + 1, before)
+    return {name: factor * getattr(config.optimizer, name) for name in names}
 
 
 def _read_test(run: Run) -> dict[str, Any] | None:

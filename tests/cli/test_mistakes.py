@@ -278,16 +278,16 @@ def test_options_are_checked_before_the_data_are_opened(vgg, monkeypatch, mistak
 
 
 @pytest.mark.parametrize(("spelling", "width"), [("--init-from", 0.05), ("--init_from", 0.05), (None, 0.25)])
-def test_the_network_is_that_of_the_weights(vgg, monkeypatch, run, spelling, width):
+def test_the_network_is_that_of_the_weights(vgg, monkeypatch, tmp_path, run, spelling, width):
     """Oracle: the width that the weights were saved with; else that of the preset for the digits."""
 
-    def train(data, *, preset, init_from, out, progress, width, **fields):
-        raise ConfigError(f"{data}, {preset}, {init_from}, {width}, {fields['epochs']}")
+    def stop(folder, model, inputs, *others):
+        raise ConfigError(f"{inputs.source.name}, {inputs.config.model.width}, {inputs.config.schedule.epochs}")
 
-    monkeypatch.setattr("vggnet.training.train.train", train)
+    monkeypatch.setattr("vggnet.training.train._run", stop)
     given = [spelling, run] if spelling else []
-    expected = f"vgg: digits, digits, {run if spelling else None}, {width}, 3"
-    assert vgg("train", "--data", "digits", "--epochs", "3", *given) == (2, "", [expected])
+    out = ["--out", tmp_path / "new"]
+    assert vgg("train", "--data", "digits", "--epochs", "3", *out, *given) == (2, "", [f"vgg: digits, {width}, 3"])
 
 
 @pytest.mark.parametrize("model", ["nope", "nope.safetensors"])
@@ -321,13 +321,13 @@ def test_a_file_of_weights_does_not_say_what_to_test_on(vgg, run):
 
 def test_help_of_training_tells_everything(vgg, monkeypatch):
     """Oracle: the options of a run; the examples, each on a line of its own."""
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, lines = vgg("train", "--help")
     assert (code, lines) == (0, [])
     for example in ("Example: vgg train --data cifar10", "Fine-tune: vgg train --data", "Ctrl-C saves and stops"):
         assert sum(line.startswith(example) for line in out.splitlines()) == 1
     helps = help_by_option(out)
-    for field in (*Train.__dataclass_fields__.keys() - {"config"}, *TrainConfig.__dataclass_fields__):
+    for field in (*Train.__dataclass_fields__.keys() - {"options"}, *TrainConfig().as_options()):
         assert any(word.isalpha() and word.islower() for word in helps["--" + field.replace("_", "-")].split()), field
     assert "passes over the training images" in helps["--epochs"]
     assert "chosen from the data" in helps["--preset"]

@@ -13,7 +13,6 @@ import pytest
 
 from vggnet.cli import main as cli
 from vggnet.cli import parsing
-from vggnet.training.config import PRESETS
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -60,7 +59,6 @@ def only_parsed(monkeypatch):
         raise Parsed
 
     monkeypatch.setattr(parsing.tyro, "cli", understand)
-    monkeypatch.setattr("vggnet.training.starting.starting_config", lambda preset, weights: PRESETS[preset])
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from trainings import train
 
 import vggnet
 from vggnet.data.augmentation import BatchAugment
@@ -93,7 +94,7 @@ def test_the_loss_is_half_the_squared_distance(outputs):
 def test_boxes_are_learnt(rectangles, tmp_path, boxes):
     """Oracle: the mean box, near which training starts: later more boxes are right, and the loss is less."""
     options = {**TINY, "boxes": boxes, "epochs": 12, "flip": "random", "shift": 0}
-    run = vggnet.train(rectangles, out=tmp_path / "run", **options)
+    run = train(rectangles, out=tmp_path / "run", **options)
     model = vggnet.load(run.folder)
     assert model.architecture.boxes == boxes
     assert model.architecture.num_outputs == {"shared": 4, "per_class": 8}[boxes]
@@ -108,7 +109,7 @@ def test_boxes_are_learnt(rectangles, tmp_path, boxes):
 
 def test_an_interrupted_run_goes_on_exactly(rectangles, tmp_path, monkeypatch):
     """Oracle: the uninterrupted run."""
-    whole = vggnet.train(rectangles, out=tmp_path / "whole", **TINY)
+    whole = train(rectangles, out=tmp_path / "whole", **TINY)
     count = Position.count
 
     def interrupt(self, *arguments):
@@ -118,7 +119,7 @@ def test_an_interrupted_run_goes_on_exactly(rectangles, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Position, "count", interrupt)
     with pytest.raises(ZeroDivisionError):
-        vggnet.train(rectangles, out=tmp_path / "run", checkpoint_minutes=0, **TINY)
+        train(rectangles, out=tmp_path / "run", checkpoint_minutes=0, **TINY)
     monkeypatch.undo()
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
     resumed = vggnet.resume(tmp_path / "run")
@@ -133,9 +134,7 @@ def test_a_classifier_is_a_start(rectangles, tmp_path):
     classifier.classes = ("high", "wide")
     save(classifier, tmp_path / "classifier.safetensors", preprocess=Preprocess(resize=32, crop=32))
     options = {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}
-    run = vggnet.train(
-        rectangles, out=tmp_path / "run", init_from=tmp_path / "classifier.safetensors", **{**TINY, **options}
-    )
+    run = train(rectangles, out=tmp_path / "run", init_from=tmp_path / "classifier.safetensors", **{**TINY, **options})
     model = vggnet.load(run.folder)
     torch.testing.assert_close(model.features.conv5_2.weight, classifier.features.conv5_2.weight)
     source = open_source(rectangles, "train")
@@ -154,11 +153,11 @@ def test_four_scores_are_no_box():
     assert transfer(classifier, model) == ("head.fc.weight", "head.fc.bias")
 
 
-@pytest.mark.parametrize("field", [{"rotation": 5.0}, {"augment": "article"}, {"min_area": 0.5}])
+@pytest.mark.parametrize("field", [{"rotation": 5.0}, {"augment": "torchvision"}, {"min_area": 0.5}])
 def test_augmentation_that_boxes_do_not_follow(rectangles, tmp_path, field):
     """Oracle: the contract; nothing is left behind."""
     with pytest.raises(ConfigError, match=f'{next(iter(field))} is .*"localize"'):
-        vggnet.train(rectangles, out=tmp_path / "run", **{**TINY, **field})
+        train(rectangles, out=tmp_path / "run", **{**TINY, **field})
     assert not (tmp_path / "run").exists()
 
 
@@ -167,5 +166,5 @@ def test_a_box_that_cannot_be_is_found_before_training(rectangles, tmp_path):
     file = rectangles / "train" / "wide" / "7.xml"
     file.write_text(file.read_text().replace("<xmax>", "<xmax>9"))
     with pytest.raises(DataError, match=r"wide/7\.png: the box .* reaches outside the image"):
-        vggnet.train(rectangles, out=tmp_path / "run", **TINY)
+        train(rectangles, out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trainings import train
 
 import vggnet
 from vggnet.training import loop as fitting
@@ -92,5 +93,5 @@ def _train(folder: str, fields: dict[str, Any], kill_at: int, pause_at: str, par
 
     fitting.Position.count = marking
     begun = (Path(folder) / "config.json").exists()
-    run = vggnet.resume(folder) if begun else vggnet.train(**{"data": "digits", **fields}, out=folder)
+    run = vggnet.resume(folder) if begun else train(**{"data": "digits", **fields}, out=folder)
     parent.send({"calls": calls, "finished": run.finished})

@@ -12,6 +12,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
+from trainings import train
+
 import vggnet
 from vggnet.tasks.classify import Classify
 from vggnet.training.distributed import Ranks
@@ -24,7 +26,7 @@ def finish(out, fault=None, lopsided=False, data="digits", **fields):
     share = patch.object(Ranks, "share", lambda self, indices: indices if self.is_first else indices[:0])
     try:
         with befallen(fault) if fault and fault["rank"] == RANK else share if lopsided else nullcontext():
-            run = vggnet.train(data, out=out, **fields) if fields else vggnet.resume(out)
+            run = train(data, out=out, **fields) if fields else vggnet.resume(out)
     except vggnet.VGGError as error:
         return f"{type(error).__name__}: {error}"
     return "finished" if run.finished else "stopped"

@@ -1,13 +1,13 @@
 """Images that cannot be read: training stops and names one, or goes on without them, says so, and resumes exactly."""
 
 import json
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from trainings import train
 
 import vggnet
 from vggnet.cli.main import main
@@ -19,9 +19,7 @@ from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.tasks.classify import Classify
-from vggnet.training.config import TrainConfig
-from vggnet.training.learner import build_model, make_learner
-from vggnet.training.loop import Position, fit
+from vggnet.training.loop import Position
 
 TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 2, "on_bad_image": "skip"}
 SMALL = {**TINY, "preset": "fast", "optimizer": "sgd", "lr": 0.01, "batch_size": 8, "val_fraction": 0.2}
@@ -131,39 +129,6 @@ def test_what_cannot_be_read_is_kept_with_the_decoded_images(monkeypatch):
     assert torch.equal(again.pixels, first.pixels)
 
 
-def test_a_batch_of_which_nothing_is_left_changes_nothing_but_the_step():
-    """Oracle: the weights before it, and the steps that the schedule is asked for."""
-    source, preprocess = Partly(4, {0, 1, 2}), Preprocess(resize=32, crop=32)
-    config = TrainConfig(model="vgg11", width=0.05, head="gap", optimizer="sgd", lr=0.01, init="he")
-    learner = make_learner(config, build_model(config, 2))
-    weights, steps = [learner.model.head.fc.weight.detach().clone()], []
-
-    def factor(step, rows):
-        steps.append(step)
-        return 1.0
-
-    def keep(position):
-        weights.append(learner.model.head.fc.weight.detach().clone())
-
-    batches = TrainBatches(source, preprocess, 1, indices=np.arange(4), seed=0, skip=lambda index, error: None)
-    row = next(
-        fit(
-            learner,
-            batches,
-            prepare=lambda batch, epoch: (preprocess.normalize(batch.images), batch.labels),
-            validate=lambda model: {},
-            lr_factor=factor,
-            epochs=1,
-            seed=0,
-            position=Position(),
-            after_step=keep,
-        )
-    )
-    assert steps == [0, 1, 2, 3]
-    assert [torch.equal(one, next) for one, next in pairwise(weights)].count(False) == 1
-    assert row["train_loss"] > 0
-
-
 def test_the_command_says_how_to_go_on(folder, tmp_path, capsys):
     """Oracle: the option that it names is then given, and does what it said."""
     network = ["--preset", "photos", "--model", "vgg11_bn", "--width", "0.05", "--resize", "80", "--crop", "72"]
@@ -182,17 +147,17 @@ def test_what_cannot_be_resized_is_skipped_as_well(folder, tmp_path):
     Image.new("RGB", (60_000, 2)).save(file)
     options = {**PHOTOS, "preset": "paper", "head": "gap", "max_resize": 90, "accumulate": 1, "workers": 0}
     with pytest.raises(ImageError, match=str(file)):
-        vggnet.train(folder, out=tmp_path / "stopped", **options | {"on_bad_image": "stop"})
-    assert vggnet.train(folder, out=tmp_path / "run", **options).finished
+        train(folder, out=tmp_path / "stopped", **options | {"on_bad_image": "stop"})
+    assert train(folder, out=tmp_path / "run", **options).finished
 
 
 @SIZES
 def test_training_goes_on_without_them(folder, tmp_path, capsys, options):
     """Oracle: the files that were cut short; the same folder without them for the number of images seen."""
     with pytest.raises(ImageError, match=r"class1/(02|09|16)\.jpg"):
-        vggnet.train(folder, out=tmp_path / "stopped", **options | {"on_bad_image": "stop"})
+        train(folder, out=tmp_path / "stopped", **options | {"on_bad_image": "stop"})
     assert not (tmp_path / "stopped").exists()
-    run = vggnet.train(folder, out=tmp_path / "run", progress=True, **options)
+    run = train(folder, out=tmp_path / "run", progress=True, **options)
     assert run.finished
     assert [row["skipped"] for row in run.history] == [3, 3]
     assert [message.partition(": ")[0] for _, message in sorted(run.skipped.items())] == list(map(str, broken(folder)))
@@ -208,10 +173,10 @@ def test_training_goes_on_without_them(folder, tmp_path, capsys, options):
 @SIZES
 def test_a_resumed_run_is_the_uninterrupted_one(folder, tmp_path, monkeypatch, options):
     """Oracle: the uninterrupted run, with what it skipped. Interrupted in the middle of each epoch."""
-    whole = vggnet.train(folder, out=tmp_path / "whole", **options)
+    whole = train(folder, out=tmp_path / "whole", **options)
     interrupt_at(monkeypatch, 0, 3)
     with pytest.raises(ZeroDivisionError):
-        vggnet.train(folder, out=tmp_path / "run", checkpoint_minutes=0, **options)
+        train(folder, out=tmp_path / "run", checkpoint_minutes=0, **options)
     interrupt_at(monkeypatch, 1, 2)
     with pytest.raises(ZeroDivisionError):
         vggnet.resume(tmp_path / "run")
@@ -243,7 +208,7 @@ def test_validation_counts_what_can_be_read(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Classify, "metrics", recording)
     labels = np.repeat([0, 1], 20)
     seed = next(seed for seed in range(99) if {22, 29} & set(carve(labels, 0.2, seed)[1].tolist()))
-    run = vggnet.train(folder, out=tmp_path / "run", **PHOTOS | {"seed": seed, "epochs": 1})
+    run = train(folder, out=tmp_path / "run", **PHOTOS | {"seed": seed, "epochs": 1})
     validated = len(set(carve(labels, 0.2, seed)[1].tolist()) - {22, 29, 36})
     assert seen == [validated, 37 - validated]
     assert validated < 8
@@ -258,7 +223,7 @@ def test_when_nothing_can_be_read_the_run_ends(tmp_path, options):
         for number in range(5):
             (tmp_path / "data" / "train" / f"class{label}" / f"{number}.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match="can be read. The first is .*jpg: ") as raised:
-        vggnet.train(tmp_path / "data", out=tmp_path / "runs" / "mine", **options)
+        train(tmp_path / "data", out=tmp_path / "runs" / "mine", **options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "runs").exists()
 
@@ -266,4 +231,4 @@ def test_when_nothing_can_be_read_the_run_ends(tmp_path, options):
 def test_boxes_stop_at_bad_images(folder, tmp_path):
     """Oracle: the contract."""
     with pytest.raises(ConfigError, match="on_bad_image"):
-        vggnet.train(folder, out=tmp_path / "run", **SMALL | {"task": "localize"})
+        train(folder, out=tmp_path / "run", **SMALL | {"task": "localize"})

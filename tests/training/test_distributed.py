@@ -12,19 +12,21 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from trainings import train
 
-import vggnet
 from vggnet.accel.autotuning import autotuner
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError
 from vggnet.models.vgg import build
 from vggnet.training.checkpoints import Checkpoints
-from vggnet.training.config import DIGITS
 from vggnet.training.distributed import Ranks, join
 from vggnet.training.learner import build_model, make_learner
 from vggnet.training.loop import Position
+from vggnet.training.presets import preset
 from vggnet.weights.checkpoint import save
+
+DIGITS = preset("digits")
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 VGG = Path(sys.executable).with_name("vgg")
@@ -42,7 +44,7 @@ BOXES = {
 }  # fmt: skip
 EXACT = {
     "preset": "digits", "model": "vgg11_bn", "width": 0.25, "head": "folded", "optimizer": "muon", "batch_size": 10,
-    "epochs": 2, "ema": 0.9, "checkpoint_minutes": 0.0, "augment": "article", "workers": 1,
+    "epochs": 2, "ema": 0.9, "checkpoint_minutes": 0.0, "augment": "torchvision", "workers": 1,
 }  # fmt: skip
 PHOTOS = {
     "preset": "photos", "model": "vgg11_bn", "width": 0.05, "resize": 80, "crop": 72, "epochs": 1, "batch_size": 4,
@@ -176,7 +178,7 @@ def test_processes_train_as_one(done, folder, tmp_path, name, job):
     shares are all and nothing."""
     assert done[name] == ("finished",) * PROCESSES
     given = {"init_from": folder / "given.safetensors"} if name == "frozen" else {}
-    one = vggnet.train(**{"data": folder / "data" / "boxes"} | job, **given, out=tmp_path / "run")
+    one = train(**{"data": folder / "data" / "boxes"} | job, **given, out=tmp_path / "run")
     assert rows(folder / name) == [pytest.approx(row, rel=1e-5) for row in rows(one.folder)]
 
 
@@ -190,7 +192,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(done, folder):
 def test_an_image_that_one_process_cannot_read_ends_all(done, folder, tmp_path):
     """Oracle: the error of a training in one process; nothing is left of the run."""
     with pytest.raises(ImageError) as expected:
-        vggnet.train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS)
+        train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS)
     assert done["unread"] == (f"ImageError: {expected.value}",) * PROCESSES
     assert not (folder / "unread").exists()
 
@@ -198,7 +200,7 @@ def test_an_image_that_one_process_cannot_read_ends_all(done, folder, tmp_path):
 def test_an_image_that_one_process_cannot_read_is_skipped_by_all(done, folder, tmp_path):
     """Oracle: what a training in one process says of it."""
     assert done["skipping"] == ("finished",) * PROCESSES
-    alone = vggnet.train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS | {"on_bad_image": "skip"})
+    alone = train(folder / "data" / "photos", out=tmp_path / "run", **PHOTOS | {"on_bad_image": "skip"})
     assert (folder / "skipping" / "skipped.json").read_text() == (alone.folder / "skipped.json").read_text()
     assert [row["skipped"] for row in rows(folder / "skipping")] == [1]
 

@@ -19,7 +19,7 @@ SMALL = {"preset": "digits", "model": "vgg11_bn", "width": 0.05, "epochs": 2, "b
 EVERY_STEP = {"checkpoint_minutes": 0.0}
 AVERAGED = {"ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8, "optimizer": "muon"}
 DROPOUT = {**AVERAGED, "head": "folded", "model": "vgg11_lrn", "optimizer": "sgd", "lr": 0.01}
-WORKERS = {"augment": "article", "workers": 2}
+WORKERS = {"augment": "torchvision", "workers": 2}
 
 
 def start(folder, fields, kill_at=0, pause_at=""):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from trainings import train
 
 import vggnet
 from vggnet.data.sources import stream
 from vggnet.data.sources.opening import open_source
 from vggnet.training.inputs import make_preprocess, with_color_axes
-from vggnet.training.run import default_folder
-from vggnet.training.starting import starting_config, suggest_preset
+from vggnet.training.presets import preset, suggest_preset
 
 TINY = {"model": "vgg11_bn", "width": 0.05, "head": "gap", "epochs": 1, "batch_size": 8, "workers": 0}
 
@@ -49,8 +49,8 @@ def small(tmp_path):
 
 def test_small_images_of_a_stream_are_trained_and_tested_on(small, tmp_path):
     """Oracle: the same files without stream:, for the images and their number; the preset and mean are documented."""
-    assert suggest_preset(f"stream:{small}") == "fast"
-    run = vggnet.train(f"stream:{small}", out=tmp_path / "run", val_fraction=0.2, **TINY)
+    assert suggest_preset(open_source(f"stream:{small}", "train")) == "fast"
+    run = train(f"stream:{small}", out=tmp_path / "run", val_fraction=0.2, **TINY)
     assert run.finished
     assert {"val_accuracy", "train_accuracy"} <= run.history[0].keys()
     assert run.preprocess.mean == (0.485, 0.456, 0.406)
@@ -69,14 +69,14 @@ def test_augmentation_is_of_the_image_and_not_of_the_way_it_is_read(size, option
     """Oracle: the same training without stream:, its images in the order of the stream."""
     folder = request.getfixturevalue(size)
     fields = {**options, **TINY, "epochs": 2, "val_fraction": 0.0}
-    streamed = vggnet.train(f"stream:{folder}", out=tmp_path / "streamed", **fields)
+    streamed = train(f"stream:{folder}", out=tmp_path / "streamed", **fields)
     source = open_source(f"stream:{folder}", "train")
 
     def chunks(self, epoch):
         return list(torch.from_numpy(source.order(np.arange(40), seed=0, epoch=epoch)).tensor_split(5))
 
     monkeypatch.setattr("vggnet.data.loading.TrainBatches._epoch_chunks", chunks)
-    other = vggnet.train(folder, out=tmp_path / "other", **fields)
+    other = train(folder, out=tmp_path / "other", **fields)
     found, expected = (load_file(run.weights) for run in (streamed, other))
     assert all(found[name].numpy().tobytes() == expected[name].numpy().tobytes() for name in expected)
 
@@ -84,9 +84,9 @@ def test_augmentation_is_of_the_image_and_not_of_the_way_it_is_read(size, option
 def test_colors_are_those_of_a_few_groups(photos, monkeypatch):
     """Oracle: numpy's covariance of the pixels of all images; with fewer images, no more groups than hold them."""
     source = open_source(f"stream:{photos}", "train")
-    config = starting_config("paper", None)
+    config = preset("paper")
     preprocess = make_preprocess(config, source)
-    axes = np.array(with_color_axes(config, source, preprocess).color_axes).reshape(3, 3)
+    axes = np.array(with_color_axes(config, source, preprocess).augment.color_axes).reshape(3, 3)
     colors = np.concatenate([preprocess.pixels(source.read(index)).flatten(1).T for index in range(40)]) / 255
     covariance = np.cov(colors.T, bias=True)
     np.testing.assert_allclose(axes @ axes.T, covariance @ covariance, rtol=1e-3, atol=1e-9)
@@ -96,8 +96,3 @@ def test_colors_are_those_of_a_few_groups(photos, monkeypatch):
     monkeypatch.setattr(type(source._groups[0]), "read", lambda group: reads.append(group) or read(group))
     with_color_axes(config, open_source(f"stream:{photos}", "train"), preprocess)
     assert len(reads) <= 3
-
-
-def test_the_folder_of_a_run_has_the_name_of_the_data():
-    """Oracle: the documentation: runs/DATA-MODEL-DATE-TIME."""
-    assert default_folder("stream:some/pictures", "vgg16").name.startswith("pictures-vgg16-")

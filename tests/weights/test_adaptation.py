@@ -1,4 +1,4 @@
-"""Given weights for other classes, channels and widths, through `vggnet.load`."""
+"""Given weights for other classes, channels and widths, and as a start of training."""
 
 import copy
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import vggnet
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, WeightsError
 from vggnet.models.vgg import build
-from vggnet.weights.adaptation import adapt, to_channels
+from vggnet.weights.adaptation import adapt, to_channels, transfer
 
 IMAGES = (2, 3, 64, 64)
 
@@ -172,3 +172,78 @@ def test_numbers_that_cannot_be(options, message, saved):
     _, file = saved("gap")
     with pytest.raises(ConfigError, match=message):
         vggnet.load(file, **options)
+
+
+def filled(value, **architecture):
+    """A network whose every parameter and statistic is `value`."""
+    model = build("vgg11_bn", width=0.05, **architecture)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("given", "ours", "kept"),
+    [
+        ({"num_classes": 3, "head": "gap"}, {"num_classes": 2, "head": "gap"}, ("head.fc.weight", "head.fc.bias")),
+        ({"num_classes": 2, "head": "cifar"}, {"num_classes": 2, "head": "gap"}, ()),
+        (
+            {"num_classes": 3, "head": "folded"},
+            {"num_classes": 2, "head": "folded"},
+            ("head.fc8.weight", "head.fc8.bias"),
+        ),
+    ],
+)
+def test_what_is_taken_from_given_weights(given, ours, kept):
+    """Oracle: by hand: ones where copied, sevens where not; equal class names allow the last layer."""
+    source, model = filled(1, **given), filled(7, **ours)
+    source.classes = tuple(map(str, range(given["num_classes"])))
+    model.classes = tuple(map(str, range(ours["num_classes"])))
+    assert transfer(source, model) == kept
+    for name, tensor in model.state_dict().items():
+        assert (tensor == (7 if name in kept else 1)).all(), name
+
+
+def test_a_deeper_network_starts_from_column_a():
+    """Oracle: section 3.1: the first four convolutions and the fully connected layers of A, typed by hand."""
+    given = build("vgg11", num_classes=2, head="paper", width=0.05)
+    model = build("vgg19", num_classes=2, head="paper", width=0.05)
+    given.classes = model.classes = ("cat", "dog")
+    for network, value in ((given, 1), (model, 7)):
+        for tensor in network.state_dict().values():
+            tensor.fill_(value)
+    kept = transfer(given, model)
+    copied = ("features.conv1_1", "features.conv2_1", "features.conv3_1", "features.conv3_2", "head.fc")
+    for name, tensor in model.state_dict().items():
+        assert (tensor == (1 if name.startswith(copied) else 7)).all(), name
+        assert (name in kept) is not name.startswith(copied)
+    with pytest.raises(WeightsError, match="name vgg11"):
+        transfer(given, build("vgg19_bn", num_classes=2, head="paper", width=0.05))
+
+
+def test_other_classes_get_a_new_last_layer():
+    """Oracle: by hand: as many classes, but with other names."""
+    source, model = filled(1, num_classes=2, head="gap"), filled(7, num_classes=2, head="gap")
+    source.classes, model.classes = ("cat", "dog"), ("cat", "eel")
+    assert transfer(source, model) == ("head.fc.weight", "head.fc.bias")
+
+
+@pytest.mark.parametrize("ours", [{"width": 0.1}, {"in_channels": 1}])
+def test_weights_of_another_network_are_refused(ours):
+    """Oracle: the field that differs is named."""
+    model = build("vgg11_bn", num_classes=2, head="gap", **{"width": 0.05, **ours})
+    with pytest.raises(WeightsError, match=next(iter(ours))):
+        transfer(filled(1, num_classes=2, head="gap"), model)
+
+
+def test_weights_for_bgr_are_turned_round():
+    """Oracle: a first layer whose channels are told apart."""
+    source, model = filled(1, num_classes=2, head="gap"), filled(7, num_classes=2, head="gap")
+    with torch.no_grad():
+        source.features.conv1_1.weight.copy_(
+            torch.arange(3.0).view(1, 3, 1, 1).expand_as(source.features.conv1_1.weight)
+        )
+    source.preprocess, model.preprocess = Preprocess(bgr=True), Preprocess()
+    transfer(source, model)
+    assert model.features.conv1_1.weight[0, :, 0, 0].tolist() == [2, 1, 0]

@@ -49,7 +49,7 @@ def get_task(name: str) -> "Task":
     return task
 
 
-def check_options(name: TaskName, options: Mapping[str, Any]) -> None:
+def check_task_options(name: TaskName, options: Mapping[str, Any]) -> None:
     """Raises: ConfigError for an option of training that has a value with which the task cannot be trained."""
     for option, value, why in _FIXED[name]:
         if options[option] != value:

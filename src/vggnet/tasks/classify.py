@@ -12,6 +12,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.metrics import check_finite_logits, wilson_interval
 from vggnet.models.vgg import Architecture
+from vggnet.progress import Progress
 from vggnet.report.text import Fact
 from vggnet.tasks.task import Loss, Row, Task, common_facts, percent
 
@@ -35,7 +36,7 @@ class Classify(Task):
         """Whether the head is one for class scores."""
         return given.boxes is None
 
-    def read_targets(self, source: Source, preprocess: Preprocess) -> Tensor:
+    def read_targets(self, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Tensor:
         """The labels: int64 (N,)."""
         return torch.from_numpy(source.labels)
 

@@ -12,6 +12,7 @@ from vggnet.data.boxes import read_boxes, to_crop
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.models.vgg import VGG
+from vggnet.progress import Progress
 from vggnet.report.text import Fact
 from vggnet.tasks.box_geometry import decode, encode, is_correct
 from vggnet.tasks.task import Loss, Row, Task, common_facts, percent
@@ -41,9 +42,9 @@ class Localize(Task):
         """The last layer gives boxes."""
         return {"boxes": self.boxes}
 
-    def read_targets(self, source: Source, preprocess: Preprocess) -> Tensor:
+    def read_targets(self, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Tensor:
         """float32 (N, 5).  Raises: DataError for a box that is missing or cannot be; ImageError."""
-        values = torch.from_numpy(encode(to_crop(read_boxes(source), preprocess), preprocess.crop))
+        values = torch.from_numpy(encode(to_crop(read_boxes(source, progress=progress), preprocess), preprocess.crop))
         return torch.cat([torch.from_numpy(source.labels)[:, None], values], 1).float()
 
     def follow(self, targets: Tensor, draw: Callable[[], Draws], crop: int) -> Tensor:

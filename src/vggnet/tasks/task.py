@@ -14,6 +14,7 @@ from vggnet.data.augmentation import Draws
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.models.vgg import VGG, Architecture
+from vggnet.progress import Progress
 from vggnet.report.text import Fact
 
 # What the outputs of a network are compared with: a tensor (N, ...), or a list with one item an image.
@@ -57,7 +58,7 @@ class Task(ABC):
         return False
 
     @abstractmethod
-    def read_targets(self, source: Source, preprocess: Preprocess) -> Targets:
+    def read_targets(self, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Targets:
         """The targets of all images of a source, as the preprocessing shows them.
 
         Raises: DataError if there are none, or they cannot be; ImageError.

@@ -1,7 +1,7 @@
-"""From a source to the tensors that a training step sees, as the configuration says."""
+"""From a source to what a training step sees, as the configuration says."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,8 +17,11 @@ from vggnet.data.loading import Batch, CropView, EvalBatches, Skip, StreamBatche
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
+from vggnet.data.splits import carve
 from vggnet.data.tutorial_augmentation import article_augment
 from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.progress import Progress
+from vggnet.tasks import get_task
 from vggnet.tasks.task import Targets, Task, to_device
 from vggnet.training.config import TrainConfig
 from vggnet.training.distributed import ALONE, Ranks
@@ -27,28 +30,89 @@ EVAL_BATCH = 4  # times the training batch, for small images: no memory is held 
 COLOR_IMAGES = 1000  # from which the principal components of colors are measured, at most
 
 
-def make_preprocess(config: TrainConfig, source: Source) -> Preprocess:
+def configured_task(config: TrainConfig) -> Task:
+    """The task of a run, with the run's options."""
+    return get_task(config.task.name).configured(config.as_options())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The images of a training and their targets, opened and split once."""
+
+    config: TrainConfig
+    source: Source
+    preprocess: Preprocess
+    task: Task
+    targets: Targets  # of all images of the source
+    train_indices: NDArray[np.int64]
+    val_indices: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, config: TrainConfig, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> "Inputs":
+        """Split the source, read its targets, and decode what is kept decoded.
+
+        Raises: ConfigError; DataError for targets that cannot be; ImageError.
+        """
+        train_indices, val_indices = carve(source.labels, config.data.val_fraction, config.run.seed)
+        task = configured_task(config)
+        if preprocess.is_small and not isinstance(source, Stream) and not _sees_whole_images(config):
+            decode_all(source, preprocess, progress=progress)
+        return cls(
+            config=config,
+            source=source,
+            preprocess=preprocess,
+            task=task,
+            targets=task.read_targets(source, preprocess, progress=progress),
+            train_indices=train_indices,
+            val_indices=val_indices,
+        )
+
+    def train_batches(self, ranks: Ranks = ALONE, skip: Skip | None = None) -> TrainBatches:
+        """See `make_train_batches`."""
+        return make_train_batches(self.config, self.source, self.preprocess, self.train_indices, ranks, skip)
+
+    def val_batches(self, ranks: Ranks = ALONE, skip: Skip | None = None) -> EvalBatches:
+        """See `make_val_batches`."""
+        return make_val_batches(self.config, self.source, self.preprocess, self.val_indices, ranks, skip)
+
+    def prepare(self, device: torch.device) -> Callable[[Batch, int], tuple[Tensor, Targets]]:
+        """A function of a batch and the epoch: float images and their targets, on the device, after augmentation."""
+        transform, augment = make_prepare(self.config, self.preprocess), make_augment(self.config, self.preprocess)
+        seed = self.config.run.seed
+
+        def prepare(batch: Batch, epoch: int) -> tuple[Tensor, Targets]:
+            images = transform(batch.images.to(device, non_blocking=True), batch.indices, epoch)
+            height, width = images.shape[2:]
+            draw = partial(augment.draw, batch.indices, seed=seed, epoch=epoch, height=height, width=width)
+            targets = self.task.follow(self.task.take(self.targets, batch.indices), draw, width)
+            return images, to_device(targets, device)
+
+        return prepare
+
+
+def make_preprocess(config: TrainConfig, source: Source, *, progress: Progress = False) -> Preprocess:
     """The preprocessing of a run.
 
     Statistics not given are measured if the images are small and not streamed, else ImageNet's.
     Between the scales of scale jitter, tests see the middle one (paper, section 4.1).
     """
-    config = replace(config, resize=(config.resize + (config.max_resize or config.resize)) // 2, max_resize=None)
-    if config.mean is not None and config.std is not None:
-        if len(config.mean) != config.in_channels:
+    data, channels = config.data, config.model.in_channels
+    resize = (data.resize + (config.augment.max_resize or data.resize)) // 2
+    if data.mean is not None and data.std is not None:
+        if len(data.mean) != channels:
             raise ConfigError(
-                f"mean has {len(config.mean)} values, but in_channels is {config.in_channels}; give mean and std with "
-                "one value a channel."
+                f"mean has {len(data.mean)} values, but in_channels is {channels}; give mean and std with one value a "
+                "channel."
             )
-        return Preprocess(resize=config.resize, crop=config.crop, mean=config.mean, std=config.std)
-    photos = Preprocess.imagenet(config.in_channels, resize=config.resize, crop=config.crop)
+        return Preprocess(resize=resize, crop=data.crop, mean=data.mean, std=data.std)
+    photos = Preprocess.imagenet(channels, resize=resize, crop=data.crop)
     if not photos.is_small or isinstance(source, Stream):
         return photos
-    if config.on_bad_image == "stop":
-        decoded(source, photos)  # raises
-    pixels, bad = decode_all(source, photos)
+    if data.on_bad_image == "stop":
+        decoded(source, photos, progress=progress)  # raises
+    pixels, bad = decode_all(source, photos, progress=progress)
     readable = [index for index in range(len(pixels)) if index not in bad]
-    return Preprocess.measured(pixels[readable] if bad else pixels, resize=config.resize, crop=config.crop)
+    return Preprocess.measured(pixels[readable] if bad else pixels, resize=resize, crop=data.crop)
 
 
 def with_color_axes(config: TrainConfig, source: Source, preprocess: Preprocess) -> TrainConfig:
@@ -56,13 +120,13 @@ def with_color_axes(config: TrainConfig, source: Source, preprocess: Preprocess)
 
     They are the eigenvectors of the covariance of the pixels' colors in [0, 1], each times its eigenvalue.
     """
-    if not config.color_shift or config.color_axes is not None:
+    if not config.augment.color_shift or config.augment.color_axes is not None:
         return config
     if isinstance(source, Stream):  # those of few groups
-        places = np.sort(source.order(np.arange(len(source)), seed=config.seed, epoch=0)[:COLOR_IMAGES])
+        places = np.sort(source.order(np.arange(len(source)), seed=config.run.seed, epoch=0)[:COLOR_IMAGES])
     else:
         places = np.unique(np.linspace(0, len(source) - 1, COLOR_IMAGES).round().astype(np.int64))
-    count, total, square = 0, torch.zeros(config.in_channels).double(), torch.zeros(()).double()
+    count, total, square = 0, torch.zeros(config.model.in_channels).double(), torch.zeros(()).double()
     for pixels in _readable(config, source, preprocess, places.tolist()):
         colors = pixels.flatten(1).double() / 255  # (C, pixels)
         count, total, square = count + colors.shape[1], total + colors.sum(1), square + colors @ colors.T
@@ -70,7 +134,7 @@ def with_color_axes(config: TrainConfig, source: Source, preprocess: Preprocess)
         raise DataError(f"{source.name}: none of the {len(places)} images that were tried can be read.")
     covariance = square / count - torch.outer(total, total) / count**2
     values, vectors = torch.linalg.eigh(covariance)
-    return replace(config, color_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
+    return config.override(color_axes=tuple((vectors * values.clamp(min=0)).flatten().tolist()))
 
 
 def _readable(config: TrainConfig, source: Source, preprocess: Preprocess, places: Iterable[int]) -> Iterator[Tensor]:
@@ -79,7 +143,7 @@ def _readable(config: TrainConfig, source: Source, preprocess: Preprocess, place
         try:
             yield preprocess.pixels(source.read(place))
         except ImageError as error:
-            if config.on_bad_image == "stop":
+            if config.data.on_bad_image == "stop":
                 raise error.named(source.describe(place)) from error
 
 
@@ -101,9 +165,9 @@ def make_train_batches(
     return kind(
         source,
         preprocess,
-        config.batch_size,
+        config.optimizer.batch_size,
         indices=indices,
-        seed=config.seed,
+        seed=config.run.seed,
         view=_view(config),
         workers=_workers(config, preprocess, ranks),
         skip=skip,
@@ -119,19 +183,18 @@ def make_val_batches(
     skip: Skip | None = None,
 ) -> EvalBatches:
     """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches."""
-    batch_size = config.batch_size * (EVAL_BATCH if preprocess.is_small else 1)
+    batch_size = config.optimizer.batch_size * (EVAL_BATCH if preprocess.is_small else 1)
     return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess, ranks), ranks.share(indices), skip)
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
     """A function of uint8 pixels on the device, their indices and the epoch: augmented and normalized float images."""
-    done = config.augment == "article"  # by the view
-    augment = BatchAugment() if done else make_augment(config, preprocess)
+    augment, seed = make_augment(config, preprocess), config.run.seed
 
     def prepare(pixels: Tensor, indices: Tensor, epoch: int) -> Tensor:
         images = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
         first = 0
-        for piece in augment.pieces(pixels, indices, seed=config.seed, epoch=epoch):
+        for piece in augment.pieces(pixels, indices, seed=seed, epoch=epoch):
             images[first : first + len(piece)] = preprocess.normalize(piece)
             first += len(piece)
         return images
@@ -139,57 +202,44 @@ def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tenso
     return prepare
 
 
-def make_step_inputs(
-    config: TrainConfig, preprocess: Preprocess, task: Task, targets: Targets, device: torch.device
-) -> Callable[[Batch, int], tuple[Tensor, Targets]]:
-    """A function of a batch and the epoch: float images and their targets, on the device, after the augmentation.
-
-    targets: of all images of the source.
-    """
-    prepare, augment = make_prepare(config, preprocess), make_augment(config, preprocess)
-
-    def step_inputs(batch: Batch, epoch: int) -> tuple[Tensor, Targets]:
-        images = prepare(batch.images.to(device, non_blocking=True), batch.indices, epoch)
-        height, width = images.shape[2:]
-        draw = partial(augment.draw, batch.indices, seed=config.seed, epoch=epoch, height=height, width=width)
-        followed = task.follow(task.take(targets, batch.indices), draw, width)
-        return images, to_device(followed, device)
-
-    return step_inputs
-
-
 def make_augment(config: TrainConfig, preprocess: Preprocess) -> BatchAugment:
-    """The augmentation of whole batches."""
+    """The augmentation of whole batches, which does nothing where torchvision's transforms have done it before."""
+    options = config.augment
     return BatchAugment(
-        shift=config.shift,
-        flip=config.flip,
-        rotation=config.rotation,
-        jitter=config.jitter,
-        color_shift=config.color_shift,
-        color_axes=config.color_axes or (0.0,) * config.in_channels**2,
-        cutout=config.cutout,
+        shift=options.shift,
+        flip=options.flip,
+        rotation=options.rotation,
+        jitter=options.jitter,
+        color_shift=options.color_shift,
+        color_axes=options.color_axes or (0.0,) * config.model.in_channels**2,
+        cutout=options.cutout,
         fill=preprocess.fill,
-        padding=config.padding,
+        padding=options.padding,
     )
 
 
 def _workers(config: TrainConfig, preprocess: Preprocess, ranks: Ranks) -> int:
-    return -(-default_workers(preprocess) // ranks.on_this_machine) if config.workers is None else config.workers
+    workers = config.data.workers
+    return -(-default_workers(preprocess) // ranks.on_this_machine) if workers is None else workers
+
+
+def _sees_whole_images(config: TrainConfig) -> bool:
+    return config.augment.max_resize is not None or config.augment.min_area < 1
 
 
 def _view(config: TrainConfig) -> View | CropView | None:
     """What loader workers make of an image, where that is not the preprocessing itself."""
-    if config.augment == "article":
-        return CropView(partial(_article_view, seed=config.seed))
-    if config.max_resize is not None:
-        scales = config.resize, config.max_resize
-        return partial(_jittered_view, seed=config.seed, size=config.crop, scales=scales)
-    if config.min_area < 1:
-        return partial(_crop_view, seed=config.seed, size=config.crop, min_area=config.min_area)
+    augment, seed, crop = config.augment, config.run.seed, config.data.crop
+    if augment.name == "torchvision":
+        return CropView(partial(_tutorial_view, seed=seed))
+    if augment.max_resize is not None:
+        return partial(_jittered_view, seed=seed, size=crop, scales=(config.data.resize, augment.max_resize))
+    if augment.min_area < 1:
+        return partial(_crop_view, seed=seed, size=crop, min_area=augment.min_area)
     return None
 
 
-def _article_view(image: StoredImage, epoch: int, index: int, *, seed: int) -> Tensor:
+def _tutorial_view(image: StoredImage, epoch: int, index: int, *, seed: int) -> Tensor:
     return article_augment(image.decode(), seed=seed, epoch=epoch, index=index)
 
 

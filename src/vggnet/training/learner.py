@@ -15,10 +15,10 @@ from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.models.vgg import VGG, build
-from vggnet.tasks import get_task
 from vggnet.tasks.task import Targets, Task, split
 from vggnet.training.config import TrainConfig
 from vggnet.training.distributed import ALONE, Ranks
+from vggnet.training.inputs import configured_task
 from vggnet.training.muon import Muon
 
 
@@ -97,41 +97,39 @@ def check_finite_weights(model: nn.Module) -> None:
 
 def build_model(config: TrainConfig, num_classes: int) -> VGG:
     """The network of a run, initialized from its seed."""
-    torch.manual_seed(config.seed)
-    return build(
-        config.model,
+    torch.manual_seed(config.run.seed)
+    options = config.model
+    model = build(
+        options.name,
         num_classes=num_classes,
-        head=config.head,
-        in_channels=config.in_channels,
-        width=config.width,
-        dropout=config.dropout,
-        init=config.init,
+        head=options.head,
+        in_channels=options.in_channels,
+        width=options.width,
+        dropout=options.dropout,
+        init=options.init,
         **configured_task(config).architecture_options(),
     )
-
-
-def configured_task(config: TrainConfig) -> Task:
-    """The task of a run, with the run's options."""
-    return get_task(config.task).configured(config.as_dict())
+    model.task = config.task.name
+    return model
 
 
 def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learner:
     """Move the model to its device and give it an optimizer. It starts as it is in the first of the processes."""
-    device = choose_device(config.device)
+    device = choose_device(config.run.device)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ranks.copy_first(model.state_dict().values())
     if device.type == "cpu":
         accelerate(model)
-    frozen = _freeze(model, config.freeze)
-    ema = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+    frozen = _freeze(model, config.model.freeze)
+    ema = get_ema_multi_avg_fn(config.optimizer.ema)  # type: ignore[no-untyped-call]
     return Learner(
         model=model,
         task=configured_task(config),
         optimizer=_optimizer(config, model),
-        average=AveragedModel(model, multi_avg_fn=ema, use_buffers=True) if config.ema else None,
+        average=AveragedModel(model, multi_avg_fn=ema, use_buffers=True) if config.optimizer.ema else None,
         forward=_forward(config, model, device),
         device=device,
-        accumulate=config.accumulate,
+        accumulate=config.optimizer.accumulate,
         frozen=frozen,
         ranks=ranks,
     )
@@ -155,13 +153,13 @@ def is_frozen(name: str, blocks: int) -> bool:
 
 def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model as a function, compiled and in bfloat16 where the configuration says so."""
-    on_gpu = device.type == "cuda"
-    compiles = on_gpu if config.compile is None else config.compile
+    options, on_gpu = config.run, device.type == "cuda"
+    compiles = on_gpu if options.compile is None else options.compile
     if compiles and not on_gpu:
         _require_compiler()
     forward: Callable[[Tensor], Tensor] = torch.compile(model) if compiles else model
     has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    if config.precision == "float32" or (config.precision == "auto" and not has_bfloat16):
+    if options.precision == "float32" or (options.precision == "auto" and not has_bfloat16):
         return forward
 
     def in_bfloat16(images: Tensor) -> Tensor:
@@ -185,38 +183,36 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
 
     Raises: ConfigError for Muon without batch norm.
     """
-    with_muon = config.optimizer == "muon"
+    options = config.optimizer
+    with_muon = options.name == "muon"
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     if with_muon and not norms:
         raise ConfigError(
-            f'{config.model} has no batch norm, which optimizer="muon" needs. Take {config.model}_bn, or '
+            f'{config.model.name} has no batch norm, which optimizer="muon" needs. Take {config.model.name}_bn, or '
             'optimizer="sgd" with a low lr such as 0.01 and weight_decay 5e-4.'
         )
     norm_biases = {norm.bias for norm in norms}
-    decay = config.weight_decay
-    decay_vectors = decay if config.decay_norms else 0.0
+    matrices = [p for p in learning if p.ndim == 2]
+    vectors = [p for p in learning if p.ndim == 1 and p not in norm_biases]
+    kernels = [p for p in learning if p.ndim == 4]
+    decayed = {"base_lr": options.lr, "weight_decay": options.weight_decay}
+    of_vectors = {"base_lr": options.lr, "weight_decay": options.weight_decay if options.decay_norms else 0.0}
     of_kernels: dict[str, Any] = (
-        {"base_lr": config.kernel_lr, "kernels": True, "momentum": 0.0, "nesterov": False}
-        if with_muon
-        else {"base_lr": config.lr, "weight_decay": decay}
+        {"base_lr": options.kernel_lr, "kernels": True, "momentum": 0.0, "nesterov": False} if with_muon else decayed
     )
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in learning if p.ndim == 2], "base_lr": config.lr, "weight_decay": decay},
-        {
-            "params": [p for p in learning if p.ndim == 1 and p not in norm_biases],
-            "base_lr": config.lr,
-            "weight_decay": decay_vectors,
-        },
+        {"params": matrices, **decayed},
+        {"params": vectors, **of_vectors},
         {
             "params": [p for p in learning if p in norm_biases],
-            "base_lr": config.norm_bias_lr if with_muon else config.lr,
-            "weight_decay": decay_vectors,
+            **of_vectors,
+            **({"base_lr": options.norm_bias_lr} if with_muon else {}),
         },
-        {"params": [p for p in learning if p.ndim == 4], **of_kernels},
+        {"params": kernels, **of_kernels},
     ]
     kind = Muon if with_muon else torch.optim.SGD
-    return kind(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    return kind(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True)
 
 
 def _require_finite(name: str, value: float) -> None:

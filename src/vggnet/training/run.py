@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -16,7 +16,9 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import STREAM
 from vggnet.errors import RunError, StorageError
 from vggnet.files import write_text
-from vggnet.training.config import TrainConfig
+from vggnet.tasks import DEFAULT, get_task
+from vggnet.tasks.task import Task
+from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.loop import Row
 from vggnet.weights.checkpoint import FILE_NAME
 
@@ -43,8 +45,16 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> "Run":
-        """An existing run folder.  Raises: RunError if it is not one."""
+    def open(cls, folder: Path | str) -> "Run":
+        """An existing run folder.
+
+        Args:
+            folder: a path; "~" is the home folder.
+
+        Raises:
+            RunError: it is not the folder of a run.
+        """
+        folder = Path(folder).expanduser()
         if not (folder / CONFIG).is_file():
             found = "has no config.json" if folder.is_dir() else "does not exist"
             raise RunError(f"{folder} is not a run folder: it {found}. Give a folder that `vgg train` made.")
@@ -68,6 +78,12 @@ class Run:
     def config(self) -> TrainConfig:
         """The configuration that the run was started with."""
         return TrainConfig.from_dict(self.description["config"])
+
+    @property
+    def task(self) -> Task:
+        """What the network is trained for, also where other options are not known here.  Raises: ConfigError."""
+        values = modernized({"task": self.description["config"].get("task", DEFAULT)})["task"]
+        return get_task(values["name"] if isinstance(values, dict) else values)
 
     @property
     def data(self) -> str:
@@ -154,21 +170,63 @@ class Run:
         write_text(self.folder / CHOICES, json.dumps(choices, indent=1))
 
 
-def best_row(rows: list[Row]) -> Row:
-    """The row of the highest validation accuracy, of equals the last; the last row if nothing was validated."""
-    return max(reversed(rows), key=_val_accuracy)
+def best_row(task: Task, rows: Sequence[Row]) -> Row:
+    """The row with the best validation, of equals the last; the last row if nothing was validated."""
+    return max(reversed(rows), key=task.score)
 
 
-def has_ended(config: TrainConfig, rows: list[Row]) -> bool:
-    """Whether all epochs are done, or `config.patience` of them brought nothing better (an equal is not better)."""
+def has_ended(config: TrainConfig, rows: Sequence[Row]) -> bool:
+    """Whether all epochs are done, or `patience` of them brought nothing better (an equal is not better)."""
     if not rows:
         return False
-    waited = rows[-1]["epoch"] - max(rows, key=_val_accuracy)["epoch"]  # since the first of equals
-    return rows[-1]["epoch"] >= config.epochs or bool(config.patience and waited >= config.patience)
+    schedule = config.schedule
+    waited = rows[-1]["epoch"] - max(rows, key=get_task(config.task.name).score)["epoch"]  # since the first of equals
+    return rows[-1]["epoch"] >= schedule.epochs or bool(schedule.patience and waited >= schedule.patience)
 
 
-def _val_accuracy(row: Row) -> float:
-    return float(row.get("val_accuracy", 0.0))
+class Events:
+    """The history as TensorBoard events: scalars by epoch, written while entered. Without TensorBoard nothing is.
+
+    Args:
+        folder: of the events.
+        epoch: the first to come; later ones of an interrupted run are dropped.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self.folder = folder
+        self.epoch = epoch
+        self.writer: Any = None
+
+    def __enter__(self) -> Self:
+        with suppress(ModuleNotFoundError), self._on_disk():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.epoch)
+        return self
+
+    def write(self, row: Row, lr: float) -> None:
+        """Add the row of one epoch and its last learning rate.  Raises: StorageError."""
+        if self.writer is None:
+            return
+        with self._on_disk():
+            for name, value in {**row, "lr": lr}.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, row["epoch"])
+
+    def __exit__(self, *raised: object) -> None:
+        """Write what is still in memory.  Raises: StorageError."""
+        if self.writer is not None:
+            with self._on_disk():
+                self.writer.close()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder}: TensorBoard events cannot be written ({error}). Make room, then go on with --resume."
+            ) from error
 
 
 def default_folder(data: str, model: str) -> Path:

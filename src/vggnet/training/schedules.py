@@ -3,36 +3,57 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vggnet.tasks import get_task
 from vggnet.training.config import TrainConfig
 
 MOST_DROPS = 3  # of the schedule "plateau" (paper, section 3.1)
 
 
 def lr_factor(config: TrainConfig, steps_per_epoch: int, step: int, rows: Sequence[Mapping[str, Any]] = ()) -> float:
-    """What to multiply `config.lr` by at optimizer step `step` (from 0) of the whole run, after the epochs `rows`."""
-    if config.schedule == "plateau":
-        return float(0.1 ** drops([row["val_accuracy"] for row in rows], config.plateau_epochs))
-    if config.schedule == "step":
-        return 0.1 ** (step // steps_per_epoch // config.step_epochs)
-    return one_cycle(step / (config.epochs * steps_per_epoch), config.warmup)
+    """The factor of all learning rates at a step.
+
+    Args:
+        config: of the run.
+        steps_per_epoch: at least 1.
+        step: of the whole run, counted from 0.
+        rows: of the epochs before it.
+    """
+    schedule = config.schedule
+    if schedule.name == "plateau":
+        score = get_task(config.task.name).score
+        return float(0.1 ** drops([score(row) for row in rows], schedule.plateau_epochs))
+    if schedule.name == "step":
+        return 0.1 ** (step // steps_per_epoch // schedule.step_epochs)
+    return one_cycle(step / (schedule.epochs * steps_per_epoch), schedule.warmup)
 
 
 def one_cycle(progress: float, warmup: float) -> float:
     """From 0.2 linearly up to 1 at `warmup`, then linearly down to 0 (Smith & Topin, arXiv:1708.07120).
 
-    `progress` in [0, 1] is the share of the run that is done.
+    Args:
+        progress: 0..1, the share of the run that is done.
+        warmup: 0..1, the share of the run in which the rate rises.
+
+    Example:
+        >>> [round(one_cycle(progress, warmup=0.2), 3) for progress in (0, 0.1, 0.2, 0.6, 1)]
+        [0.2, 0.6, 1.0, 0.5, 0.0]
     """
     if progress < warmup:
         return 0.2 + 0.8 * progress / warmup
     return max(0.0, (1 - progress) / (1 - warmup))
 
 
-def drops(accuracies: Sequence[float], patience: int) -> int:
-    """How often `patience` epochs in a row, since the last time, brought no accuracy above the best; at most thrice."""
+def drops(scores: Sequence[float], patience: int) -> int:
+    """How often `patience` epochs in a row, since the last time, brought no score above the best; at most three times.
+
+    Example:
+        >>> drops([0.3, 0.5, 0.5, 0.4, 0.6], patience=2)
+        1
+    """
     count, waited, best = 0, 0, -1.0
-    for accuracy in accuracies:
-        waited = 0 if accuracy > best else waited + 1
-        best = max(best, accuracy)
+    for score in scores:
+        waited = 0 if score > best else waited + 1
+        best = max(best, score)
         if waited == patience:
             count, waited = count + 1, 0
     return min(count, MOST_DROPS)

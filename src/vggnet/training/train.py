@@ -1,123 +1,197 @@
-"""One training from data to run folder: the loop of `fit`, with everything that it leaves out."""
+"""Training a network: from data to a run folder."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vggnet.accel.autotuning import autotuner
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
-from vggnet.data.splits import carve
 from vggnet.devices import choose_device, environment
-from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, RunError, StorageError
+from vggnet.errors import ConfigError, DataError, ImageError, MissingDependencyError, RunError, StorageError
 from vggnet.files import remove_leftovers
-from vggnet.models.vgg import VGG, empty
-from vggnet.report.figures import draw_curves
-from vggnet.tasks import check_options
-from vggnet.training.checkpoints import Checkpoints
-from vggnet.training.config import TrainConfig
-from vggnet.training.console import Progress
+from vggnet.models.vgg import VGG
+from vggnet.progress import Progress
+from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.distributed import Ranks, join
-from vggnet.training.inputs import (
-    make_prepare,
-    make_preprocess,
-    make_step_inputs,
-    make_train_batches,
-    make_val_batches,
-    with_color_axes,
-)
-from vggnet.training.learner import Learner, build_model, configured_task, make_learner
-from vggnet.training.loop import Position, Row, fit, make_validator
+from vggnet.training.inputs import Inputs, make_prepare, make_preprocess, with_color_axes
+from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
+from vggnet.training.loop import Position, Row, make_validator
+from vggnet.training.presets import preset, suggest_preset
 from vggnet.training.run import (
     CURVES,
     EVENTS,
     SKIPPED,
     STATE,
+    Events,
     Run,
     best_row,
     default_folder,
-    has_ended,
     require_room,
 )
-from vggnet.training.schedules import lr_factor
-from vggnet.training.signals import StopRequest, stop_on_signal
-from vggnet.training.starting import check_frozen, starting_config, suggest_preset
-from vggnet.training.tensorboard_log import Events
+from vggnet.training.session import Session, open_session
 from vggnet.weights.adaptation import transfer
-from vggnet.weights.checkpoint import load, save
+from vggnet.weights.checkpoint import Checkpoint, load, save
 
 
 def train(
     data: str | Path,
+    config: TrainConfig | str | None = None,
     *,
-    preset: str | None = None,
-    init_from: Path | str | None = None,
-    out: Path | str | None = None,
-    progress: bool = False,
-    **fields: Any,
+    out: str | Path | None = None,
+    init_from: str | Path | None = None,
+    progress: Progress = False,
+    **deprecated: Any,
 ) -> Run:
-    """Train a VGG and return its run folder.
+    """Train a VGG.
 
-    data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id.
-    preset: a key of PRESETS; by default `suggest_preset`'s. `fields` replace single values of it (TrainConfig).
-    init_from: weights to start from (fine-tuning), a run folder or a `.safetensors` file; see `starting_config` and
-        `vggnet.weights.adaptation.transfer` for what is taken from it. A network that gives boxes (task "localize")
-        starts from a classifier, but for its last layer.
-    out: the run folder; by default runs/DATA-MODEL-DATE-TIME.
-    progress: show a progress bar and a line for each epoch on stderr.
-    A run that fails before its first checkpoint leaves nothing behind; only if the disk was full, `resume` goes on.
-    Ctrl-C ends the run after the current step with a checkpoint; `Run.finished` is then False and `resume` goes on.
-    Under torchrun all its processes train one network together (`vggnet.training.distributed`); the first one writes.
-    Raises: ConfigError, DataError, RunError, WeightsError, NonFiniteError, StorageError.
+    Ctrl-C ends the run after the current step with a checkpoint; its `finished` is then False, and `resume` goes on. A
+    run that fails before its first checkpoint leaves nothing behind, unless the disk was full. Under torchrun all
+    processes train one network together (`vggnet.training.distributed`); the first one writes.
+
+    Args:
+        data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id; with
+            "stream:" before it, it is read as it is needed.
+        config: all options, or the name of a preset. By default a preset that fits the data: "digits" for the digits,
+            "fast" for images of up to 64 pixels, else "photos", or "finetune" with `init_from`.
+        out: the run folder, which must be empty or missing; by default runs/DATA-MODEL-DATE-TIME.
+        init_from: the weights to start from: a run folder, a `.safetensors` file, or a name of `vgg weights list`. A
+            preset then takes over their network and preprocessing (see `preset`); a `TrainConfig` must have it already.
+        progress: True shows a bar or lines on stderr, and a line for each epoch; a function gets (steps done, all
+            steps) after each step.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: an option cannot work, alone or beside the others.
+        DataError: the data cannot be read.
+        RunError: `out` is not empty, or its disk has too little room.
+        WeightsError: the given weights cannot be read, or are of another network.
+        NonFiniteError: the loss became NaN or infinite.
+        StorageError: the disk refuses.
+
+    Example:
+        >>> import tempfile
+        >>> config = preset("digits").override(epochs=1, width=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = train("digits", config, out=f"{folder}/run")
+        ...     run.finished, sorted(run.history[0])[:3]
+        (True, ['epoch', 'seconds', 'train_accuracy'])
+    """
+    if deprecated:
+        warnings.warn(
+            "train(data, preset=P, epochs=N) is deprecated; use train(data, vggnet.preset(P).override(epochs=N)).",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        config, deprecated = deprecated.pop("preset", config), modernized(deprecated)
+    return train_with(data, config, deprecated, out=out, init_from=init_from, progress=progress)
+
+
+def train_with(
+    data: str | Path,
+    config: TrainConfig | str | None,
+    options: Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    init_from: str | Path | None = None,
+    progress: Progress = False,
+) -> Run:
+    """`train`, with options that replace those of `config`, or of the preset that is chosen by the data."""
+    ranks = join()
+    inputs, model, description = ranks.in_turn(_prepare, data, config, options, init_from, ranks, progress)
+    folder = Path(ranks.text(str(out or default_folder(str(data), inputs.config.model.name)))).expanduser()
+    with ranks.within(_new_run(folder, description, _room(inputs.config, model))):
+        return _run(Run(folder), model, inputs, ranks, progress)
+
+
+def resume(run: Run | str | Path, *, data: str | Path | None = None, progress: Progress = False) -> Run:
+    """Resume an interrupted run; the result is bit-identical to that of an uninterrupted one.
+
+    Args:
+        run: a run, or its folder. A finished one is returned as it is.
+        data: where the training images are now, if they have moved; they must be the same.
+        progress: as for `train`.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: the folder is not a run's, the data are not the same, or a finished run has lost its weights.
+        DataError, NonFiniteError, StorageError: as `train`.
+
+    Example:
+        run = vggnet.resume("runs/mine", progress=True)
     """
     ranks = join()
-    config, model, source, description = ranks.in_turn(_prepare, data, preset, init_from, fields, ranks)
-    folder = Path(ranks.text(str(out or default_folder(str(data), config.model))))
-    with ranks.within(_new_run(folder, description, _room(config, model))):
-        return _run(Run(folder), model, source, ranks, progress)
+    opened = run if isinstance(run, Run) else Run.open(run)
+    if opened.finished and not opened.weights.is_file():
+        raise RunError(
+            f"{opened.weights} is missing, and the run has come to its end. Restore the file, or train again into "
+            "another folder."
+        )
+    if opened.finished and (opened.folder / CURVES).is_file():
+        return opened
+    model, inputs = ranks.in_turn(_reopen, opened, data, ranks, progress)
+    with ranks.within(opened.locked()):
+        return _run(opened, model, inputs, ranks, progress)
 
 
 def _prepare(
-    data: str | Path, preset: str | None, init_from: Path | str | None, fields: dict[str, Any], ranks: Ranks
-) -> tuple[TrainConfig, VGG, Source, dict[str, Any]]:
+    data: str | Path,
+    config: TrainConfig | str | None,
+    options: Mapping[str, Any],
+    init_from: str | Path | None,
+    ranks: Ranks,
+    progress: Progress,
+) -> tuple[Inputs, VGG, dict[str, Any]]:
     """What a training starts from, and its config.json, before anything is written."""
-    preset = preset or suggest_preset(data, init_from, fields.get("task"))
-    config = TrainConfig.from_dict({**starting_config(preset, init_from).as_dict(), **fields})
+    shown = progress is True and ranks.is_first
+    if init_from is not None:
+        Checkpoint.open(init_from)  # a mistake is found before the data are opened
     source = open_source(data, "train")
-    preprocess = make_preprocess(config, source)
+    if config is None:
+        config = suggest_preset(source, init_from=init_from, task=options.get("task"))
+    name = config if isinstance(config, str) else None
+    config = preset(config, init_from=init_from) if isinstance(config, str) else config
+    config = config.override(**options)
+    preprocess = make_preprocess(config, source, progress=shown)
     config = with_color_axes(config, source, preprocess)
-    model = _new_model(config, source, preprocess)
-    _check(config, source, preprocess, model, ranks)
+    _check(config, preprocess)
+    inputs = Inputs.of(config, source, preprocess, progress=shown)
+    _check_shares(inputs, ranks)
+    model = _new_model(inputs)
     fresh: tuple[str, ...] = tuple(model.state_dict())
     if init_from is not None:
-        fresh = transfer(load(init_from, in_channels=config.in_channels, width=config.width), model)
-    check_frozen(config, fresh)
+        fresh = transfer(load(init_from, in_channels=config.model.in_channels, width=config.model.width), model)
+    _check_frozen(config, fresh)
     description = {
         "data": str(data),
-        "preset": preset,
+        "preset": name,
         "init_from": None if init_from is None else str(init_from),
         "classes": source.classes,
         "images": len(source),
         "fingerprint": source.fingerprint,
         "contents": source.contents,
         "preprocess": preprocess.as_dict(),
-        "environment": environment(choose_device(config.device)) | {"processes": ranks.size},
+        "environment": environment(choose_device(config.run.device)) | {"processes": ranks.size},
         "config": config.as_dict(),
     }
-    return config, model, source, description
+    return inputs, model, description
 
 
 def _room(config: TrainConfig, model: VGG) -> int:
     """Bytes: weights and their successor; three checkpoints with momentum, and with the average if there is one."""
-    copies = 2 + 3 * (3 if config.ema else 2)
+    copies = 2 + 3 * (3 if config.optimizer.ema else 2)
     num_bytes: int = sum(tensor.nbytes for tensor in model.state_dict().values())
     return copies * num_bytes
 
@@ -132,34 +206,25 @@ def _new_run(folder: Path, description: dict[str, Any], room: int) -> Iterator[N
         yield
 
 
-def resume(run: Path | str, *, data: str | Path | None = None, progress: bool = False) -> Run:
-    """Go on with an interrupted run, bit for bit as if nothing had happened. A finished run is returned as it is.
-
-    data: where the training images are now, if they have moved; they must be the same.
-    Raises: RunError if the folder is not a run's, the data are not the same, or a finished run has lost its weights; as
-        `train` otherwise.
-    """
-    ranks = join()
-    opened = Run.open(Path(run))
-    if opened.finished and not opened.weights.is_file():
-        raise RunError(
-            f"{opened.weights} is missing, and the run has come to its end. Restore the file, or train again into "
-            "another folder."
-        )
-    if opened.finished and (opened.folder / CURVES).is_file():
-        return opened
-    model, source = ranks.in_turn(_reopen, opened, data, ranks)
-    with ranks.within(opened.locked()):
-        return _run(opened, model, source, ranks, progress)
-
-
-def _reopen(run: Run, data: str | Path | None, ranks: Ranks) -> tuple[VGG, Source]:
+def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress) -> tuple[VGG, Inputs]:
     """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
     try:
         source = open_source(data or run.data, "train")
     except DataError as error:
         moved = "" if data else " If the images have moved, say where they are now (data)."
         raise DataError(f"{error}{moved}") from error
+    _check_same(run, source, data)
+    if run.description.get("init_from") and not run.has_checkpoint:
+        raise RunError(
+            f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
+        )
+    inputs = Inputs.of(run.config, source, run.preprocess, progress=progress is True and ranks.is_first)
+    _check_shares(inputs, ranks)
+    return _new_model(inputs), inputs
+
+
+def _check_same(run: Run, source: Source, data: str | Path | None) -> None:
+    """Raises: RunError if these are not the images that the run was started with."""
     was = run.description
     same = list(source.classes) == was["classes"] and len(source) == was["images"]
     same &= source.contents == was.get("contents", source.contents)  # older runs have none
@@ -169,99 +234,76 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks) -> tuple[VGG, Sourc
             f"{len(source.classes)} classes, then {was['images']} of {len(was['classes'])}, or files have changed. "
             "Restore them."
         )
-    if was.get("init_from") and not run.has_checkpoint:
-        raise RunError(
-            f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
-        )
-    _check_shares(run.config, _split(run.config, source)[0], ranks)
-    return _new_model(run.config, source, run.preprocess), source
 
 
-def _new_model(config: TrainConfig, source: Source, preprocess: Preprocess) -> VGG:
-    """The network before its first step.  Raises: ConfigError; DataError for boxes that are missing or cannot be."""
-    model = build_model(config, len(source.classes))
-    model.classes, model.preprocess = source.classes, preprocess
-    check_options(config.task, config.as_dict())
-    task, (train_indices, _) = configured_task(config), _split(config, source)
-    task.initialize(model, task.take(task.read_targets(source, preprocess), torch.from_numpy(train_indices)))
+def _new_model(inputs: Inputs) -> VGG:
+    """The network before its first step."""
+    model = build_model(inputs.config, len(inputs.source.classes))
+    model.classes, model.preprocess = inputs.source.classes, inputs.preprocess
+    inputs.task.initialize(model, inputs.task.take(inputs.targets, torch.from_numpy(inputs.train_indices)))
     return model
 
 
-def _split(config: TrainConfig, source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images to train on and those to validate on.  Raises: ConfigError."""
-    return carve(source.labels, config.val_fraction, config.seed)
+def _check(config: TrainConfig, preprocess: Preprocess) -> None:
+    """Find what cannot work before targets are read.  Raises: ConfigError, InputError."""
+    if config.augment.name == "torchvision" and not preprocess.is_small:
+        raise ConfigError(
+            f'augment "torchvision" is for images of {SMALL} pixels or fewer, but crop is {config.data.crop}.'
+        )
+    shape = (2, config.model.in_channels, config.data.crop, config.data.crop)
+    make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
+    with torch.device("meta"):
+        build_model(config, 2)(torch.empty(shape))
 
 
-def _check_shares(config: TrainConfig, indices: NDArray[np.int64], ranks: Ranks) -> None:
+def _check_shares(inputs: Inputs, ranks: Ranks) -> None:
     """Raises: ConfigError if there are batches of which some process would get no image."""
-    smallest = len(indices) // ceil(len(indices) / config.batch_size)
+    images, batch_size = len(inputs.train_indices), inputs.config.optimizer.batch_size
+    smallest = images // ceil(images / batch_size)
     if smallest < ranks.size:
         raise ConfigError(
-            f"{ranks.size} processes share each batch, but with batch_size {config.batch_size} the smallest one has "
+            f"{ranks.size} processes share each batch, but with batch_size {batch_size} the smallest one has "
             f"{smallest} images; start fewer, or take larger batches."
         )
 
 
-def _check(config: TrainConfig, source: Source, preprocess: Preprocess, model: VGG, ranks: Ranks) -> None:
-    """Find what cannot work before a run folder is made.  Raises: ConfigError, InputError."""
-    _check_shares(config, _split(config, source)[0], ranks)
-    if config.augment == "article" and not preprocess.is_small:
-        raise ConfigError(f'augment "article" is for images of {SMALL} pixels or fewer, but crop is {config.crop}.')
-    shape = (2, config.in_channels, config.crop, config.crop)
-    make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
-    empty(model.architecture)(torch.empty(shape, device="meta"))
-
-
-def _run(run: Run, model: VGG, source: Source, ranks: Ranks, progress: bool) -> Run:
-    """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
-    config, preprocess = run.config, run.preprocess
-    train_indices, val_indices = _split(config, source)
-    skipped: dict[str, str] = {}
-    skip = partial(_skip, skipped) if config.on_bad_image == "skip" else None
-    batches = make_train_batches(config, source, preprocess, train_indices, ranks, skip)
-    val_batches = make_val_batches(config, source, preprocess, val_indices, ranks, skip)
-    learner = make_learner(config, model, ranks)
-    targets = learner.task.read_targets(source, preprocess)
-    validate = make_validator(learner, val_batches, preprocess=preprocess, targets=targets, images=len(val_indices))
-    shown = Progress(config.epochs, len(batches), visible=progress and ranks.is_first)
-    factor = partial(lr_factor, config, len(batches))
-    with stop_on_signal(repeated=ranks.size > 1) as stop, closing(shown):
-        checkpoints, position = _restore(run, learner, shown)
-        skipped |= position.skipped
-        position.skipped = skipped
-        epochs = fit(
-            learner,
-            batches,
-            prepare=make_step_inputs(config, preprocess, learner.task, targets, learner.device),
-            validate=validate,
-            lr_factor=factor,
-            epochs=config.epochs,
-            seed=config.seed,
-            position=position,
-            after_step=_after_step(checkpoints, learner, shown, stop, config.checkpoint_minutes),
+def _check_frozen(config: TrainConfig, fresh: Iterable[str]) -> None:
+    """Raises: ConfigError if layers that would be frozen are among those that start afresh."""
+    freeze = config.model.freeze
+    random = [name for name in fresh if is_frozen(name, freeze)]
+    if random:
+        raise ConfigError(
+            f"freeze is {freeze}, but {len(random)} tensors of these blocks, the first {random[0]}, are random and "
+            "would never learn. Start from weights that have them (init_from), or set freeze to 0."
         )
-        logging = ranks.within(Events(run.folder / EVENTS, position.epoch + 1))
-        with autotuner().fixed(checkpoints.choices), logging as events:
-            try:
-                while not has_ended(config, position.rows):
-                    shown.begin(position)
-                    row = next(epochs)
-                    ranks.first(_save_if_best, run, learner.kept, position.rows)
-                    checkpoints.save(learner, position)
-                    lr = config.lr * factor(position.epoch * len(batches) - 1, position.rows[:-1])
-                    ranks.first(_write_rows, run, position, events, lr)
-                    shown.epoch(row, best_row(position.rows))
-                    shown.skipped(skipped, run.folder / SKIPPED)
-                    if any(ranks.sum(stop.requested)):
-                        break
-            except NonFiniteError as error:
-                kept = " The last checkpoint is sound." if run.has_checkpoint else ""
-                raise NonFiniteError(f"{error}{kept}") from error
-            except _StoppedError:
-                pass
-        if position.rows:
-            title = f"{config.model} on {Path(source.name).name}"
-            ranks.first(partial(draw_curves, position.rows, run.folder / CURVES, title=title))
+
+
+def _run(run: Run, model: VGG, inputs: Inputs, ranks: Ranks, progress: Progress) -> Run:
+    """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
+    config, skipped = inputs.config, dict[str, str]()
+    skip = partial(_skip, skipped) if config.data.on_bad_image == "skip" else None
+    batches, val_batches = inputs.train_batches(ranks, skip), inputs.val_batches(ranks, skip)
+    learner = make_learner(config, model, ranks)
+    ranks.first(remove_leftovers, run.folder)
+    with open_session(
+        config,
+        learner,
+        batches,
+        prepare=inputs.prepare(learner.device),
+        validate=make_validator(
+            learner, val_batches, preprocess=inputs.preprocess, targets=inputs.targets, images=len(inputs.val_indices)
+        ),
+        folder=run.folder / STATE,
+        progress=progress,
+        skipped=skipped,
+    ) as session:
+        _mend(run, session)
+        with ranks.within(Events(run.folder / EVENTS, session.position.epoch + 1)) as events:
+            for _ in session.epochs(partial(ranks.first, _save_if_best, run, learner)):
+                ranks.first(_write_rows, run, session, events)
+                session.console.skipped(skipped, run.folder / SKIPPED)
+        if session.position.rows:
+            ranks.first(_draw_curves, run, inputs.source, session)
     return run
 
 
@@ -284,58 +326,42 @@ def _removed_on_failure(run: Run, folders: list[Path]) -> Iterator[None]:
         raise
 
 
-def _restore(run: Run, learner: Learner, shown: Progress) -> tuple[Checkpoints, Position]:
-    """Load the newest sound checkpoint, and mend what a kill may have left behind it."""
-    ranks = learner.ranks
-    ranks.first(remove_leftovers, run.folder)
-    checkpoints = Checkpoints(run.folder / STATE)
-    position, damaged = checkpoints.restore(learner)
-    for message in damaged:
-        shown.note(f"{message} Going on from an older checkpoint.")
+def _mend(run: Run, session: Session) -> None:
+    """Write what a kill may have left unwritten behind the restored checkpoint."""
+    ranks, position = session.learner.ranks, session.position
     if position.rows:
         ranks.first(run.write_history, position.rows)  # a kill may have come between checkpoint and history
         ranks.first(run.write_skipped, position.skipped)
-    if run.description.get("init_from") and position == Position():
-        checkpoints.save(learner, position)  # the seed alone does not give these weights again
-    return checkpoints, position
+    if run.description.get("init_from") and replace(position, skipped={}) == Position():
+        session.save()  # the seed alone does not give these weights again
 
 
-def _save_if_best(run: Run, model: VGG, rows: list[Row]) -> None:
-    """Keep these weights if no row before the last is better."""
-    if best_row(rows) is rows[-1]:
-        save(model, run.weights, provenance={"run": run.description, "epoch": rows[-1]})
+def _save_if_best(run: Run, learner: Learner, rows: list[Row]) -> None:
+    """Keep the weights if no row before the last is better."""
+    if best_row(learner.task, rows) is rows[-1]:
+        save(learner.kept, run.weights, provenance={"run": run.description, "epoch": rows[-1]})
 
 
-def _write_rows(run: Run, position: Position, events: Events, lr: float) -> None:
-    """Write down the last of the rows, which images were skipped, and which convolutions were taken."""
-    run.write_history(position.rows)
-    run.write_skipped(position.skipped)
+def _write_rows(run: Run, session: Session, events: Events) -> None:
+    """Write the last of the rows, which images were skipped, and which convolutions were chosen."""
+    rows = session.position.rows
+    run.write_history(rows)
+    run.write_skipped(session.position.skipped)
     run.write_choices(autotuner().chosen())
-    events.write(position.rows[-1], lr)
+    events.write(rows[-1], session.last_lr())
 
 
-def _after_step(
-    checkpoints: Checkpoints, learner: Learner, shown: Progress, stop: StopRequest, checkpoint_minutes: float
-) -> Callable[[Position], None]:
-    """What happens between two steps: the bar moves, checkpoints are saved, Ctrl-C is heard."""
-
-    def after_step(position: Position) -> None:
-        shown.step(position)
-        ranks = learner.ranks
-        stops, due = ranks.sum(stop.requested, ranks.is_first and checkpoints.is_due(checkpoint_minutes))
-        if stops or due:
-            ranks.unite(position.skipped)
-            checkpoints.save(learner, position)
-        if stops:
-            raise _StoppedError
-
-    return after_step
+def _draw_curves(run: Run, source: Source, session: Session) -> None:
+    """Draw results.png, if there is matplotlib."""
+    try:
+        from vggnet.report.figures import draw_curves
+    except MissingDependencyError as error:
+        session.console.note(f"no {CURVES}: {error}")
+        return
+    title = f"{session.config.model.name} on {Path(source.name).name}"
+    draw_curves(session.position.rows, run.folder / CURVES, title=title)
 
 
 def _skip(skipped: dict[str, str], index: int, error: ImageError) -> None:
     """Keep why an image cannot be read; it is met again in each epoch."""
     skipped[str(index)] = str(error)
-
-
-class _StoppedError(Exception):
-    """The user asked to stop, and a checkpoint was saved."""

@@ -1,0 +1,32 @@
+"""Schedules, worked by hand."""
+
+import pytest
+
+from vggnet.training.presets import preset
+from vggnet.training.schedules import drops, lr_factor, one_cycle
+
+ARTICLE = preset("article")
+PAPER = preset("paper")
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0, 0.2), (0.1, 0.6), (0.2, 1), (0.6, 0.5), (1, 0)])
+def test_one_cycle_by_hand(progress, factor):
+    """Oracle: up from 0.2 to 1 in the first fifth, straight down to 0 in the other four."""
+    assert one_cycle(progress, 0.2) == pytest.approx(factor)
+
+
+def test_the_tutorials_rate_drops_every_thirty_epochs():
+    """Oracle: the tutorial: 0.01, times 0.1 every 30 epochs."""
+    steps = 352
+    rates = [0.01 * lr_factor(ARTICLE, steps, epoch * steps) for epoch in (0, 29, 30, 49)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert lr_factor(ARTICLE, steps, 30 * steps - 1) == 1
+
+
+def test_plateau_by_hand():
+    """Oracle: by hand, with patience 2: epochs 3 and 4 are no better than epoch 2, 5 and 6 neither, and so on."""
+    accuracies = [0.3, 0.5, 0.5, 0.4, 0.45, 0.5, 0.6, 0.6, 0.1, 0.2, 0.2, 0.2]
+    assert [drops(accuracies[:epochs], 2) for epochs in range(13)] == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    config = PAPER.override(plateau_epochs=2)
+    rows = [{"val_accuracy": accuracy} for accuracy in accuracies]
+    assert 0.01 * lr_factor(config, 10, 1, rows[:6]) == pytest.approx(1e-4)
