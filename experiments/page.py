@@ -11,7 +11,8 @@ import tyro
 from vggnet.errors import VGGError
 from vggnet.files import write_text
 from vggnet.report.text import table
-from vggnet.training.config import PRESETS, TrainConfig
+from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 
 ROOT = Path(__file__).resolve().parent.parent
 OF_WEIGHTS = {"model", "width", "in_channels", "mean", "std"}  # fields of a training's config that its weights decide
@@ -63,13 +64,13 @@ def train_command(description: Mapping[str, Any], data: str | None = None) -> st
         data: a variable; by default made from the name of the data's folder.
     """
     data = data or f"${Path(description['data']).name.upper()}"
-    preset, weights = description["preset"], description["init_from"]
-    config = TrainConfig.from_dict(description["config"]).as_dict()
+    name, weights = description["preset"], description["init_from"]
+    config = TrainConfig.from_dict(description["config"]).as_options()
     if weights:
         config = {key: value for key, value in config.items() if key not in OF_WEIGHTS}
     given = f" --init-from {weights}" if weights else ""
-    changed = changed_options(config, PRESETS[preset].as_dict())
-    return " ".join([f"vgg train --data {data}", f"--preset {preset}{given}", *changed])
+    changed = changed_options(config, preset(name).as_options())
+    return " ".join([f"vgg train --data {data}", f"--preset {name}{given}", *changed])
 
 
 def changed_options(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:

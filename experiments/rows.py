@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,7 +44,7 @@ def find_row(rows: Sequence[Row], name: str, value: str, config: TrainConfig, fi
 def budget_of(row: Row) -> tuple[TrainConfig | None, str | None]:
     """What must be the same for two runs to be compared: the configuration without model and seed, and the images."""
     config = config_of(row)
-    return None if config is None else replace(config, model=TrainConfig.model, seed=0), row.get("fingerprint")
+    return None if config is None else config.override(model="vgg16", seed=0), row.get("fingerprint")
 
 
 def config_of(row: Row) -> TrainConfig | None:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from vggnet.accel.autotuning import autotuner
 from vggnet.data.loading import EvalBatches
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
@@ -21,16 +18,13 @@ from vggnet.evaluation.evaluate import evaluate, score_batches
 from vggnet.evaluation.results import EvaluationResult
 from vggnet.metrics import Scores
 from vggnet.models.vgg import VGG
-from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.config import TrainConfig
-from vggnet.training.console import Progress
-from vggnet.training.inputs import make_preprocess, make_step_inputs, make_train_batches, make_val_batches
+from vggnet.training.inputs import Inputs, make_preprocess, make_val_batches
 from vggnet.training.learner import make_learner
-from vggnet.training.loop import Position, Row, fit
+from vggnet.training.loop import Row
 from vggnet.training.run import Run
-from vggnet.training.schedules import lr_factor
-from vggnet.training.signals import stop_on_signal
-from vggnet.training.train import resume, train
+from vggnet.training.session import open_session
+from vggnet.training.train import resume, train_with
 
 
 def open_both(data: str | Path) -> tuple[Source, Source]:
@@ -45,17 +39,30 @@ def open_both(data: str | Path) -> tuple[Source, Source]:
 
 def folder_of(out: Path, label: str, config: TrainConfig, fingerprint: str) -> Path:
     """The folder of a run: another configuration, or other training images, have another folder."""
-    facts = json.dumps([config.as_dict(), fingerprint])
+    facts = json.dumps([config.as_options(), fingerprint])
     digest = hashlib.blake2b(facts.encode(), digest_size=4).hexdigest()
-    return out / f"{label.replace(' ', '-').replace(',', '')}-{config.seed}-{digest}"
+    return out / f"{label.replace(' ', '-').replace(',', '')}-{config.run.seed}-{digest}"
 
 
-def train_or_resume(data: str | Path, folder: Path, **options: Any) -> Run:
-    """Resume the run in `folder`, or begin it.  Raises: KeyboardInterrupt once it is saved, if Ctrl-C came."""
+def train_or_resume(
+    data: str | Path, folder: Path, config: TrainConfig | str, *, init_from: Path | None = None, **options: Any
+) -> Run:
+    """Resume the run in `folder`, or begin it.
+
+    Args:
+        data: as `vgg train` takes it.
+        folder: of the run.
+        config: a configuration, or the name of a preset.
+        init_from: the run to start from.
+        options: they replace those of `config`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came; the run is saved.
+    """
     if (folder / "config.json").is_file():
         run = resume(folder, progress=True)
     else:
-        run = train(data, out=folder, progress=True, **options)
+        run = train_with(data, config, options, init_from=init_from, out=folder, progress=True)
     if not run.finished:
         raise KeyboardInterrupt
     return run
@@ -94,43 +101,31 @@ def fit_or_resume(
         KeyboardInterrupt: Ctrl-C came; the training is saved, and the same call resumes it.
         NonFiniteError, RunError, StorageError.
     """
-    preprocess = make_preprocess(config, source)
-    batches = make_train_batches(config, source, preprocess, indices)
+    preprocess = make_preprocess(config, source, progress=True)
     learner = make_learner(config, cast(VGG, network))  # which uses its parameters and logits alone
-    checkpoints = Checkpoints(folder)
-    shown = Progress(config.epochs, len(batches), visible=True)
-    with stop_on_signal() as stop, closing(shown):
-        position, damaged = checkpoints.restore(learner)
-        for message in damaged:
-            shown.note(f"{message} Going on from an older checkpoint.")
-
-        def after_step(position: Position) -> None:
-            shown.step(position)
-            if stop.requested or checkpoints.is_due(config.checkpoint_minutes):
-                checkpoints.save(learner, position)
-            if stop.requested:
-                raise KeyboardInterrupt
-
-        epochs = fit(
-            learner,
-            batches,
-            prepare=make_step_inputs(
-                config, preprocess, learner.task, learner.task.read_targets(source, preprocess), learner.device
-            ),
-            validate=validate,
-            lr_factor=partial(lr_factor, config, len(batches)),
-            epochs=config.epochs,
-            seed=config.seed,
-            position=position,
-            after_step=after_step,
-        )
-        with autotuner().fixed(checkpoints.choices):
-            while position.epoch < config.epochs:
-                shown.begin(position)
-                row = next(epochs)
-                checkpoints.save(learner, position)
-                shown.epoch(row, row)
-    return position.rows
+    inputs = Inputs(
+        config=config,
+        source=source,
+        preprocess=preprocess,
+        task=learner.task,
+        targets=learner.task.read_targets(source, preprocess),
+        train_indices=indices,
+        val_indices=indices[:0],
+    )
+    with open_session(
+        config,
+        learner,
+        inputs.train_batches(),
+        prepare=inputs.prepare(learner.device),
+        validate=validate,
+        folder=folder,
+        progress=True,
+    ) as session:
+        for _ in session.epochs():
+            pass
+        if not session.finished:
+            raise KeyboardInterrupt
+        return session.position.rows
 
 
 def scores_on(

@@ -12,7 +12,8 @@ from pathlib import Path
 from experiments import page
 from experiments.rows import find_row, read_rows
 from experiments.speed.run import ROWS
-from vggnet.training.config import PRESETS
+from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 from vggnet.training.run import Run
 from vggnet.weights.checkpoint import Checkpoint, load, save
 from vggnet.weights.registry import SHIPPED_FOLDER, read_shipped
@@ -53,7 +54,9 @@ def card_section(name: str) -> str:
     """Facts of named weights, from the notes they carry."""
     found = read_shipped(name)
     notes = Checkpoint.open(name).provenance
-    changed = page.changed_options(notes["config"], PRESETS[found.preset].as_dict())
+    changed = page.changed_options(
+        TrainConfig.from_dict(notes["config"]).as_options(), preset(found.preset).as_options()
+    )
     views = "as they are", "by six views of each (mirror, shifts by a pixel)"
     accuracies = zip((found.top1, found.top1_six_views), views, strict=True)
     facts = {

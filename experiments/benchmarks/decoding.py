@@ -10,7 +10,6 @@ the faster of the others, the median of the rounds' ratios.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,18 +25,18 @@ from experiments import page
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.image_folder import open_folder
 from vggnet.report.text import to_json
-from vggnet.training.config import PHOTOS
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches
+from vggnet.training.presets import preset
 
 OURS = "vggnet"
-RECIPE = replace(PHOTOS, jitter=0.0, min_area=0.08, workers=0)  # does what the reference does
+RECIPE = preset("photos").override(jitter=0.0, min_area=0.08, workers=0)  # does what the reference does
 Pass = Callable[[int], None]  # over all photos, in an epoch
 
 
 def theirs(folder: Path, indices: list[int], backend: str) -> Pass:
     """torchvision's reference with one of its backends."""
     to_tensor = [v2.PILToTensor()]
-    change = [v2.RandomResizedCrop(RECIPE.crop, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)]
+    change = [v2.RandomResizedCrop(RECIPE.data.crop, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)]
     change += [v2.RandomHorizontalFlip(0.5)]
     scale = [
         v2.ToDtype(torch.float32, scale=True),
@@ -45,7 +44,7 @@ def theirs(folder: Path, indices: list[int], backend: str) -> Pass:
         v2.ToPureTensor(),
     ]
     pipeline = v2.Compose([*to_tensor, *change, *scale] if backend == "tensors" else [*change, *to_tensor, *scale])
-    loader = DataLoader(Subset(ImageFolder(str(folder), pipeline), indices), RECIPE.batch_size, shuffle=True)
+    loader = DataLoader(Subset(ImageFolder(str(folder), pipeline), indices), RECIPE.optimizer.batch_size, shuffle=True)
 
     def load(epoch: int) -> None:
         for _images, _labels in loader:

@@ -16,16 +16,18 @@ from vggnet.data.sources.opening import open_source
 from vggnet.data.splits import carve
 from vggnet.evaluation.evaluate import score_batches
 from vggnet.report.text import to_json
-from vggnet.training.config import FAST
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
 from vggnet.training.learner import build_model, make_learner
+from vggnet.training.presets import preset
+
+FAST = preset("fast")
 
 
 def measure(data: str, steps: int) -> dict[str, float]:
     """Milliseconds a step of each part, and the share of all but the network."""
     source = open_source(data, "train")
     preprocess = make_preprocess(FAST, source)
-    train_indices, val_indices = carve(source.labels, FAST.val_fraction, FAST.seed)
+    train_indices, val_indices = carve(source.labels, FAST.data.val_fraction, FAST.run.seed)
     batches = make_train_batches(FAST, source, preprocess, train_indices)
     learner = make_learner(FAST, build_model(FAST, len(source.classes)))
     prepare = make_prepare(FAST, preprocess)

@@ -5,7 +5,6 @@ python -m experiments.comparison.run --train --data cifar10
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,13 +22,13 @@ from vggnet.cli import compare
 from vggnet.errors import ConfigError, NonFiniteError, RunError, check_at_least
 from vggnet.models.table1 import MODEL_NAMES
 from vggnet.report.text import to_plain
-from vggnet.training.config import FAST, TrainConfig
+from vggnet.training.config import TrainConfig
 from vggnet.training.learner import build_model
+from vggnet.training.presets import preset
 
 ROWS = Path(__file__).with_name("rows.jsonl")
 SPEED, TRAINING = "speed", "training"  # kinds of rows
-BUDGET = replace(
-    FAST,
+BUDGET = preset("fast").override(
     width=1.0, init="he", val_fraction=0.0, epochs=5, batch_size=128, optimizer="sgd", lr=0.02, warmup=0.2,
     momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, flip="random",
 )  # fmt: skip
@@ -58,7 +57,7 @@ def main(
     measure: bool = False,
     train: bool = False,
     data: str | None = None,
-    epochs: int = BUDGET.epochs,
+    epochs: int = BUDGET.schedule.epochs,
     seeds: int = 1,
     out: Path = Path("runs/comparison"),
     rows: Path = ROWS,
@@ -124,15 +123,15 @@ def measure_training(
         ConfigError: a network does not exist, or a value cannot work.
     """
     check_at_least(1, seeds=seeds)
-    names, budget = full_names(models), TrainConfig.from_dict({**BUDGET.as_dict(), **fields})
+    names, budget = full_names(models), BUDGET.override(**fields)
     fingerprint = open_both(data)[0].fingerprint
     for seed in range(seeds):
         for name in names:
-            config = replace(budget, model=name, seed=seed)
+            config = budget.override(model=name, seed=seed)
             there = [row for row in read_rows(rows) if row["kind"] == TRAINING]
             if not find_row(there, "model", name, config, fingerprint):
                 append_row(rows, _training_row(config, data, out))
-    ours = budget_of({"config": budget.as_dict(), "fingerprint": fingerprint})
+    ours = budget_of({"config": budget.as_options(), "fingerprint": fingerprint})
     return [row for row in read_rows(rows) if row["kind"] == TRAINING and budget_of(row) == ours]
 
 
@@ -219,9 +218,9 @@ def _training_row(config: TrainConfig, data: str | Path, out: Path) -> Row:
     """Train and test."""
     train, test = open_both(data)
     network = _trainable(config, len(train.classes))
-    everything, folder = torch.arange(len(train)).numpy(), folder_of(out, config.model, config, train.fingerprint)
+    everything, folder = torch.arange(len(train)).numpy(), folder_of(out, config.model.name, config, train.fingerprint)
     about = {
-        "kind": TRAINING, "model": config.model, "seed": config.seed, "config": config.as_dict(),
+        "kind": TRAINING, "model": config.model.name, "seed": config.run.seed, "config": config.as_options(),
         "images": len(test), "fingerprint": train.fingerprint, "environment": cpu_environment(),
     }  # fmt: skip
     try:
@@ -234,10 +233,10 @@ def _training_row(config: TrainConfig, data: str | Path, out: Path) -> Row:
 
 
 def _trainable(config: TrainConfig, num_classes: int) -> nn.Module:
-    if config.model in MODEL_NAMES:
+    if config.model.name in MODEL_NAMES:
         return build_model(config, num_classes)
-    torch.manual_seed(config.seed)
-    return Enlarged(build_network(config.model, num_classes, config.width, config.head), num_classes)
+    torch.manual_seed(config.run.seed)
+    return Enlarged(build_network(config.model.name, num_classes, config.model.width, config.model.head), num_classes)
 
 
 if __name__ == "__main__":

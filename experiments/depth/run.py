@@ -4,7 +4,6 @@ python -m experiments.depth.run --data cifar10
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -17,13 +16,13 @@ from experiments.rows import Row, append_row, budget_of, find_row, percents, rea
 from experiments.training import evaluate_run, folder_of, open_both, train_or_resume
 from vggnet.errors import NonFiniteError, check_at_least
 from vggnet.models.table1 import layers, resolve
-from vggnet.training.config import FAST, TrainConfig
+from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 from vggnet.training.run import Run
 
 ROWS = Path(__file__).with_name("rows.jsonl")
 # Plain networks need a low rate; Glorot's initialization is the paper's own footnote to section 3.1.
-BUDGET = replace(
-    FAST,
+BUDGET = preset("fast").override(
     width=0.125, init="glorot", val_fraction=0.0, epochs=5, batch_size=128, optimizer="sgd", lr=0.05, warmup=0.2,
     momentum=0.9, weight_decay=5e-4, label_smoothing=0.0,
 )  # fmt: skip
@@ -67,8 +66,8 @@ CLAIMS = (
 
 def main(
     data: str | None = None,
-    width: float = BUDGET.width,
-    epochs: int = BUDGET.epochs,
+    width: float = BUDGET.model.width,
+    epochs: int = BUDGET.schedule.epochs,
     seeds: int = 3,
     out: Path = Path("runs/depth"),
     rows: Path = ROWS,
@@ -104,14 +103,14 @@ def measure(data: str | Path, *, seeds: int, out: Path, rows: Path, **fields: ob
         The rows of this budget on these images, of every seed.
     """
     check_at_least(1, seeds=seeds)
-    budget = TrainConfig.from_dict({**BUDGET.as_dict(), **fields})
+    budget = BUDGET.override(**fields)
     fingerprint = open_both(data)[0].fingerprint
     for seed in range(seeds):
         for entry in ENTRIES:  # those that start from A come after A
-            config = replace(budget, model=entry.model, seed=seed)
+            config = budget.override(model=entry.model, seed=seed)
             if not find_row(read_rows(rows), "label", entry.label, config, fingerprint):
                 append_row(rows, _row(entry, config, data, fingerprint, out))
-    ours = budget_of({"config": budget.as_dict(), "fingerprint": fingerprint})
+    ours = budget_of({"config": budget.as_options(), "fingerprint": fingerprint})
     return [row for row in read_rows(rows) if budget_of(row) == ours]
 
 
@@ -185,13 +184,13 @@ def _row(entry: Entry, config: TrainConfig, data: str | Path, fingerprint: str, 
     """Train and test."""
     convolutions = sum(layer.kind == "conv" for layer in layers(resolve(entry.model).column))
     about = {
-        "label": entry.label, "seed": config.seed, "weight_layers": convolutions + 1, "config": config.as_dict(),
+        "label": entry.label, "seed": config.run.seed, "weight_layers": convolutions + 1, "config": config.as_options(),
         "fingerprint": fingerprint,
     }  # fmt: skip
     folder = folder_of(out, entry.label, config, fingerprint)
-    start = folder_of(out, A.label, replace(config, model=A.model), fingerprint) if entry.from_a else None
+    start = folder_of(out, A.label, config.override(model=A.model), fingerprint) if entry.from_a else None
     try:
-        run = train_or_resume(data, folder, init_from=start, preset="fast", **config.as_dict())
+        run = train_or_resume(data, folder, config, init_from=start)
     except NonFiniteError:
         return {**about, "diverged": True, "top1_error": None, "top5_error": None, "seconds": 0.0}
     return {**about, **_tested(run, data)}

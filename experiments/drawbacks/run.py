@@ -4,7 +4,6 @@ python -m experiments.drawbacks.run --data cifar10
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -29,13 +28,13 @@ from vggnet.errors import ConfigError, check_at_least
 from vggnet.interpret.costs import count_costs
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import build
-from vggnet.training.config import FAST, TrainConfig
+from vggnet.training.config import TrainConfig
 from vggnet.training.inputs import make_preprocess
 from vggnet.training.learner import build_model
+from vggnet.training.presets import preset
 
 ROWS = Path(__file__).with_name("rows.jsonl")
-BUDGET = replace(
-    FAST,
+BUDGET = preset("fast").override(
     model="vgg11_bn", width=0.25, init="he", val_fraction=0.0, epochs=2, batch_size=128, optimizer="sgd", lr=0.02,
     warmup=0.2, momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, flip="random",
 )  # fmt: skip
@@ -62,8 +61,8 @@ class _Job(NamedTuple):
 
 def main(
     data: str | None = None,
-    width: float = BUDGET.width,
-    epochs: int = BUDGET.epochs,
+    width: float = BUDGET.model.width,
+    epochs: int = BUDGET.schedule.epochs,
     images: int = 2000,
     small_epochs: int = 12,
     seeds: int = 2,
@@ -113,7 +112,7 @@ def measure(
         ConfigError: a value cannot work, such as more images than train has.
     """
     check_at_least(1, images=images, small_epochs=small_epochs, seeds=seeds)
-    budget = TrainConfig.from_dict({**BUDGET.as_dict(), **fields})
+    budget = BUDGET.override(**fields)
     train, _ = open_both(data)
     _two_parts(train, images, seed=0)  # what cannot work is said first
     jobs = list(_jobs(budget, data, images, small_epochs, seeds, out))
@@ -122,8 +121,8 @@ def measure(
         if find_row(read_rows(rows), "label", job.label, job.config, fingerprint):
             continue
         row = job.run(job.config)
-        about = {"part": job.part, "label": job.label, "seed": job.config.seed}
-        append_row(rows, {**about, **row, "config": job.config.as_dict(), "environment": cpu_environment()})
+        about = {"part": job.part, "label": job.label, "seed": job.config.run.seed}
+        append_row(rows, {**about, **row, "config": job.config.as_options(), "environment": cpu_environment()})
     return _rows_of(jobs, rows, train)
 
 
@@ -171,12 +170,12 @@ def by_part(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
 def _recipe(row: Row) -> tuple[str, TrainConfig | None, str | None]:
     """The whole label, which says how many images; the configuration but for the seed; the data."""
     config = config_of(row)
-    return row["label"], None if config is None else replace(config, seed=0), row.get("fingerprint")
+    return row["label"], None if config is None else config.override(seed=0), row.get("fingerprint")
 
 
 def _rows_of(jobs: Sequence[_Job], path: Path, train: Source) -> list[Row]:
     """The rows of these jobs by any seed, on these images or none."""
-    asked = [(job.label, replace(job.config, seed=0)) for job in jobs]
+    asked = [(job.label, job.config.override(seed=0)) for job in jobs]
     fingerprints = (train.fingerprint, None)  # memory needs no images
     found = [(row, *_recipe(row)) for row in read_rows(path)]
     return [row for row, label, config, data in found if (label, config) in asked and data in fingerprints]
@@ -188,7 +187,7 @@ def _jobs(
     """The cheapest first."""
 
     def with_(**fields: object) -> TrainConfig:
-        return TrainConfig.from_dict({**budget.as_dict(), **fields})
+        return budget.override(**fields)
 
     for model, head in AT_FULL_SIZE:
         config = with_(model=model, head=head, width=1.0, resize=256, crop=224)
@@ -218,17 +217,18 @@ def _network(model: str) -> str:
 
 
 def _memory(config: TrainConfig) -> Row:
-    return {"network": _network(config.model), **_costs(config, 1000), "pixels": config.crop}
+    return {"network": _network(config.model.name), **_costs(config, 1000), "pixels": config.data.crop}
 
 
 def _costs(config: TrainConfig, num_classes: int) -> Row:
-    network = build(config.model, num_classes=num_classes, head=config.head, width=config.width, init=None)
-    return count_costs(network, config.crop)._asdict()
+    model = config.model
+    network = build(model.name, num_classes=num_classes, head=model.head, width=model.width, init=None)
+    return count_costs(network, config.data.crop)._asdict()
 
 
 def _gradients(config: TrainConfig, *, data: str | Path, network: str, skips: bool) -> Row:
     source = open_source(data, "train")
-    chosen = np.random.default_rng(config.seed).permutation(len(source))[: config.batch_size]
+    chosen = np.random.default_rng(config.run.seed).permutation(len(source))[: config.optimizer.batch_size]
     images, labels = _batch(config, source, chosen)
     model = build_model(config, len(source.classes))
     norms = gradient_norms(add_skips(model) if skips else model, images, labels)
@@ -243,14 +243,14 @@ def _batch(config: TrainConfig, source: Source, indices: NDArray[np.int64]) -> t
 
 def _overfitting(config: TrainConfig, *, data: str | Path, images: int, out: Path) -> Row:
     source, test_source = open_both(data)
-    chosen, held_out = _two_parts(source, images, config.seed)
+    chosen, held_out = _two_parts(source, images, config.run.seed)
     network = build_model(config, len(source.classes))
 
     def watch(network: torch.nn.Module) -> Row:
         scores = scores_on(network, config, source, source, held_out)
         return {"val_loss": scores.loss, "val_accuracy": scores.top1}
 
-    folder = folder_of(out, f"dropout {config.dropout:g} {images}", config, source.fingerprint)
+    folder = folder_of(out, f"dropout {config.model.dropout:g} {images}", config, source.fingerprint)
     history = fit_or_resume(network, config, source, chosen, folder, validate=watch)
     learnt, tested = scores_on(network, config, source, source, chosen), scores_on(network, config, source, test_source)
     return {
@@ -273,8 +273,8 @@ def _two_parts(source: Source, images: int, seed: int) -> tuple[NDArray[np.int64
 
 
 def _head(config: TrainConfig, *, data: str | Path, out: Path) -> Row:
-    folder = folder_of(out, f"head {config.head}", config, open_source(data, "train").fingerprint)
-    run = train_or_resume(data, folder, preset="fast", **config.as_dict())
+    folder = folder_of(out, f"head {config.model.head}", config, open_source(data, "train").fingerprint)
+    run = train_or_resume(data, folder, config)
     result = evaluate_run(run, data)
     return {
         **_costs(config, len(run.description["classes"])), "top1": result.top1, "images": result.images,

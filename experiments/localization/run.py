@@ -32,11 +32,12 @@ def main(run: Positional[Path | None] = None, rows: Path = ROWS) -> None:
 def row_of(run: Run) -> Row:
     """A run that predicts boxes, tested on the split `validation`, on the images and their mirror images."""
     result = localize(run.folder, data=run.data, split="validation", flip=True)
-    facts = ("preset", "init_from", "fingerprint", "images", "environment", "config")
+    facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
         "history": run.history,
         **{name: run.description[name] for name in facts},
+        "config": run.config.as_options(),
     }
 
 

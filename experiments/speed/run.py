@@ -5,7 +5,6 @@ python -m experiments.speed.run --data cifar10
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import mean, median
@@ -20,10 +19,11 @@ from experiments.training import evaluate_run, folder_of, open_both, train_or_re
 from experiments.tutorial.step_timing import TUTORIAL, bench_tutorial
 from vggnet.benchmarking.timing import cpu_environment
 from vggnet.data.sources.opening import open_source
-from vggnet.errors import ConfigError, check_at_least
+from vggnet.errors import check_at_least
 from vggnet.interpret.costs import count_macs
 from vggnet.models.vgg import Architecture, empty
-from vggnet.training.config import ARTICLE, PRESETS, TrainConfig
+from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 from vggnet.training.run import Run
 
 ROWS = Path(__file__).with_name("rows.jsonl")
@@ -92,18 +92,17 @@ def measure(data: str | Path, *, presets: Sequence[str], seeds: int, out: Path, 
     Raises:
         ConfigError: a preset does not exist.
     """
-    if unknown := [preset for preset in presets if preset not in PRESETS]:
-        raise ConfigError(f"unknown preset {unknown[0]!r}. The presets are {', '.join(PRESETS)}.")
     check_at_least(1, seeds=seeds)
+    configs = {name: preset(name).override(val_fraction=0.0) for name in presets}
     fingerprint = open_both(data)[0].fingerprint
     for seed in range(seeds):
-        for preset in presets:
-            config = replace(PRESETS[preset], seed=seed, val_fraction=0.0)
-            if not find_row(read_rows(rows), "preset", preset, config, fingerprint):
-                folder = folder_of(out, preset, config, fingerprint)
-                run = train_or_resume(data, folder, preset=preset, seed=seed, val_fraction=0.0)
-                append_row(rows, _row(preset, config, run, data))
-    if not find_row(read_rows(rows), "preset", "article", ARTICLE, fingerprint):
+        for name, seedless in configs.items():
+            config = seedless.override(seed=seed)
+            if not find_row(read_rows(rows), "preset", name, config, fingerprint):
+                folder = folder_of(out, name, config, fingerprint)
+                run = train_or_resume(data, folder, name, seed=seed, val_fraction=0.0)
+                append_row(rows, _row(name, config, run, data))
+    if not find_row(read_rows(rows), "preset", "article", preset("article"), fingerprint):
         append_row(rows, _article_row(data))
     return [row for row in read_rows(rows) if row["fingerprint"] == fingerprint]
 
@@ -132,10 +131,10 @@ def table(rows: Sequence[Row]) -> str:
         "operations an image", "share of the limit", "measured",
     ]  # fmt: skip
     lines = []
-    for preset, runs in by_preset(rows).items():
+    for name, runs in by_preset(rows).items():
         config, seconds = runs[0]["config"], mean(row["seconds"] for row in runs)
         lines.append([
-            preset,
+            name,
             f"{config['model']}, width {config['width']:g}",
             config["epochs"],
             ", ".join(str(row["seed"]) for row in runs if not row["estimate"]) or "none: an estimate",
@@ -153,9 +152,9 @@ def table(rows: Sequence[Row]) -> str:
 def at_a_glance(rows: Sequence[Row], words: Words) -> str:
     """The section of a README: a line for each preset, and the figure."""
     lines = []
-    for preset, runs in sorted(by_preset(rows).items(), key=lambda group: mean(row["seconds"] for row in group[1])):
+    for name, runs in sorted(by_preset(rows).items(), key=lambda group: mean(row["seconds"] for row in group[1])):
         lines.append([
-            f"`{preset}`",
+            f"`{name}`",
             words.network.format_map(runs[0]["config"]),
             spread(percents(runs, "top1")),
             spread(percents(runs, "top1_six_views")),
@@ -175,15 +174,15 @@ def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def _row(preset: str, config: TrainConfig, run: Run, data: str | Path) -> Row:
+def _row(name: str, config: TrainConfig, run: Run, data: str | Path) -> Row:
     """The finished run, tested."""
     one, six = (evaluate_run(run, data, views) for views in VIEWS)
     seconds = sum(row["seconds"] for row in run.history)
     return {
-        "preset": preset, "seed": config.seed, "estimate": False, "top1": one.top1,
+        "preset": name, "seed": config.run.seed, "estimate": False, "top1": one.top1,
         "top1_six_views": six.top1, "per_class": six.per_class, "images": one.images,
         "seconds": seconds,
-        **_work(config, run.description["images"], seconds), "config": config.as_dict(),
+        **_work(config, run.description["images"], seconds), "config": config.as_options(),
         "fingerprint": run.description["fingerprint"], "environment": run.description["environment"],
     }  # fmt: skip
 
@@ -192,11 +191,12 @@ def _article_row(data: str | Path) -> Row:
     """The tutorial's whole training at the speed of a few of its steps."""
     source = open_source(data, "train")
     per_step = median(bench_tutorial().seconds[TUTORIAL])
-    images = round(len(source) * (1 - ARTICLE.val_fraction))
-    seconds = per_step * -(-images // ARTICLE.batch_size) * ARTICLE.epochs
+    config = preset("article")
+    images = round(len(source) * (1 - config.data.val_fraction))
+    seconds = per_step * -(-images // config.optimizer.batch_size) * config.schedule.epochs
     return {
-        "preset": "article", "seed": ARTICLE.seed, "estimate": True, "top1": None, "top1_six_views": None,
-        "images": 0, "seconds": seconds, **_work(ARTICLE, images, seconds), "config": ARTICLE.as_dict(),
+        "preset": "article", "seed": config.run.seed, "estimate": True, "top1": None, "top1_six_views": None,
+        "images": 0, "seconds": seconds, **_work(config, images, seconds), "config": config.as_options(),
         "fingerprint": source.fingerprint, "environment": {**cpu_environment(), "date": f"{date.today()}"},
     }  # fmt: skip
 
@@ -207,9 +207,11 @@ def _work(config: TrainConfig, images: int, seconds: float) -> dict[str, float]:
     Three times a forward pass, as direct convolutions count: two operations for each multiply-add. Winograd's need
     fewer, so the share may be above 1.
     """
-    network = empty(Architecture(name=config.model, num_classes=10, head=config.head, width=config.width))
-    operations = 3 * 2 * count_macs(network, config.crop, in_channels=config.in_channels)
-    total = operations * images * config.epochs
+    network = empty(
+        Architecture(name=config.model.name, num_classes=10, head=config.model.head, width=config.model.width)
+    )
+    operations = 3 * 2 * count_macs(network, config.data.crop, in_channels=config.model.in_channels)
+    total = operations * images * config.schedule.epochs
     return {"operations_per_image": operations, "share_of_limit": total / (seconds * _matrix_limit())}
 
 

@@ -34,12 +34,13 @@ def main(run: Positional[Path | None] = None, rows: Path = ROWS) -> None:
 def row_of(run: Run) -> Row:
     """A run that started from other weights, and the result of its test."""
     test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
-    facts = ("preset", "init_from", "fingerprint", "images", "environment", "config")
+    facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "data": Path(run.data).name,
         "test": test | {"data": Path(run.data).name, "model": "RUN"},
         "history": run.history,
         **{name: run.description[name] for name in facts},
+        "config": run.config.as_options(),
     }
 
 

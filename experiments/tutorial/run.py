@@ -56,11 +56,11 @@ def first_steps(run: Run) -> Row:
         "seconds_per_step": position.seconds / position.step,
         "loss": loss / position.images,
         "train_accuracy": correct / position.images,
-        "batch_size": run.config.batch_size,
-        "epochs": run.config.epochs,
-        "train_images": round(run.description["images"] * (1 - run.config.val_fraction)),
+        "batch_size": run.config.optimizer.batch_size,
+        "epochs": run.config.schedule.epochs,
+        "train_images": round(run.description["images"] * (1 - run.config.data.val_fraction)),
         "fingerprint": run.description["fingerprint"],
-        "seed": run.config.seed,
+        "seed": run.config.run.seed,
         "environment": run.description["environment"],
     }
 

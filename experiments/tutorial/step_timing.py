@@ -15,7 +15,9 @@ from vggnet.data.augmentation import BatchAugment
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.tutorial_augmentation import article_pipeline
 from vggnet.models.vgg import build
-from vggnet.training.config import ARTICLE
+from vggnet.training.presets import preset
+
+ARTICLE = preset("article")
 
 TUTORIAL = "the tutorial's script"
 BATCH = 128
@@ -41,9 +43,9 @@ def bench_tutorial(*, rounds: int = 5) -> Bench:
 def _our_step(pixels: np.ndarray, labels: Tensor) -> Callable[[], object]:
     network = accelerate(build("vgg16_bn", num_classes=10, head="cifar").train())
     augment = BatchAugment(shift=4, flip="random", rotation=15, jitter=0.2, padding="zero")
-    assert ARTICLE.mean is not None
-    assert ARTICLE.std is not None
-    normalize = Preprocess(resize=32, crop=32, mean=ARTICLE.mean, std=ARTICLE.std).normalize
+    assert ARTICLE.data.mean is not None
+    assert ARTICLE.data.std is not None
+    normalize = Preprocess(resize=32, crop=32, mean=ARTICLE.data.mean, std=ARTICLE.data.std).normalize
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,7 +61,7 @@ def _our_step(pixels: np.ndarray, labels: Tensor) -> Callable[[], object]:
 
 def _tutorial_step(pixels: np.ndarray, labels: Tensor) -> Callable[[], object]:
     network = build("vgg16_bn", num_classes=10, head="paper").train()
-    normalize = transforms.Normalize(ARTICLE.mean, ARTICLE.std)
+    normalize = transforms.Normalize(ARTICLE.data.mean, ARTICLE.data.std)
     transform = transforms.Compose([article_pipeline(32, 32), transforms.ConvertImageDtype(torch.float32), normalize])
     images = [Image.fromarray(array) for array in pixels]
 
@@ -82,8 +84,9 @@ def _tutorial_step(pixels: np.ndarray, labels: Tensor) -> Callable[[], object]:
 
 
 def _step(network: torch.nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], object]:
+    options = ARTICLE.optimizer
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=ARTICLE.lr, momentum=ARTICLE.momentum, weight_decay=ARTICLE.weight_decay
+        network.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
     )
     loss_of = torch.nn.CrossEntropyLoss()
 

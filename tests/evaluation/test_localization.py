@@ -188,7 +188,7 @@ def make_run(folder, photos):
     """A run of which nothing but its weights and its description is there."""
     folder.mkdir()
     description = {"data": str(photos), "preset": None, "classes": CLASSES, "images": 6, "fingerprint": "0" * 16}
-    config = TrainConfig(task="localize", boxes="shared").as_dict()
+    config = TrainConfig().override(task="localize", boxes="shared").as_dict()
     (folder / "config.json").write_text(
         json.dumps({**description, "preprocess": {"resize": 64}, "environment": {}, "config": config})
     )

@@ -11,7 +11,7 @@ import vggnet
 from experiments.comparison import run as comparison
 from experiments.training import scores_on
 from vggnet.errors import ConfigError, DataError, NonFiniteError
-from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SMALL = {"size": 64, "batch": 2, "rounds": 1}
@@ -28,7 +28,7 @@ def speed_row(name, accuracy, ours, stock):
 
 
 def training_row(name, seed, top1, epochs=5):
-    config = TrainConfig(model=name, seed=seed, epochs=epochs).as_dict()
+    config = preset("fast").override(model=name, seed=seed, epochs=epochs).as_options()
     return {"kind": "training", "model": name, "seed": seed, "top1": top1, "images": 360, "seconds": 90.0,
             "config": config, "fingerprint": "0"}  # fmt: skip
 
@@ -94,13 +94,13 @@ def test_what_is_there_is_not_measured_again(tmp_path, monkeypatch):
 
 def test_others_are_enlarged_and_not_changed():
     """Oracle: PyTorch's own enlargement, then the network as torchvision builds it; a VGG stays as it is."""
-    config = TrainConfig(model="squeezenet1_1", width=0.05)
+    config = preset("fast").override(model="squeezenet1_1", width=0.05)
     network = comparison._trainable(config, 7).eval()
     images = torch.randn(2, 3, 32, 32)
     larger = F.interpolate(images, size=(64, 64), mode="bilinear")
     assert torch.equal(network(images), network.network(larger))
     assert network(images).shape == (2, network.num_classes) == (2, 7)
-    vgg = comparison._trainable(TrainConfig(model="vgg11_bn", width=0.05, init="glorot", seed=3), 7)
+    vgg = comparison._trainable(preset("fast").override(model="vgg11_bn", width=0.05, init="glorot", seed=3), 7)
     torch.manual_seed(3)
     same = vggnet.build("vgg11_bn", num_classes=7, head="cifar", width=0.05, init="glorot")
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in vgg.state_dict().items())
@@ -169,7 +169,7 @@ def test_scores_need_the_same_classes(tmp_path):
     other = vggnet.data.sources.opening.open_source("digits", "test")
     other.classes = ("zero", *other.classes[1:])
     with pytest.raises(DataError, match="other classes"):
-        scores_on(comparison.Enlarged(tiny("", 10, 1, ""), 10), TrainConfig(), digits, other)
+        scores_on(comparison.Enlarged(tiny("", 10, 1, ""), 10), preset("fast"), digits, other)
 
 
 @pytest.mark.parametrize("field", ["seeds", "epochs"])

@@ -9,7 +9,7 @@ from scipy.stats import ttest_ind_from_stats
 import vggnet
 from experiments.depth import run as depth
 from vggnet.errors import ConfigError, NonFiniteError
-from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TINY = {"width": 0.05, "epochs": 1, "batch_size": 512, "flip": "random"}
@@ -61,7 +61,7 @@ def test_a_loss_that_is_no_number_is_a_row(study, monkeypatch, cells):
 
 
 def rows_of(label, errors, diverged=()):
-    config = TrainConfig().as_dict()
+    config = preset("fast").as_options()
     return [
         {"label": label, "seed": seed, "weight_layers": 9, "diverged": seed in diverged, "top1_error": error,
          "top5_error": 0.01, "seconds": 3600.0, "config": config}

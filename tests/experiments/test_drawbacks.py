@@ -15,7 +15,7 @@ from experiments.drawbacks.gradients import add_skips, gradient_norms
 from experiments.drawbacks.run import by_part
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError
-from vggnet.training.config import TrainConfig
+from vggnet.training.presets import preset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TINY = {"width": 0.05, "epochs": 1, "batch_size": 512, "images": 60, "small_epochs": 2}
@@ -124,7 +124,13 @@ def test_parts_of_train_are_apart_and_balanced():
 
 def row(part, label, seed, **values):
     config = {key: values.pop(key) for key in ("head", "dropout", "epochs", "init") if key in values}
-    return {"part": part, "label": label, "seed": seed, "config": TrainConfig(seed=seed, **config).as_dict(), **values}
+    return {
+        "part": part,
+        "label": label,
+        "seed": seed,
+        "config": preset("fast").as_options() | {"seed": seed, **config},
+        **values,
+    }
 
 
 SIZE = {"parameters": 2_000_000, "fully_connected": 500_000, "file_bytes": 8_400_000, "activation_bytes": 50_000_000}

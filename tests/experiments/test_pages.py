@@ -8,7 +8,7 @@ import pytest
 
 from experiments import page
 from experiments.page import ROOT, insert, train_command
-from vggnet.training.config import PRESETS
+from vggnet.training.presets import preset
 
 SCRIPTS = (
     "benchmarks.run", "comparison.run", "depth.run", "drawbacks.run", "explain.run", "localization.run",
@@ -75,7 +75,7 @@ def test_sections_are_replaced_and_the_rest_stays(tmp_path):
 
 def test_the_command_of_a_run():
     """Oracle: by hand: options that differ from the preset; what the weights decide is not repeated."""
-    config = PRESETS["digits"].as_dict() | {"epochs": 3, "nesterov": False, "ema": 0.5}
+    config = preset("digits").as_options() | {"epochs": 3, "nesterov": False, "ema": 0.5}
     run = {"preset": "digits", "init_from": None, "data": "/data/my-digits/", "config": config}
     expected = "vgg train --data $MY-DIGITS --preset digits --epochs 3 --no-nesterov --ema 0.5"
     assert sorted(train_command(run).split()) == sorted(expected.split())

@@ -12,7 +12,7 @@ from experiments.drawbacks import run as drawbacks
 from experiments.speed import run as speed
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import DataError, NonFiniteError
-from vggnet.training.config import ARTICLE, PRESETS
+from vggnet.training.presets import PRESETS, preset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -75,7 +75,7 @@ def test_depth_by_another_budget_is_trained_apart(diverge):
 
 def test_depth_shows_the_newest_budget_alone():
     """Oracle: by hand: two seeds by the older budget, one by the newer; and the same of data."""
-    config = depth.BUDGET.as_dict()
+    config = depth.BUDGET.as_options()
 
     def row(seed, fingerprint="0", **fields):
         return {"label": "A", "seed": seed, "config": {**config, "seed": seed, **fields}, "fingerprint": fingerprint}
@@ -91,14 +91,14 @@ def speed_study(monkeypatch, tmp_path):
     """Speed that is interrupted in its first training, which is noted: its folder."""
     notes = []
 
-    def stop(data, folder, **options):
+    def stop(data, folder, config, **options):
         notes.append(folder)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(speed, "train_or_resume", stop)
     ours, rows = open_source("digits", "train").fingerprint, tmp_path / "rows.jsonl"
-    config = {**PRESETS["quick"].as_dict(), "seed": 0, "val_fraction": 0.0}
-    done = [{"preset": "quick", "config": config}, {"preset": "article", "config": ARTICLE.as_dict()}]
+    config = {**preset("quick").as_options(), "seed": 0, "val_fraction": 0.0}
+    done = [{"preset": "quick", "config": config}, {"preset": "article", "config": preset("article").as_options()}]
 
     def run(fingerprint=ours):
         rows.write_text("".join(json.dumps({**row, "fingerprint": fingerprint}) + "\n" for row in done))

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from statistics import mean, stdev
 
 import pytest
@@ -13,17 +12,19 @@ from experiments.speed import figure
 from experiments.speed import run as speed
 from vggnet.benchmarking.timing import Bench
 from vggnet.errors import ConfigError
-from vggnet.training.config import DIGITS, PRESETS
+from vggnet.training.presets import PRESETS, preset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-TINY = replace(DIGITS, width=0.05, epochs=2, batch_size=512, optimizer="muon", flip="random", val_fraction=0.0)
+TINY = preset("digits").override(
+    width=0.05, epochs=2, batch_size=512, optimizer="muon", flip="random", val_fraction=0.0
+)
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """Two small presets on the digits, and an article whose steps take 2 seconds."""
-    monkeypatch.setitem(PRESETS, "quick", TINY)
-    monkeypatch.setitem(PRESETS, "fast", replace(TINY, epochs=3))
+    monkeypatch.setitem(PRESETS, "quick", lambda: TINY)
+    monkeypatch.setitem(PRESETS, "fast", lambda: TINY.override(epochs=3))
     bench = Bench(work="", batch=128, seconds={speed.TUTORIAL: [1.0, 2.0, 9.0]}, environment={})
     monkeypatch.setattr(speed, "bench_tutorial", lambda: bench)
 
@@ -88,12 +89,12 @@ def stopped_after_one_epoch(out, fields):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "write_history", interrupting)
-        return real.train("digits", out=out, **fields)
+        return real.train_with("digits", None, fields, out=out)
 
 
 def test_table_by_hand(cells):
     """Oracle: mean and standard deviation of typed rows; an older recipe of the same preset does not count."""
-    config = {**TINY.as_dict(), "epochs": 10}
+    config = {**TINY.as_options(), "epochs": 10}
     rows = [
         {
             "preset": "quick", "seed": seed, "estimate": False, "top1": top1, "top1_six_views": top1 + 0.01,
@@ -111,7 +112,7 @@ def test_table_by_hand(cells):
 
 def test_operations_by_hand():
     """Oracle: the multiplications of VGG-11's convolutions and its head at 32 pixels, layer by layer."""
-    config = replace(TINY, model="vgg11_bn", width=1.0, head="cifar")
+    config = TINY.override(model="vgg11_bn", width=1.0, head="cifar")
     layers = [(3, 64, 32), (64, 128, 16), (128, 256, 8), (256, 256, 8), (256, 512, 4), (512, 512, 4)]
     layers += 2 * [(512, 512, 2)]
     multiplications = sum(9 * c * k * side**2 for c, k, side in layers) + 512 * 10

@@ -14,8 +14,8 @@ from trainings import train
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.data.sources.image_folder import open_folder
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.image_folder import open_folder
 from vggnet.errors import ConfigError, DataError, ImageError, RunError
 from vggnet.models.vgg import build
 from vggnet.training.inputs import make_augment, make_prepare, make_preprocess, make_train_batches
@@ -189,7 +189,11 @@ def test_what_is_random_is_not_frozen(photos, tmp_path, given):
     """Oracle: by hand: column A has no conv1_2, which the paper's deeper columns start at random."""
     fields = {**TINY, "model": "vgg16", "freeze": 2}
     if given:
-        save(build(given, num_classes=2, head="gap", width=0.05), tmp_path / "given.safetensors", preprocess=Preprocess.imagenet())
+        save(
+            build(given, num_classes=2, head="gap", width=0.05),
+            tmp_path / "given.safetensors",
+            preprocess=Preprocess.imagenet(),
+        )
         fields["init_from"] = tmp_path / "given.safetensors"
     first = "conv1_2" if given else "conv1_1"
     with pytest.raises(ConfigError, match=f"freeze is 2, but .* features.{first}.weight, are random"):
@@ -199,7 +203,11 @@ def test_what_is_random_is_not_frozen(photos, tmp_path, given):
 
 def test_the_command_fine_tunes_by_its_preset(photos, tmp_path, monkeypatch):
     """Oracle: the preset, written down here; the network is that of the weights."""
-    save(build("vgg11_bn", num_classes=7, head="gap", width=0.05), tmp_path / "given.safetensors", preprocess=Preprocess.imagenet())
+    save(
+        build("vgg11_bn", num_classes=7, head="gap", width=0.05),
+        tmp_path / "given.safetensors",
+        preprocess=Preprocess.imagenet(),
+    )
     told = {}
 
     def stop(run, model, inputs, *others):

@@ -5,8 +5,8 @@ import re
 import pytest
 from PIL import Image
 
-from vggnet.data.sources.opening import open_source
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError
 from vggnet.models.vgg import build
 from vggnet.training.learner import build_model, make_learner
@@ -85,5 +85,9 @@ def test_the_preset_follows_from_images_weights_and_task(tmp_path, side, given, 
 )  # fmt: skip
 def test_the_head_is_that_of_the_weights_where_it_fits(tmp_path, given, name, expected):
     """Oracle: by hand: what takes 32 pixels, or 224, or anything."""
-    save(build("vgg11_bn", num_classes=2, head=given, width=0.05), tmp_path / "given.safetensors", preprocess=Preprocess.imagenet())
+    save(
+        build("vgg11_bn", num_classes=2, head=given, width=0.05),
+        tmp_path / "given.safetensors",
+        preprocess=Preprocess.imagenet(),
+    )
     assert preset(name, init_from=tmp_path / "given.safetensors").model.head == expected

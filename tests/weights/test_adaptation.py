@@ -222,7 +222,7 @@ def test_a_deeper_network_starts_from_column_a():
         transfer(given, build("vgg19_bn", num_classes=2, head="paper", width=0.05))
 
 
-def test_other_classes_get_a_new_last_layer():
+def test_transfer_starts_a_last_layer_for_other_classes_afresh():
     """Oracle: by hand: as many classes, but with other names."""
     source, model = filled(1, num_classes=2, head="gap"), filled(7, num_classes=2, head="gap")
     source.classes, model.classes = ("cat", "dog"), ("cat", "eel")
