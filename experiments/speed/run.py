@@ -166,11 +166,11 @@ def at_a_glance(rows: Sequence[Row], words: Words) -> str:
 
 
 def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each preset; only those with its newest configuration and data."""
+    """The rows of each preset; only those with its newest configuration and data, and of estimates the newest."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         same = [other for other in groups.get(row["preset"], []) if budget_of(other) == budget_of(row)]
-        groups[row["preset"]] = [*same, row]
+        groups[row["preset"]] = [row] if row["estimate"] else [*same, row]
     return groups
 
 

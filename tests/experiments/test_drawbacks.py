@@ -76,7 +76,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(drawbacks, "TWINS", ("vgg11_bn",))
     monkeypatch.setattr(drawbacks, "INITS", ("he",))
     monkeypatch.setattr(drawbacks, "HEADS", ("gap", "cifar"))
-    monkeypatch.setattr(drawbacks, "SMALL_HEAD", "gap")
+    monkeypatch.setattr(drawbacks, "SMALL_HEAD", "folded")
     monkeypatch.setattr(drawbacks, "AT_FULL_SIZE", (("vgg16", "paper"),))
 
     def run(name="rows", **options):

@@ -35,7 +35,7 @@ def diverge(monkeypatch, tmp_path):
     """Depth with A, and D from A; a training is noted, and fails. Returns the study and the notes: (folder, start)."""
     notes = []
 
-    def fail(data, folder, *, init_from=None, **options):
+    def fail(data, folder, config, *, init_from=None, **options):
         notes.append((folder, init_from))
         raise NonFiniteError("the loss became nan")
 

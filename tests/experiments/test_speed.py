@@ -63,7 +63,9 @@ def test_a_stopped_study_goes_on_from_the_runs_checkpoint(study, tmp_path, monke
     """Oracle: the accuracy of a study that was not stopped; the first run ends after one of its epochs, by Ctrl-C."""
     whole = study(presets=("quick",), seeds=1)[0]
     (tmp_path / "rows.jsonl").unlink()
-    monkeypatch.setattr(training, "train", lambda *arguments, out, **fields: stopped_after_one_epoch(out, fields))
+    monkeypatch.setattr(
+        training, "train_with", lambda data, config, options, *, out, **_: stopped_after_one_epoch(out, config, options)
+    )
     with pytest.raises(KeyboardInterrupt):
         study(out="again", presets=("quick",), seeds=1)
     assert not (tmp_path / "rows.jsonl").exists()
@@ -72,7 +74,7 @@ def test_a_stopped_study_goes_on_from_the_runs_checkpoint(study, tmp_path, monke
         assert went_on[name] == whole[name]
 
 
-def stopped_after_one_epoch(out, fields):
+def stopped_after_one_epoch(out, config, options):
     """A run that Ctrl-C ends when its first epoch is written."""
     import os
     import signal
@@ -89,7 +91,7 @@ def stopped_after_one_epoch(out, fields):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "write_history", interrupting)
-        return real.train_with("digits", None, fields, out=out)
+        return real.train_with("digits", config, options, out=out)
 
 
 def test_table_by_hand(cells):
