@@ -43,7 +43,7 @@ def photos(tmp_path):
 def network(boxes, seed=0, classes=CLASSES, head="gap"):
     """Boxes of about half the crop, in its middle."""
     torch.manual_seed(seed)
-    model = vggnet.build("vgg11_bn", num_classes=3, head=head, width=0.1, boxes=boxes).eval()
+    model = vggnet.create_model("vgg11_bn", num_classes=3, head=head, width=0.1, boxes=boxes).eval()
     model.classes, model.preprocess = classes, Preprocess(resize=64, crop=64)
     last = model.head.fc if head == "gap" else model.head.fc8
     with torch.no_grad():

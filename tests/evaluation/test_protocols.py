@@ -13,7 +13,7 @@ from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, NonFiniteError
 from vggnet.evaluation.protocols import Protocol
-from vggnet.models.vgg import build
+from vggnet.models.vgg import build, to_dense
 from vggnet.weights.checkpoint import save
 
 CLASSES = ("cat", "dog", "elk")
@@ -118,7 +118,7 @@ def test_a_protocol_is_the_average_by_hand(photos, protocol, kinds, scales, flip
 def test_the_papers_head_slides_over_whole_photos(photos, head):
     """Oracle: the network with the dense head, on photos resized by torchvision."""
     model = network(head=head, crop=224)
-    slides = vggnet.to_dense(model) if head == "paper" else model
+    slides = to_dense(model) if head == "paper" else model
     result = vggnet.evaluate(model, data=photos, protocol="dense", scales=(230,), flip=True, workers=0)
     assert_scores(result, by_hand(slides, photos, ["whole"], (230,), True), photos)
 

@@ -102,7 +102,7 @@ def test_others_are_enlarged_and_not_changed():
     assert network(images).shape == (2, network.num_classes) == (2, 7)
     vgg = comparison._trainable(preset("fast").override(model="vgg11_bn", width=0.05, init="glorot", seed=3), 7)
     torch.manual_seed(3)
-    same = vggnet.build("vgg11_bn", num_classes=7, head="cifar", width=0.05, init="glorot")
+    same = vggnet.create_model("vgg11_bn", num_classes=7, head="cifar", width=0.05, init="glorot")
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in vgg.state_dict().items())
 
 

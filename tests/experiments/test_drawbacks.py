@@ -49,7 +49,7 @@ def test_gradient_norms_by_hand():
 def test_skips_by_hand(name):
     """Oracle: the layers of the network one by one in plain Python; the parameters are the same tensors."""
     torch.manual_seed(0)
-    network = vggnet.build(name, num_classes=3, head="gap", width=0.1).eval()
+    network = vggnet.create_model(name, num_classes=3, head="gap", width=0.1).eval()
     parameters = {id(parameter) for parameter in network.parameters()}
     layers = dict(network.features.named_children())
     images = torch.randn(2, 3, 32, 32)

@@ -35,7 +35,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
-    model = vggnet.build("vgg11", num_classes=2, head="gap", width=0.0625).eval()
+    model = vggnet.create_model("vgg11", num_classes=2, head="gap", width=0.0625).eval()
     model.preprocess = vggnet.Preprocess(resize=36, crop=32)
     path = tmp_path_factory.mktemp("run") / "weights.safetensors"
     vggnet.save(model, path)

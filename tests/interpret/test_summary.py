@@ -36,7 +36,7 @@ def test_sums_of_the_paper_s_columns(column, parameters, billions):
 
 def test_vgg16_by_hand():
     """Oracle: multiplied by hand."""
-    table = vggnet.layer_table("vgg16")
+    table = vggnet.interpret.layer_table("vgg16")
     assert table.row("conv1_1").macs == 224 * 224 * 64 * 3 * 3 * 3 == 86_704_128
     assert table.row("fc6").macs == 512 * 7 * 7 * 4096 == 102_760_448
     assert table.row("conv1_1").parameters == 64 * 27 + 64

@@ -102,7 +102,7 @@ def test_boxes_are_learnt(rectangles, tmp_path, boxes):
     start = (targets[:, 1:] - targets[:, 1:].mean(0)).square().sum(1).mean() / 2
     assert run.history[-1]["train_loss"] < 0.7 * start
     assert run.history[-1]["train_accuracy"] > run.history[0]["train_accuracy"]
-    result = vggnet.localize(run.folder, data=rectangles, split="train")
+    result = vggnet.evaluate(run.folder, rectangles, split="train")
     assert result.images == 40
     assert result.error_class_given < result.error_whole_image
 

@@ -27,7 +27,7 @@ def finish(out, fault=None, lopsided=False, data="digits", **fields):
     try:
         with befallen(fault) if fault and fault["rank"] == RANK else share if lopsided else nullcontext():
             run = train(data, out=out, **fields) if fields else vggnet.resume(out)
-    except vggnet.VGGError as error:
+    except vggnet.errors.VGGError as error:
         return f"{type(error).__name__}: {error}"
     return "finished" if run.finished else "stopped"
 

@@ -18,6 +18,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.splits import carve
 from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.run_report import write_report
 from vggnet.tasks.classify import Classify
 from vggnet.training.loop import Position
 
@@ -165,7 +166,7 @@ def test_training_goes_on_without_them(folder, tmp_path, capsys, options):
     said = capsys.readouterr().err
     assert "they cannot be read: 3 " in said
     assert [said.count(str(file)) for file in broken(folder)] == [1, 1, 1]
-    html = vggnet.write_report(run).path.read_text()
+    html = write_report(run).path.read_text()
     assert all(str(file) in html for file in broken(folder))
     json.loads((run.folder / "skipped.json").read_text())
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import vggnet
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, WeightsError
-from vggnet.models.vgg import build
+from vggnet.models.vgg import build, to_dense
 from vggnet.weights.adaptation import adapt, to_channels, transfer
 
 IMAGES = (2, 3, 64, 64)
@@ -129,8 +129,8 @@ def test_a_smaller_width_keeps_the_first_channels(head, saved):
     assert model(torch.randn(1, 3, size, size)).isfinite().all()
     theirs = dict(given.state_dict())
     if head == "paper":  # as a convolution, whose channels are easily counted
-        theirs = dict(vggnet.to_dense(given).state_dict())
-        model = vggnet.to_dense(model)
+        theirs = dict(to_dense(given).state_dict())
+        model = to_dense(model)
     for name, tensor in model.state_dict().items():
         expected = theirs[name]
         for dimension, kept in enumerate(tensor.shape):

