@@ -20,7 +20,7 @@ from vggnet.tasks import DEFAULT, get_task
 from vggnet.tasks.task import Task
 from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.loop import Row
-from vggnet.weights.checkpoint import FILE_NAME
+from vggnet.weights.registry import FILE_NAME
 
 CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
 CHOICES = "choices.json"

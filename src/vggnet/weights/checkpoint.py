@@ -24,7 +24,6 @@ from vggnet.models.vgg import VGG, Architecture, empty
 from vggnet.weights.adaptation import adapt
 from vggnet.weights.file_format import CHECKSUM, FORMAT, check_format, check_tensors, checksum, open_file, read_tensors
 from vggnet.weights.registry import FEATURES_FILE, locate
-from vggnet.weights.registry import FILE_NAME as FILE_NAME  # noqa: PLC0414 (others import it from here)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,12 +318,6 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
 def task_of(architecture: Architecture) -> str:
     """The task of a file that does not name it, as those of version 0.1."""
     return "classify" if architecture.boxes is None else "localize"
-
-
-def describe(source: Path | str) -> tuple[Architecture, tuple[str, ...] | None, Preprocess | None]:
-    """Use `Checkpoint.open` instead."""
-    checkpoint = Checkpoint.open(source)
-    return checkpoint.architecture, checkpoint.classes, checkpoint.preprocess
 
 
 def _bare_features(path: Path, file: Any) -> Checkpoint:
