@@ -91,7 +91,7 @@ def test_a_graph_finds_the_same(pictures, weights, index, tmp_path, monkeypatch)
 def test_any_column_will_do(pictures, tmp_path):
     """Oracle: by hand: the last ReLUs of the blocks of column A; a picture is nearest to itself."""
     model = vggnet.create_model("vgg11_bn", num_classes=2, head="gap", width=0.0625)
-    vggnet.save(model, tmp_path / "weights.safetensors")
+    vggnet.save(model, tmp_path / "weights.safetensors", preprocess=Preprocess.imagenet())
     extraction = build_index(pictures, tmp_path / "index.safetensors", model=tmp_path)
     assert list(extraction.shapes) == ["relu4_2", "relu5_1", "relu5_2"]
     assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
@@ -144,7 +144,7 @@ def test_what_is_refused(pictures, weights, index, tmp_path):
     with pytest.raises(ImageError, match=r"05\.png"):
         find_similar(index, pictures / "05.png")
     other = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625)
-    vggnet.save(other, tmp_path / "other" / "weights.safetensors")
+    vggnet.save(other, tmp_path / "other" / "weights.safetensors", preprocess=Preprocess.imagenet())
     with pytest.raises(ConfigError, match="made by other weights"):
         find_similar(index, pictures / "01.png", model=tmp_path / "other")
 
