@@ -46,7 +46,7 @@ INTEGRATION = (
 def pytest_collection_modifyitems(items):
     """Mark the tests of the files above."""
     for item in items:
-        if item.path.relative_to(TESTS).as_posix().startswith(INTEGRATION):
+        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix().startswith(INTEGRATION):
             item.add_marker(pytest.mark.integration)
 
 

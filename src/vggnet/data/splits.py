@@ -29,7 +29,7 @@ def stratified_split(labels: NDArray[np.int64], fraction: float, seed: int) -> t
 
     Example:
         >>> [part.tolist() for part in stratified_split(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)]
-        [[0, 1, 2, 4, 5, 6], [3, 7]]
+        [[1, 2, 3, 4, 5, 6], [0, 7]]
     """
     classes, of_image, counts = np.unique(labels, return_inverse=True, return_counts=True)
     num_second = ceil(fraction * len(labels))
