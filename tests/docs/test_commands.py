@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from importlib import import_module
@@ -90,6 +91,14 @@ def help_of(*words):
     with redirect_stdout(StringIO()) as printed, suppress(SystemExit):
         cli.main([*words, "--help"])
     return printed.getvalue()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_extras_exist(path):
+    """Oracle: pyproject.toml."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = re.findall(r"(?:vggnet|\.)\[([\w,]+)\]", path.read_text(encoding="utf-8"))
+    assert {extra for group in named for extra in group.split(",")} <= extras.keys()
 
 
 def test_the_chinese_readme_has_the_commands_of_the_english_one():
