@@ -30,6 +30,7 @@ PUBLIC = [
     "resume",
     "Run",
     "TrainConfig",
+    "preset",
     "evaluate",
     "predict",
     "accelerate",

@@ -14,6 +14,7 @@ from .features.extractor import extract_features as extract_features
 from .models.vgg import VGG as VGG
 from .models.vgg import Architecture as Architecture
 from .training.config import TrainConfig as TrainConfig
+from .training.presets import preset as preset
 from .training.run import Run as Run
 from .training.train import resume as resume
 from .training.train import train as train

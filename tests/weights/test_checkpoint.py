@@ -234,6 +234,14 @@ def test_what_a_checkpoint_says(path, model):
     assert all(torch.equal(t, checkpoint.tensors()[name]) for name, t in model.state_dict().items())
 
 
+def test_notes_are_provenance(model, tmp_path):
+    """Oracle: the argument of version 0.1."""
+    with pytest.warns(DeprecationWarning, match="notes is provenance now") as warned:
+        save(model, tmp_path / "old.safetensors", preprocess=Preprocess.cifar10(), notes={"epoch": 4})
+    assert warned[0].filename == __file__
+    assert Checkpoint.open(tmp_path / "old.safetensors").provenance == {"epoch": 4}
+
+
 def test_files_of_version_0_1_open(path, model):
     """Oracle: the same file with the metadata of that version, by hand; those of a network for boxes tell its task."""
 

@@ -197,7 +197,9 @@ class ContentDistance(nn.Module):
 class StyleDistance(nn.Module):
     """Difference of the style of two images: equation 5, the mean of equation 4 over some layers.
 
-    Args, errors, source: as for `ContentDistance`.
+    Args:
+        model: as for `ContentDistance`, which has the same errors and source.
+        layers: names of layers.
 
     Example:
         >>> distance = StyleDistance("vgg8_bn-cifar10-fast", layers=["relu1_1", "relu2_1"])
@@ -282,7 +284,15 @@ def compare_images(
 
 
 class BlurredPool(nn.Module):
-    """Root of the squares under a 3x3 Hann window, at every second place, which avoids aliasing (DISTS, equation 3)."""
+    """Root of the squares under a 3x3 Hann window, at every second place, which avoids aliasing (DISTS, equation 3).
+
+    Args:
+        channels: of the maps.
+
+    Example:
+        >>> BlurredPool(3)(torch.ones(1, 3, 5, 4)).shape
+        torch.Size([1, 3, 3, 2])
+    """
 
     window: Tensor
 

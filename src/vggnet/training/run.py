@@ -30,7 +30,15 @@ STATE, EVENTS, LOCK = "state", "tensorboard", ".lock"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: config, history, choices of convolutions, weights, curves, state/, tensorboard/."""
+    """A run folder: config, history, choices of convolutions, weights, curves, state/, tensorboard/.
+
+    Args:
+        folder: as `Run.open` checks it.
+
+    Example:
+        >>> Run(Path("runs/mine")).weights.name
+        'weights.safetensors'
+    """
 
     folder: Path
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from safetensors.torch import save_file
@@ -164,6 +165,7 @@ def save(
     classes: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     provenance: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network's weights with everything that its users need.
 
@@ -173,6 +175,7 @@ def save(
         classes: the names of the classes in the order of the outputs; by default `model.classes`.
         preprocess: how images become inputs; by default `model.preprocess`. It is never guessed.
         provenance: JSON values to keep: what the weights were trained on or made from.
+        notes: the name of `provenance` in version 0.1.
 
     Raises:
         ConfigError: there is no preprocessing, the number of class names is not that of the outputs, or the network
@@ -187,10 +190,19 @@ def save(
         ...     load(f"{folder}/mine.safetensors").classes
         ('cat', 'dog')
     """
+    provenance = rename_notes(notes, provenance)
     checkpoint = Checkpoint.of(model, classes=classes, preprocess=preprocess, provenance=provenance)
     if checkpoint.preprocess is None:
         raise ConfigError(NO_PREPROCESS)
     checkpoint.save(path)
+
+
+def rename_notes(notes: Mapping[str, Any] | None, provenance: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The provenance, which version 0.1 called notes."""
+    if notes is None:
+        return provenance
+    warn("the argument notes is provenance now; the old name goes with version 0.3.", DeprecationWarning, stacklevel=3)
+    return notes
 
 
 def load(

