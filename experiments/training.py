@@ -14,10 +14,11 @@ from vggnet.data.loading import EvalBatches
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
-from vggnet.evaluation.evaluate import evaluate, score_batches
-from vggnet.evaluation.results import EvaluationResult
+from vggnet.evaluation.evaluate import evaluate
 from vggnet.metrics import Scores
 from vggnet.models.vgg import VGG
+from vggnet.tasks.class_evaluation import score_batches
+from vggnet.tasks.results import EvaluationResult
 from vggnet.training.config import TrainConfig
 from vggnet.training.inputs import Inputs, make_preprocess, make_val_batches
 from vggnet.training.learner import make_learner

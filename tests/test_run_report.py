@@ -10,10 +10,10 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, RunError
-from vggnet.evaluation.results import write_per_image
 from vggnet.metrics import PerImage
 from vggnet.report import charts, page
 from vggnet.run_report import write_report
+from vggnet.tasks.results import write_per_image
 from vggnet.training.presets import preset
 
 DIGITS = [str(digit) for digit in range(10)]

@@ -14,8 +14,8 @@ from tyro.conf import Positional
 from experiments import page
 from vggnet.data.sources.opening import open_source
 from vggnet.data.splits import carve
-from vggnet.evaluation.evaluate import score_batches
 from vggnet.report.text import to_json
+from vggnet.tasks.class_evaluation import score_batches
 from vggnet.training.inputs import make_prepare, make_preprocess, make_train_batches, make_val_batches
 from vggnet.training.learner import build_model, make_learner
 from vggnet.training.presets import preset

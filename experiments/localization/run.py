@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows
-from vggnet.evaluation.localization import localize
+from vggnet.evaluation.evaluate import evaluate
 from vggnet.training.run import Run
 
 ROWS = Path(__file__).with_name("rows.jsonl")
@@ -31,7 +31,7 @@ def main(run: Positional[Path | None] = None, rows: Path = ROWS) -> None:
 
 def row_of(run: Run) -> Row:
     """A run that predicts boxes, tested on the split `validation`, on the images and their mirror images."""
-    result = localize(run.folder, data=run.data, split="validation", flip=True)
+    result = evaluate(run.folder, run.data, split="validation", flip=True)
     facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},

@@ -11,10 +11,10 @@ from PIL import Image
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, MissingDependencyError, RunError, WeightsError
-from vggnet.evaluation.results import RESULT, read_per_image
 from vggnet.files import write_text
 from vggnet.metrics import PerImage
 from vggnet.report.run_data import RunData, key_numbers
+from vggnet.tasks.results import RESULT, read_per_image
 from vggnet.training.config import TrainConfig
 from vggnet.training.console import NAMED
 from vggnet.training.run import SKIPPED, Run, best_row

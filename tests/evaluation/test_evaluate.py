@@ -17,10 +17,11 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError, DataError, NonFiniteError, StorageError, WeightsError
 from vggnet.evaluation import evaluate as module
-from vggnet.evaluation.evaluate import evaluate, score_batches
-from vggnet.evaluation.results import read_per_image
+from vggnet.evaluation.evaluate import evaluate
 from vggnet.models.vgg import build
 from vggnet.report import figures
+from vggnet.tasks.class_evaluation import score_batches
+from vggnet.tasks.results import read_per_image
 from vggnet.weights import checkpoint as files
 
 COLORS = ("red", "green", "blue")

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vggnet.evaluation.predict import Prediction
-from vggnet.evaluation.results import EvaluationResult
 from vggnet.report.evaluation_text import evaluation_text, predictions_text
 from vggnet.report.text import to_json
+from vggnet.tasks.results import EvaluationResult, Prediction
 
 
 def result(**changes):

@@ -13,8 +13,8 @@ from vggnet.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vggnet.evaluation.box_prediction import FoundBox
-    from vggnet.evaluation.predict import Prediction
+    from vggnet.tasks.results import FoundBox, Prediction
+    from vggnet.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Predict:
     # a run folder, a .safetensors file, or a name of `vgg weights list`; it may be left out before an image file
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
-    top: int = 5  # classes to show
+    top: int | None = None  # classes to show, by default 5
     classifier: Path | None = None  # for a network that gives boxes: a network for the class
     # for a network that gives boxes: where the first 16 pictures are drawn with their boxes; by default boxes.png
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -49,43 +49,39 @@ def main(arguments: list[str]) -> int:
         args = replace(args, model=Path(DEFAULT_WEIGHTS), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
-    from vggnet.evaluation.box_prediction import FoundBox
     from vggnet.evaluation.predict import predict
-    from vggnet.report.evaluation_text import boxes_text, predictions_text
     from vggnet.report.text import to_json
     from vggnet.tasks import get_task
     from vggnet.weights.checkpoint import Checkpoint
 
-    out = args.out or Path("boxes.png")
+    task, out = get_task(Checkpoint.open(args.model).task), args.out or Path("boxes.png")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: the figure is written as PNG; give a name that ends in .png.")
-    if args.out and get_task(Checkpoint.open(args.model).task).outputs != "boxes":
+    if args.out and not task.draws_predictions:
         raise ConfigError(f"{args.model} gives no boxes, which are what is drawn; leave out --out.")
     predictions = predict(
         args.model, args.images, top=args.top, classifier=args.classifier, device=args.device, progress=True
     )
-    boxes = [one for one in predictions if isinstance(one, FoundBox) and one.error is None]
-    classes = [one for one in predictions if not isinstance(one, FoundBox) and one.error is None]
+    readable = [one for one in predictions if one.error is None]
     if args.json:
         print(to_json(predictions))
-    elif boxes or classes:
-        print(boxes_text(boxes) if boxes else predictions_text(classes))
-    if boxes:
-        _draw(args.images, predictions, out)
+    elif readable:
+        print(task.predictions_text(readable))
+    if readable and task.draws_predictions:
+        _draw(task, args.images, predictions, out)
     errors = [one.error for one in predictions if one.error is not None]
     for error in errors:
         print(f"vgg: {' '.join(error.split())}", file=sys.stderr)
     return 2 if errors else 0
 
 
-def _draw(images: "Sequence[Path]", found: "Sequence[FoundBox | Prediction]", out: Path) -> None:
-    """Draw the boxes, if matplotlib is installed."""
+def _draw(task: "Task", images: "Sequence[Path]", predictions: "Sequence[FoundBox | Prediction]", out: Path) -> None:
+    """Draw the predictions, if matplotlib is installed."""
     from vggnet.errors import MissingDependencyError
-    from vggnet.evaluation.box_prediction import FoundBox, draw_found
 
     try:
-        number = draw_found(images, [one for one in found if isinstance(one, FoundBox)], out)
+        number = task.draw_predictions(images, predictions, out)
     except MissingDependencyError as error:
         print(f"no figure: {error}", file=sys.stderr)
     else:
-        print(f"drawn: {out}, {number} of {len(found)} pictures", file=sys.stderr)
+        print(f"drawn: {out}, {number} of {len(predictions)} pictures", file=sys.stderr)

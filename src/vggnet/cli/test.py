@@ -46,11 +46,10 @@ def main(arguments: list[str]) -> int:
     scales = _numbers(args.scales)
     from vggnet.errors import MissingDependencyError
     from vggnet.evaluation.evaluate import evaluate
-    from vggnet.evaluation.localization import LocalizationResult
     from vggnet.evaluation.predict import check_has_head
-    from vggnet.report.evaluation_text import evaluation_text, localization_text
     from vggnet.report.text import to_json
     from vggnet.run_report import write_report
+    from vggnet.tasks import get_task
     from vggnet.training.run import CONFIG, Run
     from vggnet.weights.checkpoint import Checkpoint
     from vggnet.weights.registry import find, read_shipped, shipped_names
@@ -82,8 +81,7 @@ def main(arguments: list[str]) -> int:
         )
     except ImageError as error:
         raise ImageError(f"{error} All that cannot be read: vgg data {data}") from error
-    text = localization_text(result) if isinstance(result, LocalizationResult) else evaluation_text(result)
-    print(to_json(result) if args.json else text)
+    print(to_json(result) if args.json else get_task(Checkpoint.open(args.model).task).evaluation_text(result))
     for note in result.notes:
         print(note, file=sys.stderr)
     if result.error:

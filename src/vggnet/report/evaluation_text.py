@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 from vggnet.report.text import table
 
 if TYPE_CHECKING:
-    from vggnet.evaluation.box_prediction import FoundBox
-    from vggnet.evaluation.localization import LocalizationResult
-    from vggnet.evaluation.predict import Prediction
-    from vggnet.evaluation.results import EvaluationResult
+    from vggnet.tasks.results import EvaluationResult, FoundBox, LocalizationResult, Prediction
 
 MAX_CLASSES = 20  # more get no table
 

@@ -2,19 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
+from vggnet.errors import ConfigError
 from vggnet.metrics import check_finite_logits, wilson_interval
 from vggnet.models.vgg import Architecture
 from vggnet.progress import Progress
+from vggnet.report.evaluation_text import evaluation_text, predictions_text
 from vggnet.report.text import Fact
-from vggnet.tasks.task import Loss, Row, Task, common_facts, percent
+from vggnet.tasks.class_evaluation import evaluate_classes
+from vggnet.tasks.class_prediction import predict_classes
+from vggnet.tasks.results import EvaluationResult, Prediction
+from vggnet.tasks.task import Evaluated, EvaluationJob, Loss, PredictionJob, Row, Task, common_facts, percent
+from vggnet.weights.checkpoint import OpenModel
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,6 @@ class Classify(Task):
     """Predict the class of an image."""
 
     name: ClassVar[str] = "classify"
-    outputs: ClassVar[Literal["scores", "boxes"]] = "scores"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "protocol", "views")
 
@@ -58,6 +64,26 @@ class Classify(Task):
         """The mean loss in nats and the accuracy, 0..1."""
         loss, correct = sums
         return {"loss": loss / images, "accuracy": correct / images}
+
+    def evaluate(self, job: EvaluationJob) -> Evaluated:
+        """By `evaluate_classes`."""
+        if job.classifier is not None:
+            raise ConfigError(f"{job.model} gives classes; classifier (--classifier) is for models that give boxes.")
+        return evaluate_classes(job)
+
+    def predict(self, network: OpenModel, images: Sequence[Picture] | Picture, job: PredictionJob) -> list[Prediction]:
+        """By `predict_classes`."""
+        if job.classifier is not None:
+            raise ConfigError(f"{job.model} gives classes; leave out classifier (--classifier).")
+        return predict_classes(network, images, job)
+
+    def evaluation_text(self, result: EvaluationResult) -> str:
+        """A table of the classes if there are few; the last line is the accuracy."""
+        return evaluation_text(result)
+
+    def predictions_text(self, predictions: Sequence[Prediction]) -> str:
+        """A line for each class of a picture."""
+        return predictions_text(predictions)
 
     def headline(self, result: Row) -> list[Fact]:
         """Accuracy with its interval, loss and calibration error."""

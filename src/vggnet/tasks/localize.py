@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,13 +10,20 @@ from torch import Tensor, nn
 
 from vggnet.data.augmentation import Draws
 from vggnet.data.boxes import read_boxes, to_crop
+from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
+from vggnet.errors import ConfigError
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
+from vggnet.report.evaluation_text import boxes_text, localization_text
 from vggnet.report.text import Fact
+from vggnet.tasks.box_evaluation import evaluate_boxes
 from vggnet.tasks.box_geometry import decode, encode, is_correct
-from vggnet.tasks.task import Loss, Row, Task, common_facts, percent
+from vggnet.tasks.box_prediction import draw_found, predict_boxes
+from vggnet.tasks.results import FoundBox, LocalizationResult
+from vggnet.tasks.task import Evaluated, EvaluationJob, Loss, PredictionJob, Row, Task, common_facts, percent
+from vggnet.weights.checkpoint import OpenModel
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,8 @@ class Localize(Task):
     """
 
     name: ClassVar[str] = "localize"
-    outputs: ClassVar[Literal["scores", "boxes"]] = "boxes"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
+    draws_predictions: ClassVar[bool] = True
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (boxes)", "accuracy": "correct boxes (%)"}
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "scales", "flip")
 
@@ -84,6 +92,35 @@ class Localize(Task):
         loss, correct = sums
         return {"loss": loss / images, "accuracy": correct / images}
 
+    def evaluate(self, job: EvaluationJob) -> Evaluated:
+        """By `evaluate_boxes`, on whole images."""
+        if job.protocol not in ("single", "dense") or job.six_views:
+            raise ConfigError(
+                f"{job.model} gives boxes, and is evaluated on whole images, by scales and flip; leave out protocol "
+                "and views."
+            )
+        _check_classifier(job.classifier)
+        return Evaluated(evaluate_boxes(job))
+
+    def predict(self, network: OpenModel, images: Sequence[Picture] | Picture, job: PredictionJob) -> list[FoundBox]:
+        """By `predict_boxes`."""
+        if job.top is not None:
+            raise ConfigError(f"{job.model} gives a box, of one class; leave out top (--top).")
+        _check_classifier(job.classifier)
+        return predict_boxes(network, images, job)
+
+    def evaluation_text(self, result: LocalizationResult) -> str:
+        """Errors beside those of constant boxes; the last line is the localization error with the class given."""
+        return localization_text(result)
+
+    def predictions_text(self, predictions: Sequence[FoundBox]) -> str:
+        """The class, score and box of each picture."""
+        return boxes_text(predictions)
+
+    def draw_predictions(self, images: Sequence[Picture] | Picture, predictions: Sequence[FoundBox], path: Path) -> int:
+        """Draw the first pictures with their boxes."""
+        return draw_found(images, predictions, path)
+
     def headline(self, result: Row) -> list[Fact]:
         """Localization error with the class given, and mean overlap."""
         error = percent(result["error_class_given"])
@@ -111,6 +148,12 @@ class Localize(Task):
         if result["error_constant_box"] is not None:
             facts.append(Fact("error of the best constant box of train", percent(result["error_constant_box"])))
         return [*facts, *time]
+
+
+def _check_classifier(classifier: OpenModel | None) -> None:
+    """Raises: ConfigError if it gives no classes."""
+    if classifier is not None and classifier.task == Localize.name:
+        raise ConfigError("this network gives boxes, not classes; give a classifier.")
 
 
 TASK = Localize()

@@ -5,17 +5,24 @@ The training loop, resuming, distribution and reports know this interface, and n
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from vggnet.data.augmentation import Draws
+from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.models.vgg import VGG, Architecture
 from vggnet.progress import Progress
 from vggnet.report.text import Fact
+from vggnet.tasks.protocols import Name
+from vggnet.weights.checkpoint import OpenModel
 
 # What the outputs of a network are compared with: a tensor (N, ...), or a list with one item an image.
 Targets = Any
@@ -29,15 +36,72 @@ class Loss(NamedTuple):
     sums: Tensor  # float64 (len(Task.sums),), without gradient
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob:
+    """What is evaluated, and how; see `vggnet.evaluate`."""
+
+    networks: Sequence[OpenModel]  # all of one task
+    model: str  # what they are called
+    source: Source
+    data: str | Path  # where the source is from
+    split: str
+    protocol: Name
+    scales: tuple[int, ...]
+    flip: bool
+    six_views: bool
+    classifier: OpenModel | None
+    classifier_name: str | None
+    batch_size: int | None
+    workers: int | None
+    progress: Progress
+
+    def about(self, start: float) -> dict[str, Any]:
+        """What every result says: data, model, machine and time.
+
+        Args:
+            start: when the evaluation began, by `time.perf_counter`.
+        """
+        return {
+            "data": str(self.data),
+            "split": self.split,
+            "fingerprint": self.source.fingerprint,
+            "model": self.model,
+            "seconds": perf_counter() - start,
+            "device": str(self.networks[0].device),
+            "torch": torch.__version__,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+class Evaluated(NamedTuple):
+    """The result of an evaluation."""
+
+    result: Any  # a frozen dataclass with `files`, `notes` and `error`
+    figures: tuple[str, ...] = ()  # the names of the files that `write` draws
+    write: Callable[[Path], None] = lambda folder: None  # writes what belongs to it into a folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionJob:
+    """How pictures are predicted; see `vggnet.predict`."""
+
+    model: str  # what the network is called
+    top: int | None
+    classifier: OpenModel | None
+    batch_size: int
+    progress: Progress
+    on_error: Literal["return", "raise"]
+
+
 class Task(ABC):
     """What a network is trained for. An instance holds the options of one training, or the default ones."""
 
     name: ClassVar[str]
-    outputs: ClassVar[Literal["scores", "boxes"]]  # by which `vggnet.evaluate` and `vggnet.predict` choose what to do
     sums: ClassVar[tuple[str, ...]]  # what is added up over the images of an epoch, and over processes
 
     # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
+    draws_predictions: ClassVar[bool] = False  # whether `draw_predictions` can be called
     # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
     conditions: ClassVar[tuple[str, ...]] = ()
 
@@ -101,6 +165,32 @@ class Task(ABC):
             row: of history.jsonl; validation metrics have the prefix "val_", those of training "train_".
         """
         return float(row.get("val_accuracy", 0.0))
+
+    @abstractmethod
+    def evaluate(self, job: "EvaluationJob") -> "Evaluated":
+        """Evaluate networks of this task.  Raises: ConfigError, DataError, NonFiniteError as `vggnet.evaluate`."""
+
+    @abstractmethod
+    def predict(self, network: OpenModel, images: Sequence[Picture] | Picture, job: "PredictionJob") -> list[Any]:
+        """A result for each picture, in the order given; each has a `name` and an `error`.
+
+        Raises: ConfigError, ImageError, NonFiniteError as `vggnet.predict`.
+        """
+
+    @abstractmethod
+    def evaluation_text(self, result: Any) -> str:
+        """The result of `evaluate` for a terminal; the last line is the number that counts."""
+
+    @abstractmethod
+    def predictions_text(self, predictions: Sequence[Any]) -> str:
+        """Results of `predict` for a terminal."""
+
+    def draw_predictions(self, images: Sequence[Picture] | Picture, predictions: Sequence[Any], path: Path) -> int:
+        """Draw results of `predict` on their pictures as PNG, and return how many; see `draws_predictions`.
+
+        Raises: StorageError; MissingDependencyError without matplotlib.
+        """
+        raise NotImplementedError
 
     def headline(self, result: Row) -> list[Fact]:
         """The numbers by which a report compares runs; those with a hint are shown first.

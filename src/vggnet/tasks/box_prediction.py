@@ -1,7 +1,6 @@
 """Predict the box of the object in any picture (paper, appendix A)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -11,76 +10,40 @@ from PIL import Image
 from vggnet.data.boxes import resize_factors
 from vggnet.data.images import Picture, named_pictures, read_picture
 from vggnet.errors import ConfigError, ImageError
-from vggnet.evaluation.predict import Model, OnError, open_classifier, open_with_head
-from vggnet.evaluation.protocols import default_batch_size
-from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
-from vggnet.progress import Progress, report_progress
+from vggnet.progress import report_progress
 from vggnet.report.evaluation_text import box_caption
 from vggnet.tasks.box_geometry import clip, merge
+from vggnet.tasks.protocols import default_batch_size
+from vggnet.tasks.results import FoundBox
+from vggnet.tasks.task import PredictionJob
+from vggnet.tasks.windows import Windows, require_one_kind, windows_of
 from vggnet.weights.checkpoint import OpenModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundBox:
-    """The box of the object in one picture, or why the picture cannot be read."""
-
-    name: str  # the file's path, or "image 3" for the third of the pictures given
-    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the upright picture
-    label: str | None = None  # the object's class; None without a classifier
-    # 0..1: the probability of the class; without a classifier the share of the boxes, of all windows and classes, that
-    # were merged into this one (of many boxes not all are merged, see `merge`)
-    score: float | None = None
-    error: str | None = None
-
-
-def find_boxes(
-    model: Model, images: Sequence[Picture] | Picture, *, classifier: Model | None = None, device: str | None = None
-) -> list[FoundBox]:
-    """`vggnet.predict` of a model that predicts boxes, by its name in version 0.1."""
-    opened = open_with_head(model, device)
-    require_boxes(opened)
-    return predict_boxes(opened, images, classifier=classifier, device=device)
-
-
-def predict_boxes(
-    opened: OpenModel,
-    images: Sequence[Picture] | Picture,
-    *,
-    classifier: Model | None = None,
-    device: str | None = None,
-    progress: Progress = False,
-    on_error: OnError = "return",
-) -> list[FoundBox]:
+def predict_boxes(network: OpenModel, images: Sequence[Picture] | Picture, job: PredictionJob) -> list[FoundBox]:
     """One box for each picture, in the order given: the boxes of all windows of the whole picture, merged (`merge`).
 
-    Args:
-        opened: a network that predicts boxes.
-        images: as for `vggnet.predict`.
-        classifier: a network for the class, whose softmax in each window is the score of the window's boxes. Without
-            one, the boxes of all classes count the same.
-        device: of the classifier.
-        progress: as for `vggnet.predict`.
-        on_error: as for `vggnet.predict`.
+    With a classifier, its softmax in each window is the score of the window's boxes. Without one, the boxes of all
+    classes count the same.
 
     Raises:
-        ConfigError: `classifier` gives no classes, takes other crops, or has a class that the network has no box for.
+        ConfigError: the classifier takes other crops, or has a class that the network has no box for.
         ImageError: a picture cannot be read, with `on_error="raise"`.
 
     Source:
         arXiv:1409.1556, appendix A.
     """
-    scorer = None if classifier is None else open_classifier(classifier, device)
-    if scorer is not None:
-        require_one_kind([opened, scorer])
-    network, classes = windows_of(opened), None if scorer is None else windows_of(scorer)
-    of_class = [] if classes is None else _boxes_of_classes(network, classes)
+    if job.classifier is not None:
+        require_one_kind([network, job.classifier])
+    windows, classes = windows_of(network), None if job.classifier is None else windows_of(job.classifier)
+    of_class = [] if classes is None else _boxes_of_classes(windows, classes)
     found, pictures = [], list(named_pictures(images))
-    with report_progress(progress, "predicting") as report:
+    with report_progress(job.progress, "predicting") as report:
         for name, image in pictures:
             try:
-                found.append(_find(network, classes, of_class, name, read_picture(name, image)))
+                found.append(_find(windows, classes, of_class, name, read_picture(name, image)))
             except ImageError as error:
-                if on_error == "raise":
+                if job.on_error == "raise":
                     raise error.named(name) from error
                 found.append(FoundBox(name=name, error=str(error.named(name))))
             report(len(found), len(pictures))
@@ -88,7 +51,7 @@ def predict_boxes(
 
 
 def draw_found(images: Sequence[Picture] | Picture, found: Sequence[FoundBox], path: Path) -> int:
-    """Draw the first pictures with their boxes, and return how many. `found` is what `find_boxes` says of `images`.
+    """Draw the first pictures with their boxes, and return how many. `found` is what `predict_boxes` says of `images`.
 
     Raises: StorageError if `path` cannot be written.
     """

@@ -1,11 +1,10 @@
 """Evaluate networks that predict boxes, as the paper does (appendix A): densely, with merged boxes."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,84 +15,22 @@ from vggnet.data.boxes import Boxes, read_boxes, resize_factors
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import Source, match_classes
-from vggnet.errors import ConfigError, DataError
-from vggnet.evaluation.predict import Model, describe_model, open_classifier
-from vggnet.evaluation.protocols import Protocol, default_batch_size
-from vggnet.evaluation.windows import Windows, require_boxes, require_one_kind, windows_of
+from vggnet.errors import DataError
 from vggnet.metrics import mean_softmax, rank
-from vggnet.progress import Progress, report_progress
+from vggnet.progress import report_progress
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
+from vggnet.tasks.protocols import Protocol, default_batch_size
+from vggnet.tasks.results import LocalizationResult
+from vggnet.tasks.task import EvaluationJob
+from vggnet.tasks.windows import Windows, require_one_kind, windows_of
 from vggnet.weights.checkpoint import OpenModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalizationResult:
-    """What an evaluation of boxes found. A box is correct if its IoU with the true one is above 0.5 (ILSVRC)."""
-
-    error_class_given: float  # 0..1, of the box for the true class
-    error_top1: float | None  # 0..1, of class and box: the first class is the true one and its box is correct
-    error_top5: float | None  # 0..1, the true class is among the first five; None without a classifier
-    mean_overlap: float  # 0..1, intersection over union, with the class given
-    error_whole_image: float  # 0..1, of the whole image as a box: what a network must beat
-    error_constant_box: float | None  # 0..1, of the box that fits the most of train; None if train has no boxes
-    images: int
-    scales: tuple[int, ...]  # pixels, the shorter side of the images
-    flip: bool  # whether their mirror images were seen as well
-    data: str
-    split: str
-    fingerprint: str  # of the data
-    model: str
-    classifier: str | None
-    seconds: float
-    device: str
-    torch: str  # version
-    date: str  # UTC
-    files: tuple[Path, ...] = ()  # the figures that were drawn
-    notes: tuple[str, ...] = ()  # what was left out, and why
-    error: str | None = None  # why the result could not be written
-
-
-def localize(model: Model | Sequence[Model], *, data: str | Path, **options: Any) -> LocalizationResult:
-    """`vggnet.evaluate` of models that predict boxes, by its name in version 0.1."""
-    from vggnet.evaluation.evaluate import evaluate
-
-    result = evaluate(model, data, **options)
-    if not isinstance(result, LocalizationResult):
-        raise ConfigError("this network gives classes, not boxes; use vggnet.evaluate.")
-    return result
-
-
-def evaluate_boxes(
-    opened: Sequence[OpenModel],
-    data: str | Path,
-    *,
-    split: str,
-    model: str,
-    classifier: Model | None,
-    scales: Sequence[int],
-    flip: bool,
-    batch_size: int | None,
-    workers: int | None,
-    device: str | None,
-    progress: Progress,
-) -> LocalizationResult:
+def evaluate_boxes(job: EvaluationJob) -> LocalizationResult:
     """Evaluate networks that predict boxes, on whole images: at each scale a box for every window.
 
-    The boxes of all windows, scales, mirror images and networks are merged (`merge`), and the best one is taken.
-
-    Args:
-        opened: the networks.
-        data: a data set with boxes, see `Source.boxes`.
-        split: of the data.
-        model: what the networks are called in the result.
-        classifier: a network for the class, whose softmax in each window is the score of the window's boxes; without
-            one all windows count the same.
-        scales: pixels of the shorter side, by default the network's own.
-        flip: whether the mirror image of every image counts as well.
-        batch_size: as many pixels as in so many crops are processed together.
-        workers: as for `vggnet.evaluate`.
-        device: of the classifier.
-        progress: as for `vggnet.evaluate`.
+    The boxes of all windows, scales, mirror images and networks are merged (`merge`), and the best one is taken. With a
+    classifier, its softmax in each window is the score of the window's boxes; without one all windows count the same.
 
     Raises:
         ConfigError: the networks take other crops.
@@ -102,28 +39,23 @@ def evaluate_boxes(
     Source:
         arXiv:1409.1556, appendix A.
     """
-    given = list(opened)
-    for ready in given:
-        require_boxes(ready)
-    if classifier is not None:
-        given.append(open_classifier(classifier, device))
+    given = [*job.networks, *([job.classifier] if job.classifier else [])]
     require_one_kind(given)
-    preprocess = given[0].preprocess
-    at = Protocol(name="dense", scales=tuple(scales)).at(preprocess).scales
-    source = open_source(data, split)
-    answering = [_on_labels(ready, source) for ready in given]
-    networks, scorer = answering[: len(opened)], None if classifier is None else answering[-1]
+    preprocess, source = given[0].preprocess, job.source
+    at = Protocol(name="dense", scales=job.scales).at(preprocess).scales
+    answering = [_on_labels(opened, source) for opened in given]
+    networks, scorer = answering[: len(job.networks)], answering[-1] if job.classifier else None
     boxes = read_boxes(source)
-    start = time.perf_counter()
+    start = perf_counter()
     seen = [_Seen([], [], []) for _ in source.labels]
-    max_pixels = (batch_size or default_batch_size(preprocess)) * preprocess.crop**2
-    workers = default_workers(preprocess) if workers is None else workers
-    with report_progress(progress, "evaluating") as report:
+    max_pixels = (job.batch_size or default_batch_size(preprocess)) * preprocess.crop**2
+    workers = default_workers(preprocess) if job.workers is None else job.workers
+    with report_progress(job.progress, "evaluating") as report:
         for number, scale in enumerate(at):
             factors, first = resize_factors(boxes.sizes, scale), 0
             for pixels in of_one_size(WholeImages(source, replace(preprocess, resize=scale), workers), max_pixels):
                 places = slice(first, first + len(pixels))
-                for mirrored in (False, True)[: 1 + flip]:
+                for mirrored in (False, True)[: 1 + job.flip]:
                     _look(
                         networks, scorer, pixels, places, factors[places], max_pixels, seen[places], mirrored=mirrored
                     )
@@ -139,19 +71,12 @@ def evaluate_boxes(
         error_top5=None if ranks is None else float(1 - (right & (ranks < 5)).mean()),
         mean_overlap=float(overlap(predicted, boxes.edges).mean()),
         error_whole_image=_error_of_constant(np.array([0, 0, 1, 1]), boxes),
-        error_constant_box=_error_of_best_constant(data, split, boxes),
+        error_constant_box=_error_of_best_constant(job.data, job.split, boxes),
         images=len(seen),
         scales=at,
-        flip=flip,
-        data=str(data),
-        split=split,
-        fingerprint=source.fingerprint,
-        model=model,
-        classifier=None if classifier is None else describe_model(classifier),
-        seconds=time.perf_counter() - start,
-        device=str(given[0].device),
-        torch=torch.__version__,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        flip=job.flip,
+        classifier=job.classifier_name,
+        **job.about(start),
     )
 
 

@@ -12,8 +12,8 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, ImageError, NonFiniteError
-from vggnet.evaluation.protocols import Protocol
 from vggnet.models.vgg import build, to_dense
+from vggnet.tasks.protocols import Protocol
 from vggnet.weights.checkpoint import save
 
 CLASSES = ("cat", "dog", "elk")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vggnet
-from vggnet.evaluation.views import SixViews, grid_crops
 from vggnet.models.vgg import build
+from vggnet.tasks.views import SixViews, grid_crops
 
 
 class Weighted(nn.Module):

@@ -6,12 +6,12 @@ import numpy as np
 from torch import Tensor
 
 from vggnet.errors import ConfigError
-from vggnet.evaluation.protocols import check_is_vgg
 from vggnet.metrics import check_finite_logits
 from vggnet.models.dense import feature_map, score_map, sliding
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
 from vggnet.tasks.box_geometry import Array, decode
+from vggnet.tasks.protocols import check_is_vgg
 from vggnet.weights.checkpoint import OpenModel, inference_mode
 
 
@@ -47,12 +47,6 @@ class Windows(NamedTuple):
 def windows_of(ready: OpenModel) -> Windows:
     """Raises: ConfigError if the network is no VGG."""
     return Windows(*sliding(check_is_vgg(ready.network), ready.preprocess.crop), ready)
-
-
-def require_boxes(ready: OpenModel) -> None:
-    """Raises: ConfigError if the network gives no boxes."""
-    if check_is_vgg(ready.network).architecture.boxes is None:
-        raise ConfigError("this network gives classes, not boxes; train one by vgg train --task localize.")
 
 
 def require_one_kind(networks: list[OpenModel]) -> None:

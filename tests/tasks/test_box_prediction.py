@@ -12,9 +12,9 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
-from vggnet.evaluation import box_prediction as finding
-from vggnet.evaluation.box_prediction import find_boxes
+from vggnet.evaluation.predict import predict
 from vggnet.report import figures
+from vggnet.tasks import box_prediction as finding
 from vggnet.weights.checkpoint import save
 
 CLASSES = ("cat", "dog", "elk")
@@ -42,7 +42,7 @@ def network(boxes, bias, classes=CLASSES, crop=64):
 )
 def test_a_box_is_in_pixels_of_the_picture(size, box):
     """Oracle: by hand."""
-    found = find_boxes(network("shared", MIDDLE), Image.new("RGB", size))
+    found = predict(network("shared", MIDDLE), Image.new("RGB", size))
     assert [(one.name, one.label, one.error) for one in found] == [("image 1", None, None)]
     assert found[0].box == pytest.approx(box)
     assert found[0].score == 1
@@ -52,20 +52,20 @@ def test_a_photo_is_turned_upright():
     """Oracle: by hand: a photo stored as 64 x 96 pixels with a quarter turn (EXIF orientation 6) is 96 x 64."""
     photo = Image.new("RGB", (64, 96))
     photo.getexif()[0x0112] = 6
-    (one,) = find_boxes(network("shared", (0.5, 0.5, 9, 9)), photo)
+    (one,) = predict(network("shared", (0.5, 0.5, 9, 9)), photo)
     assert one.box == pytest.approx((0, 0, 96, 64))
 
 
 def test_a_box_is_cut_at_the_border():
     """Oracle: by hand."""
-    (one,) = find_boxes(network("shared", (0, 0.5, 0.5, 2)), Image.new("RGB", (64, 64)))
+    (one,) = predict(network("shared", (0, 0.5, 0.5, 2)), Image.new("RGB", (64, 64)))
     assert one.box == pytest.approx((0, 0, 16, 64))
 
 
 def test_without_a_classifier_the_box_that_most_agree_on():
     """Oracle: by hand: two of three classes say nearly the same, and the box is their mean."""
     bias = (0.25, 0.25, 0.4, 0.4, 0.7, 0.7, 0.5, 0.5, 0.7, 0.7, 0.5, 0.46)
-    (one,) = find_boxes(network("per_class", bias), Image.new("RGB", (64, 64)))
+    (one,) = predict(network("per_class", bias), Image.new("RGB", (64, 64)))
     assert one.box == pytest.approx((0.45 * 64, 0.46 * 64, 0.95 * 64, 0.94 * 64))
     assert one.score == pytest.approx(2 / 3)
     assert one.label is None
@@ -74,7 +74,7 @@ def test_without_a_classifier_the_box_that_most_agree_on():
 def test_of_very_many_classes_the_box_that_most_agree_on():
     """Oracle: by hand: the first 301 of 1000 classes say one box, the others another."""
     bias = (0.25, 0.25, 0.4, 0.4) * 301 + (0.7, 0.7, 0.5, 0.5) * 699
-    (one,) = find_boxes(network("per_class", bias, tuple(map(str, range(1000)))), Image.new("RGB", (64, 64)))
+    (one,) = predict(network("per_class", bias, tuple(map(str, range(1000)))), Image.new("RGB", (64, 64)))
     assert one.box == pytest.approx((0.45 * 64, 0.45 * 64, 0.95 * 64, 0.95 * 64))
     assert one.score == pytest.approx(0.7, abs=0.02)
 
@@ -84,7 +84,7 @@ def test_a_classifier_names_the_class_and_chooses_its_box(kind):
     """Oracle: by hand: softmax of 0, 2, 1; the classes are in another order, and the box is that of the dog."""
     own = (0.25, 0.25, 0.4, 0.4, *MIDDLE, 0.7, 0.7, 0.5, 0.5) if kind == "per_class" else MIDDLE
     model, scorer = network(kind, own), network(None, (0.0, 2.0, 1.0), ("elk", "dog", "cat"))
-    (one,) = find_boxes(model, Image.new("RGB", (64, 64)), classifier=scorer)
+    (one,) = predict(model, Image.new("RGB", (64, 64)), classifier=scorer)
     assert one.label == "dog"
     assert one.score == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)), rel=1e-4)
     assert one.box == pytest.approx((16, 24, 48, 40))
@@ -96,7 +96,7 @@ def test_the_box_of_the_window_that_shows_the_class():
     scorer = network(None, (0.0, 0.0, 0.0))
     torch.nn.init.normal_(scorer.head.fc.weight)
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8))
-    (one,) = find_boxes(network("shared", MIDDLE), photo, classifier=scorer)
+    (one,) = predict(network("shared", MIDDLE), photo, classifier=scorer)
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     with torch.no_grad():
         cells = scorer.features(scorer.preprocess.normalize(pixels))
@@ -107,17 +107,17 @@ def test_the_box_of_the_window_that_shows_the_class():
     assert one.box == pytest.approx((left + 16, 24, left + 48, 40))
 
 
-def test_what_cannot_find_boxes():
+def test_what_cannot_predict():
     """Oracle: the contract."""
     picture, boxes = Image.new("RGB", (64, 64)), network("per_class", MIDDLE * 3)
-    with pytest.raises(ConfigError, match="gives classes, not boxes"):
-        find_boxes(network(None, (0.0, 0.0, 0.0)), picture)
+    with pytest.raises(ConfigError, match="gives a box, of one class; leave out top"):
+        predict(boxes, picture, top=5)
     with pytest.raises(ConfigError, match="gives boxes, not classes"):
-        find_boxes(boxes, picture, classifier=boxes)
+        predict(boxes, picture, classifier=boxes)
     with pytest.raises(ConfigError, match="crops of different sizes"):
-        find_boxes(boxes, picture, classifier=network(None, (0.0, 0.0, 0.0), crop=96))
+        predict(boxes, picture, classifier=network(None, (0.0, 0.0, 0.0), crop=96))
     with pytest.raises(ConfigError, match=r"1 classes, such as yak,.*no box.*cat, dog, elk"):
-        find_boxes(boxes, picture, classifier=network(None, (0.0, 0.0, 0.0), ("cat", "dog", "yak")))
+        predict(boxes, picture, classifier=network(None, (0.0, 0.0, 0.0), ("cat", "dog", "yak")))
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_the_command_says_and_draws(pictures, tmp_path, capsys, own_cache, monke
 
 def test_the_picture_shows_the_box(pictures, tmp_path):
     """Oracle: the file: a black picture gets a frame in orange."""
-    found = find_boxes(network("shared", MIDDLE), pictures[:1])
+    found = predict(network("shared", MIDDLE), pictures[:1])
     assert finding.draw_found(pictures[:1], found, tmp_path / "boxes.png") == 1
     with Image.open(tmp_path / "boxes.png") as image:
         colors = np.asarray(image.convert("RGB")).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""The result of evaluating a classifier, and the files that hold it."""
+"""What evaluations and predictions return, and the files that hold them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,59 @@ class EvaluationResult:
     device: str
     torch: str  # version
     date: str  # UTC
-    files: tuple[Path, ...]  # the figures that were drawn
+    files: tuple[Path, ...] = ()  # the figures that were drawn
     notes: tuple[str, ...] = ()  # what was left out, and why
     error: str | None = None  # why the result or its figures could not be written
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationResult:
+    """What an evaluation of boxes found. A box is correct if its IoU with the true one is above 0.5 (ILSVRC)."""
+
+    error_class_given: float  # 0..1, of the box for the true class
+    error_top1: float | None  # 0..1, of class and box: the first class is the true one and its box is correct
+    error_top5: float | None  # 0..1, the true class is among the first five; None without a classifier
+    mean_overlap: float  # 0..1, intersection over union, with the class given
+    error_whole_image: float  # 0..1, of the whole image as a box: what a network must beat
+    error_constant_box: float | None  # 0..1, of the box that fits the most of train; None if train has no boxes
+    images: int
+    scales: tuple[int, ...]  # pixels, the shorter side of the images
+    flip: bool  # whether their mirror images were seen as well
+    data: str
+    split: str
+    fingerprint: str  # of the data
+    model: str
+    classifier: str | None
+    seconds: float
+    device: str
+    torch: str  # version
+    date: str  # UTC
+    files: tuple[Path, ...] = ()  # the figures that were drawn
+    notes: tuple[str, ...] = ()  # what was left out, and why
+    error: str | None = None  # why the result could not be written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The most probable classes of one picture, or why it cannot be read."""
+
+    name: str  # the file's path, or "image 3" for the third of the pictures given
+    classes: tuple[str, ...] = ()  # most probable first
+    probabilities: tuple[float, ...] = ()  # 0..1, descending
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBox:
+    """The box of the object in one picture, or why the picture cannot be read."""
+
+    name: str  # the file's path, or "image 3" for the third of the pictures given
+    box: tuple[float, float, float, float] | None = None  # left, top, right, bottom in pixels of the upright picture
+    label: str | None = None  # the object's class; None without a classifier
+    # 0..1: the probability of the class; without a classifier the share of the boxes, of all windows and classes, that
+    # were merged into this one (of many boxes not all are merged, see `merge`)
+    score: float | None = None
+    error: str | None = None
 
 
 def write_per_image(folder: Path, per_image: PerImage) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vggnet.errors import DataError
-from vggnet.evaluation.results import read_per_image, write_per_image
 from vggnet.metrics import PerImage
+from vggnet.tasks.results import read_per_image, write_per_image
 
 COLUMNS = {"true": [0, 1], "predicted": [1, 1], "confidence": [0.5, 0.75], "loss": [1.0, 0.25]}
 

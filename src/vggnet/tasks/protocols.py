@@ -16,10 +16,10 @@ from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_on
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError
-from vggnet.evaluation.views import GRID, SixViews, grid_crops
 from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.dense import dense_logits, sliding
 from vggnet.models.vgg import VGG
+from vggnet.tasks.views import GRID, SixViews, grid_crops
 from vggnet.weights.checkpoint import OpenModel, inference_mode
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
