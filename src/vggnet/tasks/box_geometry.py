@@ -5,7 +5,9 @@ units of the crop that it sees.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_convert
 
 Array = NDArray[np.float64]
 
@@ -18,14 +20,15 @@ GOLDEN = (5**0.5 - 1) / 2  # its multiples, without their whole parts, are sprea
 
 def encode(edges: Array, crop: int) -> Array:
     """Edges (..., 4) in pixels of a crop -> (..., 4) center x, center y, width, height, in units of the crop."""
-    low, high = edges[..., :2], edges[..., 2:]
-    return np.concatenate([(low + high) / 2, high - low], -1) / crop
+    encoded: Array = box_convert(torch.from_numpy(edges), "xyxy", "cxcywh").numpy() / crop
+    return encoded
 
 
 def decode(values: Array, crop: int) -> Array:
     """The inverse of `encode`; a negative width or height is taken for 0."""
-    center, half = values[..., :2] * crop, values[..., 2:].clip(min=0) * crop / 2
-    return np.concatenate([center - half, center + half], -1)
+    pixels = np.concatenate([values[..., :2], values[..., 2:].clip(min=0)], -1) * crop
+    edges: Array = box_convert(torch.from_numpy(pixels), "cxcywh", "xyxy").numpy()
+    return edges
 
 
 def clip(boxes: Array, sizes: Array) -> Array:
@@ -40,7 +43,10 @@ def mirror(boxes: Array, width: int) -> Array:
 
 
 def overlap(one: Array, other: Array) -> Array:
-    """Intersection over union, 0..1, of boxes (..., 4) and (..., 4), broadcast; 0 where neither has an area."""
+    """Intersection over union, 0..1, of boxes (..., 4) and (..., 4), broadcast; 0 where neither has an area.
+
+    torchvision's `box_iou` compares each box with each other one, and gives NaN where neither has an area.
+    """
     sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
     intersection = sides.clip(min=0).prod(-1)
     union = _area(one) + _area(other) - intersection
