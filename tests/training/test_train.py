@@ -135,7 +135,7 @@ def test_a_run_folder_tells_which_convolutions_were_used(tmp_path):
     found = json.loads((run.folder / "choices.json").read_text())
     for key in ("forward n<=256 16x16 16->32", "grad_input n<=256 16x16 16->32", "grad_weight n<=256 16x16 16->32"):
         assert found[key]["algorithm"] in found[key]["ms"]
-    assert any(key.startswith("answer relu pool n<=") and key.endswith(" 16x16 16->32") for key in found)
+    assert any(key.startswith("inference relu pool n<=") and key.endswith(" 16x16 16->32") for key in found)
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path):
