@@ -1,6 +1,7 @@
 """Training into a run folder: what is left behind, resumed and refused."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from trainings import train
 
 import vggnet
+from vggnet.data.counter_random import Domain, derive_seed, image_seed
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import NonFiniteError, RunError
 from vggnet.models.vgg import build
@@ -155,3 +157,57 @@ def test_a_run_without_its_given_weights_is_not_resumed(tmp_path):
         file.unlink()
     with pytest.raises(RunError, match="given weights"):
         vggnet.resume(run.folder)
+
+
+SHORT = {"width": 0.05, "epochs": 1, "batch_size": 512}
+
+
+def test_the_call_of_version_01_still_works(tmp_path):
+    """Oracle: the same training by its configuration, and by options of the preset that the data choose."""
+    config = preset("digits").override(**SHORT)
+    expected = vggnet.train("digits", config, out=tmp_path / "new").history[0]["train_loss"]
+    for name, options in (("old", {"preset": "digits", "colour_shift": 0.0}), ("chosen", {})):
+        with pytest.warns(DeprecationWarning, match="override"):
+            run = vggnet.train("digits", out=str(tmp_path / name), **options, **SHORT)
+        assert run.history[0]["train_loss"] == expected
+        assert run.description["preset"] == "digits"
+
+
+def test_the_data_are_opened_and_split_once(tmp_path, monkeypatch):
+    """Oracle: the calls, counted; the preset is chosen by the data."""
+    calls = []
+    for module, name in (("train", "open_source"), ("inputs", "carve"), ("inputs", "decode_all")):
+        real = getattr(import_module(f"vggnet.training.{module}"), name)
+
+        def counting(*arguments, real=real, **options):
+            calls.append(real.__name__)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(f"vggnet.training.{module}.{name}", counting)
+    train("digits", out=tmp_path / "run", **SHORT)
+    assert sorted(set(calls)) == ["carve", "decode_all", "open_source"]
+    assert (calls.count("open_source"), calls.count("carve")) == (1, 1)
+
+
+def test_progress_is_shown_only_if_asked_for(tmp_path, capsys):
+    """Oracle: both streams, which stay empty, also while images are decoded; and a function that hears of each step."""
+    heard = []
+    vggnet.train("digits", preset("digits").override(**SHORT), out=tmp_path / "silent")
+    run = vggnet.train(
+        "digits",
+        preset("digits").override(**SHORT),
+        out=tmp_path / "heard",
+        progress=lambda done, total: heard.append((done, total)),
+    )
+    assert vggnet.resume(run).finished
+    assert capsys.readouterr() == ("", "")
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_no_image_has_the_seed_of_a_step():
+    """Regression: images and steps had the same seeds. Oracle: a thousand of each, by the functions of both."""
+    steps = {derive_seed(0, epoch, step) for epoch in range(3) for step in range(1000)}
+    for domain in Domain:
+        images = {image_seed(domain, seed=0, epoch=epoch, index=index) for epoch in range(3) for index in range(1000)}
+        assert len(images) == 3000
+        assert not images & steps

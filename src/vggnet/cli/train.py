@@ -12,7 +12,8 @@ import tyro
 from vggnet.cli.parsing import parse
 from vggnet.cli.ranks import is_first
 from vggnet.errors import ConfigError, ImageError
-from vggnet.training.config import TrainConfig, check_options, flat_name
+from vggnet.training.config import TrainConfig, check_options
+from vggnet.training.options import flat_name
 from vggnet.training.presets import PRESETS, preset
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_one_size
 from vggnet.data.preprocess import Preprocess
@@ -19,8 +20,9 @@ from vggnet.errors import ConfigError
 from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.dense import dense_logits, sliding
 from vggnet.models.vgg import VGG
-from vggnet.tasks.views import GRID, SixViews, grid_crops
 from vggnet.weights.checkpoint import OpenModel, inference_mode
+
+GRID = 5  # crops along each side (paper, section 3.2)
 
 Name = Literal["single", "multiscale", "dense", "multicrop", "dense+multicrop"]
 Kind = Literal["center", "six", "whole", "grid"]
@@ -189,3 +191,39 @@ def _mean_over_views(logits_of: Callable[[Tensor], list[Tensor]], images: Tensor
     for view in logits:
         check_finite_logits(view)
     return mean_softmax(logits)
+
+
+class SixViews(nn.Module):
+    """A network that answers by the mean of its logits over six views, as airbench does (arXiv:2404.00498, 3.4).
+
+    The image counts twice as much as each of its two shifts by one pixel, up left and down right, which reflect at the
+    border; each of the three is seen as it is and mirrored.
+    Shapes: images (N, C, H, W), normalized -> logits (N, num_classes).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = network.num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> mean logits (N, num_classes)."""
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        shifted = self._both(padded[:, :, :-2, :-2]) + self._both(padded[:, :, 2:, 2:])
+        return self._both(images) / 4 + shifted / 8
+
+    def _both(self, images: Tensor) -> Tensor:
+        """The logits of the images and of their mirror images, added."""
+        logits: Tensor = self.network(images) + self.network(images.flip(3))
+        return logits
+
+
+def grid_crops(images: Tensor, crop: int) -> Tensor:
+    """The regular 5x5 grid of square crops: (N, C, H, W) -> (25, N, C, crop, crop), row by row.
+
+    The outer ones touch the borders; the others lie evenly between, to the nearest pixel.
+    """
+    tops, lefts = (
+        [round(i * (size - crop) / (GRID - 1)) for i in range(GRID)] for size in (images.shape[2], images.shape[3])
+    )
+    return torch.stack([images[:, :, top : top + crop, left : left + crop] for top in tops for left in lefts])
