@@ -8,6 +8,12 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: tests share their cores with other work
 
 TESTS = Path(__file__).parent
+collect_ignore = [
+    "training/killable.py",
+    "training/ranked.py",
+    "training/trainings.py",
+    "weights/keras_files.py",
+]  # imported or started by tests
 # Tests that train networks, start processes or a browser, compile kernels, or run large networks. `make quick` leaves
 # them out, and so takes less than a minute; `make test` runs everything.
 INTEGRATION = (
