@@ -253,7 +253,7 @@ def test_small_images():
 NO_PREPROCESSING = {
     ("accel/kernels/batch_norm_kernels.py", "task"),  # statistics of batch norm
     ("data/inspection.py", "split"),  # the result of `vgg data`
-    ("training/config.py", "self"),  # options that a user gives
+    ("training/options.py", "self"),  # options that a user gives
     ("training/inputs.py", "data"),
 }
 
