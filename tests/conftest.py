@@ -25,19 +25,20 @@ INTEGRATION = (
     "data/test_hub.py",
     "data/test_loading.py",
     "docs/",
-    "evaluation/test_localization.py",
-    "evaluation/test_protocols.py",
     "experiments/",
     "features/",
     "interpret/",
     "report/test_page.py",
-    "studies/",
+    "tasks/test_box_evaluation.py",
+    "tasks/test_localize.py",
+    "tasks/test_protocols.py",
     "test_run_report.py",
     "training/test_bad_images.py",
     "training/test_checkpoints.py",
     "training/test_distributed.py",
     "training/test_loop.py",
     "training/test_photos.py",
+    "training/test_recorded_losses.py",
     "training/test_resume.py",
     "training/test_streams.py",
     "training/test_train.py",
@@ -51,6 +52,7 @@ INTEGRATION = (
 
 def pytest_collection_modifyitems(items):
     """Mark the tests of the files above."""
+    assert all((TESTS / name).exists() for name in INTEGRATION), "INTEGRATION names files that are not there"
     for item in items:
         if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix().startswith(INTEGRATION):
             item.add_marker(pytest.mark.integration)

@@ -211,6 +211,7 @@ def test_overview_lists_every_command():
     assert all(f"\n  {command} " in overview for command in modules)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
