@@ -57,13 +57,29 @@ def test_files_that_are_not_taken_are_listed(pictures):
     """Oracle: what was put among the images: a format that is not read, a picture beside the class folders."""
     folder, _ = pictures
     assert inspect(folder).ignored == ()
-    names = ["train/cat/photo.heic", "train/stray.png", "test/dog/notes.txt", "train/cat/.hidden"]
+    names = ["train/cat/photo.psd", "train/stray.png", "test/dog/notes.txt", "train/cat/.hidden"]
     for name in names:
         (folder / name).write_bytes(b"none")
     report = inspect(folder)
     assert set(report.ignored) == {str(folder / name) for name in names[:3]}
     assert report.as_table().splitlines()[-1] in report.ignored
     assert report.as_dict()["ignored"] == report.ignored
+
+
+def test_what_decoding_leaves_out_is_said(pictures, monkeypatch):
+    """Oracle: what was put there: 12 bits in a file of 16, and a JPEG above the limit."""
+    folder, _ = pictures
+    twelve = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(twelve).save(folder / "train" / "cat" / "twelve.png")
+    Image.new("RGB", (64, 65)).save(folder / "train" / "cat" / "large.jpg")
+    monkeypatch.setenv("VGGNET_MAX_PIXELS", "4096")
+    report = inspect(folder)
+    train, test = report.splits
+    assert (train.bits, train.reduced, train.max_size) == ({12: 1}, 1, (64, 64))
+    assert (test.bits, test.reduced) == ({}, 0)
+    assert "train: 1 images use 12 bits a channel; their 8 highest are seen" in report.as_table()
+    assert "train: 1 JPEGs have more than 4,096 pixels; they are seen reduced" in report.as_table()
+    assert json.loads(json.dumps(report.as_dict()))["splits"][0]["bits"] == {"12": 1}
 
 
 def test_report_for_machines_and_for_people(pictures):

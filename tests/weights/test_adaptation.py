@@ -69,15 +69,39 @@ def test_a_network_without_head_gets_one(saved):
         torch.testing.assert_close(model(images), pooled @ model.head.fc.weight.T + model.head.fc.bias)
 
 
-def test_gray_answers_as_its_copies(saved):
-    """Oracle: the network for RGB on three copies of the gray image."""
+@pytest.mark.parametrize("bgr", [False, True])
+def test_gray_answers_as_its_copies(saved, bgr):
+    """Oracle: the network for RGB on three copies of the gray image, each by its own preprocessing."""
     given, file = saved("gap")
+    given.preprocess = Preprocess(mean=(0.449,) * 3, std=(0.229, 0.224, 0.13), bgr=bgr)
+    vggnet.save(given, file)
     model = vggnet.load(file, in_channels=1)
-    assert model.preprocess == Preprocess(mean=(0.449,), std=(0.226,))
-    gray = torch.randn(2, 1, 64, 64)
+    gray = torch.rand(2, 1, 64, 64)
+    copies = given.preprocess.from_unit_range(gray.expand(IMAGES))
     with torch.inference_mode():
-        torch.testing.assert_close(model(gray), given(gray.expand(IMAGES)), rtol=1e-4, atol=1e-5)
+        ours = model(model.preprocess.from_unit_range(gray))
+        torch.testing.assert_close(ours, given(copies), rtol=1e-5, atol=1e-5)
     assert model.classes == given.classes
+
+
+@pytest.mark.parametrize("preprocess", [Preprocess.imagenet(), Preprocess.cifar10(), Preprocess.caffe()])
+def test_gray_features_are_those_of_copies(saved, preprocess):
+    """Oracle: as above. Where the layer pads with zeros, these stand for the mean, which differs between channels."""
+    given, file = saved("gap")
+    given.preprocess = preprocess
+    vggnet.save(given, file)
+    model = vggnet.load(file, in_channels=1)
+    gray = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        ours = model.features.conv1_1(model.preprocess.from_unit_range(gray))[..., 1:-1, 1:-1]
+        theirs = given.features.conv1_1(preprocess.from_unit_range(gray.expand(IMAGES)))[..., 1:-1, 1:-1]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_gray_has_the_mean_statistics(saved):
+    """Oracle: the averages of ImageNet's, by hand."""
+    _, file = saved("gap")
+    assert vggnet.load(file, in_channels=1).preprocess == Preprocess(mean=(0.449,), std=(0.226,))
 
 
 def test_rgb_from_gray(saved):

@@ -42,7 +42,7 @@ class Predict:
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args: Predict = parse(Predict, arguments, prog="vgg predict")
-    from vggnet.data.decoding import IMAGE_SUFFIXES
+    from vggnet.data.formats import IMAGE_SUFFIXES
     from vggnet.weights.registry import DEFAULT_WEIGHTS
 
     if args.model.suffix.lower() in IMAGE_SUFFIXES:

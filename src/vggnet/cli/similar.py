@@ -78,7 +78,7 @@ def _index(args: Index) -> int:
 
 
 def _query(args: Query) -> int:
-    from vggnet.data.decoding import image_files
+    from vggnet.data.formats import image_files
     from vggnet.features.retrieval import find_similar
     from vggnet.report.text import to_json
 

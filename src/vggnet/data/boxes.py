@@ -51,11 +51,18 @@ def read_boxes(source: Source, *, progress: Progress = False) -> Boxes:
 
 
 def _read_boxes(source: Source, progress: Progress) -> Boxes:
-    edges, sizes = source.boxes(), np.zeros((len(source), 2))
+    edges, sizes, reductions = source.boxes(), np.zeros((len(source), 2)), np.ones((len(source), 1))
+
+    def check(index: int) -> tuple[tuple[int, int], int]:
+        image = source.open(index)
+        return image.decode().size, image.reduced
+
     with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "checking boxes") as report:
-        for index, size in enumerate(pool.map(lambda index: source.read(index).size, range(len(source)))):
+        for index, (size, reduced) in enumerate(pool.map(check, range(len(source)))):
             sizes[index] = size
+            reductions[index] = reduced
             report(index + 1, len(source))
+    edges = edges / reductions
     boxes = Boxes(edges, sizes)
     left, top, right, bottom = edges.T
     width, height = boxes.sizes.T

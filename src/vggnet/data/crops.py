@@ -32,7 +32,7 @@ def random_resized_crop(image: StoredImage, *, size: int, min_area: float, seed:
     """
     whole = image.size
     left, top, width, height = _area(whole, min_area, _random(seed, epoch, index))
-    shrink = _shrink(min(width, height) / size)
+    shrink = min(_shrink(min(width, height) / size), 8 // image.reduced)
     pixels = torch.from_numpy(image.array(shrink))
     shrunk = shrink if pixels.shape[1] < whole[0] else 1  # only JPEGs are
     left, top, width, height = (place // shrunk for place in (left, top, width, height))
@@ -71,7 +71,7 @@ def scale_jittered_crop(
     whole = image.size
     width, height = (max(scale, round(side * scale / min(whole))) for side in whole)
     left, top = _integer(random, 0, width - size), _integer(random, 0, height - size)
-    shrink = _shrink(min(whole) / scale)
+    shrink = min(_shrink(min(whole) / scale), 8 // image.reduced)
     picture = image.decode(shrink)
     shrunk = shrink if picture.width < whole[0] else 1  # only JPEGs are
     limits = whole[0] / shrunk, whole[1] / shrunk

@@ -1,7 +1,8 @@
 """The one place where image files become pixels: formats allow-listed, sizes checked first, every failure one error."""
 
 import io
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vggnet.errors import DataError, ImageError, InputError, one_line
+from vggnet.data.depth import BITS, bits_used, join_bytes, other_bytes, stated_bits, to_8_bits
+from vggnet.data.formats import EXPECTED, SUFFIXES, first_bytes, is_heic, open_heic, open_large
+from vggnet.errors import ConfigError, ImageError, InputError, MissingDependencyError, one_line
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB; Pillow itself warns above
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-_SIZES = f"expected 1 to {MAX_PIXELS:,}. Scale it down first."
-_EXPECTED = "expected a JPEG, PNG, WebP, BMP or GIF image"
+MAX_PIXELS_VARIABLE = "VGGNET_MAX_PIXELS"  # of the environment, for another limit
+REDUCTIONS = (1, 2, 4)  # of width and height of a JPEG above the limit; it may have MAX_REDUCED times as many pixels
+MAX_REDUCED = 8
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,31 @@ class StoredImage:
     """An image of known size whose pixels may not be decoded yet. It is decoded once, as a picture or as an array.
 
     With `shrink` 2, 4 or 8 a JPEG is decoded to that part of its width and height, rounded up, from the low frequencies
-    of each block of 8x8 pixels alone: in less time, and not for testing. Other formats are not shrunk.
+    of each block of 8x8 pixels alone: in less time, and not for testing. Other formats are not shrunk. A JPEG above the
+    limit of pixels is decoded in this way in any case, `reduced` times smaller, and that is its size.
     """
 
     image: Image.Image  # as stored, not turned upright
     name: str  # stands for it in messages
     mode: str = "RGB"  # of what `decode` returns
+    reduced: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, as a viewer shows it."""
-        width, height = self.image.size
+        width, height = self._stored_size()
         return (height, width) if _orientation(self.image) >= 5 else (width, height)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a channel that the stored values use; 8 or more."""
+        return bits_used(self.image) if self.image.format != "JPEG" else 8
 
     def decode(self, shrink: int = 1) -> Image.Image:
         """The picture, as `decode_image` describes it.  Raises: ImageError if the data are damaged or truncated."""
         width, height = self.image.size
         with self.image, _whole(self.image, self.name):
-            if shrink > 1:
+            if (shrink := shrink * self.reduced) > 1:
                 self.image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
             self.image.load()
             picture = as_viewed(self.image)
@@ -55,7 +63,7 @@ class StoredImage:
         usual = "JPEG", "RGB", "RGB", 1
         stored = getattr(self.image, "fp", None)  # none once decoded
         if stored and (self.image.format, self.image.mode, self.mode, _orientation(self.image)) == usual:
-            width, height = self.image.size
+            width, height = self._stored_size()
             with _whole(self.image, self.name):
                 stored.seek(0)
                 encoded = stored.read()
@@ -66,68 +74,94 @@ class StoredImage:
                 return pixels
         return np.array(self.decode(shrink))
 
+    def _stored_size(self) -> tuple[int, int]:
+        width, height = self.image.size
+        return -(-width // self.reduced), -(-height // self.reduced)
 
-def open_image(file: Path | bytes, *, name: str | None = None) -> StoredImage:
+
+def max_pixels() -> int:
+    """The largest number of pixels of an image that is decoded: MAX_PIXELS, or what VGGNET_MAX_PIXELS says.
+
+    Raises: ConfigError if that is no whole number above 0.
+    """
+    given = os.environ.get(MAX_PIXELS_VARIABLE)
+    if not given:
+        return MAX_PIXELS
+    if not given.isdecimal() or int(given) < 1:
+        raise ConfigError(f"{MAX_PIXELS_VARIABLE} is {given!r}; expected a number of pixels, such as 200000000.")
+    return int(given)
+
+
+def open_image(file: Path | str | bytes, *, name: str | None = None) -> StoredImage:
     """The image in a file, or in the bytes of one; of a JPEG only the header is read.
 
+    A JPEG of more than `max_pixels` is decoded reduced; it may have MAX_REDUCED times as many.
+
     `name` stands for the image in messages; the default is its path.
-    Raises: ImageError, one line, if the file is missing, of another format, above MAX_PIXELS, damaged or truncated.
+    Raises: ImageError, one line, if the file is missing, of another format, above `max_pixels`, damaged or truncated.
     """
+    file = Path(file).expanduser() if isinstance(file, str) else file
     name = name or (str(file) if isinstance(file, Path) else "image")
     image = _open(file, name)
     width, height = image.size
-    if not 1 <= width * height <= MAX_PIXELS:
+    limit, is_jpeg = max_pixels(), image.format == "JPEG"
+    if not 1 <= width * height <= limit * (MAX_REDUCED if is_jpeg else 1):
         image.close()
-        raise ImageError(f"has {width} x {height} pixels; {_SIZES}", name=name)
-    if image.format != "JPEG":  # others may say how they are turned after their pixels
+        raise ImageError(
+            f"has {width} x {height} pixels; expected 1 to {limit:,}, or {MAX_REDUCED * limit:,} of a JPEG. Scale it "
+            f"down first, or set {MAX_PIXELS_VARIABLE} to a larger number.",
+            name=name,
+        )
+    if not is_jpeg:  # others may say how they are turned after their pixels
         with image, _whole(image, name):
+            stated = stated_bits(image)
             image.load()
-    return StoredImage(image, name)
+            if stated is not None:
+                image.info[BITS] = stated
+        _use_low_bytes(image, file, name, stated)
+    reduced = next(times for times in REDUCTIONS if width * height <= limit * times**2)
+    return StoredImage(image, name, reduced=reduced)
 
 
-def decode_image(file: Path | bytes, *, name: str | None = None) -> Image.Image:
+def decode_image(file: Path | str | bytes, *, name: str | None = None) -> Image.Image:
     """The picture in a file, or in the bytes of one, as a viewer shows it: mode RGB, 8 bits a channel.
 
-    The EXIF orientation is applied, alpha is composited over white, 16-bit gray keeps its high byte (as Pillow does for
-    16-bit RGB), an animation gives its first frame.
+    The EXIF orientation is applied, alpha is composited over white, and an animation gives its first frame. Of more
+    than 8 bits a channel the 8 highest are kept of those that the image uses (`vggnet.data.depth.bits_used`).
     `name` and raises: as open_image.
     """
     return open_image(file, name=name).decode()
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as given; each folder replaced by the image files below it (IMAGE_SUFFIXES), sorted.
-
-    Raises: DataError if a path does not exist or a folder has no images.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not found:
-                raise DataError(
-                    f"{path}: no images in this folder; expected files named *{', *'.join(IMAGE_SUFFIXES)}."
-                )
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: does not exist; expected an image file or a folder of images.")
-    return files
-
-
-def _open(file: Path | bytes, name: str) -> Image.Image:
+def _open(file: Path | bytes, name: str) -> ImageFile.ImageFile:
     """The header alone: size and format are known, no pixel is decoded."""
     if isinstance(file, Path) and not file.is_file():
-        raise ImageError(f"{'is not a file' if file.exists() else 'does not exist'}; {_EXPECTED}.", name=name)
+        raise ImageError(f"{'is not a file' if file.exists() else 'does not exist'}; {EXPECTED}.", name=name)
     try:
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS)
-    except UnidentifiedImageError:
-        raise ImageError(f"{_start(file)}; {_EXPECTED}.", name=name) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"has too many pixels; {_SIZES}", name=name) from error
+        try:
+            return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=tuple(SUFFIXES))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            return open_large(file)  # `open_image` has a limit of its own
+        except UnidentifiedImageError:
+            if not is_heic(file):
+                raise ImageError(f"{_start(file)}; {EXPECTED}.", name=name) from None
+            return open_heic(file)
+    except ImageError:
+        raise
+    except MissingDependencyError as error:
+        raise ImageError(f"is a HEIC image: {error}", name=name) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
-        raise ImageError(f"cannot be opened ({one_line(error)}); {_EXPECTED}.", name=name) from error
+        raise ImageError(f"cannot be opened ({one_line(error)}); {EXPECTED}.", name=name) from error
+
+
+def _use_low_bytes(image: ImageFile.ImageFile, file: Path | bytes, name: str, stated: int | None) -> None:
+    """Of 16-bit color that is as dark as if it used fewer bits, show those that it uses."""
+    if image.mode not in ("RGB", "RGBA") or max(high for _, high in image.getextrema()[:3]) >= 1 << 14 - 8:  # type: ignore[misc]
+        return
+    with _open(file, name) as again, _whole(again, name):
+        if other_bytes(again):
+            again.load()
+            image.info[BITS] = join_bytes(image, again, stated)
 
 
 def as_viewed(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image:
@@ -157,6 +191,8 @@ def _from_array(image: NDArray[np.uint8] | Tensor) -> Image.Image:
 def _whole(image: Image.Image, name: str) -> Iterator[None]:
     try:
         yield
+    except ImageError as error:
+        raise error.named(name) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
         raise ImageError(
             f"the {image.format} data is damaged or truncated ({one_line(error)}); "
@@ -184,10 +220,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip it at 255
-        gray16 = np.asarray(image)
-        transparent = gray16 == image.info.get("transparency", -1)
-        image = Image.fromarray(np.where(transparent, 255, gray16 >> 8).astype(np.uint8))
+    if image.mode[0] in "IF":  # Pillow's own conversion would clip it at 255
+        image = to_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -198,7 +232,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _start(file: Path | bytes) -> str:
     """What an unknown file is, in words."""
-    if isinstance(file, Path):
-        with file.open("rb") as stream:
-            file = stream.read(12)
-    return f"unknown format or damaged header (it starts with {file[:12]!r})" if file else "the file is empty"
+    start = first_bytes(file)[:12]
+    return f"unknown format or damaged header (it starts with {start!r})" if start else "the file is empty"

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vggnet.data.decoding import as_viewed, decode_image, image_files
+from vggnet.data.decoding import as_viewed, decode_image
+from vggnet.data.formats import image_files
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ImageError
 

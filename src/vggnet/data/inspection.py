@@ -1,5 +1,6 @@
 """What is in a data set: counts, sizes, statistics, and every image that cannot be read."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggnet.data.decoding import max_pixels
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import SPLITS, Source
 from vggnet.errors import DataError, ImageError
@@ -27,6 +29,8 @@ class SplitInspection:
     mean: tuple[float, ...] | None  # of all pixels, R G B, in [0, 1]
     std: tuple[float, ...] | None
     unreadable: tuple[str, ...]  # one line an image: where it lies and why
+    bits: dict[int, int]  # bits of a channel that are used, if more than 8 -> images; the 8 highest are seen
+    reduced: int  # JPEGs above the limit of pixels, which are decoded to a half or a quarter of their sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class Inspection:
         classes = list(dict.fromkeys(name for split in self.splits for name in split.images_per_class))
         counts = [[name, *(str(split.images_per_class.get(name, 0)) for split in self.splits)] for name in classes]
         lines += ["", *_aligned([["class", *(split.split for split in self.splits)], *counts])]
+        lines += [f"{split.split}: {what}" for split in self.splits for what in _decoding(split)]
         unreadable = [message for split in self.splits for message in split.unreadable]
         if unreadable:
             lines += ["", "unreadable:", *unreadable]
@@ -83,13 +88,17 @@ def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:
     sizes: list[tuple[int, int]] = []
     histograms = np.zeros((3, 256), dtype=np.int64)  # exact: the statistics do not depend on the order of the images
     unreadable: list[str] = []
+    bits, reduced = Counter[int](), 0
     for index in range(len(source)):
         try:
-            image = source.read(index)
+            stored = source.open(index)
+            used, image = stored.bits, stored.decode()
         except ImageError as error:
             unreadable.append(str(error))
         else:
             sizes.append(image.size)
+            bits.update([used] if used > 8 else [])
+            reduced += stored.reduced > 1
             histograms += np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
         tick()
     mean, std = _statistics(histograms) if sizes else (None, None)
@@ -105,7 +114,19 @@ def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:
         mean=mean,
         std=std,
         unreadable=tuple(unreadable),
+        bits=dict(sorted(bits.items())),
+        reduced=reduced,
     )
+
+
+def _decoding(split: SplitInspection) -> list[str]:
+    """What decoding leaves out of images that can be read."""
+    lines = [
+        f"{count} images use {bits} bits a channel; their 8 highest are seen" for bits, count in split.bits.items()
+    ]
+    if split.reduced:
+        lines.append(f"{split.reduced} JPEGs have more than {max_pixels():,} pixels; they are seen reduced")
+    return lines
 
 
 def _statistics(histograms: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -319,6 +319,29 @@ class Preprocess:
         scale = torch.tensor([new / old for new, old in zip(to.std, self.std, strict=True)], dtype=torch.float64)
         return to._ordered(self.in_rgb_order(kernel) * scale.view(-1, 1, 1)).to(kernel.dtype)
 
+    def gray_kernel(self, kernel: Tensor, to: "Preprocess") -> tuple[Tensor, Tensor]:
+        """The first kernel for gray images: each gives the output of its three copies as RGB.
+
+        Where the layer pads, this holds if the means of all channels are equal: zeros stand for the mean color.
+
+        Args:
+            kernel: weights (K, 3, h, w) for RGB images that are prepared by this preprocessing.
+            to: the preprocessing of the gray images.
+
+        Returns:
+            The weights (K, 1, h, w), and what to add to the bias (K,).
+
+        Example:
+            >>> rgb, gray = Preprocess(mean=(0.5,) * 3, std=(0.1, 0.2, 0.4)), Preprocess(mean=(0.5,), std=(0.2,))
+            >>> kernel, bias = rgb.gray_kernel(torch.ones(1, 3, 1, 1), gray)
+            >>> kernel.item(), bias.item()
+            (3.5, 0.0)
+        """
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (self.mean, self.std))
+        scaled = self.in_rgb_order(kernel).cpu().double() / std
+        bias = (scaled * (to.mean[0] - mean)).sum((1, 2, 3))
+        return (scaled.sum(1, keepdim=True) * to.std[0]).to(kernel), bias.to(kernel)
+
     def adapted(self, in_channels: int) -> "Preprocess | None":
         """The same for images with another number of channels, None if that is neither 1 nor 3.
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggnet.data.decoding import image_files
+from vggnet.data.formats import image_files
 from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
 from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, raised, read_batches
 from vggnet.files import replacing, write_text

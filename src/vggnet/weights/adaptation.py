@@ -9,7 +9,7 @@ from vggnet.errors import ConfigError, WeightsError
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, empty
 
-FIRST = "features.conv1_1.weight"
+FIRST, FIRST_BIAS = "features.conv1_1.weight", "features.conv1_1.bias"
 FIRST_FOUR = ("1_1", "2_1", "3_1", "3_2")  # convolutions of column A, which deeper networks start with
 
 
@@ -38,7 +38,13 @@ def adapt(
         )
     adapted = empty(architecture)
     state = dict(model.state_dict())
-    state[FIRST] = to_channels(state[FIRST], architecture.in_channels)
+    preprocess = model.preprocess and model.preprocess.adapted(architecture.in_channels)
+    if preprocess is not None and (given.in_channels, architecture.in_channels) == (3, 1):
+        assert model.preprocess is not None  # the other one is made from it
+        state[FIRST], bias = model.preprocess.gray_kernel(state[FIRST], preprocess)
+        state[FIRST_BIAS] = state[FIRST_BIAS] + bias
+    else:
+        state[FIRST] = to_channels(state[FIRST], architecture.in_channels)
     last_layer = list(adapted.state_dict())[-1].rpartition(".")[0]
     is_new = architecture.num_classes != given.num_classes
     adapted.load_state_dict(
@@ -48,14 +54,15 @@ def adapt(
         }
     )
     adapted.classes, adapted.task = None if is_new else model.classes, model.task
-    adapted.preprocess = model.preprocess and model.preprocess.adapted(architecture.in_channels)
+    adapted.preprocess = preprocess
     return adapted.train(model.training)
 
 
 def to_channels(kernel: Tensor, in_channels: int) -> Tensor:
     """A first kernel, (out, C, h, w), for another number of input channels.
 
-    One channel gets the sum over all, the same answer to a gray image as to its copies. For others the C kernels are
+    One channel gets the sum over all, the same answer to a gray image as to its copies, if all channels are normalized
+    alike; `Preprocess.gray_kernel` is for those that are not. For others the C kernels are
     repeated in turn and scaled by C / in_channels, which keeps the answer to equal channels if C divides their number.
     """
     given = kernel.shape[1]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from vggnet.data.boxes import read_voc
-from vggnet.data.decoding import IMAGE_SUFFIXES, StoredImage, open_image
+from vggnet.data.decoding import StoredImage, open_image
+from vggnet.data.formats import IMAGE_SUFFIXES
 from vggnet.data.sources.source import SPLITS, Source
 from vggnet.data.splits import stratified_split
 from vggnet.errors import DataError

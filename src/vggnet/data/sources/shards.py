@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from vggnet.data.decoding import IMAGE_SUFFIXES
+from vggnet.data.formats import IMAGE_SUFFIXES
 from vggnet.data.sources.parquet import (
     check_complete,
     class_labels,
