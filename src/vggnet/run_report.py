@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from vggnet.data.sources.opening import open_source
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import Source, Subset
 from vggnet.errors import ConfigError, DataError, MissingDependencyError, RunError, WeightsError
 from vggnet.files import write_text
 from vggnet.metrics import PerImage
@@ -170,7 +171,10 @@ def _predictions(run: Run, test: Mapping[str, Any] | None) -> tuple[PerImage | N
         return None, None, (f"The predictions for each image are not saved beside the result of the test. {again}",)
     try:
         source = open_source(test["data"], test["split"])
-        if source.fingerprint == test["fingerprint"]:
+        fingerprint, unreadable = source.fingerprint, [int(index) for index in test.get("unreadable", ())]
+        if unreadable and len(source) > max(unreadable):
+            source = Subset(source, np.setdiff1d(np.arange(len(source)), unreadable))
+        if fingerprint == test["fingerprint"]:
             return per_image, source, ()
         found = "other images are there now"
     except DataError as error:

@@ -79,6 +79,55 @@ def test_arrays_that_are_no_images(image):
         list(named_pictures(image))
 
 
+class Failing(io.BytesIO):
+    def read(self, *_):
+        raise OSError("the drive is gone")
+
+
+def test_one_of_several_that_cannot_be_read_is_an_error_of_its_own(file):
+    """Oracle: the good picture among them is read as alone."""
+    cut = Image.open(io.BytesIO(file.read_bytes()[:200]))
+    closed = Image.open(file)
+    closed.close()
+    ended = io.BytesIO(file.read_bytes())
+    ended.close()
+    bad = [
+        np.zeros((4, 4, 3)),
+        torch.zeros(3, 4, 4),
+        np.zeros((0, 4, 3), np.uint8),
+        b"none",
+        Failing(),
+        ended,
+        io.StringIO("text"),
+        cut,
+        closed,
+        Image.new("RGB", (0, 5)),
+        Image.fromarray(np.full((4, 4), np.nan, np.float32)),
+        None,
+        7,
+        "x" * 5000,
+        "a\0b.png",
+        file.parent / "missing.png",
+    ]
+    named = list(named_pictures([*bad, file]))
+    assert len(named) == len(bad) + 1
+    *errors, last = (read_pixels(each, PREPROCESS) for each in named)
+    assert torch.equal(last, torch.from_numpy(PIXELS[:, 2:11]).permute(2, 0, 1))
+    for (name, _), error, given in zip(named, errors, bad, strict=False):
+        assert isinstance(error, ImageError), given
+        assert str(error).startswith(f"{name}: ")
+        assert "\n" not in str(error)
+        with pytest.raises(ImageError):
+            read_picture(name, dict(named)[name])
+
+
+@pytest.mark.parametrize("image", [None, 7, io.StringIO("text")])
+def test_a_single_thing_that_is_no_image(image):
+    """Oracle: the contract."""
+    with pytest.raises(InputError, match="expected a path, the bytes"):
+        list(named_pictures(image))
+
+
 def test_errors_carry_the_name_of_their_image(tmp_path):
     """Oracle: the name, once, whoever found the mistake; also after the way from another process."""
     long = Image.new("RGB", (60_000, 2))

@@ -14,8 +14,8 @@ from vggnet import report
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import EvalBatches
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.sources.source import Source
-from vggnet.errors import ConfigError, DataError, NonFiniteError, StorageError, WeightsError
+from vggnet.data.sources.source import Source, Subset
+from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError, StorageError, WeightsError
 from vggnet.evaluation import evaluate as module
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.models.vgg import build
@@ -47,6 +47,15 @@ class Colors(Source):
     @property
     def fingerprint(self):
         return "0123456789abcdef"
+
+
+class Spoiled(Colors):
+    """Every seventh image cannot be read."""
+
+    def open(self, index):
+        if index % 7 == 3:
+            raise ImageError("is spoiled.", name=f"color {index}")
+        return super().open(index)
 
 
 class Brightest(nn.Module):
@@ -287,3 +296,64 @@ def test_nothing_to_test_is_an_error():
     """Oracle: the contract."""
     with pytest.raises(DataError, match="the split is empty"):
         score_batches(Brightest(), [], preprocess=Brightest().preprocess, device="cpu")
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "multiscale", "scales": (8, 9)}, {"protocol": "multicrop"}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read_are_left_out_if_asked(monkeypatch, tmp_path, options, workers):
+    """Oracle: the same evaluation of the readable images alone."""
+    monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
+    spoiled = Spoiled(40)
+    readable = np.array([index for index in range(40) if index % 7 != 3])
+    monkeypatch.setattr(module, "open_source", lambda spec, split: spoiled)
+    options = {**options, "workers": workers}
+    with pytest.raises(ImageError, match="color 3: is spoiled"):
+        evaluate(Brightest(), "colors", **options)
+    found = evaluate(Brightest(), "colors", on_bad_image="skip", out=tmp_path / "out", **options)
+    monkeypatch.setattr(module, "open_source", lambda spec, split: Subset(Colors(40), readable))
+    expected = evaluate(Brightest(), "colors", **options)
+    assert (found.images, found.confusion, found.loss) == (34, expected.confusion, pytest.approx(expected.loss))
+    assert found.unreadable == {index: f"color {index}: is spoiled." for index in range(3, 40, 7)}
+    assert len(read_per_image(tmp_path / "out").labels) == 34
+    assert json.loads((tmp_path / "out" / "test.json").read_text())["unreadable"]["10"] == "color 10: is spoiled."
+
+
+def test_data_that_has_some_of_the_classes(colors, monkeypatch):
+    """Oracle: the confusion of the full classes, of those rows."""
+    source = colors(50)
+    full = evaluate(Brightest(), "colors")
+    assert full.notes == ()
+    some = Subset(source, np.flatnonzero(source.labels != 1))
+    some.classes, some.labels = ("red", "blue"), some.labels // 2
+    monkeypatch.setattr(module, "open_source", lambda spec, split: some)
+    found = evaluate(Brightest(), "colors")
+    assert found.confusion == (full.confusion[0], (0, 0, 0), full.confusion[2])
+    assert (found.classes, found.per_class["green"]) == (COLORS, None)
+    assert found.notes == ("the data has 2 of the model's 3 classes, matched by name; without green",)
+    some.classes = ("red", "violet")
+    with pytest.raises(DataError, match="violet"):
+        evaluate(Brightest(), "colors")
+
+
+def test_models_that_order_their_classes_differently_are_averaged_by_name(colors):
+    """Oracle: the model alone; the other one is the same with its outputs in another order."""
+    colors(30)
+    other = Brightest(("blue", "red", "green"))
+    other.weight.data = other.weight.data[:, [2, 0, 1]]
+    both, one = evaluate([Brightest(), other], "colors"), evaluate(Brightest(), "colors")
+    assert (both.confusion, both.loss) == (one.confusion, pytest.approx(one.loss))
+
+
+def test_models_with_other_classes_are_not_averaged(colors):
+    """Oracle: the contract."""
+    colors(20)
+    with pytest.raises(DataError):
+        evaluate([Brightest(), Brightest(("red", "green", "pink"))], "colors")
+
+
+def test_both_unicode_forms_of_a_name_are_one_class(colors):
+    """Oracle: the classes by their other names. A decomposed accent is how macOS stores a name."""
+    colors(30, classes=("red", "cafe\u0301", "blue"))
+    found = evaluate(Brightest(("red", "caf\u00e9", "blue")), "colors")
+    colors(30)
+    assert found.confusion == evaluate(Brightest(), "colors").confusion

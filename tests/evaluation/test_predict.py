@@ -128,6 +128,17 @@ def test_unreadable_files_do_not_stop_the_others(model, pictures, tmp_path):
         assert "\n" not in predictions[index].error
 
 
+def test_no_form_of_a_bad_picture_stops_the_others(model, pictures):
+    """Oracle: the prediction for the readable file alone."""
+    cut = Image.open(io.BytesIO(pictures[0].read_bytes()[:200]))
+    bad = [np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), b"none", io.StringIO("text"), cut, Image.new("L", (0, 3)), None]
+    predictions = predict(model, [*bad, pictures[0]], batch_size=3)
+    assert predictions[-1] == predict(model, pictures[0])[0]
+    for number, prediction in enumerate(predictions[:-1], start=1):
+        assert prediction.name == f"image {number}"
+        assert prediction.error.startswith(f"image {number}: ")
+
+
 def test_an_unreadable_file_is_raised_if_asked(model, pictures, tmp_path):
     """Oracle: the contract."""
     broken = tmp_path / "broken.png"

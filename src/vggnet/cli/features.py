@@ -60,12 +60,16 @@ def main(arguments: list[str]) -> int:
 
 def run_extraction(extract: "Callable[[], Extraction]", text: "Callable[[Extraction], str]") -> int:
     """Extract, print the result and the images that cannot be read; returns the exit code."""
+    from vggnet.data.formats import left_out_text
+
     try:
         extraction = extract()
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
     print(text(extraction))
+    if extraction.left_out:
+        print(f"vgg: {left_out_text(extraction.left_out)}", file=sys.stderr)
     for message in extraction.unreadable:
         print(f"vgg: {message}", file=sys.stderr)
     return 2 if extraction.unreadable else 0

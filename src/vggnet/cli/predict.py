@@ -42,7 +42,7 @@ class Predict:
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args: Predict = parse(Predict, arguments, prog="vgg predict")
-    from vggnet.data.formats import IMAGE_SUFFIXES
+    from vggnet.data.formats import IMAGE_SUFFIXES, left_out, left_out_text
     from vggnet.weights.registry import DEFAULT_WEIGHTS
 
     if args.model.suffix.lower() in IMAGE_SUFFIXES:
@@ -69,6 +69,8 @@ def main(arguments: list[str]) -> int:
         print(task.predictions_text(readable))
     if readable and task.draws_predictions:
         _draw(task, args.images, predictions, out)
+    if files := left_out(args.images):
+        print(f"vgg: {left_out_text(files)}", file=sys.stderr)
     errors = [one.error for one in predictions if one.error is not None]
     for error in errors:
         print(f"vgg: {' '.join(error.split())}", file=sys.stderr)

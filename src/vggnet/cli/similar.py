@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -46,6 +46,8 @@ class Query:
     index: Annotated[Path, tyro.conf.arg(aliases=["-i"])] = INDEX
     top: int = 8  # matches to show
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = Path("similar.png")  # the drawing
+    # what happens to an image that cannot be read: stop, or leave it out and name it
+    on_bad_image: Literal["stop", "skip"] = "stop"
     weights: str | None = None  # only if the weights that made the index are somewhere else now
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print a JSON list instead of a table
@@ -78,14 +80,21 @@ def _index(args: Index) -> int:
 
 
 def _query(args: Query) -> int:
-    from vggnet.data.formats import image_files
+    from vggnet.data.formats import image_files, left_out, left_out_text
     from vggnet.features.retrieval import find_similar
     from vggnet.report.text import to_json
 
-    names = list(map(str, image_files(args.images)))
-    found = dict(
-        zip(names, find_similar(args.index, names, top=args.top, model=args.weights, device=args.device), strict=True)
-    )
+    names, errors = list(map(str, image_files(args.images))), list[ImageError]()
+    skip = errors.append if args.on_bad_image == "skip" else None
+    try:
+        rows = find_similar(args.index, names, top=args.top, model=args.weights, device=args.device, skip=skip)
+    except ImageError as error:
+        raise ImageError(f"{error} To see the others: --on-bad-image skip.") from error
+    bad = {error.name for error in errors}
+    found = {name: of for name, of in zip(names, rows, strict=True) if name not in bad}
+    files = left_out(args.images)
+    for note in (*map(str, errors), *([left_out_text(files)] if files else [])):
+        print(f"vgg: {note}", file=sys.stderr)
     if args.json:
         print(to_json([{"image": name, "matches": matches} for name, matches in found.items()]))
     else:

@@ -36,6 +36,8 @@ class Test:
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
+    # what happens to an image that cannot be read: stop, or leave it out of the result, where it is counted and named
+    on_bad_image: Literal["stop", "skip"] = "stop"
     out: Path | None = None  # where test.json and the pictures go; by default the folder of a single run
     json: bool = False  # print one JSON object instead of a table
 
@@ -76,18 +78,24 @@ def main(arguments: list[str]) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             device=args.device,
+            on_bad_image=args.on_bad_image,
             out=out,
             progress=True,
         )
     except ImageError as error:
-        raise ImageError(f"{error} All that cannot be read: vgg data {data}") from error
+        raise ImageError(
+            f"{error} All that cannot be read: vgg data {data}. To test the others: --on-bad-image skip."
+        ) from error
     print(to_json(result) if args.json else get_task(Checkpoint.open(args.model).task).evaluation_text(result))
-    for note in result.notes:
-        print(note, file=sys.stderr)
+    unreadable = tuple(getattr(result, "unreadable", {}).values())
+    for note in (*result.notes, *unreadable):
+        print(f"vgg: {note}", file=sys.stderr)
+    if unreadable:
+        print(f"vgg: left out {len(unreadable):,} images that cannot be read", file=sys.stderr)
     if result.error:
         print(f"vgg: {result.error}", file=sys.stderr)
         return 2
-    if out == args.model and (args.model / CONFIG).is_file() and not result.notes:
+    if out == args.model and (args.model / CONFIG).is_file():
         try:
             print(f"report: {write_report(args.model).path}", file=sys.stderr)
         except MissingDependencyError as missing:

@@ -135,9 +135,9 @@ def decode_image(file: Path | str | bytes, *, name: str | None = None) -> Image.
 
 def _open(file: Path | bytes, name: str) -> ImageFile.ImageFile:
     """The header alone: size and format are known, no pixel is decoded."""
-    if isinstance(file, Path) and not file.is_file():
-        raise ImageError(f"{'is not a file' if file.exists() else 'does not exist'}; {EXPECTED}.", name=name)
     try:
+        if isinstance(file, Path) and not file.is_file():
+            raise ImageError(f"{'is not a file' if file.exists() else 'does not exist'}; {EXPECTED}.", name=name)
         try:
             return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=tuple(SUFFIXES))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -172,8 +172,15 @@ def as_viewed(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image:
 
     Raises:
         InputError: for an array or a tensor of another shape or type.
+        ImageError: for a PIL image that has no pixels, or cannot be decoded.
     """
-    return _to_rgb(_upright(image) if isinstance(image, Image.Image) else _from_array(image))
+    if not isinstance(image, Image.Image):
+        return _to_rgb(_from_array(image))
+    if 0 in image.size:
+        raise ImageError(f"has {image.width} x {image.height} pixels; expected 1 or more.")
+    with _whole(image, None):
+        image.load()
+        return _to_rgb(_upright(image))
 
 
 def _from_array(image: NDArray[np.uint8] | Tensor) -> Image.Image:
@@ -188,14 +195,14 @@ def _from_array(image: NDArray[np.uint8] | Tensor) -> Image.Image:
 
 
 @contextmanager
-def _whole(image: Image.Image, name: str) -> Iterator[None]:
+def _whole(image: Image.Image, name: str | None) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise error.named(name) from error
+        raise (error if name is None else error.named(name)) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
         raise ImageError(
-            f"the {image.format} data is damaged or truncated ({one_line(error)}); "
+            f"the {image.format or 'PIL'} data is damaged or truncated ({one_line(error)}); "
             "expected a whole image. Replace or remove the file.",
             name=name,
         ) from error

@@ -1,7 +1,7 @@
 """Which files are images: formats allow-listed, their suffixes, and what is found in folders."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageFile
@@ -21,6 +21,7 @@ SUFFIXES = {
 IMAGE_SUFFIXES = (*(suffix for of in SUFFIXES.values() for suffix in of), ".heic", ".heif")
 EXPECTED = "expected a JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIC image"
 START = 16  # bytes, which tell the format
+SHOWN = 5  # files that are named of those left out
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -52,6 +53,19 @@ def left_out(paths: Iterable[Path | str]) -> list[str]:
     """The files below folders that `image_files` does not take for images, for they are not named so."""
     folders = [path for path in (Path(path).expanduser() for path in paths) if path.is_dir()]
     return [str(file) for folder in folders for file in visible_files(folder) if not is_image_name(file)]
+
+
+def left_out_text(files: Sequence[str]) -> str:
+    """How many files are left out, and the first of them.
+
+    Example:
+        >>> left_out_text(["a.txt", "b.psd"])
+        '2 files are left out, as they are not named as images are or lie elsewhere: a.txt, b.psd'
+    """
+    more = f", ... {len(files) - SHOWN:,} more" if len(files) > SHOWN else ""
+    count = "1 file is left out, as it is" if len(files) == 1 else f"{len(files):,} files are left out, as they are"
+    lie = "lies" if len(files) == 1 else "lie"
+    return f"{count} not named as images are or {lie} elsewhere: {', '.join(files[:SHOWN])}{more}"
 
 
 def is_image_name(file: Path) -> bool:

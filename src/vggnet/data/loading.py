@@ -166,20 +166,25 @@ class StreamBatches(TrainBatches):
 class WholeImages:
     """Every image once, in order, whole: uint8 (C, h, w) with `preprocess.resize` as its shorter side.
 
-    Workers are two images ahead, however large these are.
+    Workers are two images ahead, however large these are. `skip`: as `EvalBatches`.
     """
 
-    def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0) -> None:
+    def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0, skip: Skip | None = None) -> None:
+        self.skip = skip
         self.images = _Whole(source, preprocess)
         self.chunks = _chunks(torch.arange(len(source)), GROUPED)
         self.workers = workers
 
     def __iter__(self) -> Iterator[Tensor]:
         requests = chain.from_iterable(_requests(self.images.source, self.chunks, 0))
-        for pixels in _data_loader(self.images, self.workers, batch_size=None, sampler=requests):
-            if isinstance(pixels, ImageError):
+        loader = _data_loader(self.images, self.workers, batch_size=None, sampler=requests)
+        for index, pixels in enumerate(loader):
+            if not isinstance(pixels, ImageError):
+                yield pixels
+            elif self.skip is None:
                 raise pixels
-            yield pixels
+            else:
+                self.skip(index, pixels)
 
 
 def of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:

@@ -32,6 +32,7 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    on_bad_image: Literal["stop", "skip"] = "stop",
     out: Path | str | None = None,
     progress: Progress = False,
 ) -> EvaluationResult | LocalizationResult:
@@ -43,7 +44,7 @@ def evaluate(
     Args:
         model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`; or several of them.
         data: "digits", "cifar10", "cifar100", a folder of parquet files or of class folders, or a Hugging Face id. Its
-            classes must be the model's; in another order they are matched by name.
+            classes must be among the model's; they are matched by name, and `notes` says what is missing.
         split: "train", "val" or "test", or as the data set calls it.
         protocol: how each image is seen: "single" (the center crop), "multiscale", "dense", "multicrop" or
             "dense+multicrop"; see `vggnet.tasks.protocols.Protocol`.
@@ -57,6 +58,8 @@ def evaluate(
             images have as many pixels.
         workers: processes that load images, 0 for none; by default 0 for small images, else one for each core.
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
+        on_bad_image: "stop" raises the error of an image that cannot be read; "skip" leaves such images out, and
+            `unreadable` of the result names them. Models that predict boxes stop.
         out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
             The last shows eight images spread evenly over the split, four correct and four wrong if there are.
         progress: True for a bar or lines on stderr, or a function of (images done, images to do), which counts an image
@@ -86,6 +89,8 @@ def evaluate(
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
+    if on_bad_image not in ("stop", "skip"):
+        raise ConfigError(f"on_bad_image is {on_bad_image!r}; it must be stop or skip.")
     if views not in (1, 6):
         raise ConfigError(f"views is {views}; it must be 1 or 6.")
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
@@ -96,6 +101,9 @@ def evaluate(
     names = {network.task for network in networks}
     if len(names) > 1:
         raise ConfigError(f"the models have different tasks: {', '.join(sorted(names))}. Evaluate those of one task.")
+    task = get_task(names.pop())
+    if on_bad_image == "skip" and not task.skips_bad_images:
+        raise ConfigError(f"models of the task {task.name} need every image; leave out on_bad_image (--on-bad-image).")
     job = EvaluationJob(
         networks=networks,
         model=" + ".join(map(describe_model, models)),
@@ -111,8 +119,9 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         progress=progress,
+        on_bad_image=on_bad_image,
     )
-    evaluated = get_task(names.pop()).evaluate(job)
+    evaluated = task.evaluate(job)
     result: EvaluationResult | LocalizationResult = evaluated.result if folder is None else _written(evaluated, folder)
     return result
 
@@ -125,7 +134,7 @@ def _written(evaluated: Evaluated, folder: Path) -> EvaluationResult | Localizat
         write_text(folder / RESULT, to_json(drawn) + "\n")
         evaluated.write(folder)
     except MissingDependencyError as error:
-        return replace(result, notes=(f"no figures: {error}",))
+        return replace(result, notes=(*result.notes, f"no figures: {error}"))
     except StorageError as error:
         return replace(result, error=str(error))
     return drawn

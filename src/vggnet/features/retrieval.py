@@ -1,10 +1,11 @@
 """Image retrieval: a vector for each image, an index of many of them, and the nearest to a query."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from vggnet.data.images import Named, Pictures, named_pictures
-from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
+from vggnet.data.loading import Skip
+from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
 from vggnet.features.duplicates import Duplicates, Group, find_duplicates
 from vggnet.features.extractor import (
     DEFAULT_MODEL,
@@ -184,6 +187,7 @@ def find_similar(
     top: int = 8,
     model: VGG | Path | str | None = None,
     device: str | None = None,
+    skip: Callable[[ImageError], None] | None = None,
 ) -> list[list[Match]]:
     """Find the most similar images of an index for each image.
 
@@ -194,6 +198,8 @@ def find_similar(
         top: number of matches for each image.
         model: only if the weights that made the index are somewhere else now.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
+        skip: called with the error of each image that cannot be read, which then has no matches; without it such an
+            error is raised.
 
     Returns:
         A list of matches for each image, the nearest first.
@@ -201,7 +207,7 @@ def find_similar(
     Raises:
         ConfigError: `top` is below 1, or the index was made by other weights.
         DataError: the file is not an index.
-        ImageError: an image cannot be read.
+        ImageError: an image cannot be read, and there is no `skip`.
         WeightsError: there is no such model.
 
     Example:
@@ -222,11 +228,21 @@ def find_similar(
             f"{index} was made by other weights than {model or found.weights} has now. Make it again, or name those "
             "weights."
         )
-    vectors = describe_images(opened, list(named_pictures(images)))
+    bad: dict[int, ImageError] = {}
+
+    def note(place: int, error: ImageError) -> None:
+        bad[place] = error
+
+    vectors = describe_images(opened, list(named_pictures(images)), note if skip else None)
+    if skip:
+        for error in bad.values():
+            skip(error)
     order, cosines = found.nearest(vectors, top)
     return [
-        [Match(image=found.images[place], similarity=float(cosine)) for place, cosine in zip(*row, strict=True)]
-        for row in zip(order, cosines, strict=True)
+        []
+        if number in bad
+        else [Match(image=found.images[place], similarity=float(cosine)) for place, cosine in zip(*row, strict=True)]
+        for number, row in enumerate(zip(order, cosines, strict=True))
     ]
 
 
@@ -247,14 +263,25 @@ def joined(layers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def describe_images(opened: OpenModel, pictures: Sequence[Named]) -> NDArray[np.float32]:
-    """The vectors (N, D) of images, of length 1.  Raises: ImageError, WeightsError."""
+def describe_images(opened: OpenModel, pictures: Sequence[Named], skip: Skip | None = None) -> NDArray[np.float32]:
+    """The vectors (N, D) of images, of length 1; 0 for an image that cannot be read, with which `skip` is called.
+
+    Raises: ImageError without `skip`; WeightsError.
+    """
     extractor = FeatureExtractor(opened.network, descriptor_layers(opened.network)).eval()
     found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in extractor.channels}
-    for batch in read_batches(pictures, opened.preprocess, BATCH):
-        images = normalized([raised(pixels) for pixels in batch], opened.preprocess, opened.device)
-        for layer, maps in extractor(images).items():
-            found[layer].append(POOLINGS[POOLING](maps).cpu().numpy())
+    for first, batch in zip(count(0, BATCH), read_batches(pictures, opened.preprocess, BATCH), strict=False):
+        for place, error in enumerate(batch):
+            if skip and isinstance(error, ImageError):
+                skip(first + place, error)
+        readable = [place for place, pixels in enumerate(batch) if skip is None or isinstance(pixels, Tensor)]
+        images = [raised(batch[place]) for place in readable]
+        maps = extractor(normalized(images, opened.preprocess, opened.device)) if images else {}
+        for layer, channels in extractor.channels.items():
+            values = np.zeros((len(batch), channels), np.float32)
+            if images:
+                values[readable] = POOLINGS[POOLING](maps[layer]).cpu().numpy()
+            found[layer].append(values)
     return joined({layer: np.concatenate(values) for layer, values in found.items()})
 
 

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggnet.data.formats import image_files
+from vggnet.data.formats import image_files, left_out
 from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
 from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, raised, read_batches
 from vggnet.files import replacing, write_text
@@ -36,6 +36,7 @@ class Extraction:
     images: int  # rows of each layer
     shapes: dict[str, tuple[int, ...]]  # layer -> shape of a row
     unreadable: tuple[str, ...]  # one line for each image that has no row
+    left_out: tuple[str, ...] = ()  # files of the given folders that are not named as images are
 
 
 def extract_to_file(
@@ -101,7 +102,7 @@ def extract_to_file(
     if out.suffix == ".npy" and len(extractor.channels) > 1:
         raise ConfigError(f"{out}: an .npy file holds one layer, not {len(extractor.channels)}. Use .safetensors.")
     given = [images] if isinstance(images, Path | str) else images
-    files = image_files([Path(path).expanduser() for path in given])
+    files = image_files(given)
     if not files:
         raise DataError("no images were given; give image files, or folders of them.")
     store = _Store(out, _job(extractor, opened, files, pooling, output_stride))
@@ -113,7 +114,7 @@ def extract_to_file(
             found = _extracted(extractor, opened, [p for p in readable if isinstance(p, Tensor)], pooling)
             store.append(found, batch)
             report(store.done, len(files))
-    return _finish(store, files, out, dict(metadata or {}))
+    return replace(_finish(store, files, out, dict(metadata or {})), left_out=tuple(left_out(given)))
 
 
 @torch.no_grad()

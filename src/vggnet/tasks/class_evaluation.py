@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vggnet.data.loading import Batch
+from vggnet.data.loading import Batch, Skip
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.sources.source import Source, match_classes
+from vggnet.data.sources.source import Source, Subset, match_classes
+from vggnet.errors import DataError, ImageError
 from vggnet.metrics import Metrics, PerImage, Scores, mean_softmax
 from vggnet.progress import report_progress
 from vggnet.tasks.protocols import Protocol, default_batch_size, predict_split
@@ -36,10 +37,19 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
     source = job.source
     to_model = [match_classes(source, network.classes, network.num_classes) for network in job.networks]
     classes = job.networks[0].classes or source.classes
+    bad: dict[int, ImageError] = {}
+
+    def note(index: int, error: ImageError) -> None:
+        bad[index] = error
+
+    skip = note if job.on_bad_image == "skip" else None
     size = job.batch_size or min(default_batch_size(network.preprocess) for network in job.networks)
     start = perf_counter()
     with report_progress(job.progress, "evaluating") as report:
-        logits = _predict_all(job.networks, protocols, to_model, source, size, job.workers, report)
+        logits = _predict_all(job.networks, protocols, source, size, job.workers, report, skip)
+    if bad:
+        readable = np.setdiff1d(np.arange(len(source)), list(bad))
+        source, logits = Subset(source, readable), logits[readable]
     labels = to_model[0][torch.from_numpy(source.labels)]
     parts = -(-len(source) // size)
     scores, per_image = _score(zip(logits.tensor_split(parts), labels.tensor_split(parts), strict=True), len(classes))
@@ -55,6 +65,7 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
         protocol=wanted.name,
         scales=tuple(sorted({scale for each in protocols for scale in each.scales})),
         views=protocols[0].views,
+        unreadable={index: str(bad[index]) for index in sorted(bad)},
         **job.about(start),
     )
     return Evaluated(result, (PREDICTIONS, CONFUSION), partial(_write, source, result, per_image))
@@ -63,11 +74,11 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
 def _predict_all(
     networks: Sequence[OpenModel],
     protocols: Sequence[Protocol],
-    to_model: Sequence[Tensor],
     source: Source,
     batch_size: int,
     workers: int | None,
     progress: Callable[[int, int], None],
+    skip: Skip | None,
 ) -> Tensor:
     """The mean prediction of all networks: logits (N, K) with the classes in the order of the first network."""
     total, done = len(source) * sum(protocol.passes for protocol in protocols), 0
@@ -77,15 +88,25 @@ def _predict_all(
         done += images
         progress(done, total)
 
-    to_data = to_model[0].argsort()  # the data's class for each of the first network's
+    order = [_as_the_first(networks[0], network) for network in networks]
     return mean_softmax(
         [
-            predict_split(network, source, protocol, batch_size=batch_size, workers=workers, progress=tick)[
-                :, order[to_data]
+            predict_split(network, source, protocol, batch_size=batch_size, workers=workers, progress=tick, skip=skip)[
+                :, places
             ]
-            for network, protocol, order in zip(networks, protocols, to_model, strict=True)
+            for network, protocol, places in zip(networks, protocols, order, strict=True)
         ]
     )
+
+
+def _as_the_first(first: OpenModel, network: OpenModel) -> list[int]:
+    """The outputs of a network in the order of the first one's, by name.  Raises: DataError for other classes."""
+    if first.classes is None or network.classes is None or first.classes == network.classes:
+        return list(range(first.num_classes))
+    if set(first.classes) != set(network.classes):
+        other = next(iter(set(first.classes) ^ set(network.classes)))
+        raise DataError(f"the models have different classes, such as {other}; evaluate those with the same ones.")
+    return [network.classes.index(name) for name in first.classes]
 
 
 def score_batches(

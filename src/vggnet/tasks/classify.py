@@ -30,6 +30,7 @@ class Classify(Task):
 
     name: ClassVar[str] = "classify"
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
+    skips_bad_images: ClassVar[bool] = True
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "protocol", "views")
 
     label_smoothing: float = 0.0  # share of each label that is spread over all classes

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggnet.data.loading import EvalBatches, WholeImages, default_workers, of_one_size
+from vggnet.data.loading import EvalBatches, Skip, WholeImages, default_workers, of_one_size
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.dense import dense_logits, sliding
 from vggnet.models.vgg import VGG
@@ -120,12 +120,16 @@ def predict_split(
     batch_size: int,
     workers: int | None,
     progress: Callable[[int], None] = lambda images: None,
+    skip: Skip | None = None,
 ) -> Tensor:
     """Logits (N, K) of all images of the source, on the CPU, by a protocol whose scales are known (`Protocol.at`).
 
     batch_size: crops at once; whole images have as many pixels at once, in tiles if need be.
     progress: called after each batch of a pass with its number of images.
-    Raises: ConfigError if the protocol is dense and the network no VGG; ImageError; NonFiniteError.
+    skip: called, in each pass, with each image that cannot be read, whose logits are NaN; without it such an image
+        raises ImageError.
+    Raises: DataError if no image can be read;
+        ConfigError if the protocol is dense and the network no VGG; ImageError; NonFiniteError.
     """
     window = 0
     if "whole" in protocol.kinds:
@@ -139,12 +143,29 @@ def predict_split(
             for kind in protocol.kinds:
                 logits_of = _viewer(kind, opened, window, batch_size, max_pixels)
                 mirrors = protocol.mirrors(kind)
-                parts = []
-                for images in _images(kind, source, preprocess, batch_size, workers, max_pixels):
+                parts, missing = [], set[int]()
+                noted = skip and partial(_note, skip, missing)
+                for images in _images(kind, source, preprocess, batch_size, workers, max_pixels, noted):
                     parts.append(_mean_over_views(logits_of, images.to(opened.device, non_blocking=True), mirrors))
                     progress(len(images))
-                passes.append(torch.cat(parts))
+                if not parts:
+                    raise DataError(f"{source.name}, split {source.split}: none of its images can be read.")
+                passes.append(_at_places(torch.cat(parts), len(source), missing))
     return mean_softmax(passes)
+
+
+def _note(skip: Skip, missing: set[int], index: int, error: ImageError) -> None:
+    missing.add(index)
+    skip(index, error)
+
+
+def _at_places(logits: Tensor, images: int, missing: set[int]) -> Tensor:
+    """(n, K) -> (N, K): NaN for those that are missing."""
+    if not missing:
+        return logits
+    spread = logits.new_full((images, logits.shape[1]), torch.nan)
+    spread[[index for index in range(images) if index not in missing]] = logits
+    return spread
 
 
 def check_is_vgg(network: torch.nn.Module) -> VGG:
@@ -155,13 +176,19 @@ def check_is_vgg(network: torch.nn.Module) -> VGG:
 
 
 def _images(
-    kind: Kind, source: Source, preprocess: Preprocess, batch_size: int, workers: int | None, max_pixels: int
+    kind: Kind,
+    source: Source,
+    preprocess: Preprocess,
+    batch_size: int,
+    workers: int | None,
+    max_pixels: int,
+    skip: Skip | None,
 ) -> Iterator[Tensor]:
     """All images once, in order: uint8 (n, C, h, w), center crops or whole ones of one size that follow each other."""
     workers = default_workers(preprocess) if workers is None else workers
     if kind in ("center", "six"):
-        return (batch.images for batch in EvalBatches(source, preprocess, batch_size, workers))
-    return of_one_size(WholeImages(source, preprocess, workers), max_pixels)
+        return (batch.images for batch in EvalBatches(source, preprocess, batch_size, workers, skip=skip))
+    return of_one_size(WholeImages(source, preprocess, workers, skip), max_pixels)
 
 
 def _viewer(

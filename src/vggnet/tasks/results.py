@@ -1,6 +1,6 @@
 """What evaluations and predictions return, and the files that hold them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ class EvaluationResult:
     device: str
     torch: str  # version
     date: str  # UTC
+    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
     files: tuple[Path, ...] = ()  # the figures that were drawn
     notes: tuple[str, ...] = ()  # what was left out, and why
     error: str | None = None  # why the result or its figures could not be written

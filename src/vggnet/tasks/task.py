@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from vggnet.data.augmentation import Draws
+from vggnet.data.formats import left_out_text
 from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import Source, matching_text
 from vggnet.models.vgg import VGG, Architecture
 from vggnet.progress import Progress
 from vggnet.report.text import Fact
@@ -54,6 +55,7 @@ class EvaluationJob:
     batch_size: int | None
     workers: int | None
     progress: Progress
+    on_bad_image: Literal["stop", "skip"] = "stop"
 
     def about(self, start: float) -> dict[str, Any]:
         """What every result says: data, model, machine and time.
@@ -62,6 +64,7 @@ class EvaluationJob:
             start: when the evaluation began, by `time.perf_counter`.
         """
         return {
+            "notes": self._notes(),
             "data": str(self.data),
             "split": self.split,
             "fingerprint": self.source.fingerprint,
@@ -71,6 +74,12 @@ class EvaluationJob:
             "torch": torch.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+    def _notes(self) -> tuple[str, ...]:
+        """What is left out of the data, and how its classes are matched."""
+        ignored = self.source.ignored()
+        matched = matching_text(self.source, self.networks[0].classes)
+        return tuple(note for note in (left_out_text(ignored) if ignored else None, matched) if note)
 
 
 class Evaluated(NamedTuple):
@@ -101,6 +110,7 @@ class Task(ABC):
 
     # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
+    skips_bad_images: ClassVar[bool] = False  # whether `evaluate` can leave out images that cannot be read
     draws_predictions: ClassVar[bool] = False  # whether `draw_predictions` can be called
     # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
     conditions: ClassVar[tuple[str, ...]] = ()

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -73,6 +75,32 @@ class Source(ABC):
         return self.fingerprint
 
 
+class Subset(Source):
+    """Some of the images of a source.
+
+    Args:
+        source: the source.
+        indices: places of the images in it, int64 (N,).
+    """
+
+    def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
+        super().__init__(name=source.name, split=source.split, classes=source.classes, labels=source.labels[indices])
+        self._source, self._indices = source, indices
+
+    def open(self, index: int) -> StoredImage:
+        """As the source does."""
+        return self._source.open(int(self._indices[index]))
+
+    def describe(self, index: int) -> str:
+        """As the source does."""
+        return self._source.describe(int(self._indices[index]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the source and of the places."""
+        return blake2b(self._source.fingerprint.encode() + self._indices.tobytes(), digest_size=8).hexdigest()
+
+
 def match_classes(source: Source, classes: Sequence[str] | None, num_classes: int) -> Tensor:
     """The model's class for each class of the data.
 
@@ -82,27 +110,46 @@ def match_classes(source: Source, classes: Sequence[str] | None, num_classes: in
         num_classes: how many classes the model has.
 
     Returns:
-        int64 (C,): indices of the model's outputs, matched by name; without names in the data's order.
+        int64 (C,): indices of the model's outputs, matched by name; without names in the data's order. The data may
+        lack classes of the model.
 
     Raises:
-        DataError: the model has other classes.
+        DataError: the data has classes that the model has not, or other ones.
     """
-    found = source.classes
+    found, classes = _composed(source.classes), None if classes is None else _composed(classes)
+    if classes is not None and set(found) < set(classes) and len(set(classes)) == num_classes:
+        return torch.tensor([classes.index(name) for name in found])
     if len(found) != num_classes:
         raise DataError(
             f"{source.name} has {len(found)} classes ({_few(found)}), but the model {num_classes}"
             f"{f' ({_few(classes)})' if classes else ''}; use the data set that it was trained for."
         )
-    if classes is None or found == tuple(classes):
+    if classes is None or found == classes:
         return torch.arange(num_classes)
     if set(found) == set(classes) and len(set(classes)) == num_classes:
-        return torch.tensor([list(classes).index(name) for name in found])
+        return torch.tensor([classes.index(name) for name in found])
     only_data = [name for name in found if name not in classes] or found
     only_model = [name for name in classes if name not in found] or classes
     raise DataError(
         f"{source.name} has other classes than the model: the data has {_few(only_data)} where the model has "
         f"{_few(only_model)}; use the data set that it was trained for, or rename the classes."
     )
+
+
+def matching_text(source: Source, classes: Sequence[str] | None) -> str | None:
+    """How the classes of the data were matched to others of the model; None if they are the same in the same order."""
+    found, known = _composed(source.classes), _composed(classes or ())
+    missing = [name for name in known if name not in found]
+    if classes is None or found == known:
+        return None
+    if not missing:
+        return "the classes of the data are in another order than the model's; they are matched by name"
+    return f"the data has {len(found)} of the model's {len(known)} classes, matched by name; without {_few(missing)}"
+
+
+def _composed(names: Sequence[str]) -> tuple[str, ...]:
+    """Unicode has two forms of an accented letter; file systems change one into the other."""
+    return tuple(normalize("NFC", name) for name in names)
 
 
 def _few(names: Sequence[str]) -> str:
