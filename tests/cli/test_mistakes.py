@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -157,6 +158,39 @@ def test_pictures_that_cannot_be_predicted(vgg, tmp_path, run):
     assert out.splitlines()[0] == str(good)
     assert len(out.splitlines()) == 1 + len(CLASSES)
     assert_one_line(vgg("predict", run, text), text)
+
+
+@pytest.mark.parametrize("command", ["predict", "features"])
+def test_files_that_are_no_images_are_counted_and_named(vgg, tmp_path, run, command):
+    """Oracle: what was put beside the picture."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    photo(folder / "good.png")
+    for name in ("a.psd", "b.txt", ".hidden"):
+        (folder / name).touch()
+    more = ("--model", run, "--layers", "relu1_1", "-o", tmp_path / "f.npy") if command == "features" else ()
+    code, _, lines = vgg(command, *([] if more else [run]), folder, *more)
+    assert code == 0
+    (line,) = (line for line in lines if "left out" in line)
+    assert line.startswith("vgg: 2 files are left out")
+    assert "a.psd" in line
+    assert "b.txt" in line
+    assert ".hidden" not in line
+
+
+def test_a_test_goes_on_without_bad_images_if_asked(vgg, tmp_path, photos, run):
+    """Oracle: by hand: what was cut short is counted and named, and does not count as an image."""
+    folder = tmp_path / "spoiled"
+    for split in ("train", "test"):
+        shutil.copytree(photos, folder / split)
+    first = folder / "test" / "cat" / "3.jpg"
+    images = json.loads(vgg("test", run, "--data", folder, "--json")[1])["images"]
+    first.write_bytes(first.read_bytes()[:100])
+    assert_one_line(vgg("test", run, "--data", folder), first, "--on-bad-image skip")
+    code, out, lines = vgg("test", run, "--data", folder, "--json", "--on-bad-image", "skip")
+    assert (code, json.loads(out)["images"]) == (0, images - 1)
+    assert any(str(first) in line for line in lines)
+    assert any("left out 1 images" in line for line in lines)
 
 
 @pytest.mark.parametrize("command", ["test", "predict"])

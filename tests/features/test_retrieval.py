@@ -175,3 +175,32 @@ def test_the_commands(pictures, weights, index, tmp_path, capsys, monkeypatch):
     assert out.splitlines() == [str(pictures / "01.png"), "  1.0000  copies/01.png"]
     code, out, err = command(capsys, "query", pictures / "01.png", "--index", "nowhere.safetensors")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_images_that_cannot_be_read_are_skipped_if_asked(pictures, weights, index, tmp_path, capsys, monkeypatch):
+    """Oracle: the query for the readable image alone. What is no image is counted."""
+    monkeypatch.chdir(tmp_path)
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    shutil.copy(pictures / "01.png", queries)
+    (queries / "00.png").write_bytes(b"none")
+    (queries / "notes.txt").touch()
+    (expected,) = find_similar(index, queries / "01.png", top=2)
+    errors = []
+    bad, found = find_similar(index, queries, top=2, skip=errors.append)
+    assert (bad, [match.image for match in found]) == ([], [match.image for match in expected])
+    assert [error.name for error in errors] == [str(queries / "00.png")]
+    with pytest.raises(ImageError, match=r"00\.png"):
+        find_similar(index, queries)
+    arguments = ("query", queries, "--index", index, "--top", 2, "--json")
+    code, out, err = command(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "--on-bad-image skip" in err
+    code, out, err = command(capsys, *arguments, "--on-bad-image", "skip")
+    (row,) = json.loads(out)
+    assert (code, row["image"]) == (0, str(queries / "01.png"))
+    assert [match["image"] for match in row["matches"]] == [match.image for match in expected]
+    assert "00.png: unknown format" in err
+    assert "1 file is left out" in err
+    assert "notes.txt" in err
+    assert find_similar(index, [b"none"], skip=errors.append) == [[]]
