@@ -111,6 +111,8 @@ def fit_or_resume(
         task=learner.task,
         targets=learner.task.read_targets(source, preprocess),
         train_indices=indices,
+        val_source=source,
+        val_targets=None,  # the caller validates
         val_indices=indices[:0],
     )
     with open_session(

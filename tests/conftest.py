@@ -25,6 +25,7 @@ INTEGRATION = (
     "data/test_hub.py",
     "data/test_loading.py",
     "docs/",
+    "evaluation/test_overlap.py",
     "experiments/",
     "features/",
     "interpret/",

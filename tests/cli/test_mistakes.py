@@ -321,7 +321,9 @@ def test_the_network_is_that_of_the_weights(vgg, monkeypatch, tmp_path, run, spe
     monkeypatch.setattr("vggnet.training.train._run", stop)
     given = [spelling, run] if spelling else []
     out = ["--out", tmp_path / "new"]
-    assert vgg("train", "--data", "digits", "--epochs", "3", *out, *given) == (2, "", [f"vgg: digits, {width}, 3"])
+    code, printed, (first, last) = vgg("train", "--data", "digits", "--epochs", "3", *out, *given)
+    assert (code, printed, last) == (2, "", f"vgg: digits, {width}, 3")
+    assert first.startswith("preset digits ")
 
 
 @pytest.mark.parametrize("model", ["nope", "nope.safetensors"])

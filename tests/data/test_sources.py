@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pickle
+import re
 from pathlib import Path
 
 import datasets
@@ -15,7 +16,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import pairwise_distances_argmin
+from sklearn.model_selection import train_test_split
 
+from vggnet.data.formats import image_files
 from vggnet.data.sources.digits import open_digits
 from vggnet.data.sources.image_folder import open_folder
 from vggnet.data.sources.opening import open_source, source_splits
@@ -119,14 +122,118 @@ def test_folder_with_splits(tmp_path):
 
 
 def test_folder_without_splits_is_divided(tmp_path):
-    """Oracle: a fifth of each class to test, nothing twice, nothing lost, the same again."""
+    """Oracle: some of each class to test, about a fifth of all, nothing twice, nothing lost, the same again."""
     make_folder(tmp_path, {"cat": 10, "dog": 20})
     train, test = open_folder(tmp_path, "train"), open_folder(tmp_path, "test")
-    assert (np.bincount(train.labels).tolist(), np.bincount(test.labels).tolist()) == ([8, 16], [2, 4])
+    assert set(train.labels) == set(test.labels) == {0, 1}
+    assert 2 <= len(test) <= 13  # 6 +/- 2.2
     colors = [color(source.read(i)) for source in (train, test) for i in range(len(source))]
     assert sorted(colors) == list(range(30))
     again = open_folder(tmp_path, "test")
     assert [again.describe(i) for i in range(len(again))] == [test.describe(i) for i in range(len(test))]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_folder_that_changes_leaves_the_other_pictures_where_they_are(tmp_path, number):
+    """Oracle: the parts before; one picture more, one less, one renamed, and a copy in the other class."""
+    make_folder(tmp_path, {"cat": 30, "dog": 30})
+
+    def parts():
+        sources = {split: open_folder(tmp_path, split) for split in ("train", "test")}
+        return {
+            source.open(i).array().tobytes(): split for split, source in sources.items() for i in range(len(source))
+        }
+
+    before = parts()
+    (tmp_path / "cat" / f"new{number}.png").write_bytes(encoded(100 + number))
+    (tmp_path / "dog" / f"{number}.png").unlink()
+    (tmp_path / "dog" / "9.png").rename(tmp_path / "dog" / f"{number}-renamed.png")
+    (tmp_path / "dog" / "copy.png").write_bytes((tmp_path / "cat" / f"{number}.png").read_bytes())
+    after = parts()
+    assert len(before.keys() & after.keys()) == 59
+    assert {picture: after[picture] for picture in before.keys() & after.keys()} == {
+        picture: before[picture] for picture in before.keys() & after.keys()
+    }
+    files = [open_folder(tmp_path, split) for split in ("train", "test")]
+    sides = [{source.describe(i) for i in range(len(source))} for source in files]
+    assert any({str(tmp_path / "dog" / "copy.png"), str(tmp_path / "cat" / f"{number}.png")} <= side for side in sides)
+
+
+def test_the_division_of_earlier_versions_can_be_had(tmp_path):
+    """Oracle: scikit-learn's stratified split of the sorted files, with the seed of that version."""
+    make_folder(tmp_path, {"cat": 10, "dog": 20})
+    labels = np.repeat([0, 1], [10, 20])
+    expected = train_test_split(np.arange(30), test_size=0.2, random_state=0, stratify=labels)
+    everything = open_folder(tmp_path, "all")
+    for split, indices in zip(("train", "test"), expected, strict=True):
+        source = open_source(tmp_path, split, rule="stratified")
+        assert [source.describe(i) for i in range(len(source))] == [everything.describe(i) for i in sorted(indices)]
+
+
+@pytest.mark.parametrize("below", [("Train", "Test"), ("training", "Testing"), ("TRAIN", "test")])
+def test_split_folders_of_other_names(tmp_path, below):
+    """Oracle: the folders; each split also by its usual name."""
+    make_folder(tmp_path, {f"{split}/{name}": 2 for split in (*below, "valid") for name in ("cat", "dog")})
+    assert source_splits(tmp_path) == ("train", "val", "test")
+    for split, folder in (("train", below[0]), ("test", below[1]), ("val", "valid"), ("dev", "valid")):
+        source = open_source(tmp_path, split)
+        assert Path(source.describe(0)).parents[1].name == folder
+        assert source.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"Train": 3, "Test": 3}, "Train and Test are named like splits, but without class folders"),
+        ({"train": 3, "test": 3, "cat": 3}, "train and test are named like splits"),
+        ({"training": 3}, "training is named like a split"),
+        ({"train/cat": 2, "train/dog": 2, "Training/cat": 2, "Training/dog": 2}, "Training and train are both"),
+        ({"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2}, "cat and dog has the same folders test"),
+        ({"cat/train": 2, "dog/train": 2}, "each of cat and dog has the same folders train"),
+        ({"day/cat": 2, "day/dog": 2, "night/cat": 2, "night/dog": 2}, "day and night has the same folders cat"),
+        ({"pets/cat": 2, "pets/dog": 2}, r"1 class folder \(pets\).* pets may be what you mean"),
+    ],
+)  # fmt: skip
+def test_layouts_that_can_be_read_in_two_ways_are_refused(tmp_path, counts, message):
+    """Oracle: the contract."""
+    make_folder(tmp_path, counts)
+    with pytest.raises(
+        DataError, match=message.replace(" pets may", rf" {re.escape(str(tmp_path))}/pets may")
+    ) as caught:
+        open_folder(tmp_path, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_may_have_folders(tmp_path):
+    """Oracle: the pictures; a single folder of the same name in each class, as Tiny ImageNet has it, tells nothing."""
+    make_folder(tmp_path, {"train/cat/images": 2, "train/dog/images": 3})
+    assert open_folder(tmp_path, "train").labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_what_is_no_data_is_no_class(tmp_path):
+    """Oracle: the pictures before hidden files, leftovers of archives, runs, and a link that leads back were added."""
+    make_folder(tmp_path, {"cat": 4, "dog": 4, "cat/.ipynb_checkpoints": 1, "__MACOSX/cat": 1, ".git/a": 1})
+    (tmp_path / "cat" / "._0.png").write_bytes(b"none")
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    (tmp_path / "cat" / "itself").symlink_to("itself")
+    for run in ("runs/first", "runs/second", "mine", "dog/tried"):
+        (tmp_path / run / "state").mkdir(parents=True)
+        (tmp_path / run / "config.json").write_text("{}")
+        (tmp_path / run / "results.png").write_bytes(encoded(0))
+    (tmp_path / "runs" / "notes.txt").write_text("none")
+    source = open_folder(tmp_path, "all")
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [0] * 4 + [1] * 4
+    assert len(image_files([tmp_path])) == 8
+
+
+def test_a_split_without_labels_leaves_the_others(tmp_path):
+    """Oracle: the contract."""
+    make_folder(tmp_path, {"train/cat": 2, "train/dog": 2, "test": 3, "scans": 1})
+    assert source_splits(tmp_path) == ("train",)
+    assert len(open_folder(tmp_path, "train").ignored()) == 4
+    with pytest.raises(DataError, match=r"test: no class folders, so its images have no labels.*vgg predict MODEL"):
+        open_folder(tmp_path, "test")
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -141,7 +248,7 @@ def test_all_of_a_divided_folder(tmp_path):
     make_folder(tmp_path, {"cat": 10, "dog": 15})
     parts = [open_folder(tmp_path, split) for split in ("train", "test", "all")]
     files = [[source.describe(index) for index in range(len(source))] for source in parts]
-    assert [len(found) for found in files] == [20, 5, 25]
+    assert len(files[2]) == 25
     assert sorted(files[0] + files[1]) == sorted(files[2])
 
 

@@ -14,7 +14,7 @@ from vggnet.data.augmentation import BatchAugment
 from vggnet.data.loading import TrainBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
-from vggnet.data.splits import carve
+from vggnet.data.splits import divide_for_validation
 from vggnet.errors import ConfigError, DataError
 from vggnet.models.vgg import build
 from vggnet.tasks.localize import Localize
@@ -138,7 +138,7 @@ def test_a_classifier_is_a_start(rectangles, tmp_path):
     model = vggnet.load(run.folder)
     torch.testing.assert_close(model.features.conv5_2.weight, classifier.features.conv5_2.weight)
     source = open_source(rectangles, "train")
-    seen, _ = carve(source.labels, TINY["val_fraction"], 0)
+    seen, _ = divide_for_validation(source.image_hashes, source.labels, TINY["val_fraction"], 0)
     targets = Localize().read_targets(source, model.preprocess).numpy()
     means = [np.mean([targets[i, 1:] for i in seen if source.labels[i] == label], axis=0) for label in (0, 1)]
     np.testing.assert_allclose(model.head.fc.bias.detach().numpy(), np.concatenate(means), atol=1e-6)

@@ -222,7 +222,7 @@ def test_when_nothing_can_be_read_the_run_ends(tmp_path, options):
     for label in range(2):
         (tmp_path / "data" / "train" / f"class{label}").mkdir(parents=True)
         for number in range(5):
-            (tmp_path / "data" / "train" / f"class{label}" / f"{number}.jpg").write_bytes(b"no picture")
+            (tmp_path / "data" / "train" / f"class{label}" / f"{number}.jpg").write_bytes(b"no picture %d" % number)
     with pytest.raises(DataError, match="can be read. The first is .*jpg: ") as raised:
         train(tmp_path / "data", out=tmp_path / "runs" / "mine", **options)
     assert "\n" not in str(raised.value)

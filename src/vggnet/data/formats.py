@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from vggnet.data.walking import data_files
 from vggnet.errors import DataError, require
 
 SUFFIXES = {
@@ -29,7 +30,7 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 def image_files(paths: Iterable[Path | str]) -> list[Path]:
     """Files as given; each folder replaced by the image files below it (IMAGE_SUFFIXES), sorted.
 
-    Hidden files and folders, whose names begin with a dot, and `__MACOSX` are no data. `~` is the home folder.
+    Hidden files and folders, `__MACOSX` and run folders are no data (`data_files`). `~` is the home folder.
 
     Raises: DataError if a path does not exist or a folder has no images.
     """
@@ -74,13 +75,8 @@ def is_image_name(file: Path) -> bool:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, without hidden ones and `__MACOSX`."""
-
-    def is_hidden(part: str) -> bool:
-        return part.startswith(".") or part == "__MACOSX"
-
-    found = (file for file in folder.rglob("*") if not any(map(is_hidden, file.relative_to(folder).parts)))
-    return sorted(file for file in found if file.is_file())
+    """The files of `data_files`, sorted, as far as they exist."""
+    return sorted(file for file in data_files(folder) if file.is_file())
 
 
 def first_bytes(file: Path | bytes) -> bytes:

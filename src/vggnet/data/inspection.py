@@ -1,9 +1,10 @@
 """What is in a data set: counts, sizes, statistics, and every image that cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 
 from vggnet.data.decoding import max_pixels
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import SPLITS, Source
+from vggnet.data.sources.source import Source, split_rank, usual_split
+from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError, ImageError
+
+SAMPLE = 100  # images whose size is looked at before a training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +66,18 @@ class Inspection:
 
 
 def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
-    """Read every image of the splits train, val, validation and test of a data set (`spec` as in open_source).
+    """Read every image of the splits train, val and test of a data set (`spec` as in open_source).
 
     Images that cannot be read are reported, not raised. `progress` is called after each image with the number of images
     done and to do, of all splits together.
     Raises: DataError if the data set cannot be opened, or has none of these splits.
     """
     found = source_splits(spec)
-    splits = [split for split in SPLITS if split in found]
+    splits = sorted((split for split in found if usual_split(split)), key=split_rank)
     if not splits:
-        raise DataError(f"{spec}: the splits are {', '.join(found)}; expected at least one of {', '.join(SPLITS)}.")
+        raise DataError(
+            f"{spec}: the splits are {', '.join(found)}; expected at least one of train, val, validation, test."
+        )
     sources = [open_source(spec, split) for split in splits]
     total, done = sum(map(len, sources)), count(1)
 
@@ -82,6 +88,35 @@ def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = N
     ignored = dict.fromkeys(file for source in sources for file in source.ignored())
     inspected = tuple(_inspect_split(source, tick) for source in sources)
     return Inspection(data=str(spec), splits=inspected, ignored=tuple(ignored))
+
+
+def typical_size(source: Source) -> tuple[int, int]:
+    """Width and height in pixels, the medians of SAMPLE images that are spread over a source.
+
+    Args:
+        source: the images.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    if isinstance(source, Stream):  # those of few groups
+        sample = source.order(np.arange(len(source)), seed=0, epoch=0)[:SAMPLE]
+    else:
+        sample = np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(np.int64))
+    sizes = list(_sizes(source, np.sort(sample).tolist())) or list(islice(_sizes(source, range(len(source))), 1))
+    if not sizes:
+        raise DataError(f"{source.name}: none of its {len(source):,} images can be read; `vgg data` names them.")
+    width, height = np.median(sizes, axis=0).astype(int).tolist()
+    return width, height
+
+
+def _sizes(source: Source, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Of the images that can be read."""
+    for index in indices:
+        with suppress(ImageError):
+            stored = source.open(index)
+            with stored.image:
+                yield stored.size
 
 
 def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:

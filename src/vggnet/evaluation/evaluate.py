@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import nn
 
-from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, MissingDependencyError, StorageError, check_at_least
+from vggnet.evaluation.overlap import open_test
 from vggnet.evaluation.predict import Model, describe_model, open_with_head
 from vggnet.files import make_folder, write_text
 from vggnet.progress import Progress
@@ -66,12 +66,14 @@ def evaluate(
             once for each network, scale and kind of view.
 
     Returns:
-        The result. If the disk is full when it is to be written, its `error` says so. Without the extra `report`, no
-        figure is drawn, and its `notes` say so.
+        The result. Its `trained_on` counts images that the network was trained on, as run folders keep them, and its
+        `notes` warn of them. If the disk is full when it is to be written, its `error` says so. Without the extra
+        `report`, no figure is drawn, and its `notes` say so.
 
     Raises:
         ConfigError: an option cannot work, alone or with the others.
-        DataError: the data cannot be read, or has other classes than the model.
+        DataError: the data cannot be read, has other classes than the model, or was all trained on, unless the split is
+            train.
         WeightsError: the file is damaged, or the model has no preprocessing.
         NonFiniteError: an output of the model is NaN or infinite.
         StorageError: `out` cannot be made.
@@ -104,10 +106,11 @@ def evaluate(
     task = get_task(names.pop())
     if on_bad_image == "skip" and not task.skips_bad_images:
         raise ConfigError(f"models of the task {task.name} need every image; leave out on_bad_image (--on-bad-image).")
+    tested = open_test(models, data, split)
     job = EvaluationJob(
         networks=networks,
         model=" + ".join(map(describe_model, models)),
-        source=open_source(data, split),
+        source=tested.source,
         data=data,
         split=split,
         protocol=protocol,
@@ -122,6 +125,8 @@ def evaluate(
         on_bad_image=on_bad_image,
     )
     evaluated = task.evaluate(job)
+    noted = replace(evaluated.result, trained_on=tested.trained_on, notes=(*tested.notes, *evaluated.result.notes))
+    evaluated = evaluated._replace(result=noted)
     result: EvaluationResult | LocalizationResult = evaluated.result if folder is None else _written(evaluated, folder)
     return result
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,9 +17,10 @@ from vggnet.data.decoded import decode_all, decoded
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import Batch, CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.opening import open_source, source_splits
+from vggnet.data.sources.source import Source, same_split, with_classes
 from vggnet.data.sources.stream import Stream
-from vggnet.data.splits import carve
+from vggnet.data.splits import Rule, carve, divide_for_validation
 from vggnet.data.tutorial_augmentation import article_augment
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.progress import Progress
@@ -30,9 +33,55 @@ EVAL_BATCH = 4  # times the training batch, for small images: no memory is held 
 COLOR_IMAGES = 1000  # from which the principal components of colors are measured, at most
 
 
+def open_validation(data: str | Path, source: Source) -> Source | None:
+    """The validation split of a data set, with the classes of `source`; None if it has none.
+
+    Raises: DataError if it cannot be used.
+    """
+    split = same_split("val", source_splits(data))
+    if split is None:
+        return None
+    try:
+        return with_classes(open_source(data, split), source.classes)
+    except DataError as error:
+        raise DataError(f"{error} To train without a validation split: val_fraction 0.") from error
+
+
 def configured_task(config: TrainConfig) -> Task:
     """The task of a run, with the run's options."""
     return get_task(config.task.name).configured(config.as_options())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """Which images are trained on, and which choose the best epoch."""
+
+    source: Source
+    train_indices: NDArray[np.int64]
+    val_source: Source  # the same source, or the validation split of the data
+    val_indices: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, config: TrainConfig, source: Source, val_source: Source | None, *, rule: Rule = "content") -> Self:
+        """Divide the images of `source`, unless there is a `val_source`.
+
+        Args:
+            config: of the training.
+            source: the images to train on, and to validate on if there are no others.
+            val_source: the validation split of the data, if it has one; with the classes of `source`.
+            rule: how they are divided, see `vggnet.data.splits`.
+
+        Raises:
+            ConfigError: the images cannot be divided.
+        """
+        fraction, seed = config.data.val_fraction, config.run.seed
+        if val_source is not None:
+            parts = np.arange(len(source)), np.arange(len(val_source))
+        elif source.is_fixed or rule == "stratified":
+            parts = carve(source.labels, fraction, seed)
+        else:
+            parts = divide_for_validation(source.image_hashes, source.labels, fraction, seed)
+        return cls(source=source, train_indices=parts[0], val_source=val_source or source, val_indices=parts[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +94,35 @@ class Inputs:
     task: Task
     targets: Targets  # of all images of the source
     train_indices: NDArray[np.int64]
+    val_source: Source
+    val_targets: Targets  # of all images of the val_source
     val_indices: NDArray[np.int64]
 
     @classmethod
-    def of(cls, config: TrainConfig, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> "Inputs":
-        """Split the source, read its targets, and decode what is kept decoded.
+    def of(
+        cls, config: TrainConfig, division: Division, preprocess: Preprocess, *, progress: Progress = False
+    ) -> "Inputs":
+        """Read the targets of the images, and decode what is kept decoded.
 
-        Raises: ConfigError; DataError for targets that cannot be; ImageError.
+        Raises: DataError for targets that cannot be; ImageError.
         """
-        train_indices, val_indices = carve(source.labels, config.data.val_fraction, config.run.seed)
+        source, val_source = division.source, division.val_source
         task = configured_task(config)
         if preprocess.is_small and not isinstance(source, Stream) and not _sees_whole_images(config):
-            decode_all(source, preprocess, progress=progress)
+            for kept in dict.fromkeys((source, val_source)):
+                decode_all(kept, preprocess, progress=progress)
+        targets = task.read_targets(source, preprocess, progress=progress)
+        is_same = val_source is source
         return cls(
             config=config,
             source=source,
             preprocess=preprocess,
             task=task,
-            targets=task.read_targets(source, preprocess, progress=progress),
-            train_indices=train_indices,
-            val_indices=val_indices,
+            targets=targets,
+            train_indices=division.train_indices,
+            val_source=val_source,
+            val_targets=targets if is_same else task.read_targets(val_source, preprocess, progress=progress),
+            val_indices=division.val_indices,
         )
 
     def train_batches(self, ranks: Ranks = ALONE, skip: Skip | None = None) -> TrainBatches:
@@ -73,7 +131,7 @@ class Inputs:
 
     def val_batches(self, ranks: Ranks = ALONE, skip: Skip | None = None) -> EvalBatches:
         """See `make_val_batches`."""
-        return make_val_batches(self.config, self.source, self.preprocess, self.val_indices, ranks, skip)
+        return make_val_batches(self.config, self.val_source, self.preprocess, self.val_indices, ranks, skip)
 
     def prepare(self, device: torch.device) -> Callable[[Batch, int], tuple[Tensor, Targets]]:
         """A function of a batch and the epoch: float images and their targets, on the device, after augmentation."""

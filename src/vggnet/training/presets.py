@@ -4,11 +4,10 @@ Accuracies are means over seeds, on test images that are touched once; docs/resu
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.errors import ConfigError
 from vggnet.tasks import DEFAULT, get_task
 from vggnet.training.config import TrainConfig
 
@@ -55,6 +54,8 @@ def preset(name: str, *, init_from: str | Path | None = None) -> TrainConfig:
 def suggest_preset(source: "Source", *, init_from: str | Path | None = None, task: str | None = None) -> str:
     """The preset for images: "digits" for the digits, "fast" for small ones, else "photos".
 
+    The size is the typical one of the set, not that of its first image.
+
     From weights "finetune" instead of "photos"; for a task other than classification the preset of that task.
 
     Args:
@@ -65,18 +66,16 @@ def suggest_preset(source: "Source", *, init_from: str | Path | None = None, tas
     Raises:
         DataError: no image can be read.
     """
+    from vggnet.data.inspection import typical_size
     from vggnet.data.preprocess import is_small
 
     if init_from is not None and task not in (None, DEFAULT):
         return next(name for name, make in PRESETS.items() if make().task.name == task)
     if source.name == "digits":
         return "digits"
-    for index in range(len(source)):
-        with suppress(ImageError):
-            if is_small(min(source.read(index).size)):
-                return "fast"
-            return "photos" if init_from is None else "finetune"
-    raise DataError(f"{source.name}: none of its {len(source):,} training images can be read; `vgg data` names them.")
+    if is_small(min(typical_size(source))):
+        return "fast"
+    return "photos" if init_from is None else "finetune"
 
 
 def fast() -> TrainConfig:

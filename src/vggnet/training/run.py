@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import STREAM
+from vggnet.data.splits import Rule
+from vggnet.data.trained_on import TRAINED_ON
 from vggnet.errors import RunError, StorageError
 from vggnet.files import write_text
 from vggnet.tasks import DEFAULT, get_task
@@ -99,6 +101,17 @@ class Run:
         return str(self.description["data"])
 
     @property
+    def split_rule(self) -> Rule:
+        """How the images were divided; runs of earlier versions have stratified splits."""
+        return "content" if self.description.get("split_rule") == "content" else "stratified"
+
+    @property
+    def val_split(self) -> str | None:
+        """The split of the data that chose the best epoch; None if it was carved from the images to train on."""
+        split: str | None = self.description.get("val_split")
+        return split
+
+    @property
     def preprocess(self) -> Preprocess:
         """The preprocessing of its images."""
         return Preprocess.from_dict(self.description["preprocess"])
@@ -145,7 +158,7 @@ class Run:
         """Remove what is there before the first epoch has ended, as far as the disk allows."""
         for folder in (STATE, EVENTS):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
-        for file in (CONFIG, LOCK):
+        for file in (CONFIG, LOCK, TRAINED_ON):
             with suppress(OSError):
                 (self.folder / file).unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Training a network: from data to a run folder."""
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from vggnet.accel.autotuning import autotuner
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source
+from vggnet.data.trained_on import TrainedOn
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, DataError, ImageError, MissingDependencyError, RunError, StorageError
 from vggnet.files import remove_leftovers
@@ -22,9 +24,10 @@ from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.distributed import Ranks, join
-from vggnet.training.inputs import Inputs, make_prepare, make_preprocess, with_color_axes
+from vggnet.training.inputs import Division, Inputs, make_prepare, make_preprocess, open_validation, with_color_axes
 from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
 from vggnet.training.loop import Position, Row, make_validator
+from vggnet.training.overview import first_line
 from vggnet.training.presets import preset, suggest_preset
 from vggnet.training.run import (
     CURVES,
@@ -159,15 +162,20 @@ def _prepare(
     if init_from is not None:
         Checkpoint.open(init_from)  # a mistake is found before the data are opened
     source = open_source(data, "train")
+    is_chosen = config is None
     if config is None:
         config = suggest_preset(source, init_from=init_from, task=options.get("task"))
     name = config if isinstance(config, str) else None
     config = preset(config, init_from=init_from) if isinstance(config, str) else config
     config = config.override(**options)
+    _check_network(config)
+    division = Division.of(config, source, open_validation(data, source) if config.data.val_fraction else None)
+    if shown:
+        print(first_line(data, division, config, preset=name, is_chosen=is_chosen), file=sys.stderr)
     preprocess = make_preprocess(config, source, progress=shown)
     config = with_color_axes(config, source, preprocess)
     _check(config, preprocess)
-    inputs = Inputs.of(config, source, preprocess, progress=shown)
+    inputs = Inputs.of(config, division, preprocess, progress=shown)
     _check_shares(inputs, ranks)
     model = _new_model(inputs)
     fresh: tuple[str, ...] = tuple(model.state_dict())
@@ -182,6 +190,8 @@ def _prepare(
         "images": len(source),
         "fingerprint": source.fingerprint,
         "contents": source.contents,
+        "split_rule": "content",
+        "val_split": None if division.val_source is source else division.val_source.split,
         "preprocess": preprocess.as_dict(),
         "environment": environment(choose_device(config.run.device)) | {"processes": ranks.size},
         "config": config.as_dict(),
@@ -209,7 +219,13 @@ def _new_run(folder: Path, description: dict[str, Any], room: int) -> Iterator[N
 def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress) -> tuple[VGG, Inputs]:
     """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
     try:
-        source = open_source(data or run.data, "train")
+        source = open_source(data or run.data, "train", rule=run.split_rule)
+        division = Division.of(
+            run.config,
+            source,
+            open_validation(data or run.data, source) if run.val_split else None,
+            rule=run.split_rule,
+        )
     except DataError as error:
         moved = "" if data else " If the images have moved, say where they are now (data)."
         raise DataError(f"{error}{moved}") from error
@@ -218,7 +234,7 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress)
         raise RunError(
             f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
         )
-    inputs = Inputs.of(run.config, source, run.preprocess, progress=progress is True and ranks.is_first)
+    inputs = Inputs.of(run.config, division, run.preprocess, progress=progress is True and ranks.is_first)
     _check_shares(inputs, ranks)
     return _new_model(inputs), inputs
 
@@ -244,6 +260,13 @@ def _new_model(inputs: Inputs) -> VGG:
     return model
 
 
+def _check_network(config: TrainConfig) -> None:
+    """Find what cannot work before images are read.  Raises: ConfigError, InputError."""
+    choose_device(config.run.device)
+    with torch.device("meta"):
+        build_model(config, 2)(torch.empty((2, config.model.in_channels, config.data.crop, config.data.crop)))
+
+
 def _check(config: TrainConfig, preprocess: Preprocess) -> None:
     """Find what cannot work before targets are read.  Raises: ConfigError, InputError."""
     if config.augment.name == "torchvision" and not preprocess.is_small:
@@ -252,8 +275,6 @@ def _check(config: TrainConfig, preprocess: Preprocess) -> None:
         )
     shape = (2, config.model.in_channels, config.data.crop, config.data.crop)
     make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
-    with torch.device("meta"):
-        build_model(config, 2)(torch.empty(shape))
 
 
 def _check_shares(inputs: Inputs, ranks: Ranks) -> None:
@@ -282,16 +303,24 @@ def _run(run: Run, model: VGG, inputs: Inputs, ranks: Ranks, progress: Progress)
     """Train `model` from the run's last checkpoint, or from the start, until the end or Ctrl-C."""
     config, skipped = inputs.config, dict[str, str]()
     skip = partial(_skip, skipped) if config.data.on_bad_image == "skip" else None
-    batches, val_batches = inputs.train_batches(ranks, skip), inputs.val_batches(ranks, skip)
+    val_skip = skip and partial(
+        skip, prefix="" if inputs.val_source is inputs.source else f"{inputs.val_source.split}-"
+    )
+    batches, val_batches = inputs.train_batches(ranks, skip), inputs.val_batches(ranks, val_skip)
     learner = make_learner(config, model, ranks)
     ranks.first(remove_leftovers, run.folder)
+    ranks.first(_record_images, run, inputs)
     with open_session(
         config,
         learner,
         batches,
         prepare=inputs.prepare(learner.device),
         validate=make_validator(
-            learner, val_batches, preprocess=inputs.preprocess, targets=inputs.targets, images=len(inputs.val_indices)
+            learner,
+            val_batches,
+            preprocess=inputs.preprocess,
+            targets=inputs.val_targets,
+            images=len(inputs.val_indices),
         ),
         folder=run.folder / STATE,
         progress=progress,
@@ -336,6 +365,13 @@ def _mend(run: Run, session: Session) -> None:
         session.save()  # the seed alone does not give these weights again
 
 
+def _record_images(run: Run, inputs: Inputs) -> None:
+    """Write which images the run is trained on, with those of the weights that it starts from."""
+    seen = TrainedOn.of(inputs.source, inputs.train_indices, inputs.val_source, inputs.val_indices)
+    start = run.description.get("init_from")
+    seen.joined(TrainedOn.read(Path(start).expanduser()) if start else None).write(run.folder)
+
+
 def _save_if_best(run: Run, learner: Learner, rows: list[Row]) -> None:
     """Keep the weights if no row before the last is better."""
     if best_row(learner.task, rows) is rows[-1]:
@@ -362,6 +398,6 @@ def _draw_curves(run: Run, source: Source, session: Session) -> None:
     draw_curves(session.position.rows, run.folder / CURVES, title=title)
 
 
-def _skip(skipped: dict[str, str], index: int, error: ImageError) -> None:
-    """Keep why an image cannot be read; it is met again in each epoch."""
-    skipped[str(index)] = str(error)
+def _skip(skipped: dict[str, str], index: int, error: ImageError, prefix: str = "") -> None:
+    """Keep why an image cannot be read; it is met again in each epoch.  prefix: of images of the validation split."""
+    skipped[f"{prefix}{index}"] = str(error)

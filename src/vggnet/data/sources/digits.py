@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vggnet.data.decoding import StoredImage
+from vggnet.data.hashing import hash_bytes
 from vggnet.data.sources.source import Source
 from vggnet.data.splits import stratified_split
 from vggnet.errors import DataError
@@ -36,6 +37,8 @@ def open_digits(split: str) -> Source:
 
 
 class _Digits(Source):
+    is_fixed = True
+
     def __init__(self, split: str, gray: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         super().__init__(name="digits", split=split, classes=[str(digit) for digit in range(10)], labels=labels)
         self._gray = gray  # (N, 8, 8)
@@ -46,6 +49,10 @@ class _Digits(Source):
 
     def describe(self, index: int) -> str:
         return f"digits, split {self.split}, row {index}"
+
+    @cached_property
+    def image_hashes(self) -> NDArray[np.uint64]:
+        return np.array([hash_bytes(digit.tobytes()) for digit in self._gray], dtype=np.uint64)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,63 +8,71 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.datasets.folder import find_classes, make_dataset
 
 from vggnet.data.boxes import read_voc
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.formats import IMAGE_SUFFIXES
-from vggnet.data.sources.source import SPLITS, Source
-from vggnet.data.splits import stratified_split
+from vggnet.data.hashing import hash_files
+from vggnet.data.sources.layout import DIVIDED, Layout, read_classes, read_layout
+from vggnet.data.sources.source import Source, same_split
+from vggnet.data.splits import TEST_FRACTION, Indices, Rule, divide, stratified_split
+from vggnet.data.walking import data_files
 from vggnet.errors import DataError
 
-_DIVIDED = ("train", "test", "all")  # the splits of a folder that has class folders only
-_LAYOUT = "expected <split>/<class>/<images>, or <class>/<images>"
+Samples = list[tuple[Path, int]]  # files and their labels
 
 
 def folder_splits(path: Path) -> tuple[str, ...]:
-    """The split folders in `path`; train, test and all if it has class folders only.
+    """The splits of a folder: train, val, test by its split folders; train, test and all if it has class folders only.
 
-    Raises: DataError if `path` is missing or has no folders.
+    Args:
+        path: a folder.
+
+    Raises:
+        DataError: as `read_layout`.
     """
-    return _split_folders(path) or _DIVIDED
+    return read_layout(path).names
 
 
-def open_folder(path: Path, split: str) -> Source:
+def open_folder(path: Path, split: str, *, rule: Rule = "content") -> Source:
     """One split of a folder of class folders.
 
-    Without split folders each class is divided into train and test, 80/20 by a fixed seed; "all" is both of them.
+    Args:
+        path: a folder, as `read_layout` takes it.
+        split: a name of a split, or another name of the same one (valid for val). A folder without splits has train and
+            test, a fifth of the images, and all.
+        rule: how such a folder is divided: "content" as `vggnet.data.splits.divide` does it; "stratified" as version
+            0.1 did.
 
-    Raises: DataError if the folder is missing or empty, has fewer than two classes, a class has no images, there is no
-    such split, or the classes are too small to divide.
+    Raises:
+        DataError: the folder is missing or empty, has fewer than two classes, a class has no images, there is no such
+            split, or the classes are too small to divide.
     """
-    split_folders = _split_folders(path)
-    splits = split_folders or _DIVIDED
-    if split not in splits:
-        raise DataError(f"{path}: no split {split!r}; expected one of {', '.join(splits)}.")
-    root = path / split if split_folders else path
-    classes = _visible_folders(root)
-    if len(classes) < 2:
-        raise DataError(f"{root}: {_counted(len(classes))}; expected at least two. {_LAYOUT.capitalize()}.")
-    samples = make_dataset(
-        str(root), {name: i for i, name in enumerate(classes)}, extensions=IMAGE_SUFFIXES, allow_empty=True
-    )
-    present = {label for _, label in samples}
-    for label, name in enumerate(classes):
-        if label not in present:
-            raise DataError(
-                f"{root / name}: no images of this class; expected files named *{', *'.join(IMAGE_SUFFIXES)}."
-            )
-    if root == path and split != "all":
-        samples = _divide(samples, path)[_DIVIDED.index(split)]
-    return _Folder(path, split, classes, samples)
+    layout = read_layout(path)
+    found = same_split(split, layout.names)
+    if found is None:
+        raise _no_split(path, split, layout)
+    root = layout.splits.get(found, path)
+    classes = read_classes(root)
+    samples = [(file, label) for label, name in enumerate(classes) for file in _images(root / name)]
+    source = _Folder(path, root, found, classes, samples, layout)
+    if layout.splits or found == "all":
+        return source
+    part = _divide(source, rule)[DIVIDED.index(found)]
+    divided = _Folder(path, root, found, classes, [samples[index] for index in part], layout)
+    if rule == "content":
+        divided.image_hashes = source.image_hashes[part]  # not read twice
+    return divided
 
 
 class _Folder(Source):
-    def __init__(self, path: Path, split: str, classes: Sequence[str], samples: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self, path: Path, root: Path, split: str, classes: Sequence[str], samples: Samples, layout: Layout
+    ) -> None:
         labels = np.array([label for _, label in samples], dtype=np.int64)
         super().__init__(name=str(path), split=split, classes=classes, labels=labels)
-        self._path = path
-        self._files = [file for file, _ in samples]
+        self._path, self._root, self._layout = path, root, layout
+        self._files = [str(file) for file, _ in samples]
 
     def open(self, index: int) -> StoredImage:
         return open_image(Path(self._files[index]))
@@ -80,10 +88,19 @@ class _Folder(Source):
         return np.array([read_voc(file, name) for file, name in zip(files, names, strict=True)])
 
     def ignored(self) -> list[str]:
-        root = self._path / self.split if (self._path / self.split).is_dir() else self._path
-        files = (file for file in sorted(root.rglob("*")) if file.is_file() and not file.name.startswith("."))
         known = {*IMAGE_SUFFIXES, ".xml"}  # XML may hold boxes
-        return [str(file) for file in files if file.parent == root or file.suffix.lower() not in known]
+        files = [file for file in data_files(self._root) if file.parent == self._root or not _has(file, known)]
+        beside = (*self._layout.unlabeled.values(), *self._layout.others)
+        files += [file for folder in beside for file in data_files(folder) if _has(file, IMAGE_SUFFIXES)]
+        return [str(file) for file in files]
+
+    @cached_property
+    def image_hashes(self) -> NDArray[np.uint64]:
+        return hash_files(list(map(Path, self._files)))
+
+    @cached_property
+    def pixels_key(self) -> str:
+        return blake2b(self.image_hashes.tobytes(), digest_size=8).hexdigest()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -100,36 +117,49 @@ class _Folder(Source):
         return digest.hexdigest()
 
 
-def _counted(classes: int) -> str:
-    return "1 class folder" if classes == 1 else f"{classes or 'no'} class folders"
+def _has(file: Path, suffixes: Sequence[str] | set[str]) -> bool:
+    return file.suffix.lower() in suffixes
 
 
-def _split_folders(path: Path) -> tuple[str, ...]:
-    """Beside class folders, one that is called `train` and has no folders in it is a class as well."""
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; {_LAYOUT}.")
-    folders = _visible_folders(path)
-    if not folders:
-        raise DataError(f"{path}: no folders in it; {_LAYOUT}.")
-    only_splits = set(folders) <= set(SPLITS)
-    splits = [split for split in SPLITS if split in folders]
-    return tuple(split for split in splits if only_splits or _visible_folders(path / split))
+def _no_split(path: Path, split: str, layout: Layout) -> DataError:
+    unlabeled = same_split(split, layout.unlabeled)
+    if unlabeled is not None:
+        folder = layout.unlabeled[unlabeled]
+        return DataError(
+            f"{folder}: no class folders, so its images have no labels; expected {folder.name}/<class>/<images>. "
+            f"`vgg predict MODEL {folder}` needs none."
+        )
+    return DataError(f"{path}: no split {split!r}; expected one of {', '.join(layout.names)}.")
 
 
-def _visible_folders(path: Path) -> list[str]:
+def _images(folder: Path) -> list[Path]:
+    """The images of a class.  Raises: DataError if there are none."""
+    images = [file for file in data_files(folder) if _has(file, IMAGE_SUFFIXES)]
+    if not images:
+        raise DataError(f"{folder}: no images of this class; expected files named *{', *'.join(IMAGE_SUFFIXES)}.")
+    return images
+
+
+def _divide(source: Source, rule: Rule) -> tuple[Indices, Indices]:
+    """The images to train on and those to test on.  Raises: DataError."""
     try:
-        return [name for name in find_classes(str(path))[0] if not name.startswith(".")]
-    except FileNotFoundError:  # no folders
-        return []
-
-
-def _divide(samples: list[tuple[str, int]], path: Path) -> list[list[tuple[str, int]]]:
-    labels = np.array([label for _, label in samples])
-    try:
-        parts = stratified_split(labels, 0.2, seed=0)
+        if rule == "stratified":
+            return stratified_split(source.labels, TEST_FRACTION, seed=0)
+        parts = divide(source.image_hashes, source.labels, TEST_FRACTION)
+        _require_each_class(source, parts[1])
     except DataError as error:
         raise DataError(
-            f"{path}: too few images to divide into train and test: {error} Add images, or make the folders train and "
-            "test."
+            f"{source.name}: too few images to divide into train and test: {error} Add images, or make the folders "
+            "train and test."
         ) from error
-    return [[samples[i] for i in part] for part in parts]
+    return parts
+
+
+def _require_each_class(source: Source, test: Indices) -> None:
+    """Raises: DataError if a class has nothing to test on."""
+    lacking = set(range(len(source.classes))) - set(source.labels[test].tolist())
+    if lacking:
+        first = min(lacking)
+        count = int((source.labels == first).sum())
+        found = "a single image" if count == 1 else f"{count} images, all of the same content"
+        raise DataError(f"class {source.classes[first]} has {found}.")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
 from vggnet.data.sources.image_folder import folder_splits, open_folder
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.layout import DIVIDED
+from vggnet.data.sources.source import Source, same_split
+from vggnet.data.splits import Rule
 from vggnet.errors import DataError
 from vggnet.files import cache_folder
 
@@ -18,16 +20,18 @@ STREAM = "stream:"  # before a name, id or folder
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def open_source(spec: str | Path, split: str) -> Source:
+def open_source(spec: str | Path, split: str, *, rule: Rule = "content") -> Source:
     """One split of the data set that `spec` names.
 
     "digits"; "cifar10" or "cifar100" (parquet files in the folder data/<name> of the cache, see
     `vggnet.files.cache_folder`, else the hub); a folder with parquet files, or of class folders; a Hugging Face id with
     one slash. With "stream:" before it a name, an id, or a folder with parquet files or WebDataset tars is read a group
     of images at a time (`Stream`).
+    A split has several names: val, valid, validation and dev are the same, and so are train and training, test and
+    testing. `rule`: see `open_folder`.
     Raises: DataError if it is none of these, or the split is missing, empty or malformed.
     """
-    return _resolve(spec)[0](split)
+    return _resolve(spec, rule)[0](split)
 
 
 def source_splits(spec: str | Path) -> tuple[str, ...]:
@@ -35,7 +39,29 @@ def source_splits(spec: str | Path) -> tuple[str, ...]:
     return _resolve(spec)[1]()
 
 
-def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
+def count_images(spec: str | Path, split: str) -> int | None:
+    """How many images a split has, readable or not, if that is known without reading them.
+
+    None for streams and data sets of the hub.
+    Raises: DataError as `open_source`.
+    """
+    from vggnet.data.sources.parquet import count_rows, parquet_files  # heavy
+
+    if spec == "digits":
+        return len(open_digits(split))
+    if isinstance(spec, str) and spec.startswith(STREAM):
+        return None
+    folder, dataset_id = _place(spec)
+    if folder is None or dataset_id is not None:
+        return None
+    if files := parquet_files(folder):
+        return sum(map(count_rows, files[same_split(split, files) or split]))
+    if folder_splits(folder) == DIVIDED and split == "test":
+        return len(open_folder(folder, "all")) - len(open_folder(folder, "train"))
+    return len(open_folder(folder, split))
+
+
+def _resolve(spec: str | Path, rule: Rule = "content") -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
     """How to open a split, and how to list the splits."""
     if spec == "digits":
         return open_digits, lambda: DIGITS_SPLITS
@@ -55,7 +81,7 @@ def _resolve(spec: str | Path) -> tuple[Callable[[str], Source], Callable[[], tu
     assert folder is not None
     if parquet_files(folder):
         return partial(open_parquet, folder), lambda: tuple(parquet_files(folder))
-    return partial(open_folder, folder), partial(folder_splits, folder)
+    return partial(open_folder, folder, rule=rule), partial(folder_splits, folder)
 
 
 def _data_folders() -> list[Path]:

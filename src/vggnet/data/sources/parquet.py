@@ -23,7 +23,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from vggnet.data.decoding import StoredImage, open_image
-from vggnet.data.sources.source import Source, split_rank
+from vggnet.data.hashing import hash_bytes
+from vggnet.data.sources.source import Source, same_split, split_rank
 from vggnet.errors import DataError, ImageError, StorageError, one_line
 from vggnet.files import cache_folder, replacing
 
@@ -52,12 +53,13 @@ def open_parquet(path: Path | str, split: str) -> Source:
     found = parquet_files(path)
     if not found:
         raise DataError(f"{path}: no parquet files; expected names such as train-00000-of-00001.parquet.")
+    split = same_split(split, found) or split
     if split not in found:
         raise DataError(f"{path}: no split {split!r}; expected one of {', '.join(found)}.")
     files = found[split]
     check_complete(path, files)
     where = f"{path}, split {split}"
-    if not sum(map(_count_rows, files)):
+    if not sum(map(count_rows, files)):
         raise DataError(f"{where}: no rows; expected images and labels.")
     with _whole(files[0]):
         schema = pq.read_schema(files[0])
@@ -128,14 +130,23 @@ class _Rows(Source):
         return f"{self.name}, split {self.split}, row {index}"
 
     @cached_property
+    def image_hashes(self) -> NDArray[np.uint64]:
+        """Of the bytes in each row."""
+        hashes = [hash_bytes(row or b"") for rows in self._batches() for row in rows]
+        return np.array(hashes, dtype=np.uint64)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Of the contents alone: the same from a folder and from the hub, whatever the files are called."""
         digest = blake2b("\0".join(self.classes).encode() + self.labels.tobytes(), digest_size=8)
-        for start in range(0, len(self), BATCH):
-            for row in self._encoded.slice(start, BATCH).to_pylist():
+        for rows in self._batches():
+            for row in rows:
                 encoded = row or b""
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.hexdigest()
+
+    def _batches(self) -> Iterator[list[bytes | None]]:
+        return (self._encoded.slice(start, BATCH).to_pylist() for start in range(0, len(self), BATCH))
 
 
 def read_arrow(files: Sequence[str]) -> Any:
@@ -168,7 +179,8 @@ def _read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Any:
     return pa.Table.from_batches(_batches(files, columns))
 
 
-def _count_rows(file: Path) -> int:
+def count_rows(file: Path) -> int:
+    """Of a parquet file, by its metadata.  Raises: DataError if it is damaged."""
     with _whole(file):
         return int(pq.read_metadata(file).num_rows)
 

@@ -29,7 +29,7 @@ from vggnet.data.sources.parquet import (
     parquet_files,
     reason,
 )
-from vggnet.data.sources.source import SPLITS, split_rank
+from vggnet.data.sources.source import same_split, split_rank, usual_split
 from vggnet.data.sources.stream import Group, Stream
 from vggnet.errors import DataError, require
 
@@ -85,6 +85,7 @@ def open_shards(folder: Path | None, dataset_id: str | None, split: str) -> Stre
         images and labels.
     """
     shards = find_shards(folder, dataset_id)
+    split = same_split(split, shards.files) or split
     if split not in shards.files:
         raise DataError(f"{shards.name}: no split {split!r}; expected one of {', '.join(shards.files)}.")
     files, where = shards.files[split], f"{shards.name}, split {split}"
@@ -267,5 +268,5 @@ def _tar_files(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.tar")):
         words = re.split(r"[-_.]", file.name)
-        found.setdefault(next((word for word in words if word in SPLITS), words[0]), []).append(file)
+        found.setdefault(next(filter(usual_split, words), words[0]), []).append(file)
     return {split: found[split] for split in sorted(found, key=split_rank)}

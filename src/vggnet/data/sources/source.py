@@ -1,7 +1,9 @@
 """One split of a labeled image data set, wherever it lies."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cached_property
 from hashlib import blake2b
 from unicodedata import normalize
@@ -13,14 +15,53 @@ from PIL import Image
 from torch import Tensor
 
 from vggnet.data.decoding import StoredImage
+from vggnet.data.hashing import hash_bytes
 from vggnet.errors import DataError
 
-SPLITS = ("train", "val", "validation", "test")  # the usual names, in the order to list them
+SPLITS = ("train", "val", "test")  # the usual ones, in the order to list them
+_OTHER_NAMES = {
+    "training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test",
+}  # fmt: skip
+
+
+def usual_split(name: str) -> str | None:
+    """The split of `SPLITS` that a name stands for, in any case; None for other names.
+
+    Args:
+        name: of a folder, a file or a split.
+
+    Example:
+        >>> usual_split("Training"), usual_split("dev"), usual_split("cats")
+        ('train', 'val', None)
+    """
+    name = name.lower()
+    return name if name in SPLITS else _OTHER_NAMES.get(name)
+
+
+def same_split(split: str, found: Iterable[str]) -> str | None:
+    """What a data set calls a split.
+
+    Args:
+        split: as it is asked for.
+        found: the names of the data set's splits.
+
+    Returns:
+        That name, or else the first other name of the same split; None if there is neither.
+
+    Example:
+        >>> same_split("val", ["train", "validation"])
+        'validation'
+    """
+    found = list(found)
+    if split in found:
+        return split
+    return next((name for name in found if usual_split(name) == (usual_split(split) or "")), None)
 
 
 def split_rank(split: str) -> tuple[int, str]:
     """For sorting names of splits: the usual ones first, in the order of `SPLITS`."""
-    return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
+    usual = usual_split(split)
+    return SPLITS.index(usual) if usual else len(SPLITS), split
 
 
 class Source(ABC):
@@ -68,6 +109,20 @@ class Source(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when the images, the labels or the class names change."""
+
+    is_fixed = False  # whether no image can be added or removed: of data that come with the package
+    hashes_contents = True  # whether `image_hashes` are of the images' bytes
+
+    @cached_property
+    def image_hashes(self) -> NDArray[np.uint64]:
+        """(N,), of the bytes of each image, so that copies are known; of its place where they are not read."""
+        places = [hash_bytes(os.fsencode(self.describe(index))) for index in range(len(self))]
+        return np.array(places, dtype=np.uint64)
+
+    @property
+    def pixels_key(self) -> str:
+        """Changes when the images change, and when they are merely renamed it need not: a name for what is cached."""
+        return self.fingerprint
 
     @property
     def contents(self) -> str:
@@ -150,6 +205,24 @@ def matching_text(source: Source, classes: Sequence[str] | None) -> str | None:
 def _composed(names: Sequence[str]) -> tuple[str, ...]:
     """Unicode has two forms of an accented letter; file systems change one into the other."""
     return tuple(normalize("NFC", name) for name in names)
+
+
+def with_classes(source: Source, classes: Sequence[str]) -> Source:
+    """The source with labels that count in other classes.
+
+    Args:
+        source: the data.
+        classes: the names, among them all of the data.
+
+    Raises:
+        DataError: as `match_classes`.
+    """
+    if source.classes == tuple(classes):
+        return source
+    matched = copy(source)
+    matched.labels = match_classes(source, classes, len(classes)).numpy()[source.labels]
+    matched.classes = tuple(classes)
+    return matched
 
 
 def _few(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vggnet.data.counter_random import uniform
 from vggnet.data.decoding import StoredImage, open_image
+from vggnet.data.hashing import hash_bytes
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError
 
@@ -36,6 +37,8 @@ class Group(Protocol):
 
 class Stream(Source):
     """A source of which only a few groups are in memory. Labels are known from the start, eight bytes an image."""
+
+    hashes_contents = False
 
     def __init__(
         self,
@@ -70,6 +73,13 @@ class Stream(Source):
         raise DataError(
             f"{self.name}: boxes are not streamed, as all images are read to check them; leave out stream:."
         )
+
+    @cached_property
+    def image_hashes(self) -> NDArray[np.uint64]:
+        """Of the place of each image in its file, and the classes: no image is read."""
+        classes = "\0".join(self.classes)
+        places = (self.describe(index).removeprefix(self.name) for index in range(len(self)))
+        return np.array([hash_bytes(f"{place}\0{classes}".encode()) for place in places], dtype=np.uint64)
 
     @cached_property
     def fingerprint(self) -> str:

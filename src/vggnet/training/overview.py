@@ -1,0 +1,58 @@
+"""The first line of `vgg train`: the preset and why, the images of each split, classes, sizes, and what is ignored."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from vggnet.data.inspection import typical_size
+from vggnet.data.sources.opening import count_images
+from vggnet.errors import DataError
+from vggnet.training.config import TrainConfig
+from vggnet.training.inputs import Division
+
+NAMED = 3  # ignored files
+
+
+def first_line(
+    data: str | Path, division: Division, config: TrainConfig, *, preset: str | None, is_chosen: bool
+) -> str:
+    """What a training starts with, in one line.
+
+    Args:
+        data: as given.
+        division: its images.
+        config: of the training.
+        preset: the name of the preset that the configuration comes from, if it does.
+        is_chosen: whether the data have chosen the preset.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    source = division.source
+    width, height = typical_size(source)
+    why = f"chosen for images of {width} x {height}" if is_chosen else f"as given; images are of {width} x {height}"
+    crop = config.data.crop
+    parts = [
+        f"preset {preset} ({why})" if preset else f"own options (images are of {width} x {height})",
+        ", ".join(_counts(data, division)),
+        f"{len(source.classes):,} classes",
+        f"seen at {crop} x {crop}",
+    ]
+    ignored = source.ignored()
+    if ignored:
+        names = ", ".join(Path(name).name for name in ignored[:NAMED]) + (", ..." if len(ignored) > NAMED else "")
+        parts.append(f"ignored: {len(ignored):,} files ({names})")
+    return " | ".join(parts)
+
+
+def _counts(data: str | Path, division: Division) -> list[str]:
+    """How many images each split has, as far as it is known."""
+    counts = [f"train {len(division.train_indices):,}"]
+    if len(division.val_indices):
+        carved = division.val_source is division.source
+        whence = "of train" if carved else f"split {division.val_source.split}"
+        counts.append(f"val {len(division.val_indices):,} ({whence})")
+    with suppress(DataError):  # testing comes later
+        test = count_images(data, "test")
+        if test is not None:
+            counts.append(f"test {test:,}")
+    return [*counts[:-1], f"{counts[-1]} images"]
