@@ -475,6 +475,37 @@ def test_sources_travel_to_other_processes(tmp_path):
         assert len(sent) < 200_000
 
 
+@pytest.mark.parametrize(
+    "file", ["plain_text/train-00000-of-00001.parquet", "default/train/0000.parquet", "train/0000.parquet"]
+)
+def test_parquet_files_below_as_the_hub_lays_them_out(tmp_path, file):
+    """Oracle: the rows; a run and a table beside the pictures of a class are no data sets."""
+    make_parquet(tmp_path / "set" / file, [1, 2, 3], [0, 1, 0], features=NAMED)
+    make_parquet(tmp_path / "set" / "runs" / "mine" / "predictions.parquet", [1], [0])
+    (tmp_path / "set" / "runs" / "mine" / "config.json").write_text("{}")
+    (tmp_path / "set" / "runs" / "mine" / "state").mkdir()
+    (tmp_path / "set" / ".cache").mkdir()
+    assert source_splits(tmp_path / "set") == ("train",)
+    assert open_source(tmp_path / "set", "train").labels.tolist() == [0, 1, 0]
+    make_folder(tmp_path / "pictures", {"cat": 5, "dog": 5})
+    make_parquet(tmp_path / "pictures" / "cat" / "features.parquet", [1], [0])
+    assert source_splits(tmp_path / "pictures") == ("train", "test", "all")
+
+
+def test_several_sets_of_parquet_files_below(tmp_path):
+    """Oracle: the contract."""
+    for name in ("en", "fr"):
+        make_parquet(tmp_path / name / "train.parquet", [1, 2], [0, 1], features=NAMED)
+    with pytest.raises(DataError, match=r"2 data sets of parquet files in it \(en, fr\)\. Give one: .*en\.$"):
+        open_source(tmp_path, "train")
+
+
+def test_parquet_files_by_other_names_of_a_split(tmp_path):
+    """Oracle: the rows of the file."""
+    make_parquet(tmp_path / "validation.parquet", [1, 2, 3], [0, 1, 0], features=NAMED)
+    assert [len(open_source(tmp_path, split)) for split in ("val", "dev", "validation")] == [3, 3, 3]
+
+
 def test_what_can_be_opened(tmp_path, monkeypatch):
     """Oracle: the contract, one case a kind."""
     make_folder(tmp_path / "folder" / "train", {"cat": 1, "dog": 1})

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.hashing import hash_bytes
-from vggnet.data.sources.source import Source, same_split, split_rank
+from vggnet.data.sources.source import Source, same_split, split_rank, usual_split
+from vggnet.data.walking import data_folders
 from vggnet.errors import DataError, ImageError, StorageError, one_line
 from vggnet.files import cache_folder, replacing
 
@@ -37,9 +38,43 @@ OpenTable = Callable[[], Any]
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Split -> its files (`train-00000-of-00003.parquet` or `train.parquet`) in `path` or in `path/data`."""
+    """Split -> its files (`train-00000-of-00003.parquet` or `train.parquet`) in `path` or in `path/data`.
+
+    If there are none, those of the only data set below, as the hub lays them out: `SET/train-00000-of-00003.parquet`,
+    `SET/train/0000.parquet` or `train/0000.parquet`. Folders without a split of a usual name are none.
+    Raises: DataError if there are several data sets below.
+    """
+    if not path.is_dir():
+        return {}
+    direct = _by_split(_in_folder(path) or _in_folder(path / "data"))
+    if direct:
+        return direct
+    sets = {path: _in_split_folders(path)}
+    for name in data_folders(path):
+        if usual_split(name) is None:
+            sets[path / name] = _by_split(_in_folder(path / name)) | _in_split_folders(path / name)
+    sets = {folder: found for folder, found in sets.items() if any(map(usual_split, found))}
+    if len(sets) > 1:
+        names = ", ".join(folder.name for folder in sets)
+        raise DataError(
+            f"{path}: {len(sets)} data sets of parquet files in it ({names}). Give one: {next(iter(sets))}."
+        )
+    found = next(iter(sets.values()), {})
+    return {split: found[split] for split in sorted(found, key=split_rank)}
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
+
+
+def _in_split_folders(path: Path) -> dict[str, list[Path]]:
+    names = [name for name in data_folders(path) if usual_split(name)]
+    return {name: files for name in names if (files := _in_folder(path / name))}
+
+
+def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for file in sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")):
+    for file in files:
         found.setdefault(re.split(r"[-.]", file.name)[0], []).append(file)
     return {split: found[split] for split in sorted(found, key=split_rank)}
 
