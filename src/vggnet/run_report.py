@@ -18,6 +18,7 @@ from vggnet.report.run_data import RunData, key_numbers
 from vggnet.tasks.results import RESULT, read_per_image
 from vggnet.training.config import TrainConfig
 from vggnet.training.console import NAMED
+from vggnet.training.inputs import configured_columns
 from vggnet.training.run import SKIPPED, Run, best_row
 from vggnet.training.schedules import lr_factor
 from vggnet.weights.checkpoint import load
@@ -170,7 +171,7 @@ def _predictions(run: Run, test: Mapping[str, Any] | None) -> tuple[PerImage | N
     if per_image is None or not _belong(per_image, test["confusion"]):
         return None, None, (f"The predictions for each image are not saved beside the result of the test. {again}",)
     try:
-        source = open_source(test["data"], test["split"])
+        source = open_source(test["data"], test["split"], columns=configured_columns(run.config))
         fingerprint, unreadable = source.fingerprint, [int(index) for index in test.get("unreadable", ())]
         if unreadable and len(source) > max(unreadable):
             source = Subset(source, np.setdiff1d(np.arange(len(source)), unreadable))

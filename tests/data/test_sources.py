@@ -425,8 +425,11 @@ def test_missing_splits_and_files(tmp_path):
     [
         ({"label": [0, 1]}, "no image column among label"),
         ({"image": [{"bytes": b""}] * 2, "name": ["a", "b"]}, "no label column among image, name"),
-        ({"image": [{"bytes": b""}] * 2, "label": [1, 1]}, "1 class in column 'label'; expected at least two"),
-        ({"image": [{"bytes": b""}] * 2, "label": [1, None]}, "column 'label' has empty rows"),
+        ({"image": [{"bytes": b""}] * 2, "label": [1, 1]}, r"column 'label' has 1 class \(1\); expected at least 2"),
+        (
+            {"image": [{"bytes": b""}] * 2, "label": [1, None]},
+            "column 'label': row 1 has no label; expected one label in every row",
+        ),
         ({"image": [{"bytes": b""}][:0], "label": [1][:0]}, "no rows"),
     ],
 )
@@ -441,7 +444,10 @@ def test_tables_that_are_no_data_set(tmp_path, columns, message):
 def test_unlabeled_split_is_refused(tmp_path):
     """Oracle: the hub's convention for hidden labels, -1."""
     make_parquet(tmp_path / "test.parquet", [1, 2], [-1, -1], features=NAMED)
-    with pytest.raises(DataError, match="labels outside its classes; expected 0 to 1 everywhere"):
+    with pytest.raises(DataError, match=r"every label is -1, which stands for none; .* `vgg predict` needs none\."):
+        open_parquet(tmp_path, "test")
+    make_parquet(tmp_path / "test.parquet", [1, 2, 3], [0, 1, -1], features=NAMED)
+    with pytest.raises(DataError, match="row 2 has the label -1, which is outside its 2 classes"):
         open_parquet(tmp_path, "test")
 
 

@@ -79,7 +79,7 @@ def colors(monkeypatch, tmp_path):
 
     def use(*args, **options):
         source = Colors(*args, **options)
-        monkeypatch.setattr(module, "open_source", lambda spec, split, rule="content": source)
+        monkeypatch.setattr(module, "open_source", lambda spec, split, **options: source)
         return source
 
     return use
@@ -305,12 +305,12 @@ def test_images_that_cannot_be_read_are_left_out_if_asked(monkeypatch, tmp_path,
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
     spoiled = Spoiled(40)
     readable = np.array([index for index in range(40) if index % 7 != 3])
-    monkeypatch.setattr(module, "open_source", lambda spec, split, rule="content": spoiled)
+    monkeypatch.setattr(module, "open_source", lambda spec, split, **options: spoiled)
     options = {**options, "workers": workers}
     with pytest.raises(ImageError, match="color 3: is spoiled"):
         evaluate(Brightest(), "colors", **options)
     found = evaluate(Brightest(), "colors", on_bad_image="skip", out=tmp_path / "out", **options)
-    monkeypatch.setattr(module, "open_source", lambda spec, split, rule="content": Subset(Colors(40), readable))
+    monkeypatch.setattr(module, "open_source", lambda spec, split, **options: Subset(Colors(40), readable))
     expected = evaluate(Brightest(), "colors", **options)
     assert (found.images, found.confusion, found.loss) == (34, expected.confusion, pytest.approx(expected.loss))
     assert found.unreadable == {index: f"color {index}: is spoiled." for index in range(3, 40, 7)}
@@ -325,7 +325,7 @@ def test_data_that_has_some_of_the_classes(colors, monkeypatch):
     assert full.notes == ()
     some = Subset(source, np.flatnonzero(source.labels != 1))
     some.classes, some.labels = ("red", "blue"), some.labels // 2
-    monkeypatch.setattr(module, "open_source", lambda spec, split, rule="content": some)
+    monkeypatch.setattr(module, "open_source", lambda spec, split, **options: some)
     found = evaluate(Brightest(), "colors")
     assert found.confusion == (full.confusion[0], (0, 0, 0), full.confusion[2])
     assert (found.classes, found.per_class["green"]) == (COLORS, None)

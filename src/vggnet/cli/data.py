@@ -26,6 +26,8 @@ class Data:
     duplicates: bool = False  # also name pictures that are nearly the same, within and across splits
     threshold: float = 0.9  # how much the same: a cosine, 1 for copies
     weights: str = "vgg16:features"  # what tells duplicates: a name of `vgg weights list`, or a file
+    label_column: str | None = None  # of a table; by default the one called label
+    image_column: str | None = None  # of a table; by default the only one of bytes
     json: bool = False  # print one JSON object instead of a table
 
 
@@ -33,11 +35,12 @@ def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
     args: Data = parse(Data, arguments, prog="vgg data")
     from vggnet.data.inspection import inspect
+    from vggnet.data.sources.source import Columns
     from vggnet.progress import report_progress
     from vggnet.report.text import to_plain
 
     with report_progress(True, "reading") as progress:
-        inspection = inspect(args.data, progress=progress)
+        inspection = inspect(args.data, columns=Columns(args.image_column, args.label_column), progress=progress)
     result, tables = inspection.as_dict(), [inspection.as_table()]
     if args.duplicates:
         from vggnet.features.duplicates import find_duplicates

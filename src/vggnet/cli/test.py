@@ -38,6 +38,8 @@ class Test:
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
     # what happens to an image that cannot be read: stop, or leave it out of the result, where it is counted and named
     on_bad_image: Literal["stop", "skip"] = "stop"
+    label_column: str | None = None  # of a table; by default as in training, else the one called label
+    image_column: str | None = None  # of a table; by default as in training, else the only one of bytes
     out: Path | None = None  # where test.json and the pictures go; by default the folder of a single run
     json: bool = False  # print one JSON object instead of a table
 
@@ -46,12 +48,14 @@ def main(arguments: list[str]) -> int:
     """Test; returns the exit code."""
     args: Test = parse(Test, arguments, prog="vgg test")
     scales = _numbers(args.scales)
+    from vggnet.data.sources.source import BY_NAME
     from vggnet.errors import MissingDependencyError
     from vggnet.evaluation.evaluate import evaluate
     from vggnet.evaluation.predict import check_has_head
     from vggnet.report.text import to_json
     from vggnet.run_report import write_report
     from vggnet.tasks import get_task
+    from vggnet.training.inputs import configured_columns
     from vggnet.training.run import CONFIG, Run
     from vggnet.weights.checkpoint import Checkpoint
     from vggnet.weights.registry import find, read_shipped, shipped_names
@@ -64,6 +68,8 @@ def main(arguments: list[str]) -> int:
     if args.data is None and not is_run and not with_package:
         raise ConfigError(f"{args.model} does not say which data to test on; add --data.")
     data = args.data or (read_shipped(str(args.model)).data if with_package else Run.open(args.model).data)
+    is_trained = args.data is None and is_run
+    trained = configured_columns(Run.open(args.model).config) if is_trained else BY_NAME
     out = args.out or (args.model if is_run and not args.others else None)
     try:
         result = evaluate(
@@ -79,6 +85,8 @@ def main(arguments: list[str]) -> int:
             workers=args.workers,
             device=args.device,
             on_bad_image=args.on_bad_image,
+            label_column=args.label_column or trained.label,
+            image_column=args.image_column or trained.image,
             out=out,
             progress=True,
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggnet.data.decoding import max_pixels
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source, split_rank, usual_split
+from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank, usual_split
 from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError, ImageError
 
@@ -65,10 +65,13 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
+def inspect(
+    spec: str | Path, *, columns: Columns = BY_NAME, progress: Callable[[int, int], None] | None = None
+) -> Inspection:
     """Read every image of the splits train, val and test of a data set (`spec` as in open_source).
 
-    Images that cannot be read are reported, not raised. `progress` is called after each image with the number of images
+    Images that cannot be read are reported, not raised. `columns`: as open_source.
+    `progress` is called after each image with the number of images
     done and to do, of all splits together.
     Raises: DataError if the data set cannot be opened, or has none of these splits.
     """
@@ -78,7 +81,7 @@ def inspect(spec: str | Path, *, progress: Callable[[int, int], None] | None = N
         raise DataError(
             f"{spec}: the splits are {', '.join(found)}; expected at least one of train, val, validation, test."
         )
-    sources = [open_source(spec, split) for split in splits]
+    sources = [open_source(spec, split, columns=columns) for split in splits]
     total, done = sum(map(len, sources)), count(1)
 
     def tick() -> None:

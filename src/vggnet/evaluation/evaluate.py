@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from vggnet.data.sources.source import Columns
 from vggnet.errors import ConfigError, MissingDependencyError, StorageError, check_at_least
 from vggnet.evaluation.overlap import open_test
 from vggnet.evaluation.predict import Model, describe_model, open_with_head
@@ -33,6 +34,8 @@ def evaluate(
     workers: int | None = None,
     device: str | None = None,
     on_bad_image: Literal["stop", "skip"] = "stop",
+    label_column: str | None = None,
+    image_column: str | None = None,
     out: Path | str | None = None,
     progress: Progress = False,
 ) -> EvaluationResult | LocalizationResult:
@@ -60,6 +63,8 @@ def evaluate(
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
         on_bad_image: "stop" raises the error of an image that cannot be read; "skip" leaves such images out, and
             `unreadable` of the result names them. Models that predict boxes stop.
+        label_column: of a table, the column of labels; by default the one called label.
+        image_column: of a table, the column of images; by default the only one of bytes.
         out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
             The last shows eight images spread evenly over the split, four correct and four wrong if there are.
         progress: True for a bar or lines on stderr, or a function of (images done, images to do), which counts an image
@@ -106,7 +111,7 @@ def evaluate(
     task = get_task(names.pop())
     if on_bad_image == "skip" and not task.skips_bad_images:
         raise ConfigError(f"models of the task {task.name} need every image; leave out on_bad_image (--on-bad-image).")
-    tested = open_test(models, data, split)
+    tested = open_test(models, data, split, Columns(image_column, label_column))
     job = EvaluationJob(
         networks=networks,
         model=" + ".join(map(describe_model, models)),

@@ -8,7 +8,7 @@ from torch import nn
 
 from vggnet.data.sources.layout import DIVIDED
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source, usual_split
+from vggnet.data.sources.source import BY_NAME, Columns, Source, usual_split
 from vggnet.data.splits import Rule
 from vggnet.data.trained_on import TrainedOn
 from vggnet.errors import DataError
@@ -23,7 +23,7 @@ class Tested(NamedTuple):
     notes: tuple[str, ...]  # warnings
 
 
-def open_test(models: Sequence[Any], data: str | Path, split: str) -> Tested:
+def open_test(models: Sequence[Any], data: str | Path, split: str, columns: Columns = BY_NAME) -> Tested:
     """Open the images of a test, and compare them with those that the networks were trained on.
 
     A folder without splits is divided as it was for the training.
@@ -32,6 +32,7 @@ def open_test(models: Sequence[Any], data: str | Path, split: str) -> Tested:
         models: networks, run folders, files or names.
         data: as for `open_source`.
         split: the name of the split.
+        columns: as for `open_source`.
 
     Raises:
         DataError: the data cannot be opened; or all images were trained on, and the split is not train.
@@ -39,7 +40,7 @@ def open_test(models: Sequence[Any], data: str | Path, split: str) -> Tested:
         RunError: what a run has kept of its images is damaged.
     """
     rule, notes = _division(models, data)
-    source = open_source(data, split, rule=rule)
+    source = open_source(data, split, rule=rule, columns=columns)
     seen = [found for model in _paths(models) if (found := TrainedOn.read(model)) is not None]
     counts = [count for found in seen if (count := found.among(source)) is not None]
     if not counts:

@@ -18,7 +18,7 @@ from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import Batch, CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source, same_split, with_classes
+from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, with_classes
 from vggnet.data.sources.stream import Stream
 from vggnet.data.splits import Rule, carve, divide_for_validation
 from vggnet.data.tutorial_augmentation import article_augment
@@ -33,7 +33,7 @@ EVAL_BATCH = 4  # times the training batch, for small images: no memory is held 
 COLOR_IMAGES = 1000  # from which the principal components of colors are measured, at most
 
 
-def open_validation(data: str | Path, source: Source) -> Source | None:
+def open_validation(data: str | Path, source: Source, columns: Columns = BY_NAME) -> Source | None:
     """The validation split of a data set, with the classes of `source`; None if it has none.
 
     Raises: DataError if it cannot be used.
@@ -42,7 +42,7 @@ def open_validation(data: str | Path, source: Source) -> Source | None:
     if split is None:
         return None
     try:
-        return with_classes(open_source(data, split), source.classes)
+        return with_classes(open_source(data, split, columns=columns), source.classes)
     except DataError as error:
         raise DataError(f"{error} To train without a validation split: val_fraction 0.") from error
 
@@ -50,6 +50,11 @@ def open_validation(data: str | Path, source: Source) -> Source | None:
 def configured_task(config: TrainConfig) -> Task:
     """The task of a run, with the run's options."""
     return get_task(config.task.name).configured(config.as_options())
+
+
+def configured_columns(config: TrainConfig) -> Columns:
+    """The columns of a table that a run was told to use."""
+    return Columns(config.data.image_column, config.data.label_column)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,6 +88,9 @@ class DataConfig(_Group):
         "names all",
     )
 
+    label_column: str | None = option(None, "of a table: the column of labels; by default the one called label")
+    image_column: str | None = option(None, "of a table: the column of images; by default the only one of bytes")
+
     def _check(self) -> None:
         self._above_0("resize", "crop")
         self._shares("val_fraction")

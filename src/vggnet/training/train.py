@@ -15,7 +15,7 @@ import torch
 from vggnet.accel.autotuning import autotuner
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import BY_NAME, Columns, Source
 from vggnet.data.trained_on import TrainedOn
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, DataError, ImageError, MissingDependencyError, RunError, StorageError
@@ -24,7 +24,15 @@ from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.distributed import Ranks, join
-from vggnet.training.inputs import Division, Inputs, make_prepare, make_preprocess, open_validation, with_color_axes
+from vggnet.training.inputs import (
+    Division,
+    Inputs,
+    configured_columns,
+    make_prepare,
+    make_preprocess,
+    open_validation,
+    with_color_axes,
+)
 from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
 from vggnet.training.loop import Position, Row, make_validator
 from vggnet.training.overview import first_line
@@ -161,7 +169,9 @@ def _prepare(
     shown = progress is True and ranks.is_first
     if init_from is not None:
         Checkpoint.open(init_from)  # a mistake is found before the data are opened
-    source = open_source(data, "train")
+    image, label = configured_columns(config) if isinstance(config, TrainConfig) else BY_NAME
+    columns = Columns(options.get("image_column", image), options.get("label_column", label))
+    source = open_source(data, "train", columns=columns)
     is_chosen = config is None
     if config is None:
         config = suggest_preset(source, init_from=init_from, task=options.get("task"))
@@ -169,7 +179,7 @@ def _prepare(
     config = preset(config, init_from=init_from) if isinstance(config, str) else config
     config = config.override(**options)
     _check_network(config)
-    division = Division.of(config, source, open_validation(data, source) if config.data.val_fraction else None)
+    division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
     if shown:
         print(first_line(data, division, config, preset=name, is_chosen=is_chosen), file=sys.stderr)
     preprocess = make_preprocess(config, source, progress=shown)
@@ -219,11 +229,12 @@ def _new_run(folder: Path, description: dict[str, Any], room: int) -> Iterator[N
 def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress) -> tuple[VGG, Inputs]:
     """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
     try:
-        source = open_source(data or run.data, "train", rule=run.split_rule)
+        columns = configured_columns(run.config)
+        source = open_source(data or run.data, "train", rule=run.split_rule, columns=columns)
         division = Division.of(
             run.config,
             source,
-            open_validation(data or run.data, source) if run.val_split else None,
+            open_validation(data or run.data, source, columns) if run.val_split else None,
             rule=run.split_rule,
         )
     except DataError as error:

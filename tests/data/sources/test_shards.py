@@ -173,11 +173,11 @@ def spoil_tar(path):
         (lambda path: None, "train", "nothing to stream; expected train-"),
         (lambda path: make_parquet(path / "train.parquet", [0, 1], [0, 1]), "val", "no split 'val'; expected .* train"),
         (lambda path: make_parquet(path / "train-00001-of-00002.parquet", [0], [0]), "train", "1 of 2 files missing"),
-        (lambda path: make_parquet(path / "train.parquet", [0, 1], [1, 1]), "train", "1 class in column 'label'"),
-        (lambda path: make_parquet(path / "train.parquet", [0, 1], [0, None]), "train", "empty rows"),
+        (lambda path: make_parquet(path / "train.parquet", [0, 1], [1, 1]), "train", "column 'label' has 1 class"),
+        (lambda path: make_parquet(path / "train.parquet", [0, 1], [0, None]), "train", "row 1 has no label"),
         (lambda path: make_parquet(path / "train.parquet", [0, 1], [0, 1], label="x"), "train", "no label column"),
         (lambda path: make_parquet(path / "train.parquet", [], pyarrow.array([], "int64")), "train", "no rows"),
-        (lambda path: make_parquet(path / "train.parquet", [0], [-1], features=NAMED), "train", "labels outside"),
+        (lambda path: make_parquet(path / "train.parquet", [0], [-1], features=NAMED), "train", "every label is -1"),
         (damaged, "train", r"train\.parquet: cannot be read as parquet"),
         *(
             (partial(cut_tar, end=end), "train", r"train\.tar: not a whole tar")
@@ -187,7 +187,7 @@ def spoil_tar(path):
         (lambda path: make_tar(path / "train.tar", sample(1, 1, 1), "w:gz"), "train", "without compression"),
         (lambda path: make_tar(path / "train.tar", {"a": b"", ".b.png": b""}), "train", "has no images"),
         (lambda path: make_tar(path / "train.tar", {**sample(1, 1, 1), "2.png": b""}), "train", "2 lacks its image"),
-        (lambda path: make_tar(path / "train.tar", sample(1, 1, 1)), "train", r"1 class in the files \*\.cls"),
+        (lambda path: make_tar(path / "train.tar", sample(1, 1, 1)), "train", r"the files \*\.cls has 1 class"),
     ],
 )
 def test_what_cannot_be_streamed(tmp_path, make, split, message):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vggnet.data.sources.parquet import make_rows, read_arrow, reason
-from vggnet.data.sources.source import Source, split_rank
+from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank
 from vggnet.errors import DataError, require
 
 datasets: Any = require("datasets", "hub")
@@ -28,15 +28,23 @@ def hub_splits(dataset_id: str, *, folder: Path | None = None) -> tuple[str, ...
     return tuple(sorted(from_hub(datasets.get_dataset_split_names, dataset_id, folder), key=split_rank))
 
 
-def open_hub(dataset_id: str, split: str, *, folder: Path | None = None) -> Source:
+def open_hub(dataset_id: str, split: str, *, folder: Path | None = None, columns: Columns = BY_NAME) -> Source:
     """One split of a data set on the Hugging Face hub, kept in that library's cache. No code from the hub is run.
 
+    `columns`: as `open_parquet`.
     `folder` is named in the advice of an error: where this data set is looked for before the hub is asked.
     Raises: DataError if the hub cannot be reached, the id or split is unknown, or there are no images and labels.
     """
     data = from_hub(datasets.load_dataset, dataset_id, folder, split=split, cache_dir=_cache_folder())
     files = tuple(file["filename"] for file in data.cache_files)
-    return make_rows(partial(read_arrow, files), data.features.arrow_schema, dataset_id, split)
+    return make_rows(
+        partial(read_arrow, files),
+        data.features.arrow_schema,
+        dataset_id,
+        split,
+        columns=columns,
+        least=1 + (split == "train"),
+    )
 
 
 def hub_shards(dataset_id: str, folder: Path | None) -> tuple[dict[str, list[str]], Any]:

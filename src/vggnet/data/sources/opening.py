@@ -10,7 +10,7 @@ from pathlib import Path
 from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
 from vggnet.data.sources.image_folder import folder_splits, open_folder
 from vggnet.data.sources.layout import DIVIDED
-from vggnet.data.sources.source import Source, same_split
+from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split
 from vggnet.data.splits import Rule
 from vggnet.errors import DataError
 from vggnet.files import cache_folder
@@ -20,7 +20,7 @@ STREAM = "stream:"  # before a name, id or folder
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def open_source(spec: str | Path, split: str, *, rule: Rule = "content") -> Source:
+def open_source(spec: str | Path, split: str, *, rule: Rule = "content", columns: Columns = BY_NAME) -> Source:
     """One split of the data set that `spec` names.
 
     "digits"; "cifar10" or "cifar100" (parquet files in the folder data/<name> of the cache, see
@@ -28,10 +28,11 @@ def open_source(spec: str | Path, split: str, *, rule: Rule = "content") -> Sour
     one slash. With "stream:" before it a name, an id, or a folder with parquet files or WebDataset tars is read a group
     of images at a time (`Stream`).
     A split has several names: val, valid, validation and dev are the same, and so are train and training, test and
-    testing. `rule`: see `open_folder`.
+    testing. `rule`: see `open_folder`. `columns` of a table are those of images and labels, where their names do not
+    tell.
     Raises: DataError if it is none of these, or the split is missing, empty or malformed.
     """
-    return _resolve(spec, rule)[0](split)
+    return _resolve(spec, rule, columns)[0](split)
 
 
 def source_splits(spec: str | Path) -> tuple[str, ...]:
@@ -61,9 +62,12 @@ def count_images(spec: str | Path, split: str) -> int | None:
     return len(open_folder(folder, split))
 
 
-def _resolve(spec: str | Path, rule: Rule = "content") -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
+def _resolve(
+    spec: str | Path, rule: Rule = "content", columns: Columns = BY_NAME
+) -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
     """How to open a split, and how to list the splits."""
     if spec == "digits":
+        _refuse_columns(spec, columns)
         return open_digits, lambda: DIGITS_SPLITS
 
     from vggnet.data.sources.parquet import open_parquet, parquet_files  # heavy
@@ -72,16 +76,25 @@ def _resolve(spec: str | Path, rule: Rule = "content") -> tuple[Callable[[str], 
         from vggnet.data.sources.shards import find_shards, open_shards
 
         place = _place(spec.removeprefix(STREAM))
-        return partial(open_shards, *place), lambda: tuple(find_shards(*place).files)
+        return partial(open_shards, *place, columns=columns), lambda: tuple(find_shards(*place).files)
     folder, dataset_id = _place(spec)
     if dataset_id is not None:
         from vggnet.data.sources.huggingface import hub_splits, open_hub
 
-        return partial(open_hub, dataset_id, folder=folder), partial(hub_splits, dataset_id, folder=folder)
+        return partial(open_hub, dataset_id, folder=folder, columns=columns), partial(
+            hub_splits, dataset_id, folder=folder
+        )
     assert folder is not None
     if parquet_files(folder):
-        return partial(open_parquet, folder), lambda: tuple(parquet_files(folder))
+        return partial(open_parquet, folder, columns=columns), lambda: tuple(parquet_files(folder))
+    _refuse_columns(spec, columns)
     return partial(open_folder, folder, rule=rule), partial(folder_splits, folder)
+
+
+def _refuse_columns(spec: str | Path, columns: Columns) -> None:
+    """Raises: DataError if there are any, for what is no table."""
+    if columns != BY_NAME:
+        raise DataError(f"{spec} is no table, so it has no columns; leave out --label-column and --image-column.")
 
 
 def _data_folders() -> list[Path]:

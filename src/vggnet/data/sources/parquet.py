@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.hashing import hash_bytes
-from vggnet.data.sources.source import Source, same_split, split_rank, usual_split
+from vggnet.data.sources.columns import class_names, find_columns
+from vggnet.data.sources.labels import class_labels, read_labels
+from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, split_rank, usual_split
 from vggnet.data.walking import data_folders
 from vggnet.errors import DataError, ImageError, StorageError, one_line
 from vggnet.files import cache_folder, replacing
@@ -32,7 +34,6 @@ from vggnet.files import cache_folder, replacing
 BATCH = 256  # rows that are copied together
 _BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct
 _BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
-_LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 OpenTable = Callable[[], Any]
 
@@ -79,8 +80,10 @@ def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     return {split: found[split] for split in sorted(found, key=split_rank)}
 
 
-def open_parquet(path: Path | str, split: str) -> Source:
+def open_parquet(path: Path | str, split: str, *, columns: Columns = BY_NAME) -> Source:
     """One split of a folder of parquet files; the files of other splits may be missing.
+
+    columns: those of images and labels, where their names do not tell.
 
     Raises: DataError if the split or one of its files is missing, a file is damaged, or there are no images and labels.
     """
@@ -98,24 +101,27 @@ def open_parquet(path: Path | str, split: str) -> Source:
         raise DataError(f"{where}: no rows; expected images and labels.")
     with _whole(files[0]):
         schema = pq.read_schema(files[0])
-    columns = [image_column(schema, where), label_column(schema, where)]
-    columns += [_BOX_COLUMN] if _BOX_COLUMN in schema.names else []
-    return make_rows(_opener(files, columns), schema, str(path), split)
+    kept = [*find_columns(schema, where, columns), *([_BOX_COLUMN] if _BOX_COLUMN in schema.names else [])]
+    least = 1 if "train" in found and split != "train" else 2  # a test may lack classes
+    return make_rows(_opener(files, kept), schema, str(path), split, columns=columns, least=least)
 
 
-def make_rows(open_table: OpenTable, schema: Any, name: str, split: str) -> Source:
+def make_rows(
+    open_table: OpenTable, schema: Any, name: str, split: str, *, columns: Columns = BY_NAME, least: int = 2
+) -> Source:
     """The images and labels of a table.
 
     open_table: gives the table; may be called again in another process. schema: with Hugging Face's metadata, if any.
+    columns: those of images and labels, where their names do not tell. least: classes that there must be.
     Raises: DataError if there are no images and labels.
     """
     where = f"{name}, split {split}"
     table = open_table()
-    image, label = image_column(schema, where), label_column(schema, where)
+    image, label = find_columns(schema, where, columns)
     if not len(table):
         raise DataError(f"{where}: no rows; expected images and labels.")
-    values = label_values(table[label], label, where)
-    classes, labels = class_labels(values, class_names(schema, label), where, f"column {label!r}")
+    told = f"{where}: column {label!r}"
+    classes, labels = class_labels(read_labels(table[label], told), class_names(schema, label), told, least=least)
     return _Rows(open_table, table, image, name=name, split=split, classes=classes, labels=labels)
 
 
@@ -137,6 +143,7 @@ class _Rows(Source):
 
     def _take(self, table: Any) -> None:
         column = table[self._image]
+        column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         self._encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
         self._boxes = table[_BOX_COLUMN] if _BOX_COLUMN in table.column_names else None
 
@@ -248,77 +255,6 @@ def _numbers_of(box: Any, where: str) -> list[Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Number) and not isinstance(value, bool)
-
-
-def label_values(column: Any, name: str, where: str) -> NDArray[Any]:
-    """The values of a column of labels.  Raises: DataError if there is not one in every row."""
-    if column.null_count:
-        raise DataError(f"{where}: column {name!r} has empty rows; expected a label in every row.")
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_nested(column.type):
-        raise DataError(f"{where}: column {name!r} holds {column.type}; expected one label in every row.")
-    values: NDArray[Any] = column.to_numpy()
-    return values.astype(str) if values.dtype == object else values
-
-
-def class_labels(
-    values: NDArray[Any], names: list[str] | None, where: str, column: str
-) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of the classes and the label of each image, from the values of a column.
-
-    names: of the classes, if they are known; values are then their numbers. where, column: for messages.
-    Raises: DataError if there are fewer than two classes, or there are labels beyond the names.
-    """
-    if names is not None:
-        classes, labels = names, values.astype(np.int64)
-    else:
-        unique, labels = np.unique(values, return_inverse=True)
-        classes = [str(value) for value in unique]
-    if len(classes) < 2:
-        raise DataError(f"{where}: {len(classes)} class in {column}; expected at least two.")
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise DataError(
-            f"{where}: {column} has labels outside its classes; expected 0 to {len(classes) - 1} everywhere."
-        )
-    return classes, labels.astype(np.int64)
-
-
-def class_names(schema: Any, column: str) -> list[str] | None:
-    """The names of the classes, as Hugging Face's metadata have them, in the order of their numbers."""
-    names = _features(schema).get(column, {}).get("names")
-    return None if names is None else list(map(str, names))
-
-
-def image_column(schema: Any, where: str) -> str:
-    """The name of the column of encoded images: a struct with a field `bytes`.  Raises: DataError."""
-    features = _features(schema)
-    for field in schema:
-        is_image = features.get(field.name, {}).get("_type") == "Image"
-        has_bytes = pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
-        if has_bytes or (is_image and pa.types.is_binary(field.type)):
-            return str(field.name)
-    raise DataError(
-        f"{where}: no image column among {', '.join(schema.names)}; expected one with encoded images (bytes)."
-    )
-
-
-def label_column(schema: Any, where: str) -> str:
-    """The name of the column of labels.  Raises: DataError."""
-    features = _features(schema)
-    named = [name for name in _LABEL_COLUMNS if name in schema.names]
-    named += [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
-    if not named:
-        raise DataError(f"{where}: no label column among {', '.join(schema.names)}; expected one named label.")
-    return named[0]
-
-
-def _features(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's metadata say of each column: {"label": {"_type": "ClassLabel", "names": [...]}, ...}."""
-    with suppress(KeyError, TypeError, ValueError):
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-    return {}
 
 
 def check_complete(path: Path, files: list[Path]) -> None:

@@ -19,17 +19,14 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from vggnet.data.formats import IMAGE_SUFFIXES
+from vggnet.data.sources.columns import class_names, find_columns
+from vggnet.data.sources.labels import Labels, class_labels, read_labels
 from vggnet.data.sources.parquet import (
     check_complete,
-    class_labels,
-    class_names,
-    image_column,
-    label_column,
-    label_values,
     parquet_files,
     reason,
 )
-from vggnet.data.sources.source import same_split, split_rank, usual_split
+from vggnet.data.sources.source import BY_NAME, Columns, same_split, split_rank, usual_split
 from vggnet.data.sources.stream import Group, Stream
 from vggnet.errors import DataError, require
 
@@ -55,7 +52,7 @@ class _Part(NamedTuple):
     """What is known of one file from the start."""
 
     groups: Sequence[Group]
-    labels: NDArray[Any]  # of its images, as they are written there
+    labels: Labels  # of its images
 
 
 def find_shards(folder: Path | None, dataset_id: str | None) -> Shards:
@@ -78,8 +75,8 @@ def find_shards(folder: Path | None, dataset_id: str | None) -> Shards:
     return Shards(str(folder), {split: list(files) for split, files in found.items()}, None)
 
 
-def open_shards(folder: Path | None, dataset_id: str | None, split: str) -> Stream:
-    """One split as a stream. The labels of all images are read, and no image.
+def open_shards(folder: Path | None, dataset_id: str | None, split: str, *, columns: Columns = BY_NAME) -> Stream:
+    """One split as a stream. The labels of all images are read, and no image. `columns`: as `open_parquet`.
 
     Raises: DataError as `find_shards`; if the split or one of its files is missing, a file is damaged, or there are no
         images and labels.
@@ -94,13 +91,15 @@ def open_shards(folder: Path | None, dataset_id: str | None, split: str) -> Stre
     if str(files[0]).endswith(".tar"):
         column, names, parts = "the files *.cls", None, [_index_tar(Path(file)) for file in files]
     else:
-        column, names, parts = _index_parquet(files, shards.schema, where)
-    values = np.concatenate([part.labels for part in parts])
+        column, names, parts = _index_parquet(files, shards.schema, where, columns)
+    values = np.concatenate([part.labels.values for part in parts])
     if values.dtype.kind == "U" and np.char.isdecimal(values).all():
         values = values.astype(np.int64)  # so that class 9 comes before class 10
     if not len(values):
         raise DataError(f"{where}: no rows; expected images and labels.")
-    classes, labels = class_labels(values, names, where, column)
+    least = 1 if "train" in shards.files and split != "train" else 2  # a test may lack classes
+    labels_read = Labels(values, parts[0].labels.names)
+    classes, labels = class_labels(labels_read, names, f"{where}: {column}", "image {}".format, least=least)
     return Stream(
         [group for part in parts for group in part.groups],
         name=shards.name,
@@ -132,34 +131,38 @@ class _RowGroup:
         self.metadata = metadata  # of the file, so that it is not read again
         self.number = number
         self.first = first  # row of the file
-        self.column = column
+        self.column = column  # or a field of it
 
     def __len__(self) -> int:
         return int(self.metadata.row_group(self.number).num_rows)
 
     def read(self) -> list[bytes]:
         with _parquet(self.file, self.metadata) as opened:
-            rows = opened.read_row_group(self.number, columns=[f"{self.column}.bytes"])[self.column].to_pylist()
-        return [(row or {}).get("bytes") or b"" for row in rows]
+            (column,) = opened.read_row_group(self.number, columns=[self.column]).columns
+        rows = column.to_pylist()
+        return [(row.get("bytes") if isinstance(row, dict) else row) or b"" for row in rows]
 
     def describe(self, place: int) -> str:
         return f"{self.file}, row {self.first + place}"
 
 
-def _index_parquet(files: Sequence[File], schema: Any, where: str) -> tuple[str, list[str] | None, list[_Part]]:
+def _index_parquet(
+    files: Sequence[File], schema: Any, where: str, columns: Columns
+) -> tuple[str, list[str] | None, list[_Part]]:
     """The label column and the names of the classes, and the row groups and labels of each file."""
     with _parquet(files[0]) as first:
         schema = schema or first.schema_arrow
-    image, label = image_column(schema, where), label_column(schema, where)
+    image, label = find_columns(schema, where, columns)
+    image_path = f"{image}.bytes" if pyarrow.types.is_struct(schema.field(image).type) else image
 
     def index(file: File) -> _Part:
         with _parquet(file) as opened:
             metadata, column = opened.metadata, opened.read(columns=[label])[label]
-        values = label_values(column, label, str(file))
+        labels = read_labels(column, f"{file}: column {label!r}")
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         firsts = np.cumsum([0, *rows]).tolist()
-        groups = [_RowGroup(file, metadata, number, firsts[number], image) for number in range(len(rows))]
-        return _Part(groups, values)
+        groups = [_RowGroup(file, metadata, number, firsts[number], image_path) for number in range(len(rows))]
+        return _Part(groups, labels)
 
     with ThreadPoolExecutor(OPENERS) as pool:
         return f"column {label!r}", class_names(schema, label), list(pool.map(index, files))
@@ -242,7 +245,7 @@ def _index_tar(file: Path) -> _Part:
     offsets, sizes = np.array([(image.offset_data, image.size) for image in images]).T
     parts = [slice(first, first + TAR_GROUP) for first in range(0, len(images), TAR_GROUP)]
     labels = [sample["cls"] for sample in samples.values()]
-    return _Part([_TarGroup(file, names[part], offsets[part], sizes[part]) for part in parts], np.array(labels))
+    return _Part([_TarGroup(file, names[part], offsets[part], sizes[part]) for part in parts], Labels(np.array(labels)))
 
 
 def _require_end(tar: tarfile.TarFile) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from functools import cached_property
 from hashlib import blake2b
+from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -62,6 +63,16 @@ def split_rank(split: str) -> tuple[int, str]:
     """For sorting names of splits: the usual ones first, in the order of `SPLITS`."""
     usual = usual_split(split)
     return SPLITS.index(usual) if usual else len(SPLITS), split
+
+
+class Columns(NamedTuple):
+    """The columns of images and labels in a table; None where their names tell."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+BY_NAME = Columns()
 
 
 class Source(ABC):

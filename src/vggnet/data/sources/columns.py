@@ -1,0 +1,101 @@
+"""Which columns of a table hold the images and the labels."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from vggnet.data.sources.source import BY_NAME, Columns
+from vggnet.errors import DataError
+
+_LABELS = ("label", "fine_label", "labels")
+_IMAGES = ("image", "img", "picture", "photo", "jpg", "png")
+
+
+def find_columns(schema: Any, where: str, given: Columns = BY_NAME) -> tuple[str, str]:
+    """The columns of encoded images and of labels.
+
+    Images are a struct with a field `bytes`, as Hugging Face has them, or plain bytes; of several such columns, the one
+    that is called image. Labels are called label, fine_label or labels, or are a ClassLabel of Hugging Face.
+
+    Args:
+        schema: a pyarrow.Schema.
+        where: the data, for messages.
+        given: names that were asked for.
+
+    Returns:
+        The names of the column of images and of that of labels.
+
+    Raises:
+        DataError: there are none, or the given ones cannot be.
+
+    Example:
+        >>> find_columns(pa.schema({"photo": pa.binary(), "label": pa.int64()}), "a table")
+        ('photo', 'label')
+    """
+    for name, option in zip(given, ("--image-column", "--label-column"), strict=True):
+        if name is not None and name not in schema.names:
+            raise DataError(f"{where}: no column {name!r} ({option}); its columns are {', '.join(schema.names)}.")
+    if given.image is not None and given.image == given.label:
+        raise DataError(f"{where}: {given.image!r} cannot be both the column of images and that of labels.")
+    return _image_column(schema, where, given), _label_column(schema, where, given)
+
+
+def class_names(schema: Any, column: str | None) -> list[str] | None:
+    """The names of the classes, as Hugging Face's metadata have them, in the order of their numbers."""
+    feature = _features(schema).get(column or "", {})
+    names = (feature.get("feature") or feature).get("names")
+    return None if names is None else list(map(str, names))
+
+
+def _image_column(schema: Any, where: str, given: Columns) -> str:
+    fields = {field.name: field.type for field in schema if field.name != given.label}
+    if given.image is not None:
+        if not (_has_bytes(fields[given.image]) or _is_bytes(fields[given.image])):
+            raise DataError(
+                f"{where}: column {given.image!r} holds {fields[given.image]}; expected encoded images (bytes)."
+            )
+        return given.image
+    features = _features(schema)
+    structs = [name for name, kind in fields.items() if _has_bytes(kind)]
+    plain = [name for name, kind in fields.items() if _is_bytes(kind) and name not in _LABELS]
+    declared = [name for name in plain if features.get(name, {}).get("_type") == "Image"]
+    named = [name for name in _IMAGES if name in plain]
+    if structs or declared or named or len(plain) == 1:
+        return (structs or declared or named or plain)[0]
+    which = f" Choose one of {', '.join(plain)} with --image-column." if plain else ""
+    raise DataError(
+        f"{where}: no image column among {', '.join(schema.names)}; expected one with encoded images (bytes).{which}"
+    )
+
+
+def _label_column(schema: Any, where: str, given: Columns) -> str:
+    if given.label is not None:
+        return given.label
+    features = _features(schema)
+    named = [name for name in _LABELS if name in schema.names]
+    named += [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
+    if not named:
+        raise DataError(
+            f"{where}: no label column among {', '.join(schema.names)}; expected one named label. Name another with "
+            "--label-column."
+        )
+    return named[0]
+
+
+def _has_bytes(kind: Any) -> bool:
+    return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
+
+
+def _is_bytes(kind: Any) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(is_kind(kind) for is_kind in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face's metadata say of each column: {"label": {"_type": "ClassLabel", "names": [...]}, ...}."""
+    with suppress(KeyError, TypeError, ValueError):
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    return {}
