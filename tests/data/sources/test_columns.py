@@ -87,11 +87,14 @@ def test_the_columns_of_a_run_are_those_of_its_test_and_its_report(tmp_path, mon
     """Oracle: the classes of the column that was asked for; the one called label has others."""
     monkeypatch.setenv("VGGNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    for split in ("train", "test"):
-        stream = io.BytesIO()
-        Image.new("RGB", (32, 32), "red").save(stream, "PNG")
+    for number, split in enumerate(("train", "test")):
+        images = []
+        for color in range(12):
+            stream = io.BytesIO()
+            Image.new("RGB", (32, 32), (color, 0, number)).save(stream, "PNG")
+            images.append(stream.getvalue())
         labels = {"label": [0, 1, 2] * 4, "target": ["ant", "bee"] * 6, "other": [b"none"] * 12}
-        pq.write_table(pa.table({"photo": [stream.getvalue()] * 12, **labels}), tmp_path / f"{split}.parquet")
+        pq.write_table(pa.table({"photo": images, **labels}), tmp_path / f"{split}.parquet")
     columns = ["--label-column", "target", "--image-column", "photo"]
     tiny = ["--model", "vgg11_bn", "--width", "0.05", "--epochs", "1", "--batch-size", "12", "--head", "gap"]
     commands = [
