@@ -41,6 +41,7 @@ class ImageError(DataError):
     Args:
         reason: what is wrong, without the name of the image.
         name: where the image is: its path, or its data set and row; None if it is not known (yet).
+        may_pass: whether the same file may be read later: permission was denied, a drive is away, or a limit is set.
 
     Example:
         >>> error = ImageError("the file is empty.").named("photos/1.jpg")
@@ -48,16 +49,17 @@ class ImageError(DataError):
         ('photos/1.jpg', 'photos/1.jpg: the file is empty.')
     """
 
-    def __init__(self, reason: str, *, name: str | None = None) -> None:
+    def __init__(self, reason: str, *, name: str | None = None, may_pass: bool = False) -> None:
         super().__init__(reason if name is None else f"{name}: {reason}")
         self.reason = reason
+        self.may_pass = may_pass
         self.name = name
 
     def named(self, name: str) -> "ImageError":
         """The same error for an image called `name`; itself if it has a name already."""
         if self.name is not None:
             return self
-        error = ImageError(self.reason, name=name)
+        error = ImageError(self.reason, name=name, may_pass=self.may_pass)
         error.__cause__ = self.__cause__
         return error
 

@@ -1,6 +1,7 @@
 """The array of small images: every image once, kept on the disk, with the errors of those that cannot be read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from vggnet.data import decoded as arrays
 from vggnet.data.decoded import decode_all, decoded, forget_decoded, recall
 from vggnet.data.decoding import StoredImage
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.image_folder import open_folder
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError, ImageError
 
@@ -20,14 +22,16 @@ PREPROCESS = Preprocess(resize=8, crop=8)
 class Flat(Source):
     """Flat images whose gray value is their index; those in `bad` cannot be read."""
 
-    def __init__(self, count, bad=(), place="here"):
+    def __init__(self, count, bad=(), place="here", away=()):
         super().__init__(name="flat", split="train", classes=("a", "b"), labels=np.arange(count) % 2)
-        self.bad, self.place, self.opened = set(bad), place, []
+        self.bad, self.place, self.opened, self.away = set(bad), place, [], set(away)
 
     def open(self, index):
         self.opened.append(index)
         if index in self.bad:
             raise ImageError("broken")
+        if index in self.away:
+            raise ImageError("away", may_pass=True)
         return StoredImage(Image.new("RGB", (10, 12), (index,) * 3), self.describe(index))
 
     def describe(self, index):
@@ -93,6 +97,47 @@ def test_errors_are_kept_and_name_the_place_of_today(cache):
     assert moved.opened == []
     with pytest.raises(ImageError, match="^there, image 1: broken$"):
         decoded(moved, PREPROCESS)
+
+
+def test_an_error_that_passes_is_not_kept(cache):
+    """Oracle: the images: those that could not be reached are opened again, and no others; then all are there."""
+    found = decode_all(Flat(5, bad={1}, away={2, 3}), PREPROCESS)
+    assert {index: error.reason for index, error in found.bad.items()} == {1: "broken", 2: "away", 3: "away"}
+    for away, opened in (({3}, [2, 3]), (set(), [3]), (set(), [])):
+        forget_decoded()
+        source = Flat(5, bad={1}, away=away)
+        found = decode_all(source, PREPROCESS)
+        assert sorted(source.opened) == opened
+        assert found.bad.keys() == {1} | away
+        assert found.pixels[:, 0, 0, 0].tolist() == [0, 0, 2, 0 if away else 3, 4]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_nothing_can_be_reached_now(cache):
+    """Oracle: the contract: one line now, and all images later."""
+    with pytest.raises(DataError, match="none of its 2 images can be read"):
+        decode_all(Flat(2, away={0, 1}), PREPROCESS)
+    assert decoded(Flat(2), PREPROCESS)[:, 0, 0, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("change", ["size and time", "permission"])
+def test_folders_that_look_the_same_are_told_apart(cache, tmp_path, change):
+    """Oracle: the pixels of the files: other ones of the same names, sizes and times; one that could not be read."""
+    for place, gray in (("first", 10), ("second", 20)):
+        for name in ("cat", "dog"):
+            file = tmp_path / place / "train" / name / "0.bmp"
+            file.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (gray, gray, gray)).save(file)
+            os.utime(file, ns=(0, 10**18))
+    if change == "permission":
+        away = tmp_path / "second" / "train" / "cat" / "0.bmp"
+        away.rename(away.with_suffix(".away"))
+        away.symlink_to("0.missing.bmp")
+        assert decode_all(open_folder(tmp_path / "second", "train"), PREPROCESS).bad.keys() == {0}
+        away.unlink()
+        away.with_suffix(".away").rename(away)
+    for place, gray in (("first", 10), ("second", 20)):
+        assert decoded(open_folder(tmp_path / place, "train"), PREPROCESS).unique().tolist() == [gray]
 
 
 def test_the_cache_of_version_0_1(cache):

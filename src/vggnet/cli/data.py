@@ -1,14 +1,17 @@
 """`vgg data`."""
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vggnet.cli.parsing import parse
+from vggnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vggnet.data.caching import CacheUse
     from vggnet.features.duplicates import Duplicates
 
 
@@ -21,27 +24,41 @@ class Data:
     Exits with 2 if an image cannot be read.
     """
 
-    # digits, cifar10, cifar100, a folder, or a Hugging Face id
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    # digits, cifar10, cifar100, a folder, or a Hugging Face id; not needed to clear the cache
+    data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     duplicates: bool = False  # also name pictures that are nearly the same, within and across splits
     threshold: float = 0.9  # how much the same: a cosine, 1 for copies
     weights: str = "vgg16:features"  # what tells duplicates: a name of `vgg weights list`, or a file
     label_column: str | None = None  # of a table; by default the one called label
     image_column: str | None = None  # of a table; by default the only one of bytes
+    clear_cache: bool = False  # first remove decoded images, tables and hashes of all data sets from the cache
     json: bool = False  # print one JSON object instead of a table
 
 
 def main(arguments: list[str]) -> int:
     """Inspect; returns the exit code."""
     args: Data = parse(Data, arguments, prog="vgg data")
+    from vggnet.data.caching import cache_use, clear_cache
     from vggnet.data.inspection import inspect
     from vggnet.data.sources.source import Columns
     from vggnet.progress import report_progress
     from vggnet.report.text import to_plain
 
+    if args.clear_cache:
+        removed = clear_cache()
+        print(f"removed: {_cache_text(removed)}", file=sys.stderr)
+        if args.data is None:
+            print(json.dumps({"removed": to_plain(removed)}) if args.json else f"cache: {_cache_text(cache_use())}")
+            return 0
+    if args.data is None:
+        raise ConfigError(
+            "no data set is given; expected vgg data DATA, or vgg data --clear-cache. See vgg data --help."
+        )
     with report_progress(True, "reading") as progress:
         inspection = inspect(args.data, columns=Columns(args.image_column, args.label_column), progress=progress)
-    result, tables = inspection.as_dict(), [inspection.as_table()]
+    result = inspection.as_dict() | {"cache": to_plain(cache_use())}
+    cache = f"cache: {_cache_text(cache_use())}; vgg data --clear-cache removes it"
+    tables = [inspection.as_table(), cache]
     if args.duplicates:
         from vggnet.features.duplicates import find_duplicates
 
@@ -50,6 +67,11 @@ def main(arguments: list[str]) -> int:
         tables.append(_duplicates_text(found))
     print(json.dumps(result) if args.json else "\n\n".join(tables))
     return 2 if any(split.unreadable for split in inspection.splits) else 0
+
+
+def _cache_text(use: "CacheUse") -> str:
+    files = "1 file" if use.files == 1 else f"{use.files:,} files"
+    return f"{files}, {use.num_bytes / 1e6:,.1f} MB of decoded images, tables and hashes in {use.folder}"
 
 
 def _duplicates_text(found: "Duplicates") -> str:

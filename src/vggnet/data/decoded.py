@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vggnet.data.caching import mark_used
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError, ImageError, StorageError
 from vggnet.files import cache_folder, replacing
 from vggnet.progress import Progress, report_progress
 
+DECODING = 2  # changes when the same files come to be decoded to other pixels
 KEPT = 2  # data sets that a process keeps, such as those for training and for testing
 
 Key = TypeVar("Key")
@@ -82,28 +84,41 @@ def forget_decoded() -> None:
 def _cached_or_decoded(source: Source, preprocess: Preprocess, progress: Progress) -> Decoded:
     shape = (len(source), preprocess.in_channels, preprocess.crop, preprocess.crop)
     path = cache_folder() / "decoded" / f"{_key(source, preprocess)}.npy"
-    found = _cached(path, shape)
-    if found is None:
-        found = array, reasons = _decode(source, preprocess, shape, progress)
-        with suppress(StorageError):  # without a cache it is decoded again next time
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, array)
-                file.write(json.dumps(sorted(reasons.items())).encode())  # behind the array, where np.load stops
-            found = _cached(path, shape) or found
-    array, reasons = found
-    bad = {index: ImageError(reason, name=source.describe(index)) for index, reason in reasons.items()}
-    return Decoded(torch.from_numpy(array), bad)
+    array, reasons = _cached(path, shape) or (np.zeros(shape, np.uint8), dict.fromkeys(range(len(source))))
+    missing = [index for index, reason in reasons.items() if reason is None]
+    if missing:
+        bad = _decode(source, preprocess, array, missing, progress)
+        kept = {index: reason for index, reason in reasons.items() if reason is not None}
+        kept |= {index: None if error.may_pass else error.reason for index, error in bad.items()}
+        if len(bad) < len(missing) or kept != reasons:
+            with suppress(StorageError):  # without a cache it is decoded again next time
+                _write(path, array, kept)
+                array = (_cached(path, shape) or (array, kept))[0]  # from the disk rather than in memory
+        reasons = kept | {index: error.reason for index, error in bad.items()}
+    mark_used(path)
+    errors = {index: ImageError(str(reason), name=source.describe(index)) for index, reason in reasons.items()}
+    return Decoded(torch.from_numpy(array), errors)
 
 
 def _key(source: Source, preprocess: Preprocess) -> str:
-    identity = [source.fingerprint, source.split, preprocess.resize, preprocess.crop, preprocess.mode]
+    identity = [source.pixels_key, source.split, preprocess.resize, preprocess.crop, preprocess.mode, DECODING]
     if preprocess.interpolation != "bilinear":
         identity.append(preprocess.interpolation)
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
 
-def _cached(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[int, str]] | None:
-    """The array and the reasons why images are missing, None if they are not there or not whole."""
+def _write(path: Path, array: NDArray[np.uint8], reasons: dict[int, str | None]) -> None:
+    """Raises: StorageError."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+        file.write(json.dumps(sorted(reasons.items())).encode())  # behind the array, where np.load stops
+
+
+def _cached(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict[int, str | None]] | None:
+    """The array and why images are missing, None if they are not there or not whole.
+
+    The reason of an image that may be readable by now is None.
+    """
     try:
         array = np.load(path, mmap_mode="c")  # copy on write: the file is never changed
         with path.open("rb") as file:
@@ -117,17 +132,18 @@ def _cached(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], dict
 
 
 def _decode(
-    source: Source, preprocess: Preprocess, shape: tuple[int, ...], progress: Progress
-) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    array, reasons = np.zeros(shape, np.uint8), dict[int, str]()
+    source: Source, preprocess: Preprocess, array: NDArray[np.uint8], indices: Sequence[int], progress: Progress
+) -> dict[int, ImageError]:
+    """Fill in the images at `indices`, and return the errors of those that cannot be read."""
+    bad: dict[int, ImageError] = {}
 
     def fill(index: int) -> None:
         try:
             array[index] = preprocess.pixels(source.read(index)).numpy()
         except ImageError as error:
-            reasons[index] = error.reason
+            bad[index] = error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "decoding") as report:
-        for done, _ in enumerate(pool.map(fill, range(len(source))), start=1):
-            report(done, len(source))
-    return array, reasons
+        for done, _ in enumerate(pool.map(fill, indices), start=1):
+            report(done, len(indices))
+    return dict(sorted(bad.items()))

@@ -111,6 +111,7 @@ def open_image(file: Path | str | bytes, *, name: str | None = None) -> StoredIm
             f"has {width} x {height} pixels; expected 1 to {limit:,}, or {MAX_REDUCED * limit:,} of a JPEG. Scale it "
             f"down first, or set {MAX_PIXELS_VARIABLE} to a larger number.",
             name=name,
+            may_pass=True,
         )
     if not is_jpeg:  # others may say how they are turned after their pixels
         with image, _whole(image, name):
@@ -137,7 +138,8 @@ def _open(file: Path | bytes, name: str) -> ImageFile.ImageFile:
     """The header alone: size and format are known, no pixel is decoded."""
     try:
         if isinstance(file, Path) and not file.is_file():
-            raise ImageError(f"{'is not a file' if file.exists() else 'does not exist'}; {EXPECTED}.", name=name)
+            found = "is not a file" if file.exists() else "does not exist"
+            raise ImageError(f"{found}; {EXPECTED}.", name=name, may_pass=True)
         try:
             return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=tuple(SUFFIXES))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -149,9 +151,16 @@ def _open(file: Path | bytes, name: str) -> ImageFile.ImageFile:
     except ImageError:
         raise
     except MissingDependencyError as error:
-        raise ImageError(f"is a HEIC image: {error}", name=name) from error
+        raise ImageError(f"is a HEIC image: {error}", name=name, may_pass=True) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
-        raise ImageError(f"cannot be opened ({one_line(error)}); {EXPECTED}.", name=name) from error
+        raise ImageError(
+            f"cannot be opened ({one_line(error)}); {EXPECTED}.", name=name, may_pass=_is_of_the_system(error)
+        ) from error
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether the operating system refused to read, rather than the data being wrong."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def _use_low_bytes(image: ImageFile.ImageFile, file: Path | bytes, name: str, stated: int | None) -> None:
@@ -201,6 +210,8 @@ def _whole(image: Image.Image, name: str | None) -> Iterator[None]:
     except ImageError as error:
         raise (error if name is None else error.named(name)) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
+        if _is_of_the_system(error):
+            raise ImageError(f"cannot be read ({one_line(error)}); try again.", name=name, may_pass=True) from error
         raise ImageError(
             f"the {image.format or 'PIL'} data is damaged or truncated ({one_line(error)}); "
             "expected a whole image. Replace or remove the file.",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vggnet.data.caching import mark_used
 from vggnet.errors import StorageError
 from vggnet.files import cache_folder, replacing
 
@@ -52,6 +53,7 @@ def hash_files(files: Sequence[Path]) -> Hashes:
         with suppress(StorageError), replacing(path) as temporary, temporary.open("wb") as file:
             kept = kept if len(kept) < FORGET * len(known) else {}
             np.save(file, np.array(sorted((kept | known).items()), dtype=np.uint64))
+    mark_used(path)
     return np.array([value for _, value, _ in found], dtype=np.uint64)
 
 

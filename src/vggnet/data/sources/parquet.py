@@ -22,6 +22,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from vggnet.data.caching import mark_used
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.hashing import hash_bytes
 from vggnet.data.sources.columns import class_names, find_columns
@@ -198,15 +199,22 @@ def read_arrow(files: Sequence[str]) -> Any:
 
 def _opener(files: Sequence[Path], columns: Sequence[str]) -> OpenTable:
     """These columns of parquet files, by way of an Arrow file in the cache; where there can be none, in memory."""
-    stored = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stored = [(str(file.absolute()), *_state(file)) for file in files]
     key = blake2b(json.dumps([stored, columns]).encode(), digest_size=16).hexdigest()
     path = cache_folder() / "arrow" / f"{key}.arrow"
     with suppress(StorageError):
         if not path.is_file():
             with replacing(path) as temporary:
                 _write_arrow(temporary, files, columns)
+        mark_used(path)
         return partial(read_arrow, (str(path),))
     return partial(_read_parquet, files, columns)
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """What tells a file from another one that takes its place, of the same size and with the same time."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _write_arrow(path: Path, files: Sequence[Path], columns: Sequence[str]) -> None:
