@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from vggnet.data.formats import image_files
 from vggnet.data.sources.digits import open_digits
 from vggnet.data.sources.image_folder import open_folder
-from vggnet.data.sources.opening import open_source, source_splits
+from vggnet.data.sources.opening import count_images, open_source, source_splits
 from vggnet.data.sources.parquet import open_parquet, parquet_files
 from vggnet.errors import DataError, ImageError
 
@@ -531,6 +531,18 @@ def test_what_can_be_opened(tmp_path, monkeypatch):
     }.items():
         assert source_splits(spec) == splits, spec
         assert len(open_source(spec, splits[0])) >= 2
+
+
+def test_images_are_counted_without_reading_them(tmp_path):
+    """Oracle: the images put in; None where there is no such split, or none can be told."""
+    make_folder(tmp_path / "divided", {"cat": 10, "dog": 10})
+    make_folder(tmp_path / "split", {"train/cat": 1, "train/dog": 2, "Testing/cat": 3, "Testing/dog": 4})
+    make_parquet(tmp_path / "rows" / "train.parquet", range(5), [0, 1, 0, 1, 0], features=NAMED)
+    sizes = [len(open_folder(tmp_path / "divided", split)) for split in ("train", "test")]
+    assert [count_images(tmp_path / "divided", split) for split in ("train", "test", "val")] == [*sizes, None]
+    assert [count_images(tmp_path / "split", split) for split in ("train", "test", "val")] == [3, 7, None]
+    assert [count_images(tmp_path / "rows", split) for split in ("train", "test")] == [5, None]
+    assert [count_images(spec, "test") for spec in ("digits", "stream:rows")] == [360, None]
 
 
 def test_data_sets_with_names_are_found_where_version_0_1_kept_them(tmp_path, monkeypatch):

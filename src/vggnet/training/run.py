@@ -252,7 +252,8 @@ class Events:
 
 def default_folder(data: str, model: str) -> Path:
     """runs/DATA-MODEL-DATE-TIME."""
-    name = Path(data.removeprefix(STREAM)).name
+    place = Path(data.removeprefix(STREAM))
+    name = place.name or place.resolve().name  # of "."
     return Path("runs") / f"{name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -43,7 +43,7 @@ def source_splits(spec: str | Path) -> tuple[str, ...]:
 def count_images(spec: str | Path, split: str) -> int | None:
     """How many images a split has, readable or not, if that is known without reading them.
 
-    None for streams and data sets of the hub.
+    None for streams, data sets of the hub, and splits that are not there.
     Raises: DataError as `open_source`.
     """
     from vggnet.data.sources.parquet import count_rows, parquet_files  # heavy
@@ -56,7 +56,10 @@ def count_images(spec: str | Path, split: str) -> int | None:
     if folder is None or dataset_id is not None:
         return None
     if files := parquet_files(folder):
-        return sum(map(count_rows, files[same_split(split, files) or split]))
+        name = same_split(split, files)
+        return None if name is None else sum(map(count_rows, files[name]))
+    if same_split(split, folder_splits(folder)) is None:
+        return None
     if folder_splits(folder) == DIVIDED and split == "test":
         return len(open_folder(folder, "all")) - len(open_folder(folder, "train"))
     return len(open_folder(folder, split))
