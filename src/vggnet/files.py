@@ -1,5 +1,6 @@
 """Atomic file writes, and the folder for caches."""
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -42,9 +43,36 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`.  Raises: StorageError."""
+    """Replace `path` by `text` in UTF-8, as `escaped` has it.  Raises: StorageError."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(escaped(text), encoding="utf-8")
+
+
+def escaped(text: str, encoding: str = "utf-8") -> str:
+    r"""The text with an escape for each character that an encoding lacks, which JSON reads as that character.
+
+    Python has such characters for the bytes of a file name that are no UTF-8.
+
+    Args:
+        text: any text.
+        encoding: of what it is written to.
+
+    Example:
+        >>> escaped("caf\udce9"), escaped("café 😀", "ascii")
+        ('caf\\udce9', 'caf\\u00e9 \\ud83d\\ude00')
+    """
+    return text.encode(encoding, ESCAPE).decode(encoding)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True)), error.end
+
+
+ESCAPE = "vggnet.escape"  # a handler of encoding errors
+codecs.register_error(ESCAPE, _escape)
 
 
 def make_folder(folder: Path) -> Path:

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
 from types import FrameType
 
 from vggnet.cli.ranks import is_alone, is_first
 from vggnet.errors import VGGError
+from vggnet.files import ESCAPE
 
 COMMANDS = {
     "train": "train a VGG on CIFAR-10, on digits, or on your own images",
@@ -47,6 +49,7 @@ exit codes: 0 done, 2 a mistake of the caller's (one line says which), 1 a mista
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit."""
     arguments = sys.argv[1:] if argv is None else argv
+    _print_all_names()
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help", "help"):
         print(USAGE)
@@ -82,6 +85,13 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _print_all_names() -> None:
+    """Escape what the encoding of the output lacks: file and class names may have any characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from vggnet.data.formats import image_files, left_out
 from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
 from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, raised, read_batches
-from vggnet.files import replacing, write_text
+from vggnet.files import escaped, replacing, write_text
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress, report_progress
@@ -136,7 +136,7 @@ def _job(extractor: FeatureExtractor, opened: OpenModel, files: Sequence[Path], 
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     for file in files:
         status = file.stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -236,7 +236,7 @@ def _finish(store: _Store, files: Sequence[Path], out: Path, facts: dict[str, st
 
 def _write_safetensors(store: _Store, images: Sequence[str], path: Path, facts: dict[str, str]) -> None:
     """Write the format by hand (length, header, data), because its library wants all tensors in memory."""
-    header: dict[str, Any] = {"__metadata__": {**facts, "images": json.dumps(images, ensure_ascii=False)}}
+    header: dict[str, Any] = {"__metadata__": {**facts, "images": json.dumps(images)}}
     end = 0
     for layer, shape in store.shapes.items():
         start, end = end, end + store.rows * store.row_bytes(layer)
@@ -273,7 +273,7 @@ def _write_parquet(store: _Store, images: Sequence[str], path: Path, facts: dict
     blocks = [store.blocks(layer, num_rows) for layer in store.shapes]
     with pq.ParquetWriter(path, pa.schema(fields, metadata=facts)) as writer:
         for start in range(0, store.rows, num_rows):
-            columns = [pa.array(images[start : start + num_rows])]
+            columns = [pa.array(map(escaped, images[start : start + num_rows]))]
             for kind, block in zip(kinds.values(), blocks, strict=True):
                 columns.append(pa.FixedSizeListArray.from_arrays(pa.array(next(block).ravel()), type=kind))
             writer.write_table(pa.Table.from_arrays(columns, schema=writer.schema))

@@ -17,19 +17,25 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from PIL import Image
 
-from vggnet.files import replacing
+from vggnet.files import escaped, replacing
 
 # Told apart by color-blind readers, and by lightness in gray.
 BLUE, ORANGE, GRAY = "#1f6fb4", "#d9730d", "#5f6b76"
 RIGHT, WRONG = "#1b7f4b", "#b3261e"
 # Scripts that the default font lacks, by whichever of these fonts the machine has.
-MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Hiragino Sans", "Noto Sans")
+MORE_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "AR PL UMing CN", "AR PL UKai CN"),
+    *("Microsoft YaHei", "SimHei", "SimSun", "PingFang SC", "Heiti SC", "Hiragino Sans GB", "Hiragino Sans"),
+    *("Arial Unicode MS", "Noto Sans", "Unifont"),
+)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """As PNG, whole or not at all.  Raises: StorageError if `path` cannot be written."""
     for text in figure.findobj(Text):
         text.set_fontfamily(_fonts())
+        text.set_text(escaped(text.get_text()))
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as an empty box
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "vggnet"})
@@ -58,7 +64,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 def short(name: str, length: int) -> str:
     """Cut out the middle, since names often differ at either end."""
-    tail = length // 3
+    name, tail = escaped(name), length // 3
     return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
 
 

@@ -113,7 +113,7 @@ class _Folder(Source):
     def _digest(self, facts: Callable[[os.stat_result], str]) -> str:
         digest = blake2b(digest_size=8)
         for file in map(Path, self._files):
-            digest.update(f"{file.relative_to(self._path)}\0{facts(file.stat())}\n".encode())
+            digest.update(f"{file.relative_to(self._path)}\0{facts(file.stat())}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 

@@ -181,7 +181,9 @@ class _Rows(Source):
     @cached_property
     def fingerprint(self) -> str:
         """Of the contents alone: the same from a folder and from the hub, whatever the files are called."""
-        digest = blake2b("\0".join(self.classes).encode() + self.labels.tobytes(), digest_size=8)
+        digest = blake2b(
+            "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes(), digest_size=8
+        )
         for rows in self._batches():
             for row in rows:
                 encoded = row or b""

@@ -112,11 +112,11 @@ def open_shards(folder: Path | None, dataset_id: str | None, split: str, *, colu
 
 def _fingerprint(files: Sequence[File], classes: Sequence[str], labels: NDArray[np.int64]) -> str:
     """Of names, sizes and times of files; the address of one on the hub has its revision."""
-    digest = blake2b("\0".join(classes).encode() + labels.tobytes(), digest_size=8)
+    digest = blake2b("\0".join(classes).encode(errors="surrogateescape") + labels.tobytes(), digest_size=8)
     for file in files:
         status = file.stat() if isinstance(file, Path) else None
         known = f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}" if isinstance(file, Path) and status else file
-        digest.update(f"{known}\n".encode())
+        digest.update(f"{known}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -214,7 +214,7 @@ class _TarGroup:
             raise DataError(f"{self.file}: cannot be read ({reason(error)}). Restore it.") from error
 
     def describe(self, place: int) -> str:
-        return f"{self.file}, {self.names[place].decode()}"
+        return f"{self.file}, {self.names[place].decode(errors='surrogateescape')}"
 
 
 def _bytes(opened: IO[bytes], offset: int, size: int) -> bytes:
@@ -241,7 +241,7 @@ def _index_tar(file: Path) -> _Part:
     if lacking is not None or not samples:
         raise DataError(f"{file}: {lacking or 'has no images, or one'} lacks its image or class; {_LAYOUT}.")
     images = [sample["image"] for sample in samples.values()]
-    names = np.array([image.name.encode() for image in images])
+    names = np.array([image.name.encode(errors="surrogateescape") for image in images])
     offsets, sizes = np.array([(image.offset_data, image.size) for image in images]).T
     parts = [slice(first, first + TAR_GROUP) for first in range(0, len(images), TAR_GROUP)]
     labels = [sample["cls"] for sample in samples.values()]

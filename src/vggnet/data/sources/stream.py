@@ -79,7 +79,9 @@ class Stream(Source):
         """Of the place of each image in its file, and the classes: no image is read."""
         classes = "\0".join(self.classes)
         places = (self.describe(index).removeprefix(self.name) for index in range(len(self)))
-        return np.array([hash_bytes(f"{place}\0{classes}".encode()) for place in places], dtype=np.uint64)
+        return np.array(
+            [hash_bytes(f"{place}\0{classes}".encode(errors="surrogateescape")) for place in places], dtype=np.uint64
+        )
 
     @cached_property
     def fingerprint(self) -> str:
