@@ -100,7 +100,7 @@ def open_image(file: Path | str | bytes, *, name: str | None = None) -> StoredIm
     `name` stands for the image in messages; the default is its path.
     Raises: ImageError, one line, if the file is missing, of another format, above `max_pixels`, damaged or truncated.
     """
-    file = Path(file).expanduser() if isinstance(file, str) else file
+    file = file if isinstance(file, bytes) else Path(file).expanduser()
     name = name or (str(file) if isinstance(file, Path) else "image")
     image = _open(file, name)
     width, height = image.size

@@ -115,7 +115,7 @@ def write_per_image(folder: Path, per_image: PerImage) -> None:
     (folder / OLD_PER_IMAGE).unlink(missing_ok=True)  # of an earlier evaluation
 
 
-def read_per_image(folder: Path) -> PerImage | None:
+def read_per_image(folder: Path | str) -> PerImage | None:
     """The inverse of `write_per_image`; reads the file of version 0.1, too.
 
     Returns:
@@ -127,6 +127,7 @@ def read_per_image(folder: Path) -> PerImage | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    folder = Path(folder).expanduser()
     path = next((path for name in (PER_IMAGE, OLD_PER_IMAGE) if (path := folder / name).is_file()), None)
     if path is None:
         return None

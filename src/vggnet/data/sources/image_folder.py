@@ -22,19 +22,19 @@ from vggnet.errors import DataError
 Samples = list[tuple[Path, int]]  # files and their labels
 
 
-def folder_splits(path: Path) -> tuple[str, ...]:
+def folder_splits(path: Path | str) -> tuple[str, ...]:
     """The splits of a folder: train, val, test by its split folders; train, test and all if it has class folders only.
 
     Args:
-        path: a folder.
+        path: a folder; `~` is the home folder.
 
     Raises:
         DataError: as `read_layout`.
     """
-    return read_layout(path).names
+    return read_layout(Path(path).expanduser()).names
 
 
-def open_folder(path: Path, split: str, *, rule: Rule = "content") -> Source:
+def open_folder(path: Path | str, split: str, *, rule: Rule = "content") -> Source:
     """One split of a folder of class folders.
 
     Args:
@@ -48,6 +48,7 @@ def open_folder(path: Path, split: str, *, rule: Rule = "content") -> Source:
         DataError: the folder is missing or empty, has fewer than two classes, a class has no images, there is no such
             split, or the classes are too small to divide.
     """
+    path = Path(path).expanduser()
     layout = read_layout(path)
     found = same_split(split, layout.names)
     if found is None:

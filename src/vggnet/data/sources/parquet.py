@@ -39,13 +39,14 @@ _BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
 OpenTable = Callable[[], Any]
 
 
-def parquet_files(path: Path) -> dict[str, list[Path]]:
+def parquet_files(path: Path | str) -> dict[str, list[Path]]:
     """Split -> its files (`train-00000-of-00003.parquet` or `train.parquet`) in `path` or in `path/data`.
 
     If there are none, those of the only data set below, as the hub lays them out: `SET/train-00000-of-00003.parquet`,
     `SET/train/0000.parquet` or `train/0000.parquet`. Folders without a split of a usual name are none.
     Raises: DataError if there are several data sets below.
     """
+    path = Path(path).expanduser()
     if not path.is_dir():
         return {}
     direct = _by_split(_in_folder(path) or _in_folder(path / "data"))
