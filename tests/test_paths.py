@@ -51,7 +51,9 @@ def home(tmp_path_factory):
         vggnet.evaluate(home / "run", home / "photos", out=home / "run")
         build_index(home / "photos", home / "index.safetensors", model=home / "run")
     voc = "<annotation><object><bndbox>{}</bndbox></object></annotation>"
-    edges = "".join(f"<{name}>{at}</{name}>" for name, at in zip(("xmin", "ymin", "xmax", "ymax"), (1, 1, 9, 9)))
+    edges = "".join(
+        f"<{name}>{at}</{name}>" for name, at in zip(("xmin", "ymin", "xmax", "ymax"), (1, 1, 9, 9), strict=True)
+    )
     (home / "box.xml").write_text(voc.format(edges))
     return home
 
