@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from vggnet.features.perceptual import HEADS_FILE
+from vggnet.features.lpips import HEADS_FILE
 from vggnet.weights.checkpoint import FEATURES_FILE
 
 

@@ -20,8 +20,9 @@ from torchvision.models.vgg import cfgs, make_layers
 import vggnet
 from vggnet.cli.main import main
 from vggnet.errors import ConfigError, InputError, MissingDependencyError, WeightsError
-from vggnet.features import perceptual
-from vggnet.features.perceptual import HEADS_FILE
+from vggnet.features import distance as distance_module
+from vggnet.features import dists, perceptual
+from vggnet.features.lpips import HEADS_FILE
 from vggnet.weights.checkpoint import FEATURES_FILE, Checkpoint
 
 FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers17" / "train"
@@ -194,7 +195,7 @@ def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
     from DISTS_pytorch import DISTS
 
     package = theirs(lambda: DISTS(load_weights=False), stock)
-    alpha, beta = perceptual._dists_weights()
+    alpha, beta = dists._dists_weights()
     package.alpha.copy_(alpha.view(1, -1, 1, 1))
     package.beta.copy_(beta.view(1, -1, 1, 1))
 
@@ -287,7 +288,7 @@ def test_weights_that_are_not_for_it(weights, tmp_path, monkeypatch):
     """Oracle: the contract."""
     shutil.copy(weights / FEATURES_FILE, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(perceptual, "find_spec", lambda name: None)
+        patch.setattr(distance_module, "find_spec", lambda name: None)
         with pytest.raises(MissingDependencyError, match=r"lpips.* not installed; pip install 'vggnet\[distances\]'"):
             perceptual.LPIPS(tmp_path)
         with pytest.raises(MissingDependencyError, match=r"DISTS-pytorch.* pip install 'vggnet\[distances\]'"):

@@ -17,8 +17,9 @@ from vggnet.accel.api import accelerate
 from vggnet.benchmarking.timing import CHANNELS_LAST, NCHW, OURS, Bench, cpu_environment, in_turns
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
+from vggnet.features.distance import LAYERS
 from vggnet.features.extractor import FeatureExtractor
-from vggnet.features.perceptual import HEADS_FILE, LAYERS, LPIPS
+from vggnet.features.lpips import HEADS_FILE, LPIPS
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import build
 from vggnet.progress import Progress

@@ -403,7 +403,7 @@ def _per_channel(values: tuple[tuple[float, ...], ...], images: Tensor) -> Tenso
     Where the channels of a pixel lie side by side in memory, as (C, 1, W) in the same order: loops then run along whole
     rows, several times as fast as along C.
     """
-    per_channel = torch.tensor(values, device=images.device)  # (values, C)
+    per_channel = torch.tensor(values, dtype=torch.float32, device=images.device)  # (values, C)
     if images.stride(-3) != 1:
         return per_channel[:, :, None, None]
     width = images.shape[-1]

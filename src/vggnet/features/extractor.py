@@ -113,21 +113,27 @@ class FeatureExtractor(nn.Module):
         Raises:
             InputError: the images are too small or have another number of channels.
         """
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise InputError(
-                f"the layers of {self.name} take images of shape (N, {self.in_channels}, H, W), but got "
-                f"{list(images.shape)}. Convert the images; gray is RGB with the channel repeated."
-            )
-        if min(images.shape[2], images.shape[3]) < self.least:
-            raise InputError(
-                f"{self.deepest} needs images of at least {self.least}x{self.least} pixels, but got "
-                f"{images.shape[2]}x{images.shape[3]}. Enlarge the images, or take a shallower layer."
-            )
+        _check_images(images, self.name, self.in_channels, self.deepest, self.least)
         maps: dict[str, Tensor] = {}
         for name, stage in self.stages.items():
             images = stage(images)
             maps[name] = images
         return maps
+
+
+@torch.fx.wrap
+def _check_images(images: Tensor, name: str, in_channels: int, deepest: str, least: int) -> None:
+    """Raises: InputError. A traced extractor calls it as one operator."""
+    if images.ndim != 4 or images.shape[1] != in_channels:
+        raise InputError(
+            f"the layers of {name} take images of shape (N, {in_channels}, H, W), but got "
+            f"{list(images.shape)}. Convert the images; gray is RGB with the channel repeated."
+        )
+    if min(images.shape[2], images.shape[3]) < least:
+        raise InputError(
+            f"{deepest} needs images of at least {least}x{least} pixels, but got "
+            f"{images.shape[2]}x{images.shape[3]}. Enlarge the images, or take a shallower layer."
+        )
 
 
 class DensePool(nn.Module):

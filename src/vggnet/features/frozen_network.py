@@ -5,7 +5,6 @@ Gatys, Ecker & Bethge, "Image Style Transfer Using Convolutional Neural Networks
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -66,10 +65,20 @@ class FrozenFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [-1, 1] -> {layer: (N, C, h, w)}."""
-        wants_gradient = torch.is_grad_enabled() and images.requires_grad
-        with nullcontext() if wants_gradient else torch.no_grad():
-            extractor = self.extractor if wants_gradient else self._fast[0]
-            return extractor(self.preprocess.from_minus_one_one(images))  # type: ignore[no-any-return]
+        if torch.compiler.is_compiling() or is_vmapped(images):
+            return self._layers(self.extractor, images)
+        if torch.is_grad_enabled() and images.requires_grad:
+            return self._layers(self.extractor, images)
+        extractor = self._fast[0] if images.device.type == "cpu" else self.extractor  # the one that replicas have
+        with torch.no_grad():
+            return self._layers(extractor, images)
+
+    def _layers(self, extractor: FeatureExtractor, images: Tensor) -> dict[str, Tensor]:
+        """In the precision of the weights whatever autocast says, as float32 or float64."""
+        weights = next(self.parameters())
+        with torch.autocast(images.device.type, enabled=False):
+            found = extractor(self.preprocess.from_minus_one_one(images).to(weights.dtype))
+        return {name: in_full_precision(values) for name, values in found.items()}
 
     def pair(self, images: Tensor, others: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The features of both batches for each layer; an image that wants no gradient costs none."""
@@ -77,8 +86,11 @@ class FrozenFeatures(nn.Module):
         return list(zip(firsts.values(), seconds.values(), strict=True))
 
 
-def check_pair(images: Tensor, others: Tensor) -> None:
-    """Raises: InputError unless both are RGB images (N, 3, H, W) of one shape, floats in [-1, 1]."""
+def checked_pair(images: Tensor, others: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:
+    """Both batches, in [-1, 1] and at least float32; with `normalize` they are given in [0, 1].
+
+    Raises: InputError unless both are RGB images (N, 3, H, W) of one shape, floats in that range.
+    """
     if images.shape != others.shape:
         raise InputError(
             f"the images to compare have the shapes {tuple(images.shape)} and {tuple(others.shape)}; they must be "
@@ -89,15 +101,31 @@ def check_pair(images: Tensor, others: Tensor) -> None:
             f"expected RGB images of shape (N, 3, H, W), but got {tuple(images.shape)}. Gray is RGB with the channel "
             "repeated: images.expand(-1, 3, -1, -1)."
         )
+    lowest, from_bytes = (0, "images / 255") if normalize else (-1, "images / 127.5 - 1")
     for tensor in (images, others):
         if not tensor.is_floating_point():
-            raise InputError(f"expected floats in [-1, 1], but got {tensor.dtype}. Pass images / 127.5 - 1.")
+            raise InputError(f"expected floats in [{lowest}, 1], but got {tensor.dtype}. Pass {from_bytes}.")
+        if torch.compiler.is_compiling() or is_vmapped(tensor):
+            continue  # values are not known there
         low, high = (value.item() for value in tensor.detach().aminmax())
-        if not -1 - SLACK <= low <= high <= 1 + SLACK:
+        if not lowest - SLACK <= low <= high <= 1 + SLACK:
             raise InputError(
-                f"expected RGB values in [-1, 1], but found {low:.4g} to {high:.4g}. For images in [0, 1] pass "
-                "2 * images - 1, for 0 to 255 images / 127.5 - 1, and clamp what a generator overshoots."
+                f"expected RGB values in [{lowest}, 1], but found {low:.4g} to {high:.4g}. For images in [0, 1] pass "
+                f"normalize=True, for [-1, 1] normalize=False, for 0 to 255 {from_bytes}; clamp what a generator "
+                "overshoots."
             )
+    first, second = in_full_precision(images), in_full_precision(others)
+    return (2 * first - 1, 2 * second - 1) if normalize else (first, second)
+
+
+def is_vmapped(tensor: Tensor) -> bool:
+    """Whether it stands for many tensors inside `torch.vmap`, where a value cannot decide anything."""
+    return torch._C._functorch.is_batchedtensor(tensor)
+
+
+def in_full_precision(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32: sums and squares of features overflow in float16."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def gram(features: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def explain(
     """Compute how much each pixel of an image counts for a class.
 
     What is explained is the class's logit. "integrated-gradients" and "occlusion" need captum: pip install
-    'vggnet[explain]'. A given VGG is left as it was found: its modes, its gradients, and no hook.
+    'vggnet[explain]'. A given VGG is not changed, even for a moment: threads may share it.
 
     Args:
         model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`. Its own preprocessing
@@ -108,7 +108,7 @@ def explain(
         (3, (32, 32), {'layer': 'relu4_1'})
     """
     opened = open_model(model, device=device, accelerate=False)
-    network, preprocess = opened.network, opened.preprocess
+    network, preprocess = frozen(opened.network), opened.preprocess
     _check_classifies(network)
     size = preprocess.crop
     window = max(1, size // 7) if window is None else window
@@ -117,7 +117,7 @@ def explain(
     passes = {"integrated-gradients": steps, "occlusion": num_windows(size, window, stride) + 1}
     total = sum(passes.get(method, 1) for method in set(methods))
     name, pixels = read_one(image, preprocess)
-    with frozen(network), report_progress(progress, "explaining") as report:
+    with torch.enable_grad(), report_progress(progress, "explaining") as report:
         batch = preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
         with torch.no_grad():
             logits = network(batch).double().cpu()

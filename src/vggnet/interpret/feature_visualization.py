@@ -64,7 +64,7 @@ def visualize_channels(
     nowhere. One seed gives the same images, whichever other channels are asked for.
 
     Args:
-        model: a VGG, which is left as it was found, a run folder, a `.safetensors` file or a name of `vgg weights
+        model: a VGG, which is not changed, a run folder, a `.safetensors` file or a name of `vgg weights
             list`.
         channels: a layer and a number from 0 each, such as "relu4_3:17".
         size: pixels of both sides; by default those of the model's own images.
@@ -89,14 +89,14 @@ def visualize_channels(
     check_at_least(1, steps=steps)
     check_at_least(0, seed=seed)
     opened = open_model(model, device=device, accelerate=False)
-    network, preprocess = opened.network, opened.preprocess
+    network, preprocess = frozen(opened.network), opened.preprocess
     wanted = read_channels(network, channels)
     size = preprocess.crop if size is None else size
     for channel in wanted:
         _check_size(network, channel.layer, size)
     layers = list(dict.fromkeys(channel.layer for channel in wanted))
     found: dict[str, Visualization] = {}
-    with frozen(network), report_progress(progress, "visualizing", unit="step") as report:
+    with torch.enable_grad(), report_progress(progress, "visualizing", unit="step") as report:
         for number, layer in enumerate(layers):
             tell = _shifted(report, number * steps, len(layers) * steps)
             here = [channel for channel in wanted if channel.layer == layer]

@@ -22,13 +22,7 @@ class OneCellMap(nn.Module):
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(N, C, 1, 1) -> (N, C)."""
-        if feature_map.shape[-2:] != (1, 1):
-            h, w = feature_map.shape[-2:]
-            raise InputError(
-                f"this head takes images of {TOTAL_STRIDE} to {2 * TOTAL_STRIDE - 1} pixels (a 1x1 map after five "
-                f"pools), but the map is {h}x{w}. Resize the images to {TOTAL_STRIDE} pixels, or build the model "
-                'with head="gap" (any size) or head="paper".'
-            )
+        _check_one_cell(feature_map)
         return feature_map.flatten(1)
 
 
@@ -53,14 +47,30 @@ class AtLeastPooledSize(nn.Module):
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(N, C, h, w), unchanged."""
-        h, w = feature_map.shape[-2:]
-        if min(h, w) < POOLED_SIZE:
-            least = POOLED_SIZE * TOTAL_STRIDE
-            raise InputError(
-                f"the dense head needs a map of at least {POOLED_SIZE}x{POOLED_SIZE} (images of {least}x{least} "
-                f'pixels), but the map is {h}x{w}. Enlarge the images, or use head="paper", which pools to 7x7.'
-            )
+        _check_pooled_size(feature_map)
         return feature_map
+
+
+@torch.fx.wrap  # a traced network calls it as one operator
+def _check_one_cell(feature_map: Tensor) -> None:
+    h, w = feature_map.shape[-2:]
+    if (h, w) != (1, 1):
+        raise InputError(
+            f"this head takes images of {TOTAL_STRIDE} to {2 * TOTAL_STRIDE - 1} pixels (a 1x1 map after five "
+            f"pools), but the map is {h}x{w}. Resize the images to {TOTAL_STRIDE} pixels, or build the model "
+            'with head="gap" (any size) or head="paper".'
+        )
+
+
+@torch.fx.wrap
+def _check_pooled_size(feature_map: Tensor) -> None:
+    h, w = feature_map.shape[-2:]
+    if min(h, w) < POOLED_SIZE:
+        least = POOLED_SIZE * TOTAL_STRIDE
+        raise InputError(
+            f"the dense head needs a map of at least {POOLED_SIZE}x{POOLED_SIZE} (images of {least}x{least} "
+            f'pixels), but the map is {h}x{w}. Enlarge the images, or use head="paper", which pools to 7x7.'
+        )
 
 
 def _three_layers(first: Mapping[str, nn.Module], num_classes: int, dropout: float) -> nn.Sequential:

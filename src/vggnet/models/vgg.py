@@ -139,28 +139,31 @@ class VGG(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes; without a head the map of pool5."""
-        self._check(images)
+        _check_images(images, self.architecture, next(self.parameters()))
         return self.head(self.features(images))  # type: ignore[no-any-return]
-
-    def _check(self, images: Tensor) -> None:
-        if next(self.parameters()).is_meta and not images.is_meta:
-            raise InputError("the model was built without weights (init=None). Load some, or build it with init='he'.")
-        expected = self.architecture.in_channels
-        if images.ndim != 4 or images.shape[1] != expected:
-            raise InputError(
-                f"{self.architecture.name} takes images of shape (N, {expected}, H, W), but got "
-                f"{tuple(images.shape)}. Convert the images, or build the model with in_channels=C."
-            )
-        if min(images.shape[2:]) < TOTAL_STRIDE:
-            raise InputError(
-                f"{self.architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x"
-                f"{TOTAL_STRIDE} pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
-            )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in PyTorch; a model built with `init=None` (on the meta device) takes the given tensors as its own."""
         on_meta = any(parameter.is_meta for parameter in self.parameters())
         return super().load_state_dict(state_dict, strict=strict, assign=assign or on_meta)
+
+
+@torch.fx.wrap
+def _check_images(images: Tensor, architecture: Architecture, parameter: Tensor) -> None:
+    """Raises: InputError. A traced network calls it as one operator."""
+    if parameter.is_meta and not images.is_meta:
+        raise InputError("the model was built without weights (init=None). Load some, or build it with init='he'.")
+    expected = architecture.in_channels
+    if images.ndim != 4 or images.shape[1] != expected:
+        raise InputError(
+            f"{architecture.name} takes images of shape (N, {expected}, H, W), but got "
+            f"{tuple(images.shape)}. Convert the images, or build the model with in_channels=C."
+        )
+    if min(images.shape[2:]) < TOTAL_STRIDE:
+        raise InputError(
+            f"{architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x"
+            f"{TOTAL_STRIDE} pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
+        )
 
 
 def build(

