@@ -1,5 +1,6 @@
 """A test compared with the training: counts by the files' bytes, and what is said of them."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_runs_of_earlier_versions_keep_their_split(folder, tmp_path):
     old = open_source(folder, "train", rule="stratified")
     run = start(folder, tmp_path / "run")
     description = json.loads((run.folder / "config.json").read_text())
-    for name in ("split_rule", "val_split"):
+    for name in ("split_rule", "val_split", "pixels", "val_pixels"):
         del description[name]
     description |= {"fingerprint": old.fingerprint, "contents": old.contents, "images": len(old)}
     (run.folder / "config.json").write_text(json.dumps(description))
@@ -120,6 +121,28 @@ def test_runs_of_earlier_versions_keep_their_split(folder, tmp_path):
     assert result.fingerprint == open_source(folder, "test", rule="stratified").fingerprint
     Image.new("RGB", (32, 32)).save(folder / "cat" / "000.png")
     assert "has changed since the training" in vggnet.evaluate(run.folder, folder).notes[0]
+
+
+def test_near_copies_and_a_run_folder_inside_the_data_are_said(folder, tmp_path, capsys):
+    """Oracle: each picture to train on, saved again with one more level of red: those that come to lie elsewhere."""
+    pictures = contents(folder, "train")
+    sides = {}
+    for number, content in enumerate(pictures):
+        picture = Image.open(io.BytesIO(content))
+        pixels = np.minimum(np.array(picture), 254) + np.array([1, 0, 0], np.uint8)
+        Image.fromarray(pixels).save(folder / "cat" / f"copy{number:02}.png")
+        sides[pixels.tobytes()] = "train"
+    test = [np.array(Image.open(io.BytesIO(content))).tobytes() for content in contents(folder, "test")]
+    across = sum(pixels in sides for pixels in test)
+    assert across > 0
+    options = ["--out", str(folder / "new"), "--epochs", "1", "--width", "0.05", "--val-fraction", "0"]
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["train", "--data", str(folder), *options])
+    said = capsys.readouterr().err
+    found = int(said.partition("near-copies: ")[2].split()[0])
+    assert across <= found <= 2 * across + 12  # originals that are tested may have their copies among train
+    assert f"new lies inside the data {folder}" in said
+    assert open_source(folder, "all").classes == ("cat", "dog")
 
 
 def test_a_validation_split_chooses_the_epoch(folder, tmp_path, capsys):

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggnet.data.decoding import max_pixels
+from vggnet.data.near_copies import Sketches, count_near_copies, sketch
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank, usual_split
 from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError, ImageError
 
+MAX_COMPARED = 100_000  # images among which near-copies are counted
 SAMPLE = 100  # images whose size is looked at before a training
 
 
@@ -44,6 +46,7 @@ class Inspection:
     data: str
     splits: tuple[SplitInspection, ...]
     ignored: tuple[str, ...]  # files that are not taken for images, by their name or place
+    near_copies: dict[str, int]  # split -> its images that look like one of train; empty for more than MAX_COMPARED
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -60,6 +63,11 @@ class Inspection:
         unreadable = [message for split in self.splits for message in split.unreadable]
         if unreadable:
             lines += ["", "unreadable:", *unreadable]
+        lines += [
+            f"{split}: {number:,} images look nearly like images of train; vgg data {self.data} --duplicates names them"
+            for split, number in self.near_copies.items()
+            if number
+        ]
         if self.ignored:
             lines += ["", "ignored, by their names or because they lie in no class folder:", *self.ignored]
         return "\n".join(lines)
@@ -89,8 +97,15 @@ def inspect(
             progress(next(done), total)
 
     ignored = dict.fromkeys(file for source in sources for file in source.ignored())
-    inspected = tuple(_inspect_split(source, tick) for source in sources)
-    return Inspection(data=str(spec), splits=inspected, ignored=tuple(ignored))
+    inspected, sketches = [], dict[str, Sketches]()
+    for source in sources:
+        kept: list[Sketches] | None = [] if total <= MAX_COMPARED else None
+        inspected.append(_inspect_split(source, tick, kept))
+        if kept:
+            sketches[usual_split(source.split) or source.split] = np.array(kept)
+    train = sketches.pop("train", None)
+    near_copies = {} if train is None else {split: count_near_copies(of, train) for split, of in sketches.items()}
+    return Inspection(data=str(spec), splits=tuple(inspected), ignored=tuple(ignored), near_copies=near_copies)
 
 
 def typical_size(source: Source) -> tuple[int, int]:
@@ -122,7 +137,8 @@ def _sizes(source: Source, indices: Iterable[int]) -> Iterator[tuple[int, int]]:
                 yield stored.size
 
 
-def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:
+def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sketches] | None) -> SplitInspection:
+    """Looks at each image; `sketches` gets theirs."""
     sizes: list[tuple[int, int]] = []
     histograms = np.zeros((3, 256), dtype=np.int64)  # exact: the statistics do not depend on the order of the images
     unreadable: list[str] = []
@@ -135,6 +151,8 @@ def _inspect_split(source: Source, tick: Callable[[], None]) -> SplitInspection:
             unreadable.append(str(error))
         else:
             sizes.append(image.size)
+            if sketches is not None:
+                sketches.append(sketch(image))
             bits.update([used] if used > 8 else [])
             reduced += stored.reduced > 1
             histograms += np.array(image.histogram(), dtype=np.int64).reshape(3, 256)

@@ -4,12 +4,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from vggnet.data.inspection import typical_size
-from vggnet.data.sources.opening import count_images
+from vggnet.data.near_copies import count_near_copies, sketch_source
+from vggnet.data.sources.layout import DIVIDED
+from vggnet.data.sources.opening import count_images, open_source, source_splits
+from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError
 from vggnet.training.config import TrainConfig
 from vggnet.training.inputs import Division
 
 NAMED = 3  # ignored files
+MAX_COMPARED = 10_000  # images; `vgg data` compares more
 
 
 def first_line(
@@ -42,6 +46,36 @@ def first_line(
         names = ", ".join(Path(name).name for name in ignored[:NAMED]) + (", ..." if len(ignored) > NAMED else "")
         parts.append(f"ignored: {len(ignored):,} files ({names})")
     return " | ".join(parts)
+
+
+def near_copies_line(data: str | Path, division: Division) -> str | None:
+    """How many images to validate or test on look nearly like one to train on, where they were divided here.
+
+    Args:
+        data: as given.
+        division: its images.
+
+    Returns:
+        One line; None if there are none, or there are more than MAX_COMPARED images.
+    """
+    source = division.source
+    is_carved = division.val_source is source and len(division.val_indices) > 0
+    if isinstance(source, Stream) or source.is_fixed or len(source) > MAX_COMPARED:
+        return None
+    is_divided = source_splits(data) == DIVIDED
+    if not (is_carved or is_divided):
+        return None
+    train = sketch_source(source, division.train_indices.tolist())
+    counts = {}
+    if is_carved:
+        counts["validation"] = count_near_copies(sketch_source(source, division.val_indices.tolist()), train)
+    if is_divided:
+        test = open_source(data, "test")
+        counts["test"] = count_near_copies(sketch_source(test, range(len(test))), train)
+    found = [f"{count:,} {what} images" for what, count in counts.items() if count]
+    if not found:
+        return None
+    return f"near-copies: {' and '.join(found)} look like images to train on; vgg data {data} --duplicates names them"
 
 
 def _counts(data: str | Path, division: Division) -> list[str]:

@@ -35,7 +35,7 @@ from vggnet.training.inputs import (
 )
 from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
 from vggnet.training.loop import Position, Row, make_validator
-from vggnet.training.overview import first_line
+from vggnet.training.overview import first_line, near_copies_line
 from vggnet.training.presets import preset, suggest_preset
 from vggnet.training.run import (
     CURVES,
@@ -121,6 +121,8 @@ def train_with(
     ranks = join()
     inputs, model, description = ranks.in_turn(_prepare, data, config, options, init_from, ranks, progress)
     folder = Path(ranks.text(str(out or default_folder(str(data), inputs.config.model.name)))).expanduser()
+    if progress is True and ranks.is_first and folder.resolve().is_relative_to(Path(data).expanduser().resolve()):
+        print(f"note: {folder} lies inside the data {data}; run folders are never taken for images", file=sys.stderr)
     with ranks.within(_new_run(folder, description, _room(inputs.config, model))):
         return _run(Run(folder), model, inputs, ranks, progress)
 
@@ -186,6 +188,8 @@ def _prepare(
     config = with_color_axes(config, source, preprocess)
     _check(config, preprocess)
     inputs = Inputs.of(config, division, preprocess, progress=shown)
+    if shown and (note := near_copies_line(data, division)):
+        print(note, file=sys.stderr)
     _check_shares(inputs, ranks)
     model = _new_model(inputs)
     fresh: tuple[str, ...] = tuple(model.state_dict())
@@ -200,8 +204,10 @@ def _prepare(
         "images": len(source),
         "fingerprint": source.fingerprint,
         "contents": source.contents,
+        "pixels": source.pixels_key,
         "split_rule": "content",
         "val_split": None if division.val_source is source else division.val_source.split,
+        "val_pixels": division.val_source.pixels_key,
         "preprocess": preprocess.as_dict(),
         "environment": environment(choose_device(config.run.device)) | {"processes": ranks.size},
         "config": config.as_dict(),
@@ -240,7 +246,7 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress)
     except DataError as error:
         moved = "" if data else " If the images have moved, say where they are now (data)."
         raise DataError(f"{error}{moved}") from error
-    _check_same(run, source, data)
+    _check_same(run, division, data)
     if run.description.get("init_from") and not run.has_checkpoint:
         raise RunError(
             f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
@@ -250,12 +256,16 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress)
     return _new_model(inputs), inputs
 
 
-def _check_same(run: Run, source: Source, data: str | Path | None) -> None:
+def _check_same(run: Run, division: Division, data: str | Path | None) -> None:
     """Raises: RunError if these are not the images that the run was started with."""
-    was = run.description
+    was, source = run.description, division.source
     same = list(source.classes) == was["classes"] and len(source) == was["images"]
-    same &= source.contents == was.get("contents", source.contents)  # older runs have none
-    if not same or (data is None and source.fingerprint != was["fingerprint"]):
+    if "pixels" in was:  # copies of the same files are the same
+        same &= (source.pixels_key, division.val_source.pixels_key) == (was["pixels"], was["val_pixels"])
+    else:
+        same &= source.contents == was.get("contents", source.contents)  # older runs have none
+        same &= data is not None or source.fingerprint == was["fingerprint"]
+    if not same:
         raise RunError(
             f"{data or run.data} is not what {run.folder} was started with: {len(source)} images of "
             f"{len(source.classes)} classes, then {was['images']} of {len(was['classes'])}, or files have changed. "
