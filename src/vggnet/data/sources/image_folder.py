@@ -54,19 +54,21 @@ def open_folder(path: Path | str, split: str, *, rule: Rule = "content") -> Sour
     if found is None:
         raise _no_split(path, split, layout)
     root = layout.splits.get(found, path)
-    classes = read_classes(root)
+    classes = read_classes(root, least=1 if found != "train" and "train" in layout.splits else 2)
     samples = [(file, label) for label, name in enumerate(classes) for file in _images(root / name)]
-    source = _Folder(path, root, found, classes, samples, layout)
+    source = FolderSource(path, root, found, classes, samples, layout)
     if layout.splits or found == "all":
         return source
-    part = _divide(source, rule)[DIVIDED.index(found)]
-    divided = _Folder(path, root, found, classes, [samples[index] for index in part], layout)
+    part = divide_folder(source, rule)[DIVIDED.index(found)]
+    divided = FolderSource(path, root, found, classes, [samples[index] for index in part], layout)
     if rule == "content":
         divided.image_hashes = source.image_hashes[part]  # not read twice
     return divided
 
 
-class _Folder(Source):
+class FolderSource(Source):
+    """Image files below a folder, and their labels."""
+
     def __init__(
         self, path: Path, root: Path, split: str, classes: Sequence[str], samples: Samples, layout: Layout
     ) -> None:
@@ -76,12 +78,15 @@ class _Folder(Source):
         self._files = [str(file) for file, _ in samples]
 
     def open(self, index: int) -> StoredImage:
+        """From its file."""
         return open_image(Path(self._files[index]))
 
     def describe(self, index: int) -> str:
+        """Its path."""
         return self._files[index]
 
     def boxes(self) -> NDArray[np.float64]:
+        """Of the XML files beside the images.  Raises: DataError."""
         files = [Path(file).with_suffix(".xml") for file in self._files]
         if not any(file.exists() for file in files):
             return super().boxes()
@@ -89,6 +94,7 @@ class _Folder(Source):
         return np.array([read_voc(file, name) for file, name in zip(files, names, strict=True)])
 
     def ignored(self) -> list[str]:
+        """What is not named as images are, or lies beside the classes."""
         known = {*IMAGE_SUFFIXES, ".xml"}  # XML may hold boxes
         files = [file for file in data_files(self._root) if file.parent == self._root or not _has(file, known)]
         beside = (*self._layout.unlabeled.values(), *self._layout.others)
@@ -97,18 +103,22 @@ class _Folder(Source):
 
     @cached_property
     def image_hashes(self) -> NDArray[np.uint64]:
+        """Of the files."""
         return hash_files(list(map(Path, self._files)))
 
     @cached_property
     def pixels_key(self) -> str:
+        """Of the contents of the files."""
         return blake2b(self.image_hashes.tobytes(), digest_size=8).hexdigest()
 
     @cached_property
     def fingerprint(self) -> str:
+        """Of names, sizes and times of the files."""
         return self._digest(lambda status: f"{status.st_size}\0{status.st_mtime_ns}")
 
     @cached_property
     def contents(self) -> str:
+        """Of names and sizes of the files."""
         return self._digest(lambda status: str(status.st_size))
 
     def _digest(self, facts: Callable[[os.stat_result], str]) -> str:
@@ -141,7 +151,7 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _divide(source: Source, rule: Rule) -> tuple[Indices, Indices]:
+def divide_folder(source: Source, rule: Rule) -> tuple[Indices, Indices]:
     """The images to train on and those to test on.  Raises: DataError."""
     try:
         if rule == "stratified":

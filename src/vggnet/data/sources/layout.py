@@ -56,18 +56,21 @@ def read_layout(path: Path) -> Layout:
     return Layout({}, {}, ())
 
 
-def read_classes(root: Path) -> list[str]:
+def read_classes(root: Path, *, least: int = 2) -> list[str]:
     """The names of the class folders in `root`, sorted.
 
     Args:
         root: a split folder, or a folder that has only classes.
+        least: how many there must be; a split that is not trained on may lack classes.
 
     Raises:
         DataError: there are fewer than two, or they hold the same folders, so that either may be the classes.
     """
     classes = data_folders(root)
-    if len(classes) < 2:
+    if len(classes) < least:
         raise DataError(f"{root}: {_counted(classes)}; expected at least two. {EXPECTED.capitalize()}.{_inner(root)}")
+    if len(classes) == 1:
+        return classes
     below = [data_folders(root / name) for name in classes]
     common = [name for name in below[0] if all(name in others for others in below)]
     if len(common) > 1 or any(map(usual_split, common)):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
 from vggnet.data.sources.image_folder import folder_splits, open_folder
-from vggnet.data.sources.layout import DIVIDED
+from vggnet.data.sources.layout import DIVIDED, read_classes, read_layout
 from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split
 from vggnet.data.splits import Rule
 from vggnet.errors import DataError
@@ -60,6 +60,8 @@ def count_images(spec: str | Path, split: str) -> int | None:
         return None if name is None else sum(map(count_rows, files[name]))
     if same_split(split, folder_splits(folder)) is None:
         return None
+    if not _has_classes(folder):
+        return None
     if folder_splits(folder) == DIVIDED and split == "test":
         return len(open_folder(folder, "all")) - len(open_folder(folder, "train"))
     return len(open_folder(folder, split))
@@ -90,8 +92,22 @@ def _resolve(
     assert folder is not None
     if parquet_files(folder):
         return partial(open_parquet, folder, columns=columns), lambda: tuple(parquet_files(folder))
+    if columns != BY_NAME or not _has_classes(folder):
+        from vggnet.data.sources.listing import find_listings, open_listing
+
+        if listings := find_listings(folder):
+            return partial(open_listing, folder, columns=columns, rule=rule), lambda: tuple(listings)
     _refuse_columns(spec, columns)
     return partial(open_folder, folder, rule=rule), partial(folder_splits, folder)
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether it is laid out by class folders."""
+    try:
+        roots = read_layout(folder).splits.values()
+        return all(read_classes(root, least=1) for root in roots) if roots else bool(read_classes(folder))
+    except DataError:
+        return False
 
 
 def _refuse_columns(spec: str | Path, columns: Columns) -> None:
