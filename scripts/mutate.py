@@ -32,11 +32,16 @@ MODULES = {  # name: source file, the tests that must notice
     "preprocess": ("src/vggnet/data/preprocess.py", ["tests/data/test_preprocess.py"]),
     "augmentation": ("src/vggnet/data/augmentation.py", ["tests/data/test_augmentation.py"]),
     "metrics": ("src/vggnet/metrics.py", ["tests/test_metrics.py"]),
-    "heads": ("src/vggnet/models/heads.py", ["tests/models"]),
+    "heads": ("src/vggnet/models/heads.py", ["tests/models/test_heads.py"]),
     "schedules": ("src/vggnet/training/schedules.py", ["tests/training/test_schedules.py"]),
     "checkpoint": ("src/vggnet/weights/checkpoint.py", ["tests/weights/test_checkpoint.py"]),
-    "classify": ("src/vggnet/tasks/classify.py", ["tests/tasks"]),
-    "localize": ("src/vggnet/tasks/localize.py", ["tests/tasks"]),
+    "classify": ("src/vggnet/tasks/classify.py", ["tests/tasks/test_classify.py"]),
+    "localize": ("src/vggnet/tasks/localize.py", ["tests/tasks/test_localize.py"]),
+    "box_geometry": ("src/vggnet/tasks/box_geometry.py", ["tests/tasks/test_box_geometry.py"]),
+    "box_evaluation": ("src/vggnet/tasks/box_evaluation.py", ["tests/tasks/test_box_evaluation.py"]),
+    "class_evaluation": ("src/vggnet/tasks/class_evaluation.py", ["tests/tasks/test_class_evaluation.py"]),
+    "protocols": ("src/vggnet/tasks/protocols.py", ["tests/tasks/test_protocols.py"]),
+    "windows": ("src/vggnet/tasks/windows.py", ["tests/tasks/test_windows.py"]),
 }
 
 

@@ -196,6 +196,78 @@ def test_one_fill_value_serves_all_channels():
     assert torch.equal(images, torch.full((2, 3, 6, 6), 0.25))
 
 
+def test_white_fills_too():
+    """Hand-worked: 1 is the largest value of a color."""
+    images, _ = run(BatchAugment(cutout=6, fill=(1.0,)), random_pixels(1, 3, 6, 6))
+    assert (images == 1).all()
+
+
+def flipped(flip, epoch):
+    """Which of 200 images are mirrored in an epoch."""
+    return BatchAugment(flip=flip).draw(torch.arange(200), seed=SEED, epoch=epoch, height=4, width=4).flipped
+
+
+def test_which_images_are_flipped():
+    """Oracle: the docstring: "random" draws anew in each epoch; the half of "alternating" is that of its first draw."""
+    first, second = flipped("random", 0), flipped("random", 1)
+    assert 60 < (first == second).sum() < 140  # neither the same nor the others
+    assert torch.equal(flipped("alternating", 0), first)
+    assert torch.equal(flipped("alternating", 1), ~first)
+    assert torch.equal(flipped("alternating", 2), first)
+
+
+def test_draws_at_the_ends_of_the_unit_interval(monkeypatch):
+    """Oracle: by hand: of numbers in [0, 1) half lie below 0.5; the least and the largest give opposite colors."""
+    chances = np.array([0, 0.5, 1 - 2**-24], dtype=np.float32)
+    monkeypatch.setattr("vggnet.data.augmentation.uniform", lambda seed, epoch, indices, stream: chances)
+    for flip in ("random", "alternating"):
+        augment = BatchAugment(flip=flip, shift=2, color_shift=0.5, color_axes=(0.1,))
+        draws = augment.draw(torch.arange(3), seed=0, epoch=0, height=8, width=8)
+        assert draws.flipped.tolist() == [True, False, False]
+        assert draws.shift_y.tolist() == [-2, 0, 2]
+        least, middle, largest = draws.color[:, 0].tolist()
+        assert least == -largest
+        assert -0.5 < least < 0
+        assert middle == pytest.approx(0, abs=1e-7)
+
+
+def test_options_may_be_whole_numbers():
+    """Oracle: the documented types of the draws."""
+    draws = BatchAugment(rotation=0, jitter=0).draw(torch.arange(2), seed=0, epoch=0, height=4, width=4)
+    assert (draws.angle.dtype, draws.brightness.dtype, draws.shift_x.dtype) == (*[torch.float32] * 2, torch.int64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shift": 2, "flip": "random", "rotation": 9},
+        {"shift": 2, "padding": "zero"},
+        {"jitter": 0.2, "color_shift": 0.1, "color_axes": (0.1,) * 9, "cutout": 3, "fill": (0.1, 0.2, 0.3)},
+    ],
+)
+def test_the_result_is_where_the_batch_is(options):
+    """Oracle: the device "meta", which refuses tensors of the CPU; the indices are on the CPU."""
+    pixels = torch.empty(3, 3, 8, 8, dtype=torch.uint8, device="meta")
+    images = BatchAugment(**options)(pixels, torch.arange(3), seed=0, epoch=0)
+    assert (images.device.type, images.shape) == ("meta", (3, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "pieces"),
+    [
+        ((300, 3, 32, 32), "cpu", [128, 128, 44]),
+        ((70, 1, 64, 32), "cpu", [64, 6]),
+        ((9, 3, 256, 256), "cpu", [4, 4, 1]),
+        ((300, 3, 32, 32), "meta", [300]),
+    ],
+)
+def test_pieces_fit_the_cache_of_a_cpu(shape, device, pieces):
+    """Oracle: by hand: 131,072 pixels, at least four images; all at once on other devices."""
+    pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+    found = BatchAugment(shift=1).pieces(pixels, torch.arange(len(pixels)), seed=0, epoch=0)
+    assert [len(piece) for piece in found] == pieces
+
+
 def test_alternating_flip_shows_both_sides_in_two_epochs():
     """Hand-worked: of two epochs one shows the image, the other its mirror image; the third repeats the first."""
     pixels = random_pixels(200, 3, 6, 7)
@@ -280,10 +352,12 @@ def test_distribution_of_the_article_s_pipeline():
         ({"rotation": float("nan")}, "rotation is nan"),
         ({"jitter": 1.5}, "jitter is 1.5"),
         ({"jitter": -0.1}, "jitter is -0.1"),
+        ({"color_shift": 1.5}, "color_shift is 1.5"),
         ({"flip": "vertical"}, "flip is 'vertical'"),
         ({"padding": "edge"}, "padding is 'edge'"),
         ({"fill": (0.5, 0.5)}, "fill is"),
         ({"fill": (125.3,)}, "fill is"),
+        ({"fill": (1.5,)}, "fill is"),
         ({"fill": ()}, "fill is"),
     ],
 )
@@ -340,5 +414,6 @@ def test_color_axes_must_fit_the_images():
     """Oracle: the docstring."""
     with pytest.raises(ConfigError, match="color_axes has 4 numbers"):
         BatchAugment(color_shift=0.1, color_axes=(0.1,) * 4)
-    with pytest.raises(InputError, match="images of 1 channels need 1"):
-        run(BatchAugment(color_shift=0.1, color_axes=(0.1,) * 9), random_pixels(2, 1, 8, 8))
+    for axes, channels, needed in ((9, 1, 1), (1, 3, 9)):
+        with pytest.raises(InputError, match=f"images of {channels} channels need {needed}\\."):
+            run(BatchAugment(color_shift=0.1, color_axes=(0.1,) * axes), random_pixels(2, channels, 8, 8))

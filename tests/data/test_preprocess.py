@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 import vggnet
 from vggnet.data.preprocess import SMALL, Preprocess, is_small
-from vggnet.errors import ConfigError, InputError, WeightsError
+from vggnet.errors import ConfigError, ImageError, InputError, WeightsError
 
 SOURCES = Path(vggnet.__file__).parent
 RGB = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
@@ -68,7 +68,8 @@ def test_ranges_are_differentiable_and_take_floats_alone(method):
     convert(images).sum().backward()
     part = 1 if method == "from_unit_range" else 0.5
     assert images.grad[0, :, 0, 0].tolist() == pytest.approx([part / std for std in RGB["std"]])
-    with pytest.raises(InputError, match="expected floats"):
+    expected = {"from_unit_range": r"\[0, 1\]", "from_minus_one_one": r"\[-1, 1\]"}[method]
+    with pytest.raises(InputError, match=f"expected floats in {expected}, but got torch.uint8"):
         convert(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
 
 
@@ -150,7 +151,9 @@ def test_named_statistics():
     assert (found.mean, found.std) == (tuple(expected.mean), tuple(expected.std))
     assert [found.resize] == expected.resize_size
     assert [found.crop] == expected.crop_size
-    assert Preprocess.imagenet(1, resize=80, crop=72).mode == "L"
+    gray = Preprocess.imagenet(1, resize=80, crop=72)
+    assert (gray.mode, gray.resize, gray.crop) == ("L", 80, 72)
+    assert Preprocess.caffe(bgr=False).std == tuple(expected.std)
     assert (Preprocess.cifar10().resize, Preprocess.cifar10().crop) == (32, 32)
     for known in (Preprocess.imagenet, Preprocess.cifar10):
         assert known(1).mean == pytest.approx([sum(known().mean) / 3], abs=0.01)
@@ -167,6 +170,7 @@ def test_measured_statistics():
     assert found.mean == pytest.approx(scaled.mean((0, 2, 3)), abs=5e-5)
     assert found.std[:2] == pytest.approx(scaled.std((0, 2, 3))[:2], abs=5e-5)
     assert found.std[2] == 1e-4
+    assert (found.resize, found.crop) == (8, 6)
     assert all(round(value, 4) == value for value in (*found.mean, *found.std))
 
 
@@ -176,6 +180,7 @@ def test_other_numbers_of_channels():
     gray = rgb.adapted(1)
     assert gray == Preprocess(mean=(0.3,), std=(0.3,), resize=40, crop=30, interpolation="bicubic")
     assert gray.adapted(3).mean == (0.3, 0.3, 0.3)
+    assert Preprocess(mean=(0.1, 0.1, 0.3), std=(0.1, 0.2, 0.2)).adapted(1).mean == (0.166667,)
     assert rgb.adapted(3) is rgb
     assert rgb.adapted(4) is None
 
@@ -193,8 +198,48 @@ def test_kernels_for_another_order_and_deviation():
             for preprocess, weights in ((ours, converted), (theirs, kernel))
         )
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)  # values are in the hundreds
+        assert converted.dtype == torch.float32
     with pytest.raises(ConfigError, match="cannot be converted"):
         theirs.convert_kernel(kernel, Preprocess.imagenet())
+
+
+def test_kernels_in_float64_stay_exact():
+    """Oracle: NumPy: red, green and blue of the first kernel, in reverse, times new over old deviation."""
+    new, old = np.array(Preprocess.caffe(bgr=False).std), np.array([1 / 255] * 3)
+    kernel = np.random.default_rng(0).random((2, 3, 1, 1))
+    found = Preprocess.caffe().convert_kernel(torch.from_numpy(kernel), Preprocess.caffe(bgr=False))
+    np.testing.assert_allclose(found.numpy(), kernel[:, ::-1] * (new / old)[:, None, None], rtol=1e-15)
+
+
+def test_the_order_of_a_kernel():
+    """Oracle: by hand."""
+    kernel = torch.tensor([[1, 2, 3]])
+    assert Preprocess.caffe().in_rgb_order(kernel).tolist() == [[3, 2, 1]]
+    assert Preprocess.caffe(bgr=False).in_rgb_order(kernel).tolist() == [[1, 2, 3]]
+    assert Preprocess.caffe().in_rgb_order(kernel, dim=0).tolist() == [[1, 2, 3]]
+
+
+def test_an_image_that_is_too_elongated(monkeypatch):
+    """Oracle: by hand: 50 x 10 pixels become 100 x 20, which are 2,000; 51 x 10 become more."""
+    monkeypatch.setattr("vggnet.data.preprocess.MAX_PIXELS", 2000)
+    preprocess = Preprocess(resize=20, crop=20)
+    for size in ((50, 10), (10, 50)):
+        assert preprocess.whole(Image.new("RGB", size)).shape == (3, 2 * size[1], 2 * size[0])
+    for size in ((51, 10), (10, 51)):
+        with pytest.raises(ImageError, match=rf"{size[0]} x {size[1]} pixels .* shorter side to 20: .*over 2,000"):
+            preprocess.pixels(Image.new("RGB", size))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalizing_stays_on_the_device(layout):
+    """Oracle: the device "meta", which refuses tensors of the CPU."""
+    pixels = torch.empty(2, 3, 4, 5, dtype=torch.uint8, device="meta").contiguous(memory_format=layout)
+    assert Preprocess(**RGB).normalize(pixels).device.type == "meta"
+
+
+def test_statistics_for_another_training():
+    """Oracle: what was given, by the names of the options of a training."""
+    assert Preprocess(**RGB).statistics() == RGB
 
 
 def test_caffe_is_the_mean_pixel_alone():
@@ -228,6 +273,13 @@ def test_impossible_preprocessing_is_refused(options):
     """Oracle: the contract."""
     with pytest.raises(ConfigError, match="preprocessing"):
         Preprocess(**options)
+
+
+def test_what_is_barely_possible():
+    """Oracle: the contract: a crop of one pixel; and the choices of what is refused are named."""
+    assert Preprocess(resize=1, crop=1)(photo()).shape == (3, 1, 1)
+    with pytest.raises(ConfigError, match="'nearest'; choose bilinear or bicubic"):
+        Preprocess(interpolation="nearest")
 
 
 def test_a_model_without_preprocessing_is_refused():

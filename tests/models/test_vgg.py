@@ -1,18 +1,13 @@
 """The network: sizes, names, values and errors."""
 
-import copy
-
-import numpy as np
 import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
 from vggnet.errors import ConfigError, InputError
-from vggnet.models.heads import HEADS, takes
 from vggnet.models.table1 import MODEL_NAMES
 from vggnet.models.vgg import build, fold_repeated_pool, from_dense, to_dense
 
@@ -172,18 +167,6 @@ def test_every_model_and_head_gives_the_logits_of_plain_loops(name, head, size, 
         assert relative_difference(model(images), expected) < 1e-4
 
 
-@pytest.mark.parametrize("head", [*HEADS, "round"])
-@pytest.mark.parametrize("crop", [32, 33, 63, 64, 65, 223, 224, 225, 448])
-def test_a_head_takes_what_it_says(head, crop):
-    """Oracle: a network with this head, called; the head "none" has no outputs, and "round" does not exist."""
-    try:
-        build("vgg11", head=head, init=None)(torch.empty(1, 3, crop, crop, device="meta"))
-        works = head != "none"
-    except (ConfigError, InputError):
-        works = False
-    assert takes(head, crop) is works
-
-
 def test_width_scales_the_convolutions_only():
     """Oracle: hand count. Halved channels; fc6 sees 256 x 49 inputs and still has 4096 outputs."""
     model = build("vgg16", width=0.5, init=None)
@@ -191,76 +174,6 @@ def test_width_scales_the_convolutions_only():
     assert model.features.conv5_3.out_channels == 256
     assert model.head.fc6.weight.shape == (4096, 256 * 49)
     assert model.head.fc7.weight.shape == (4096, 4096)
-
-
-@pytest.mark.parametrize("size", [64, 128])
-def test_the_grid_knows_what_lies_where(size):
-    """Oracle: NumPy: the 2x2 or 4x4 cells of the last map, each as often as it fills a grid of 4x4, of length 1."""
-    torch.manual_seed(0)
-    model, images = build("vgg11", num_classes=3, head="grid", width=0.1).eval(), torch.randn(2, 3, size, size)
-    with torch.no_grad():
-        cells, found = model.features(images).numpy(), model(images).numpy()
-    grid = cells.repeat(4 // cells.shape[2], 2).repeat(4 // cells.shape[3], 3).reshape(2, -1)
-    grid = grid / np.sqrt((grid**2).sum(1, keepdims=True))
-    weight, bias = (tensor.detach().numpy() for tensor in (model.head.fc.weight, model.head.fc.bias))
-    np.testing.assert_allclose(found, grid @ weight.T + bias, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def small_paper_model():
-    torch.manual_seed(1)
-    model = build("vgg11", num_classes=5, width=0.1, init="he").eval()
-    for name in ("fc6", "fc7", "fc8"):
-        nn.init.normal_(model.head.get_submodule(name).weight, std=0.05)
-        nn.init.normal_(model.head.get_submodule(name).bias)
-    return model
-
-
-def test_dense_equals_paper_at_224(small_paper_model):
-    """Oracle: the fully connected head, at the size where the score map is 1x1 (section 3.2)."""
-    images = torch.randn(2, 3, 224, 224)
-    with torch.inference_mode():
-        expected = small_paper_model(images)
-        assert relative_difference(to_dense(small_paper_model)(images), expected) < 1e-5
-
-
-def test_dense_averages_the_head_over_all_windows(small_paper_model):
-    """Oracle: the paper head applied by a loop to every 7x7 window of the last feature map."""
-    images = torch.randn(1, 3, 256, 288)
-    with torch.inference_mode():
-        fmap = small_paper_model.features(images)  # 8 x 9
-        windows = [small_paper_model.head(fmap[:, :, i : i + 7, j : j + 7]) for i in range(2) for j in range(3)]
-        expected = torch.stack(windows).mean(0)
-        assert relative_difference(to_dense(small_paper_model)(images), expected) < 1e-5
-
-
-def test_conversion_to_dense_and_back_is_exact(small_paper_model):
-    """Oracle: the original weights, bit for bit, with the original left unchanged and nothing shared."""
-    before = copy.deepcopy(small_paper_model.state_dict())
-    back = from_dense(to_dense(small_paper_model))
-    for name, tensor in before.items():
-        assert torch.equal(back.state_dict()[name], tensor)
-        assert torch.equal(small_paper_model.state_dict()[name], tensor)
-    with torch.no_grad():
-        for parameter in back.parameters():
-            parameter.zero_()
-    assert torch.equal(small_paper_model.head.fc6.weight, before["head.fc6.weight"])
-
-
-def test_fold_equals_the_unfolded_head(small_paper_model):
-    """Oracle: the paper's head on 32x32 images, where it sees 49 copies of one pixel."""
-    images = torch.randn(4, 3, 32, 32)
-    folded = fold_repeated_pool(small_paper_model)
-    with torch.inference_mode():
-        assert relative_difference(folded(images), small_paper_model(images)) < 1e-5
-
-
-def test_fold_saves_a_hundred_million_parameters():
-    """Oracle: hand count, 512 * 48 * 4096 weights of fc6."""
-    model = build("vgg16", init=None, num_classes=10)
-    assert num_parameters(model) - num_parameters(build("vgg16", head="folded", init=None, num_classes=10)) == (
-        512 * 48 * 4096
-    )
 
 
 def test_he_initialization_is_the_articles():
@@ -374,19 +287,6 @@ def test_without_head_the_network_gives_the_last_map(name):
 def test_the_features_of_vgg16_are_59_megabytes():
     """Oracle: the paper's table, counted by hand elsewhere: 14,714,688 parameters."""
     assert num_parameters(build("vgg16", head="none", init=None)) == 14_714_688
-
-
-@pytest.mark.parametrize("head", ["cifar", "folded"])
-def test_small_heads_refuse_larger_images(head):
-    """Oracle: 64 pixels leave a 2x2 map."""
-    with pytest.raises(InputError, match="2x2"):
-        build("vgg11", head=head, init=None)(torch.empty(1, 3, 64, 64, device="meta"))
-
-
-def test_dense_refuses_smaller_images():
-    """Oracle: 223 pixels leave a 6x6 map."""
-    with pytest.raises(InputError, match="6x6"):
-        build("vgg11", head="dense", init=None)(torch.empty(1, 3, 223, 223, device="meta"))
 
 
 def test_conversions_refuse_other_heads():

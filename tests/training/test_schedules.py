@@ -30,3 +30,11 @@ def test_plateau_by_hand():
     config = PAPER.override(plateau_epochs=2)
     rows = [{"val_accuracy": accuracy} for accuracy in accuracies]
     assert 0.01 * lr_factor(config, 10, 1, rows[:6]) == pytest.approx(1e-4)
+
+
+def test_one_cycle_spans_the_whole_run():
+    """Oracle: by hand: 4 epochs of 25 steps, the first fifth of which rises from 0.2; without warmup it starts at 1."""
+    config = ARTICLE.override(schedule="onecycle", epochs=4, warmup=0.2)
+    factors = [lr_factor(config, 25, step) for step in (0, 5, 20, 60, 99)]
+    assert factors == pytest.approx([0.2, 0.4, 1, 0.5, 0.0125])
+    assert one_cycle(0, warmup=0) == 1
