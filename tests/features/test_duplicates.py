@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 import vggnet
 from vggnet.cli.main import main
@@ -86,6 +86,76 @@ def test_groups_are_those_of_plain_loops(data, n, threshold):
     for similarity, members in found:
         links = [cosine[i][j] for i in members for j in members if i < j and cosine[i][j] >= threshold + 1e-3]
         assert similarity == pytest.approx(min(links), abs=1e-5)
+
+
+def page(seed):
+    """Lines of random dashes, as text."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((300, 220), 250, np.uint8)
+    for row in range(20, 280, 12):
+        column = 15
+        while column < 200:
+            length = int(random.integers(4, 22))
+            pixels[row : row + 5, column : column + length] = random.integers(10, 60)
+            column += length + 4
+    return Image.fromarray(pixels)
+
+
+def test_pages_of_text_are_different(network, tmp_path):
+    """Oracle: how the pages were made; made small they are more alike than the threshold."""
+    for seed in range(6):
+        page(seed).save(tmp_path / f"{seed}.png")
+    page(3).resize((180, 245)).save(tmp_path / "copy.jpg", quality=60)
+    (group,) = find_duplicates(tmp_path, model=network).groups
+    assert {name.rpartition("/")[2] for name in group.images} == {"3.png", "copy.jpg"}
+    assert group.could_go == (str(tmp_path / "copy.jpg"),)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "AGREEMENT", -2)
+        assert len(find_duplicates(tmp_path, model=network).groups[0].images) == 7
+
+
+COPIES = {
+    "quarter.png": (lambda image: image.rotate(90, expand=True), ["turned"]),
+    "half.png": (lambda image: image.rotate(180), ["turned"]),
+    "mirrored.png": (ImageOps.mirror, ["mirrored"]),
+    "flipped.png": (ImageOps.flip, ["turned", "mirrored"]),
+    "both.png": (lambda image: ImageOps.mirror(image.rotate(90, expand=True)), ["turned", "mirrored"]),
+    "gray.png": (lambda image: image.convert("L"), ["gray"]),
+    "gray-turned.png": (lambda image: image.convert("L").rotate(270, expand=True), ["gray", "turned"]),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_on_request(network, tmp_path, name):
+    """Oracle: how the copy was made, by Pillow. A folder without classes; without the request there is no group."""
+    change, copies = COPIES[name]
+    for seed in range(4):
+        scene(seed).save(tmp_path / f"{seed}.png")
+    change(scene(1)).save(tmp_path / name)
+    (group,) = find_duplicates(tmp_path, model=network, threshold=0.97, copies=copies).groups
+    assert {image.rpartition("/")[2] for image in group.images} == {"1.png", name}
+    assert len(group.could_go) == 1
+    assert (set(group.splits), set(group.classes)) == ({""}, {""})
+    assert not find_duplicates(tmp_path, model=network, threshold=0.97, copies=copies[1:]).groups
+
+
+def test_a_plain_folder_by_the_command(network, tmp_path, capsys):
+    """Oracle: the library, and how the pictures were made."""
+    vggnet.save(network, tmp_path / "weights.safetensors")
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        scene(seed).save(tmp_path / "photos" / f"{seed}.png")
+    ImageOps.mirror(scene(2)).save(tmp_path / "photos" / "mirrored.png")
+    options = ["--duplicates", "--weights", str(tmp_path / "weights.safetensors"), "--copies", "mirrored,gray"]
+    arguments = ["data", str(tmp_path / "photos"), *options, "--threshold", "0.97"]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "1 of 4 images could go; nothing is deleted"
+    assert sum(line.endswith("  could go") for line in lines) == 1
+    with pytest.raises(ConfigError, match="unknown kind of copies 'rotated'"):
+        find_duplicates(tmp_path / "photos", model=network, copies=["rotated"])
 
 
 def test_what_cannot_work(network, photos, tmp_path):

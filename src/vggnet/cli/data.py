@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,6 +27,8 @@ class Data:
     # digits, cifar10, cifar100, a folder, or a Hugging Face id; not needed to clear the cache
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     duplicates: bool = False  # also name pictures that are nearly the same, within and across splits
+    # with --duplicates: also copies that are turned, mirrored, gray; several with commas
+    copies: str | None = None
     threshold: float = 0.9  # how much the same: a cosine, 1 for copies
     weights: str = "vgg16:features"  # what tells duplicates: a name of `vgg weights list`, or a file
     label_column: str | None = None  # of a table; by default the one called label
@@ -54,19 +56,32 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(
             "no data set is given; expected vgg data DATA, or vgg data --clear-cache. See vgg data --help."
         )
+    if args.duplicates:
+        from vggnet.features.duplicates import is_plain_folder
+
+        if is_plain_folder(args.data):  # nothing but duplicates can be looked for without classes
+            found = _duplicates(args)
+            print(json.dumps({"duplicates": to_plain(found)}) if args.json else _duplicates_text(found))
+            return 0
     with report_progress(True, "reading") as progress:
         inspection = inspect(args.data, columns=Columns(args.image_column, args.label_column), progress=progress)
     result = inspection.as_dict() | {"cache": to_plain(cache_use())}
     cache = f"cache: {_cache_text(cache_use())}; vgg data --clear-cache removes it"
     tables = [inspection.as_table(), cache]
     if args.duplicates:
-        from vggnet.features.duplicates import find_duplicates
-
-        found = find_duplicates(args.data, model=args.weights, threshold=args.threshold, progress=True)
+        found = _duplicates(args)
         result["duplicates"] = to_plain(found)
         tables.append(_duplicates_text(found))
     print(json.dumps(result) if args.json else "\n\n".join(tables))
     return 2 if any(split.unreadable for split in inspection.splits) else 0
+
+
+def _duplicates(args: Data) -> "Duplicates":
+    from vggnet.features.duplicates import find_duplicates
+
+    assert args.data is not None
+    copies: Any = args.copies.split(",") if args.copies else ()
+    return find_duplicates(args.data, model=args.weights, threshold=args.threshold, copies=copies, progress=True)
 
 
 def _cache_text(use: "CacheUse") -> str:
@@ -81,8 +96,9 @@ def _duplicates_text(found: "Duplicates") -> str:
         parts = (("splits", group.splits), ("classes", group.classes))
         across = "".join(f", in several {what}" for what, names in parts if len(set(names)) > 1)
         lines.append(f"  {group.similarity:.3f}{across}")
-        lines += [
-            f"    {image}  ({split}, {name})"
-            for image, split, name in zip(group.images, group.splits, group.classes, strict=True)
-        ]
+        for image, *place in zip(group.images, group.splits, group.classes, strict=True):
+            going = "  could go" if image in group.could_go else ""
+            lines.append(f"    {image}" + (f"  ({', '.join(place)})" if any(place) else "") + going)
+    if found.groups:
+        lines.append(f"{len(found.could_go)} of {found.images} images could go; nothing is deleted")
     return "\n".join(lines)
