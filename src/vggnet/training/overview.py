@@ -70,8 +70,9 @@ def near_copies_line(data: str | Path, division: Division) -> str | None:
     if is_carved:
         counts["validation"] = count_near_copies(sketch_source(source, division.val_indices.tolist()), train)
     if is_divided:
-        test = open_source(data, "test")
-        counts["test"] = count_near_copies(sketch_source(test, range(len(test))), train)
+        with suppress(DataError):  # testing comes later
+            test = open_source(data, "test")
+            counts["test"] = count_near_copies(sketch_source(test, range(len(test))), train)
     found = [f"{count:,} {what} images" for what, count in counts.items() if count]
     if not found:
         return None
