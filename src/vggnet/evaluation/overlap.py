@@ -39,7 +39,7 @@ def open_test(models: Sequence[Any], data: str | Path, split: str, columns: Colu
         WeightsError: a file of weights is damaged.
         RunError: what a run has kept of its images is damaged.
     """
-    rule, notes = _division(models, data)
+    rule, notes = _division(models, data, columns)
     source = open_source(data, split, rule=rule, columns=columns)
     seen = [found for model in _paths(models) if (found := TrainedOn.read(model)) is not None]
     counts = [count for found in seen if (count := found.among(source)) is not None]
@@ -57,7 +57,7 @@ def open_test(models: Sequence[Any], data: str | Path, split: str, columns: Colu
     return Tested(source, count, notes)
 
 
-def _division(models: Sequence[Any], data: str | Path) -> tuple[Rule, tuple[str, ...]]:
+def _division(models: Sequence[Any], data: str | Path, columns: Columns) -> tuple[Rule, tuple[str, ...]]:
     """How a folder without splits is divided, and a warning if that is not known any more.
 
     Earlier versions had another rule, by which images move between train and test when the folder changes.
@@ -65,7 +65,7 @@ def _division(models: Sequence[Any], data: str | Path) -> tuple[Rule, tuple[str,
     old = [description for description in _descriptions(models) if "split_rule" not in description]
     if not old or source_splits(data) != DIVIDED:
         return "content", ()
-    train = open_source(data, "train", rule="stratified")
+    train = open_source(data, "train", rule="stratified", columns=columns)
     if any(train.contents == description.get("contents") for description in old):
         return "stratified", ()
     if all(Path(str(description.get("data"))).resolve() != Path(data).expanduser().resolve() for description in old):

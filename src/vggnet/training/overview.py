@@ -7,6 +7,7 @@ from vggnet.data.inspection import typical_size
 from vggnet.data.near_copies import count_near_copies, sketch_source
 from vggnet.data.sources.layout import DIVIDED
 from vggnet.data.sources.opening import count_images, open_source, source_splits
+from vggnet.data.sources.source import BY_NAME, Columns
 from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError
 from vggnet.training.config import TrainConfig
@@ -48,12 +49,13 @@ def first_line(
     return " | ".join(parts)
 
 
-def near_copies_line(data: str | Path, division: Division) -> str | None:
+def near_copies_line(data: str | Path, division: Division, columns: Columns = BY_NAME) -> str | None:
     """How many images to validate or test on look nearly like one to train on, where they were divided here.
 
     Args:
         data: as given.
         division: its images.
+        columns: as for `open_source`.
 
     Returns:
         One line; None if there are none, or there are more than MAX_COMPARED images.
@@ -71,7 +73,7 @@ def near_copies_line(data: str | Path, division: Division) -> str | None:
         counts["validation"] = count_near_copies(sketch_source(source, division.val_indices.tolist()), train)
     if is_divided:
         with suppress(DataError):  # testing comes later
-            test = open_source(data, "test")
+            test = open_source(data, "test", columns=columns)
             counts["test"] = count_near_copies(sketch_source(test, range(len(test))), train)
     found = [f"{count:,} {what} images" for what, count in counts.items() if count]
     if not found:

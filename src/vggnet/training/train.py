@@ -188,7 +188,7 @@ def _prepare(
     config = with_color_axes(config, source, preprocess)
     _check(config, preprocess)
     inputs = Inputs.of(config, division, preprocess, progress=shown)
-    if shown and (note := near_copies_line(data, division)):
+    if shown and (note := near_copies_line(data, division, columns)):
         print(note, file=sys.stderr)
     _check_shares(inputs, ranks)
     model = _new_model(inputs)
