@@ -49,7 +49,7 @@ def home(tmp_path_factory):
         pq.write_table(pa.table({"image": encoded, "label": [0, 1] * 12}), home / "table" / "train.parquet")
         vggnet.train(home / "photos", TINY, out=home / "run")
         vggnet.evaluate(home / "run", home / "photos", out=home / "run")
-        build_index(home / "photos", home / "index.safetensors", model=home / "run")
+        build_index(home / "run", home / "photos", home / "index.safetensors")
     voc = "<annotation><object><bndbox>{}</bndbox></object></annotation>"
     edges = "".join(
         f"<{name}>{at}</{name}>" for name, at in zip(("xmin", "ymin", "xmax", "ymax"), (1, 1, 9, 9), strict=True)
@@ -74,10 +74,10 @@ CALLS = {
     "extract_features": lambda p: vggnet.extract_features(p("run"), p("photos/test/cat"), "relu1_1"),
     "FeatureExtractor": lambda p: vggnet.FeatureExtractor(p("run"), "relu1_1"),
     "extract_to_file": lambda p: extract_to_file(p("run"), p("photos"), "relu1_1", p("f.npy"), pooling="mean"),
-    "build_index": lambda p: build_index(p("photos"), p("i.safetensors"), model=p("run")),
+    "build_index": lambda p: build_index(p("run"), p("photos"), p("i.safetensors")),
     "find_similar": lambda p: find_similar(p("index.safetensors"), p("photos/test/cat/0.png"), model=p("run")),
     "SimilarityIndex": lambda p: SimilarityIndex(p("index.safetensors")),
-    "find_duplicates": lambda p: find_duplicates(p("photos"), model=p("run")),
+    "find_duplicates": lambda p: find_duplicates(p("run"), p("photos")),
     "explain": lambda p: vggnet.interpret.explain(p("run"), p("photos/test/cat/0.png"), methods=("gradcam",)),
     "feature_maps": lambda p: vggnet.interpret.feature_maps(p("run"), p("photos/test/cat/0.png"), "relu1_1"),
     "write_report": lambda p: write_report(p("run")),

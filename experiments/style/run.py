@@ -56,7 +56,7 @@ def paint(weights: str, name: str, folder: Path) -> Row:
     """Paint one example into the folder; returns its row."""
     content, styles, options = EXAMPLES[name]
     start = perf_counter()
-    for step in transfer(picture(content), list(map(picture, styles)), model=weights, **options):
+    for step in transfer(weights, picture(content), list(map(picture, styles)), **options):
         print(f"\r{name} {step.step}/{step.steps} {step.loss:.4f}", end="", file=sys.stderr)
     seconds = round(perf_counter() - start, 1)
     step.render().save(folder / f"{name}.jpg", quality=88)

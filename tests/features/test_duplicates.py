@@ -50,9 +50,7 @@ def photos(tmp_path):
 def test_what_is_nearly_the_same_is_found(network, photos):
     """Oracle: how the pictures were made; the sure copies come first."""
     seen = []
-    found = find_duplicates(
-        photos, model=network, threshold=0.93, progress=lambda done, total: seen.append((done, total))
-    )
+    found = find_duplicates(network, photos, threshold=0.93, progress=lambda done, total: seen.append((done, total)))
     names = [{image.rpartition("/")[2] for image in group.images} for group in found.groups]
     assert names == [{"3.png", "copy.png"}, {"0.png", "light.png", "again.jpg"}]
     copies, alike = found.groups
@@ -106,12 +104,12 @@ def test_pages_of_text_are_different(network, tmp_path):
     for seed in range(6):
         page(seed).save(tmp_path / f"{seed}.png")
     page(3).resize((180, 245)).save(tmp_path / "copy.jpg", quality=60)
-    (group,) = find_duplicates(tmp_path, model=network).groups
+    (group,) = find_duplicates(network, tmp_path).groups
     assert {name.rpartition("/")[2] for name in group.images} == {"3.png", "copy.jpg"}
     assert group.could_go == (str(tmp_path / "copy.jpg"),)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "AGREEMENT", -2)
-        assert len(find_duplicates(tmp_path, model=network).groups[0].images) == 7
+        assert len(find_duplicates(network, tmp_path).groups[0].images) == 7
 
 
 COPIES = {
@@ -132,11 +130,11 @@ def test_copies_on_request(network, tmp_path, name):
     for seed in range(4):
         scene(seed).save(tmp_path / f"{seed}.png")
     change(scene(1)).save(tmp_path / name)
-    (group,) = find_duplicates(tmp_path, model=network, threshold=0.97, copies=copies).groups
+    (group,) = find_duplicates(network, tmp_path, threshold=0.97, copies=copies).groups
     assert {image.rpartition("/")[2] for image in group.images} == {"1.png", name}
     assert len(group.could_go) == 1
     assert (set(group.splits), set(group.classes)) == ({""}, {""})
-    assert not find_duplicates(tmp_path, model=network, threshold=0.97, copies=copies[1:]).groups
+    assert not find_duplicates(network, tmp_path, threshold=0.97, copies=copies[1:]).groups
 
 
 def test_a_plain_folder_by_the_command(network, tmp_path, capsys):
@@ -155,20 +153,20 @@ def test_a_plain_folder_by_the_command(network, tmp_path, capsys):
     assert lines[-1] == "1 of 4 images could go; nothing is deleted"
     assert sum(line.endswith("  could go") for line in lines) == 1
     with pytest.raises(ConfigError, match="unknown kind of copies 'rotated'"):
-        find_duplicates(tmp_path / "photos", model=network, copies=["rotated"])
+        find_duplicates(network, tmp_path / "photos", copies=["rotated"])
 
 
 def test_what_cannot_work(network, photos, tmp_path):
     """Oracle: the contract."""
     for threshold in (0, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="threshold is"):
-            find_duplicates(photos, model=network, threshold=threshold)
+            find_duplicates(network, photos, threshold=threshold)
     with pytest.raises(DataError, match="no such folder"):
-        find_duplicates(tmp_path / "nowhere", model=network)
+        find_duplicates(network, tmp_path / "nowhere")
     for file in photos.rglob("*.*"):
         file.write_bytes(b"x")
     with pytest.raises(DataError, match="none of the 10 images"):
-        find_duplicates(photos, model=network)
+        find_duplicates(network, photos)
 
 
 def test_the_command(network, photos, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Search by features: the nearest by brute force, the same through a graph, and indexes that are refused."""
 
+import inspect
 import json
 import shutil
 
@@ -14,7 +15,9 @@ from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.features import retrieval as similar
-from vggnet.features.retrieval import SimilarityIndex, build_index, find_similar
+from vggnet.features.perceptual import compare_images
+from vggnet.features.retrieval import SimilarityIndex, build_index, find_duplicates, find_similar
+from vggnet.features.style_transfer import transfer
 
 LAYERS = ("relu4_3", "relu5_1", "relu5_3")
 
@@ -44,7 +47,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def index(weights, pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "similar.safetensors"
-    assert build_index(pictures, path, model=weights).images == 11
+    assert build_index(weights, pictures, path).images == 11
     return path
 
 
@@ -76,14 +79,14 @@ def test_a_graph_finds_the_same(pictures, weights, index, tmp_path, monkeypatch)
     pytest.importorskip("usearch.index", reason="usearch is not installed")
     monkeypatch.setattr(similar, "GRAPH_FROM", 5)
     path = tmp_path / "large.safetensors"
-    build_index(pictures, path, model=weights)
+    build_index(weights, pictures, path)
     assert path.with_suffix(".usearch").is_file()
     query = pictures / "03.png"
     ((*expected,),) = find_similar(index, query, top=5)
     ((*found,),) = find_similar(path, query, top=5)
     assert [match.image for match in found] == [match.image for match in expected]
     assert [match.similarity for match in found] == pytest.approx([m.similarity for m in expected], abs=2e-3)
-    build_index(pictures / "03.png", path, model=weights)  # a smaller one in its place has no graph
+    build_index(weights, pictures / "03.png", path)  # a smaller one in its place has no graph
     assert not path.with_suffix(".usearch").exists()
     assert len(find_similar(path, query)[0]) == 1
 
@@ -92,14 +95,14 @@ def test_any_column_will_do(pictures, tmp_path):
     """Oracle: by hand: the last ReLUs of the blocks of column A; a picture is nearest to itself."""
     model = vggnet.create_model("vgg11_bn", num_classes=2, head="gap", width=0.0625)
     vggnet.save(model, tmp_path / "weights.safetensors", preprocess=Preprocess.imagenet())
-    extraction = build_index(pictures, tmp_path / "index.safetensors", model=tmp_path)
+    extraction = build_index(tmp_path, pictures, tmp_path / "index.safetensors")
     assert list(extraction.shapes) == ["relu4_2", "relu5_1", "relu5_2"]
     assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
 
 
 def test_a_network_without_convolutions_in_block_5(pictures, tmp_path):
     """Oracle: by hand: the shipped network ends with relu4_1, which its index then consists of."""
-    extraction = build_index(pictures, tmp_path / "index.safetensors", model="vgg8_bn-cifar10-fast")
+    extraction = build_index("vgg8_bn-cifar10-fast", pictures, tmp_path / "index.safetensors")
     assert list(extraction.shapes) == ["relu4_1"]
     assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
 
@@ -109,18 +112,37 @@ def test_paths_as_text_from_home(pictures, weights, index, tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(pictures, tmp_path / "pictures")
     shutil.copy(weights, tmp_path / "weights.safetensors")
-    assert build_index("~/pictures", "~/index.safetensors", model="~/weights.safetensors").images == 11
+    assert build_index("~/weights.safetensors", "~/pictures", "~/index.safetensors").images == 11
     ((found,),) = find_similar("~/index.safetensors", "~/pictures/03.png", top=1)
     assert found.image == str(tmp_path / "pictures" / "03.png")
 
 
 def test_the_argument_of_version_0_1(pictures, weights, tmp_path):
     """Oracle: the same vectors by the new name; the warning says when the old one goes."""
-    with pytest.warns(DeprecationWarning, match="weights is model now.*0.3"):
+    first = pytest.warns(DeprecationWarning, match="the model is the first argument now")
+    with first, pytest.warns(DeprecationWarning, match="weights is model now.*0.3"):
         build_index(pictures, tmp_path / "old.safetensors", weights=weights)
-    build_index(pictures, tmp_path / "new.safetensors", model=weights)
+    build_index(weights, pictures, tmp_path / "new.safetensors")
     old, new = (SimilarityIndex(tmp_path / f"{name}.safetensors") for name in ("old", "new"))
     assert np.array_equal(old.vectors, new.vectors)
+
+
+@pytest.mark.parametrize(
+    ("function", "old"),
+    [
+        (build_index, lambda p, w: build_index(p, p / "i.safetensors", model=w)),
+        (find_duplicates, lambda p, w: find_duplicates(p, model=w)),
+        (compare_images, lambda p, w: compare_images(p / "01.png", p / "01.png", ["content"], model=w)),
+        (transfer, lambda p, w: transfer(p / "01.png", p / "02.png", model=w, size=64, scales=1)),
+    ],
+)
+def test_the_model_was_a_keyword(function, old, pictures, weights):
+    """Oracle: version 0.1; what it gives is what the new form gives, tried for each elsewhere."""
+    with pytest.warns(DeprecationWarning, match="the model is the first argument now.*0.3"):
+        assert old(pictures, weights) is not None
+    assert next(iter(inspect.signature(function).parameters)) == "model"
+    with pytest.raises(TypeError):
+        function()
 
 
 def test_what_is_refused(pictures, weights, index, tmp_path):
@@ -138,7 +160,7 @@ def test_what_is_refused(pictures, weights, index, tmp_path):
     with pytest.raises(DataError, match="cannot be read as an index"):
         SimilarityIndex(tmp_path / "lacking.safetensors")
     with pytest.raises(ConfigError, match="ends so"):
-        build_index(pictures, tmp_path / "index.npy", model=weights)
+        build_index(weights, pictures, tmp_path / "index.npy")
     with pytest.raises(ConfigError, match="top is 0"):
         find_similar(index, pictures / "01.png", top=0)
     with pytest.raises(ImageError, match=r"05\.png"):

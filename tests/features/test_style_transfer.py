@@ -61,8 +61,8 @@ def grams(network, image, pool):
 def test_the_first_losses_are_those_of_the_content_itself(network, pooling, pool):
     """Oracle: `grams`, and NumPy; nothing of the content is lost yet."""
     content, painting = picture(0, (64, 80)), picture(1, (80, 72))
-    options = {"model": network, "size": 80, "scales": 1, "strength": 3, "smoothness": 5}
-    step = next(transfer(content, painting, pooling=pooling, **options))
+    options = {"size": 80, "scales": 1, "strength": 3, "smoothness": 5}
+    step = next(transfer(network, content, painting, pooling=pooling, **options))
     values = tensor(content).double().numpy()
     variation = (np.diff(values, axis=2) ** 2).mean() + (np.diff(values, axis=3) ** 2).mean()
     pairs = zip(grams(network, content, pool), grams(network, painting, pool), strict=True)
@@ -76,8 +76,8 @@ def test_the_first_losses_are_those_of_the_content_itself(network, pooling, pool
 @pytest.mark.parametrize(("optimizer", "pooling"), [("lbfgs", "average"), ("adam", "max")])
 def test_the_loss_falls_and_the_style_comes_nearer(network, optimizer, pooling):
     """Oracle: an optimizer's purpose; the steps of two scales are counted on."""
-    options = {"model": network, "size": 128, "scales": 2, "steps": 12, "smoothness": 0}
-    steps = list(transfer(picture(0), picture(1), optimizer=optimizer, pooling=pooling, **options))
+    options = {"size": 128, "scales": 2, "steps": 12, "smoothness": 0}
+    steps = list(transfer(network, picture(0), picture(1), optimizer=optimizer, pooling=pooling, **options))
     assert [step.step for step in steps] == list(range(1, 25))
     assert [step.size for step in steps] == [(64, 64)] * 12 + [(128, 128)] * 12
     for scale in (steps[:12], steps[12:]):
@@ -89,12 +89,12 @@ def test_the_loss_falls_and_the_style_comes_nearer(network, optimizer, pooling):
 def test_shares_of_several_styles(network):
     """Oracle: a share of nothing is no style, and shares are relative."""
     first, second = picture(1), picture(2)
-    options = {"model": network, "size": 64, "scales": 1, "steps": 3}
-    alone = last(transfer(picture(0), first, **options)).losses
+    options = {"size": 64, "scales": 1, "steps": 3}
+    alone = last(transfer(network, picture(0), first, **options)).losses
     for styles, shares in (([first, second], [2, 0]), ([first, first], None), ([second, first], (0, 0.1))):
-        found = last(transfer(picture(0), styles, style_weights=shares, **options)).losses
+        found = last(transfer(network, picture(0), styles, style_weights=shares, **options)).losses
         assert found == pytest.approx(alone, rel=1e-4)
-    both = last(transfer(picture(0), [first, second], **options)).losses
+    both = last(transfer(network, picture(0), [first, second], **options)).losses
     assert both["loss"] != pytest.approx(alone["loss"], rel=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_the_channel_order_of_the_network(network):
     with torch.no_grad():
         bgr.features.conv1_1.weight.copy_(network.features.conv1_1.weight.flip(1))
     options = {"size": 64, "scales": 1, "steps": 3}
-    expected, found = (last(transfer(picture(0), picture(1), model=model, **options)) for model in (network, bgr))
+    expected, found = (last(transfer(model, picture(0), picture(1), **options)) for model in (network, bgr))
     assert found.losses == pytest.approx(expected.losses, rel=1e-3)
     difference = np.asarray(found.render()).astype(int) - np.asarray(expected.render())
     assert np.abs(difference).max() <= 2
@@ -114,16 +114,16 @@ def test_the_channel_order_of_the_network(network):
 def test_progress_counts_all_scales(network):
     """Oracle: by hand: two scales of two steps."""
     told = []
-    options = {"model": network, "size": 128, "scales": 2, "steps": 2}
-    last(transfer(picture(0), picture(1), progress=lambda *step: told.append(step), **options))
+    options = {"size": 128, "scales": 2, "steps": 2}
+    last(transfer(network, picture(0), picture(1), progress=lambda *step: told.append(step), **options))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_kept_colors(network):
     """Oracle: Pillow's blue and red differences of the content, up to the rounding of two conversions."""
     content = picture(0)
-    options = {"model": network, "size": 64, "scales": 1, "steps": 5}
-    painted = last(transfer(content, picture(1), keep_color=True, **options)).render()
+    options = {"size": 64, "scales": 1, "steps": 5}
+    painted = last(transfer(network, content, picture(1), keep_color=True, **options)).render()
     for mine, given in zip(painted.convert("YCbCr").split()[1:], content.convert("YCbCr").split()[1:], strict=True):
         difference = np.abs(np.asarray(mine).astype(int) - np.asarray(given))
         assert np.median(difference) <= 1  # where lightness and color leave RGB together, Pillow clips
@@ -164,31 +164,31 @@ def test_sizes(original, side, scales, expected):
 def test_options_that_cannot_work(network, options, message):
     """Oracle: the contract: said before the first step is asked for."""
     with pytest.raises(ConfigError, match=message):
-        transfer(picture(0), picture(1), **{"model": network, "size": 64} | options)
+        transfer(network, picture(0), picture(1), **{"size": 64} | options)
 
 
 def test_pictures_that_cannot_be_painted(network, tmp_path):
     """Oracle: the contract."""
     with pytest.raises(ConfigError, match="no style"):
-        transfer(picture(0), [], model=network)
+        transfer(network, picture(0), [])
     for seed in (0, 1):
         picture(seed).save(tmp_path / f"{seed}.png")
     with pytest.raises(ConfigError, match="folder of 2 images; expected one"):
-        transfer(tmp_path, picture(0), model=network)
+        transfer(network, tmp_path, picture(0))
     with pytest.raises(ImageError, match="nowhere"):
-        transfer(picture(0), tmp_path / "nowhere.png", model=network)
+        transfer(network, picture(0), tmp_path / "nowhere.png")
 
 
 def test_a_picture_that_is_no_longer_finite(network, monkeypatch):
     """Oracle: the contract; the first step is too long for any number."""
     monkeypatch.setitem(style.OPTIMIZERS, "adam", lambda canvas: torch.optim.SGD([canvas], lr=float("inf")))
     with pytest.raises(NonFiniteError, match="after step 1 of this scale"):
-        next(transfer(picture(0), picture(1), model=network, size=64, optimizer="adam"))
+        next(transfer(network, picture(0), picture(1), size=64, optimizer="adam"))
 
 
 def test_a_saved_step_carries_its_losses(network, tmp_path):
     """Oracle: Pillow."""
-    step = next(transfer(picture(0), picture(1), model=network, size=64))
+    step = next(transfer(network, picture(0), picture(1), size=64))
     save_step(step, tmp_path / "new" / "out.png")
     with Image.open(tmp_path / "new" / "out.png") as saved:
         assert np.array_equal(saved, step.render())

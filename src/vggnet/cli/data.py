@@ -81,7 +81,7 @@ def _duplicates(args: Data) -> "Duplicates":
 
     assert args.data is not None
     copies: Any = args.copies.split(",") if args.copies else ()
-    return find_duplicates(args.data, model=args.weights, threshold=args.threshold, copies=copies, progress=True)
+    return find_duplicates(args.weights, args.data, threshold=args.threshold, copies=copies, progress=True)
 
 
 def _cache_text(use: "CacheUse") -> str:

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     from vggnet.features.perceptual import compare_images
     from vggnet.report.text import to_json
 
-    comparison = compare_images(args.first, args.second, args.distances, model=args.weights)
+    comparison = compare_images(args.weights, args.first, args.second, distances=args.distances)
     lines = [f"{name:<8} {value:.4f}" for name, value in comparison.distances.items()]
     print(to_json(comparison) if args.json else "\n".join(lines))
     return 0

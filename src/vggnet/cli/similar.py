@@ -73,7 +73,7 @@ def _index(args: Index) -> int:
 
     return run_extraction(
         lambda: build_index(
-            args.images, args.out, model=args.weights, batch_size=args.batch_size, device=args.device, progress=True
+            args.weights, args.images, args.out, batch_size=args.batch_size, device=args.device, progress=True
         ),
         lambda extraction: to_json(extraction) if args.json else f"{args.out}: {extraction.images:,} images",
     )

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     from vggnet.training.signals import stop_on_signal
 
     options = {n: value for n, value in vars(args).items() if n not in ("out", "save_every", "json", "weights")}
-    steps = transfer(**options, model=args.weights, progress=True)
+    steps = transfer(model=args.weights, **options, progress=True)
     with stop_on_signal() as stop, closing(steps):
         for step in steps:
             if stop.requested or step.step % args.save_every == 0 or step.step == step.steps:

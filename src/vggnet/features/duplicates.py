@@ -23,10 +23,10 @@ from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.features.alignment import agreement
 from vggnet.features.extractor import (
-    DEFAULT_MODEL,
     FeatureExtractor,
     accepts_weights,
     last_relu,
+    model_first,
     normalized,
     unit_length,
 )
@@ -92,10 +92,11 @@ class Duplicates:
 
 
 @accepts_weights
+@model_first("data")
 def find_duplicates(
+    model: VGG | Path | str,
     data: str | Path,
     *,
-    model: VGG | Path | str = DEFAULT_MODEL,
     threshold: float = THRESHOLD,
     copies: Sequence[Copies] = (),
     device: str | None = None,
@@ -107,9 +108,9 @@ def find_duplicates(
     third joins them. Images that cannot be read are left out.
 
     Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
         data: "digits", "cifar10", a folder of class folders or of parquet files, ... as for `vggnet.train`; or a folder
             of image files without classes.
-        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
         threshold: cosine in (0, 1]; 1 finds only copies.
         copies: what else counts as a copy: "turned" by a multiple of 90 degrees, "mirrored", or "gray", for which all
             colors are ignored. Each but "gray" takes the time of as many more images.
@@ -128,7 +129,7 @@ def find_duplicates(
         ...     for name in ("cat/one.png", "dog/copy.png"):
         ...         Path(folder, "train", name).parent.mkdir(parents=True)
         ...         Image.linear_gradient("L").save(Path(folder, "train", name))
-        ...     (group,) = find_duplicates(folder, model="vgg8_bn-cifar10-fast").groups
+        ...     (group,) = find_duplicates("vgg8_bn-cifar10-fast", folder).groups
         >>> group.classes
         ('cat', 'dog')
     """

@@ -1,13 +1,14 @@
 """Outputs of a VGG's layers by the paper's names, computed no deeper than the deepest layer asked for."""
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from itertools import repeat
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from warnings import warn
 
 import numpy as np
@@ -42,6 +43,40 @@ def accepts_weights(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def model_first(*old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Accept the form of version 0.1, whose model is the keyword `model`, with a DeprecationWarning.
+
+    Args:
+        old: the parameters that were positional there, without the model.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError:
+                given: dict[str, Any] = {"model": DEFAULT_MODEL, **dict(zip(old, args, strict=False)), **kwargs}
+                try:
+                    bound = signature.bind(**given)
+                except TypeError:
+                    pass  # the call fits neither form: let Python say so
+                else:
+                    warn(
+                        "the model is the first argument now; the old form goes with version 0.3.",
+                        DeprecationWarning,
+                        2,
+                    )
+                    return function(*bound.args, **bound.kwargs)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
 
 
 class FeatureExtractor(nn.Module):

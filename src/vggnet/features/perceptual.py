@@ -14,7 +14,7 @@ from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, InputError
 from vggnet.features.distance import Distance
 from vggnet.features.dists import DISTS
-from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
+from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights, model_first
 from vggnet.features.frozen_network import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
@@ -116,22 +116,23 @@ class Comparison:
 
 
 @accepts_weights
+@model_first("first", "second", "distances")
 @torch.no_grad()
 def compare_images(
+    model: VGG | Path | str,
     first: Path | str,
     second: Path | str,
-    distances: Sequence[str] = ("lpips",),
     *,
-    model: VGG | Path | str = DEFAULT_MODEL,
+    distances: Sequence[str] = ("lpips",),
     device: str | None = None,
 ) -> Comparison:
     """Measure distances between two image files of one size.
 
     Args:
+        model: weights of VGG-16, as for `LPIPS`.
         first: an image file.
         second: an image file of the same size.
         distances: names among "lpips", "dists", "content" and "style".
-        model: weights of VGG-16, as for `LPIPS`.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
 
     Raises:
@@ -148,7 +149,7 @@ def compare_images(
         >>> network.preprocess = vggnet.Preprocess.imagenet()
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 32)).save(f"{folder}/a.png")
-        ...     compare_images(f"{folder}/a.png", f"{folder}/a.png", ["content", "style"], model=network).distances
+        ...     compare_images(network, *[f"{folder}/a.png"] * 2, distances=["content", "style"]).distances
         {'content': 0.0, 'style': 0.0}
     """
     unknown = [name for name in distances if name not in DISTANCES]

@@ -20,11 +20,11 @@ from vggnet.data.loading import Skip
 from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
 from vggnet.features.duplicates import Duplicates, Group, find_duplicates
 from vggnet.features.extractor import (
-    DEFAULT_MODEL,
     POOLINGS,
     FeatureExtractor,
     accepts_weights,
     last_relu,
+    model_first,
     normalized,
     raised,
     read_batches,
@@ -80,7 +80,7 @@ class SimilarityIndex:
         >>> from PIL import Image
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 32)).save(f"{folder}/photo.png")
-        ...     _ = build_index(folder, f"{folder}/index.safetensors", model="vgg8_bn-cifar10-fast")
+        ...     _ = build_index("vgg8_bn-cifar10-fast", folder, f"{folder}/index.safetensors")
         ...     index = SimilarityIndex(f"{folder}/index.safetensors")
         >>> index.vectors.shape
         (1, 384)
@@ -125,11 +125,12 @@ class SimilarityIndex:
 
 
 @accepts_weights
+@model_first("images", "out")
 def build_index(
+    model: VGG | Path | str,
     images: Sequence[Path | str] | Path | str,
     out: Path | str,
     *,
-    model: VGG | Path | str = DEFAULT_MODEL,
     batch_size: int = 16,
     device: str | None = None,
     on_error: Literal["raise", "return"] = "return",
@@ -141,9 +142,10 @@ def build_index(
     pip install 'vggnet[search]'.
 
     Args:
+        model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`, such as "vgg16:features".
         images: image files, and folders of them.
         out: a `.safetensors` file.
-        model, batch_size, device, on_error, progress: as for `vggnet.features.store.extract_to_file`.
+        batch_size, device, on_error, progress: as for `vggnet.features.store.extract_to_file`.
 
     Raises:
         ConfigError: `out` is no `.safetensors` file, or as `extract_to_file`.
@@ -154,7 +156,7 @@ def build_index(
         >>> from PIL import Image
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 32)).save(f"{folder}/photo.png")
-        ...     build_index(folder, f"{folder}/index.safetensors", model="vgg8_bn-cifar10-fast").images
+        ...     build_index("vgg8_bn-cifar10-fast", folder, f"{folder}/index.safetensors").images
         1
     """
     out = Path(out).expanduser()
@@ -215,7 +217,7 @@ def find_similar(
         >>> from PIL import Image
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 32), "red").save(f"{folder}/red.png")
-        ...     _ = build_index(folder, f"{folder}/index.safetensors", model="vgg8_bn-cifar10-fast")
+        ...     _ = build_index("vgg8_bn-cifar10-fast", folder, f"{folder}/index.safetensors")
         ...     ((match,),) = find_similar(f"{folder}/index.safetensors", f"{folder}/red.png", top=1)
         >>> round(match.similarity, 3)
         1.0

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 from vggnet.data.images import Picture, Pictures, named_pictures, read_picture
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
-from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
+from vggnet.features.extractor import accepts_weights, model_first
 from vggnet.features.frozen_network import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
@@ -77,11 +77,12 @@ class _Task:
 
 
 @accepts_weights
+@model_first("content", "styles")
 def transfer(
+    model: VGG | Path | str,
     content: Picture,
     styles: Pictures,
     *,
-    model: VGG | Path | str = DEFAULT_MODEL,
     size: int = 384,
     scales: int = 3,
     steps: int = 100,
@@ -99,11 +100,11 @@ def transfer(
     Nothing is written; `save_step` saves the image of a step.
 
     Args:
+        model: weights of VGG-16 on ImageNet: a name of `vgg weights list`, a file, a run folder or a VGG.
         content: an image: a file, the bytes of one, an open file, a PIL image, a uint8 array (H, W, 3) or a uint8
             tensor (3, H, W).
         styles: one image or several. Several styles act as the mean of their Gram matrices, which has the gradients of
             the weighted sum of their losses.
-        model: weights of VGG-16 on ImageNet: a name of `vgg weights list`, a file, a run folder or a VGG.
         size: pixels of the longer side of the result.
         scales: number of sizes; each has twice the side of the one before and starts from its result.
         steps: optimizer steps at each size.
@@ -134,7 +135,7 @@ def transfer(
         >>> network = vggnet.create_model("vgg16", head="none", width=0.05)  # untrained
         >>> network.preprocess = vggnet.Preprocess.imagenet()
         >>> content, style = Image.new("RGB", (64, 48)), Image.linear_gradient("L")
-        >>> *_, last = transfer(content, style, model=network, size=64, scales=1, steps=2)
+        >>> *_, last = transfer(network, content, style, size=64, scales=1, steps=2)
         >>> last.step, last.render().size
         (2, (64, 48))
     """
