@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutation"
 PAGE = ROOT / "docs" / "mutation.md"
 STRICT = re.compile(r", (strict=\w+)?(?=\))")
+CALLER = "tests/weights/test_checkpoint.py::test_a_warning_names_the_line_of_the_caller"  # mutmut adds frames
 BEGIN, END = "<!-- begin mutation -->", "<!-- end mutation -->"
 
 MODULES = {  # name: source file, the tests that must notice
@@ -109,7 +110,7 @@ source_paths = ["src"]
 only_mutate = ["{source}"]
 also_copy = ["src", "README.md", "LICENSE"]
 pytest_add_cli_args_test_selection = {json.dumps(tests)}
-pytest_add_cli_args = ["-x", "-q"]
+pytest_add_cli_args = ["-x", "-q", "--deselect", "{CALLER}"]
 process_isolation = "forkserver"
 track_dependencies = false
 use_git_change_detection = false

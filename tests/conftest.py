@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: test
 
 TESTS = Path(__file__).parent
 collect_ignore = [
+    "evaluation/colors.py",
     "training/killable.py",
     "training/ranked.py",
     "training/trainings.py",

@@ -68,6 +68,15 @@ def test_boxes_of_mirror_images():
     boxes = np.array([[0.0, 5, 10, 31], [12, 2, 20, 9]])
     assert mirror(boxes, 40).tolist() == [[30, 5, 40, 31], [20, 2, 28, 9]]
     assert mirror(mirror(boxes, 40), 40).tolist() == boxes.tolist()
+    assert mirror(boxes[None, :, None], 40).tolist() == [[[[30, 5, 40, 31]], [[20, 2, 28, 9]]]]
+
+
+def test_units_do_not_matter():
+    """Oracle: by hand, and the same boxes in pixels: in units of the image they overlap and match as much."""
+    half, whole = np.array([0.0, 0, 0.5, 1]), np.array([0.0, 0, 1, 1])
+    assert overlap(half, whole) == 0.5
+    assert overlap(half / 4, whole / 4) == 0.5
+    assert match_scores(half, whole) == pytest.approx(match_scores(half * 100, whole * 100))
 
 
 def test_match_scores():
@@ -143,6 +152,29 @@ def test_of_very_many_boxes_the_best_are_merged():
     assert sums.tolist() == [np.arange(100.0, 400).sum()]
 
 
+def test_boxes_that_barely_match_are_merged():
+    """Oracle: by hand: boxes with one center of which one is a quarter of the other (1 - 1/4); a smaller one stays."""
+    large, quarter, smaller = np.array([[0.0, 0, 4, 4], [1, 1, 3, 3], [1.01, 1, 3, 3]])
+    assert merge(np.array([large, quarter]), np.ones(2))[0].tolist() == [[0.5, 0.5, 3.5, 3.5]]
+    assert len(merge(np.array([large, smaller]), np.ones(2))[0]) == 2
+
+
+def test_of_pairs_that_match_equally_the_better_is_merged():
+    """Oracle: by hand: three boxes in a row; the last two are the better ones, their mean is too far from the first."""
+    boxes = np.array([[0.0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10]])
+    merged, sums = merge(boxes, np.array([0.1, 0.2, 0.3]))
+    assert merged.tolist() == [[4.5, 0, 14.5, 10], [0, 0, 10, 10]]
+    assert sums.tolist() == pytest.approx([0.5, 0.1])
+
+
+def test_boxes_of_equal_scores_keep_their_order():
+    """Oracle: Python's sorting, which is stable; no two of the boxes match."""
+    boxes = np.array([[100.0 * number, 0, 100 * number + 9, 9] for number in range(200)])
+    scores = np.random.default_rng(0).integers(0, 3, 200).astype(float)
+    expected = sorted(range(200), key=lambda number: -scores[number])
+    assert merge(boxes, scores)[0].tolist() == boxes[expected].tolist()
+
+
 @pytest.mark.parametrize("count", [599, 600, 1000, 4321])
 @pytest.mark.parametrize("parts", [2, 3, 5, 7])
 @pytest.mark.parametrize("in_turn", [False, True])
@@ -183,8 +215,26 @@ def test_the_best_constant_box():
     np.testing.assert_allclose(box, [0.1, 0.1, 0.6, 0.6])
 
 
-def test_the_best_constant_box_may_be_none_of_them():
-    """Oracle: by hand: neither box is right for the other, one between them is for both."""
-    edges = np.array([[0.0, 0, 64, 30], [0, 0, 64, 64]])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_best_constant_box_may_be_none_of_them(turn):
+    """Oracle: by hand: neither box is right for the other, one between them is for both, be it larger or smaller."""
+    edges = np.array([[0.0, 0, 64, 31], [0, 0, 64, 64]])[::turn]
     assert not is_correct(edges[0], edges[1])
     assert is_correct(constant_box(edges, np.full((2, 2), 64.0)) * 64, edges).all()
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_the_best_constant_box_is_found_by_steps(step):
+    """Oracle: by hand, in 64ths of the height: a bottom at 1.5 and one at 4.5 have it between 2.25 and 3 in common,
+    which a step of 1 reaches from 1.5, and one of 2 or 4 does not; and the same twice and four times as large.
+    """
+    edges = np.array([[0.0, 0, 1, 1.5], [0, 0, 1, 4.5]]) * [1, 1, 1, step]
+    assert constant_box(edges, np.array([[1.0, 64]] * 2)).tolist() == [0, 0, 1, 2.5 * step / 64]
+
+
+def test_of_very_many_boxes_some_are_tried(monkeypatch):
+    """Oracle: by hand: of seven boxes, and at most three tried, every third: the fourth, which is there twice."""
+    monkeypatch.setattr("vggnet.tasks.box_geometry.MOST_TRIED", 3)
+    places = [0, 1, 2, 7, 4, 5, 7]
+    edges = np.array([[10.0 * place, 0, 10 * place + 9, 9] for place in places])
+    assert constant_box(edges, np.ones((7, 2))).tolist() == [70, 0, 79, 9]

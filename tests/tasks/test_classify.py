@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from vggnet.errors import NonFiniteError
-from vggnet.models.vgg import Architecture
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.opening import open_source
+from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.models.vgg import Architecture, build
+from vggnet.report.text import Fact
 from vggnet.tasks.classify import Classify
-from vggnet.tasks.task import split, to_device
+from vggnet.tasks.results import EvaluationResult, Prediction
+from vggnet.tasks.task import EvaluationJob, PredictionJob, split, to_device
+from vggnet.weights.checkpoint import OpenModel
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])
-LABELS = torch.tensor([0, 1, 1, 0])
+LABELS = torch.tensor([0, 0, 1, 0])
 
 
 def nll(logits, label, smoothing=0.0):
@@ -30,7 +36,7 @@ def test_the_loss_is_summed_over_images(smoothing):
     expected = [nll(row, label, smoothing) for row, label in zip(LOGITS, LABELS, strict=True)]
     assert minimized.item() == pytest.approx(sum(expected), rel=1e-6)
     plain = sum(nll(row, label) for row, label in zip(LOGITS, LABELS, strict=True))
-    assert sums.tolist() == pytest.approx([plain, 2], rel=1e-6)  # of the second image the first class wins the tie
+    assert sums.tolist() == pytest.approx([plain, 3], rel=1e-6)  # of the second image the first class wins the tie
     assert sums.dtype == torch.float64
     assert not sums.requires_grad
     (gradient,) = torch.autograd.grad(minimized, logits)
@@ -44,7 +50,7 @@ def test_validation_counts_in_float64():
     expected = sum(nll(row, label) for row, label in zip(logits, LABELS, strict=True))
     loss, correct = Classify(label_smoothing=0.5).validation_sums(logits, LABELS).tolist()
     assert loss == pytest.approx(expected, rel=1e-12)
-    assert correct == 2
+    assert correct == 3
     logits[2, 0] = torch.nan
     with pytest.raises(NonFiniteError):
         Classify().validation_sums(logits, LABELS)
@@ -67,9 +73,102 @@ def test_heads_for_scores_are_kept():
 
 def test_targets_of_any_kind_are_split_and_moved():
     """Oracle: by hand: a tensor, and a list with a dictionary for each image."""
-    assert [part.tolist() for part in split(LABELS, [1, 3])] == [[0], [1, 1, 0]]
+    assert [part.tolist() for part in split(LABELS, [1, 3])] == [[0], [0, 1, 0]]
     boxes = [{"boxes": torch.zeros(count, 4), "labels": torch.arange(count)} for count in (2, 0, 3)]
     assert [[len(one["labels"]) for one in part] for part in split(boxes, [2, 1])] == [[2, 0], [3]]
     moved = to_device(boxes, torch.device("meta"))
     assert [one["boxes"].device.type for one in moved] == ["meta"] * 3
     assert to_device(LABELS, torch.device("meta")).shape == (4,)
+
+
+@pytest.fixture
+def opened():
+    torch.manual_seed(0)
+    model = build("vgg11", num_classes=10, head="gap", width=0.05).eval()
+    model.preprocess = Preprocess(resize=32, crop=32)
+    return OpenModel(model, torch.device("cpu"))
+
+
+def test_labels_are_the_targets():
+    """Oracle: the source."""
+    source = open_source("digits", "test")
+    targets = Classify().read_targets(source, Preprocess.cifar10())
+    assert targets.tolist() == source.labels.tolist()
+    assert targets.dtype == torch.int64
+
+
+def test_evaluating_and_predicting(opened):
+    """Oracle: the network on each image by itself. A classifier is for boxes, and refused in one line."""
+    source = open_source("digits", "test")
+    options = {
+        "networks": [opened], "model": "mine", "source": source, "data": "digits", "split": "test", "workers": 0,
+        "protocol": "single", "scales": (), "flip": False, "six_views": False, "batch_size": 100, "progress": False,
+    }  # fmt: skip
+    images = [source.read(index) for index in range(12)]
+    with torch.no_grad():
+        inputs = torch.stack([opened.preprocess(source.read(index)) for index in range(len(source))])
+        probabilities = opened.network(inputs).softmax(1)
+    result = Classify().evaluate(EvaluationJob(**options, classifier=None, classifier_name=None)).result
+    assert result.top1 == (probabilities.argmax(1).numpy() == source.labels).mean()
+    job = {"model": "mine", "top": 2, "batch_size": 5, "progress": False, "on_error": "raise"}
+    found = Classify().predict(opened, images, PredictionJob(**job, classifier=None))
+    best, classes = probabilities[:12].topk(2)
+    assert [one.name for one in found] == [f"image {number}" for number in range(1, 13)]
+    assert [one.classes for one in found] == [tuple(f"class {index}" for index in row) for row in classes.tolist()]
+    np.testing.assert_allclose([one.probabilities for one in found], best, rtol=1e-4)
+    with pytest.raises(ConfigError, match="^mine gives classes; classifier .--classifier. is for models that give box"):
+        Classify().evaluate(EvaluationJob(**options, classifier=opened, classifier_name="other"))
+    with pytest.raises(ConfigError, match="^mine gives classes; leave out classifier"):
+        Classify().predict(opened, Image.new("RGB", (40, 40)), PredictionJob(**job, classifier=opened))
+
+
+SAVED = {
+    "top1": 0.9, "top5": 0.995, "loss": 0.41234, "images": 1000, "calibration_error": 0.0123, "classes": list("abcdef"),
+    "data": "mine", "split": "val", "fingerprint": "0123", "model": "runs/a", "protocol": "multicrop", "views": 50,
+    "scales": [256, 288], "seconds": 1234.56, "device": "cpu", "date": "2026-01-02T03:04:05+00:00",
+}  # fmt: skip
+
+
+def test_what_a_report_shows_first():
+    """Oracle: by hand; Wilson's interval of 900 of 1,000 is 88.0 to 91.7 % (statsmodels' proportion_confint)."""
+    assert Classify().headline(SAVED) == [
+        Fact("val accuracy", "90.00 %", "88.0 % to 91.7 %: 95 % interval of 1,000 images"),
+        Fact("95 % interval", "88.0 % to 91.7 %"),
+        Fact("val loss", "0.4123"),
+        Fact("calibration error", "1.23 %", "mean gap of confidence and accuracy"),
+    ]
+
+
+def test_all_that_a_report_says():
+    """Oracle: by hand. Of five classes the true one is always among the first five."""
+    expected = [
+        Fact("images", "1,000 of mine, split val"),
+        Fact("data fingerprint", "0123"),
+        Fact("model", "runs/a"),
+        Fact("protocol", "multicrop, 50 views of each image, scale 256, 288"),
+        Fact("top-1 accuracy", "90.00 %"),
+        Fact("top-5 accuracy", "99.50 %"),
+        Fact("loss", "0.4123 nats"),
+        Fact("time", "1,234.6 s on cpu"),
+        Fact("date", "2026-01-02T03:04:05+00:00"),
+    ]
+    assert Classify().facts(SAVED) == expected
+    few = {**SAVED, "classes": list("abcde"), "protocol": "single", "views": 1, "scales": [256]}
+    expected[3:6] = [Fact("protocol", "single, 1 view of each image, scale 256"), Fact("top-1 accuracy", "90.00 %")]
+    assert Classify().facts(few) == expected
+
+
+def test_text_for_a_terminal():
+    """Oracle: by hand."""
+    result = EvaluationResult(
+        **{**SAVED, "classes": ("cat", "dog"), "scales": (32,)},
+        per_class={"cat": 0.8, "dog": 1.0}, confusion=((4, 1), (0, 5)), torch="2",
+    )  # fmt: skip
+    lines = Classify().evaluation_text(result).splitlines()
+    assert lines[-1] == "val accuracy 90.00 %"
+    assert any(line.split() == ["cat", "80.00", "%", "5", "dog", "(1)"] for line in lines)
+    found = [
+        Prediction(name="a.png", classes=("cat", "eel"), probabilities=(0.75, 0.25)),
+        Prediction(name="b", error="no"),
+    ]
+    assert Classify().predictions_text(found).splitlines() == ["a.png", "  cat   75.00 %", "  eel   25.00 %", "no"]
