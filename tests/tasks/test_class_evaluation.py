@@ -11,7 +11,8 @@ from torch import nn
 
 from vggnet.data.loading import EvalBatches
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import DataError, InputError
+from vggnet.data.sources.source import Subset
+from vggnet.errors import DataError, ImageError, InputError
 from vggnet.report import figures
 from vggnet.tasks.class_evaluation import evaluate_classes, score_batches
 from vggnet.tasks.results import read_per_image
@@ -214,6 +215,40 @@ def test_pictures_show_right_and_wrong(monkeypatch, tmp_path, images, mistaken, 
     assert options2 == {"title": title}
     assert (confusion, classes) == (evaluated.result.confusion, COLORS)
     assert (path, other) == (tmp_path / "predictions.png", tmp_path / "confusion.png")
+
+
+class Spoiled(Colors):
+    """Every seventh image cannot be read."""
+
+    def open(self, index):
+        if index % 7 == 3:
+            raise ImageError("is spoiled.")
+        return super().open(index)
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "multiscale", "scales": (8, 9)}, {"batch_size": 7}])
+def test_images_that_cannot_be_read(tmp_path, options):
+    """Oracle: the evaluation of the readable images alone; by default the first that cannot be read is an error."""
+    readable = Subset(Colors(40), np.array([index for index in range(40) if index % 7 != 3]))
+    with pytest.raises(ImageError, match="color 3: is spoiled"):
+        evaluate(Spoiled(40), Brightest(), **options)
+    evaluated = evaluate_classes(job(Spoiled(40), Brightest(), Brightest(), on_bad_image="skip", **options))
+    found, expected = evaluated.result, evaluate(readable, Brightest(), **options)
+    assert (found.images, found.confusion) == (34, expected.confusion)
+    assert found.loss == pytest.approx(expected.loss)
+    assert list(found.unreadable.items()) == [(index, f"color {index}: is spoiled.") for index in range(3, 40, 7)]
+    assert expected.unreadable == {}
+    evaluated.write(tmp_path)
+    assert read_per_image(tmp_path).labels.tolist() == readable.labels.tolist()
+
+
+def test_networks_with_other_classes_are_not_averaged():
+    """Oracle: the contract. One without names is taken to have the same order."""
+    some = Subset(Colors(30), np.flatnonzero(Colors(30).labels < 2))
+    some.classes = ("red", "green")
+    with pytest.raises(DataError, match="different classes, such as (pink|blue)"):
+        evaluate(some, Brightest(), Brightest(("red", "green", "pink")))
+    assert evaluate(Colors(9), Brightest(), Brightest(None)).loss == evaluate(Colors(9), Brightest()).loss
 
 
 def test_names_that_occur_twice_keep_their_accuracies():
