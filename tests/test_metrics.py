@@ -4,13 +4,25 @@ import math
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 from torchmetrics.classification import BinaryCalibrationError, MulticlassConfusionMatrix
 
 from vggnet.errors import DataError, InputError, NonFiniteError
-from vggnet.metrics import Metrics, PerImage, calibration_bins, mean_softmax, rank, wilson_interval
+from vggnet.metrics import (
+    ClassScores,
+    Metrics,
+    PerImage,
+    calibration_bins,
+    class_scores,
+    mean_scores,
+    mean_softmax,
+    rank,
+    roc_auc,
+    wilson_interval,
+)
 
 
 def draw(images, classes, scale=2.0, seed=0):
@@ -209,3 +221,38 @@ def test_wilson_interval(correct, images):
     """Oracle: SciPy."""
     expected = binomtest(correct, images).proportion_ci(method="wilson")
     assert wilson_interval(correct / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "digits"), [(2, 6), (3, 6), (5, 0)])
+def test_scores_of_classes(classes, digits):
+    """Oracle: scikit-learn, on logits without ties, and on rounded ones with many of them."""
+    logits, labels = draw(400, classes)
+    logits = logits.double().mul(2).round(decimals=digits)
+    metrics = Metrics(classes)
+    predicted = metrics.update(logits, labels).predicted.numpy()
+    found = class_scores(torch.tensor(metrics.compute().confusion), logits, labels)
+    each = sklearn.metrics.precision_recall_fscore_support(labels, predicted, zero_division=0)
+    for name, expected in zip(("precision", "recall", "f1"), each, strict=False):
+        assert [getattr(one, name) for one in found] == pytest.approx(expected.tolist())
+    probabilities = logits.softmax(1).numpy()
+    areas = [sklearn.metrics.roc_auc_score(labels == c, probabilities[:, c]) for c in range(classes)]
+    assert [one.roc_auc for one in found] == pytest.approx(areas)
+    for kind in ("macro", "weighted"):
+        mean = mean_scores(found, each[3].tolist(), weighted=kind == "weighted")
+        expected = sklearn.metrics.precision_recall_fscore_support(labels, predicted, average=kind)[:3]
+        assert [mean.precision, mean.recall, mean.f1] == pytest.approx(expected)
+        weights = None if kind == "macro" else each[3]
+        assert mean.roc_auc == pytest.approx(np.average(areas, weights=weights))
+
+
+def test_classes_without_images_have_no_scores():
+    """Oracle: by hand: the third class has no image, though one is given to it; the second is given to none."""
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 2.0]])
+    labels = torch.tensor([0, 1])
+    found = class_scores(torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]]), logits, labels)
+    assert [(one.precision, one.recall, one.f1) for one in found] == [(1, 1, 1), (0, 0, 0), (None, None, None)]
+    assert [one.roc_auc for one in found] == [1.0, 1.0, None]
+    assert mean_scores(found, [1, 1, 0], weighted=False).f1 == 0.5
+    assert roc_auc(torch.tensor([0.1, 0.2]), torch.tensor([True, True])) is None
+    nothing = ClassScores(precision=None, recall=None, f1=None, roc_auc=None)
+    assert mean_scores([nothing], [0], weighted=True) == nothing

@@ -28,6 +28,16 @@ class Scores:
     calibration_error: float  # 0..1, mean |confidence - accuracy| over 15 bins, weighted by images
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """How well one class is told from the others, or the mean of classes. Each is None where it is not defined."""
+
+    precision: float | None  # 0..1, of the images that are given this class, those that have it; 0 if there are none
+    recall: float | None  # 0..1, of the images of this class, those that are given it: the accuracy on the class
+    f1: float | None  # 0..1, harmonic mean of both
+    roc_auc: float | None  # 0..1, the chance that an image of this class has a higher probability of it than another
+
+
 class PerImage(NamedTuple):
     """What a classifier predicts for each image: one value an image in every column."""
 
@@ -129,6 +139,90 @@ class Metrics:
                 f"0 to {self.num_classes - 1}; use the data set that the model was trained for."
             )
         check_finite_logits(logits)
+
+
+def class_scores(confusion: Tensor, logits: Tensor, labels: Tensor) -> list[ClassScores]:
+    """Precision, recall, F1 and one-against-all ROC AUC of each class.
+
+    A class without images has no scores.
+
+    Args:
+        confusion: (C, C) counts, rows are true classes.
+        logits: (N, C), of any floating-point type.
+        labels: (N,), integers in 0..C-1.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> class_scores(torch.tensor([[1, 0], [1, 1]]), logits, torch.tensor([0, 1, 1]))[1]
+        ClassScores(precision=1.0, recall=0.5, f1=0.6666666666666666, roc_auc=1.0)
+    """
+    probabilities = logits.double().softmax(1)
+    scores = []
+    for index, (row, column) in enumerate(zip(confusion.tolist(), confusion.T.tolist(), strict=True)):
+        images, given, right = sum(row), sum(column), row[index]
+        if not images:
+            scores.append(ClassScores(precision=None, recall=None, f1=None, roc_auc=None))
+            continue
+        scores.append(
+            ClassScores(
+                precision=right / given if given else 0.0,
+                recall=right / images,
+                f1=2 * right / (images + given),
+                roc_auc=roc_auc(probabilities[:, index], labels == index),
+            )
+        )
+    return scores
+
+
+def mean_scores(scores: Sequence[ClassScores], images: Sequence[int], *, weighted: bool) -> ClassScores:
+    """The mean over the classes that have images.
+
+    Args:
+        scores: of each class.
+        images: of each class.
+        weighted: False counts all classes the same ("macro"), True each by its images.
+
+    Example:
+        >>> one = ClassScores(precision=1.0, recall=0.5, f1=0.6, roc_auc=0.9)
+        >>> other = ClassScores(precision=0.0, recall=0.0, f1=0.0, roc_auc=0.5)
+        >>> mean_scores([one, other], [3, 1], weighted=True).precision
+        0.75
+    """
+    means: dict[str, float | None] = {}
+    for name in ("precision", "recall", "f1", "roc_auc"):
+        pairs = [(getattr(one, name), count if weighted else 1) for one, count in zip(scores, images, strict=True)]
+        known = [(value, weight) for value, weight in pairs if value is not None]
+        total = sum(weight for _, weight in known)
+        means[name] = sum(value * weight for value, weight in known) / total if known else None
+    return ClassScores(**means)
+
+
+def roc_auc(scores: Tensor, positive: Tensor) -> float | None:
+    """The area under the ROC curve: how often a positive scores above a negative; equal scores count half.
+
+    Args:
+        scores: (N,), of any type.
+        positive: bool (N,).
+
+    Returns:
+        0..1; None without positives or without negatives.
+
+    Source:
+        Hanley & McNeil, "The meaning and use of the area under a receiver operating characteristic (ROC) curve",
+        Radiology 143 (1982).
+
+    Example:
+        >>> roc_auc(torch.tensor([0.9, 0.4, 0.4, 0.1]), torch.tensor([True, True, False, False]))
+        0.875
+    """
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    _, place, counts = scores.unique(return_inverse=True, return_counts=True)
+    ranks = counts.cumsum(0) - (counts.double() - 1) / 2  # from 1; equal scores share the mean of theirs
+    above = ranks[place][positive].sum().item() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
 
 
 def calibration_bins(per_image: PerImage) -> list[Bin]:

@@ -1,11 +1,13 @@
+import csv
 import json
 import sys
 from dataclasses import fields
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
-from colors import COLORS, Brightest, Colors
+from colors import COLORS, Brightest, Colors, one_by_one
 from PIL import Image
 
 from vggnet import report
@@ -59,6 +61,38 @@ def test_out_holds_the_result_and_its_pictures(colors, tmp_path):
     assert {"top1", "top5", "loss", "images", "per_class", "fingerprint", "model", "seconds"} <= saved.keys()
     assert saved["per_class"].keys() == set(COLORS)
     assert saved["files"] == [str(path) for path in result.files]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_names_each_image(colors, tmp_path, suffix):
+    """Oracle: NumPy on single images; Python's csv module or pyarrow reads it; a name that is no UTF-8."""
+    source = colors(20)
+    source.describe = lambda index: f"caf\udce9, {index}.png"
+    file = tmp_path / "new" / f"table{suffix}"
+    evaluate(Brightest(), "colors", table=file)
+    if suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    else:
+        rows = pq.read_table(file).to_pylist()
+    predicted = one_by_one(source, Brightest()).argmax(1)
+    assert [row["image"] for row in rows] == [f"caf\\udce9, {index}.png" for index in range(20)]
+    assert [row["true"] for row in rows] == [source.classes[label] for label in source.labels]
+    assert [row["predicted"] for row in rows] == [source.classes[index] for index in predicted]
+    assert [str(row["correct"]).lower() for row in rows] == [
+        "true" if hit else "false" for hit in predicted == source.labels
+    ]
+    confidence = one_by_one(source, Brightest()).max(1)
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(confidence, abs=1e-5)
+
+
+def test_a_table_of_another_kind_is_refused(colors, tmp_path):
+    """Oracle: the message, before any image is read."""
+    colors(20)
+    with pytest.raises(
+        ConfigError, match=r"table \(--table\) is .*table\.xlsx; expected a file name that ends in \.csv"
+    ):
+        evaluate(Brightest(), "colors", table=tmp_path / "table.xlsx")
 
 
 def test_without_matplotlib_the_result_is_written(colors, monkeypatch, tmp_path):

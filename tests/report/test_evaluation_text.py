@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vggnet.metrics import ClassScores
 from vggnet.report.evaluation_text import evaluation_text, predictions_text
 from vggnet.report.text import to_json
 from vggnet.tasks.results import EvaluationResult, Prediction
@@ -18,6 +19,13 @@ def result(**changes):
         "loss": 0.04321,
         "images": 1500,
         "per_class": {"cat": 0.975, "aeroplane": None, "dog": 1.0},
+        "scores": {
+            "cat": ClassScores(precision=1.0, recall=0.975, f1=0.98734, roc_auc=0.99),
+            "aeroplane": ClassScores(precision=None, recall=None, f1=None, roc_auc=None),
+            "dog": ClassScores(precision=0.95238, recall=1.0, f1=0.97561, roc_auc=0.995),
+        },
+        "macro": ClassScores(precision=0.97619, recall=0.9875, f1=0.98148, roc_auc=0.9925),
+        "weighted": ClassScores(precision=0.98413, recall=0.98333, f1=0.98343, roc_auc=None),
         "confusion": ((975, 0, 25), (0, 0, 0), (0, 0, 500)),
         "calibration_error": 0.0123,
         "classes": ("cat", "aeroplane", "dog"),
@@ -40,10 +48,12 @@ def result(**changes):
 def test_few_classes():
     """Oracle: written by hand."""
     assert evaluation_text(result()).splitlines() == [
-        "class      accuracy  images  most often mistaken for",
-        "cat         97.50 %   1,000  dog (25)",
-        "aeroplane         -       0",
-        "dog        100.00 %     500",
+        "class            recall  precision       F1  ROC AUC  images  most often mistaken for",
+        "cat             97.50 %   100.00 %  98.73 %   0.9900   1,000  dog (25)",
+        "aeroplane             -          -        -        -       0",
+        "dog            100.00 %    95.24 %  97.56 %   0.9950     500",
+        "macro mean      98.75 %    97.62 %  98.15 %   0.9925",
+        "weighted mean   98.33 %    98.41 %  98.34 %        -",
         "",
         "1,500 images of pets in 3.0 s (500 images/s)",
         "loss 0.0432 nats, calibration error 1.23 %",
@@ -64,7 +74,7 @@ def test_few_classes():
 )
 def test_the_protocol_is_named(changes, line):
     """Oracle: written by hand."""
-    assert evaluation_text(result(**changes)).splitlines()[6] == line
+    assert evaluation_text(result(**changes)).splitlines()[8] == line
 
 
 @pytest.mark.parametrize("classes", [1, 6, 20, 21, 1000])
@@ -73,7 +83,7 @@ def test_classes_have_a_table_up_to_twenty(classes):
     names = tuple(f"class {index}" for index in range(classes))
     few = result(
         classes=names,
-        per_class=dict.fromkeys(names, 1.0),
+        scores=dict.fromkeys(names, ClassScores(precision=1.0, recall=1.0, f1=1.0, roc_auc=None)),
         confusion=tuple(map(tuple, np.eye(classes, dtype=int).tolist())),
     )
     lines = evaluation_text(few).splitlines()

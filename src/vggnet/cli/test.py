@@ -41,6 +41,7 @@ class Test:
     label_column: str | None = None  # of a table; by default as in training, else the one called label
     image_column: str | None = None  # of a table; by default as in training, else the only one of bytes
     out: Path | None = None  # where test.json and the pictures go; by default the folder of a single run
+    table: Path | None = None  # a .csv or .parquet file for one row an image: its file, what is true and predicted
     json: bool = False  # print one JSON object instead of a table
 
 
@@ -88,6 +89,7 @@ def main(arguments: list[str]) -> int:
             label_column=args.label_column or trained.label,
             image_column=args.image_column or trained.image,
             out=out,
+            table=args.table,
             progress=True,
         )
     except ImageError as error:

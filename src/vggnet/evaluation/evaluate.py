@@ -16,7 +16,7 @@ from vggnet.progress import Progress
 from vggnet.report.text import to_json
 from vggnet.tasks import get_task
 from vggnet.tasks.protocols import Name
-from vggnet.tasks.results import RESULT, EvaluationResult, LocalizationResult
+from vggnet.tasks.results import RESULT, EvaluationResult, LocalizationResult, check_table, write_table
 from vggnet.tasks.task import Evaluated, EvaluationJob
 
 
@@ -37,6 +37,7 @@ def evaluate(
     label_column: str | None = None,
     image_column: str | None = None,
     out: Path | str | None = None,
+    table: Path | str | None = None,
     progress: Progress = False,
 ) -> EvaluationResult | LocalizationResult:
     """Evaluate a model, or several of one task together, on one split of a data set.
@@ -67,6 +68,7 @@ def evaluate(
         image_column: of a table, the column of images; by default the only one of bytes.
         out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
             The last shows eight images spread evenly over the split, four correct and four wrong if there are.
+        table: a .csv or .parquet file for one row an image: where it lies, what is true and what was predicted.
         progress: True for a bar or lines on stderr, or a function of (images done, images to do), which counts an image
             once for each network, scale and kind of view.
 
@@ -81,7 +83,7 @@ def evaluate(
             train.
         WeightsError: the file is damaged, or the model has no preprocessing.
         NonFiniteError: an output of the model is NaN or infinite.
-        StorageError: `out` cannot be made.
+        StorageError: `out` cannot be made, or `table` not be written.
 
     Source:
         arXiv:1409.1556, sections 3.2, 4.2, 4.3 and 4.5, for the protocols.
@@ -103,6 +105,9 @@ def evaluate(
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
     if not models:
         raise ConfigError("no model was given; give one, or several to average their predictions.")
+    table = None if table is None else Path(table).expanduser()
+    if table is not None:
+        check_table(table)
     folder = None if out is None else make_folder(Path(out).expanduser())  # before the work, not after it
     networks = [open_with_head(one, device) for one in models]
     names = {network.task for network in networks}
@@ -133,6 +138,8 @@ def evaluate(
     noted = replace(evaluated.result, trained_on=tested.trained_on, notes=(*tested.notes, *evaluated.result.notes))
     evaluated = evaluated._replace(result=noted)
     result: EvaluationResult | LocalizationResult = evaluated.result if folder is None else _written(evaluated, folder)
+    if table is not None:
+        write_table(table, evaluated.columns())
     return result
 
 

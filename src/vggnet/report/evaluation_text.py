@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from vggnet.report.text import table
 
 if TYPE_CHECKING:
+    from vggnet.metrics import ClassScores
     from vggnet.tasks.results import EvaluationResult, FoundBox, LocalizationResult, Prediction
 
 MAX_CLASSES = 20  # more get no table
@@ -68,9 +69,18 @@ def box_caption(one: "FoundBox") -> str:
 
 def _class_table(result: "EvaluationResult") -> str:
     rows = []
-    for index, (name, accuracy) in enumerate(result.per_class.items()):
+    for index, (name, scores) in enumerate(result.scores.items()):
         row = result.confusion[index]
         wrong, other = max(((count, -other) for other, count in enumerate(row) if other != index), default=(0, 0))
         mistaken = f"{result.classes[-other]} ({wrong:,})" if wrong else ""
-        rows.append([name, None if accuracy is None else f"{100 * accuracy:.2f} %", f"{sum(row):,}", mistaken])
-    return table(["class", "accuracy", "images", "most often mistaken for"], rows, left=(0, 3))
+        rows.append([name, *_cells(scores), f"{sum(row):,}", mistaken])
+    for name, scores in (("macro mean", result.macro), ("weighted mean", result.weighted)):
+        rows.append([name, *_cells(scores), "", ""])
+    headings = ["class", "recall", "precision", "F1", "ROC AUC", "images", "most often mistaken for"]
+    return table(headings, rows, left=(0, 6))
+
+
+def _cells(scores: "ClassScores") -> list[str | None]:
+    shares = (scores.recall, scores.precision, scores.f1)
+    cells = [None if share is None else f"{100 * share:.2f} %" for share in shares]
+    return [*cells, None if scores.roc_auc is None else f"{scores.roc_auc:.4f}"]

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +22,12 @@ from vggnet.progress import report_progress
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
 from vggnet.tasks.protocols import Protocol, default_batch_size
 from vggnet.tasks.results import LocalizationResult
-from vggnet.tasks.task import EvaluationJob
+from vggnet.tasks.task import Evaluated, EvaluationJob
 from vggnet.tasks.windows import Windows, require_one_kind, windows_of
 from vggnet.weights.checkpoint import OpenModel
 
 
-def evaluate_boxes(job: EvaluationJob) -> LocalizationResult:
+def evaluate_boxes(job: EvaluationJob) -> Evaluated:
     """Evaluate networks that predict boxes, on whole images: at each scale a box for every window.
 
     The boxes of all windows, scales, mirror images and networks are merged (`merge`), and the best one is taken. With a
@@ -65,7 +66,7 @@ def evaluate_boxes(job: EvaluationJob) -> LocalizationResult:
     predicted = clip(np.array(merged), boxes.sizes)
     right = is_correct(predicted, boxes.edges)
     ranks = None if scorer is None else _ranks(seen, scorer.labels)
-    return LocalizationResult(
+    result = LocalizationResult(
         error_class_given=float(1 - right.mean()),
         error_top1=None if ranks is None else float(1 - (right & (ranks < 1)).mean()),
         error_top5=None if ranks is None else float(1 - (right & (ranks < 5)).mean()),
@@ -78,6 +79,18 @@ def evaluate_boxes(job: EvaluationJob) -> LocalizationResult:
         classifier=job.classifier_name,
         **job.about(start),
     )
+    return Evaluated(result, columns=partial(_columns, source, predicted, boxes.edges))
+
+
+def _columns(source: Source, predicted: Array, true: Array) -> dict[str, list[Any]]:
+    """The table of all images: where each lies, its class, the box that was found, and how well it fits."""
+    return {
+        "image": [source.describe(index) for index in range(len(source))],
+        "true": [source.classes[label] for label in source.labels],
+        **{name: edges.tolist() for name, edges in zip(("left", "top", "right", "bottom"), predicted.T, strict=True)},
+        "overlap": overlap(predicted, true).tolist(),
+        "correct": is_correct(predicted, true).tolist(),
+    }
 
 
 class _OnLabels(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from vggnet.data.loading import Batch, Skip
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, Subset, match_classes
 from vggnet.errors import DataError, ImageError
-from vggnet.metrics import Metrics, PerImage, Scores, mean_softmax
+from vggnet.metrics import Metrics, PerImage, Scores, class_scores, mean_scores, mean_softmax
 from vggnet.progress import report_progress
 from vggnet.tasks.protocols import Protocol, default_batch_size, predict_split
 from vggnet.tasks.results import EvaluationResult, write_per_image
@@ -53,12 +53,17 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
     labels = to_model[0][torch.from_numpy(source.labels)]
     parts = -(-len(source) // size)
     scores, per_image = _score(zip(logits.tensor_split(parts), labels.tensor_split(parts), strict=True), len(classes))
+    of_classes = class_scores(torch.tensor(scores.confusion), logits, labels)
+    images = labels.bincount(minlength=len(classes)).tolist()
     result = EvaluationResult(
         top1=scores.top1,
         top5=scores.top5,
         loss=scores.loss,
         images=scores.images,
         per_class=dict(zip(_distinct(classes), scores.per_class, strict=True)),
+        scores=dict(zip(_distinct(classes), of_classes, strict=True)),
+        macro=mean_scores(of_classes, images, weighted=False),
+        weighted=mean_scores(of_classes, images, weighted=True),
         confusion=scores.confusion,
         calibration_error=scores.calibration_error,
         classes=classes,
@@ -68,7 +73,24 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
         unreadable={index: str(bad[index]) for index in sorted(bad)},
         **job.about(start),
     )
-    return Evaluated(result, (PREDICTIONS, CONFUSION), partial(_write, source, result, per_image))
+    return Evaluated(
+        result,
+        (PREDICTIONS, CONFUSION),
+        partial(_write, source, result, per_image),
+        partial(_columns, source, classes, per_image),
+    )
+
+
+def _columns(source: Source, classes: Sequence[str], per_image: PerImage) -> dict[str, list[Any]]:
+    """The table of all images: where each lies, its classes by name, and how sure the prediction is."""
+    return {
+        "image": [source.describe(index) for index in range(len(source))],
+        "true": [classes[label] for label in per_image.labels.tolist()],
+        "predicted": [classes[label] for label in per_image.predicted.tolist()],
+        "correct": (per_image.labels == per_image.predicted).tolist(),
+        "confidence": per_image.confidence.tolist(),
+        "loss": per_image.losses.tolist(),
+    }
 
 
 def _predict_all(

@@ -100,7 +100,7 @@ class Localize(Task):
                 "and views."
             )
         _check_classifier(job.classifier)
-        return Evaluated(evaluate_boxes(job))
+        return evaluate_boxes(job)
 
     def predict(self, network: OpenModel, images: Sequence[Picture] | Picture, job: PredictionJob) -> list[FoundBox]:
         """By `predict_boxes`."""

@@ -1,13 +1,15 @@
 """What evaluations and predictions return, and the files that hold them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vggnet.errors import DataError
-from vggnet.files import replacing
-from vggnet.metrics import PerImage
+from vggnet.errors import ConfigError, DataError
+from vggnet.files import escaped, replacing
+from vggnet.metrics import ClassScores, PerImage
 
 RESULT = "test.json"
 PER_IMAGE = "predictions.parquet"
@@ -24,6 +26,9 @@ class EvaluationResult:
     loss: float  # nats, mean cross-entropy
     images: int
     per_class: dict[str, float | None]  # 0..1, accuracy; None for a class without images
+    scores: dict[str, ClassScores]  # of each class: precision, recall, F1, ROC AUC
+    macro: ClassScores  # their mean over the classes that have images
+    weighted: ClassScores  # the same, each class by its images
     confusion: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes
     calibration_error: float  # 0..1
     classes: tuple[str, ...]
@@ -94,6 +99,40 @@ class FoundBox:
     # were merged into this one (of many boxes not all are merged, see `merge`)
     score: float | None = None
     error: str | None = None
+
+
+def check_table(path: Path) -> None:
+    """Raises: ConfigError for a name that says neither CSV nor parquet."""
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(f"table (--table) is {path}; expected a file name that ends in .csv or .parquet.")
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write a table as CSV or as parquet, as its name says.
+
+    Args:
+        path: a file name that ends in .csv or .parquet; its folder is made if missing.
+        columns: names, and one value a row; text may have the characters of file names that are no UTF-8, which are
+            escaped.
+
+    Raises:
+        ConfigError: another ending.
+        StorageError: the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as csv  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
+
+    check_table(path)
+    table = pa.table(
+        {
+            name: [escaped(value) if isinstance(value, str) else value for value in values]
+            for name, values in columns.items()
+        }
+    )
+    write = csv.write_csv if path.suffix.lower() == ".csv" else pq.write_table
+    with replacing(path) as temporary:
+        write(table, temporary)
 
 
 def write_per_image(folder: Path, per_image: PerImage) -> None:

@@ -88,6 +88,7 @@ class Evaluated(NamedTuple):
     result: Any  # a frozen dataclass with `files`, `notes` and `error`
     figures: tuple[str, ...] = ()  # the names of the files that `write` draws
     write: Callable[[Path], None] = lambda folder: None  # writes what belongs to it into a folder
+    columns: Callable[[], dict[str, list[Any]]] = dict  # of a table with one row an image
 
 
 @dataclass(frozen=True, kw_only=True)
