@@ -219,7 +219,7 @@ def roc_auc(scores: Tensor, positive: Tensor) -> float | None:
     negatives = len(positive) - positives
     if not positives or not negatives:
         return None
-    _, place, counts = scores.unique(return_inverse=True, return_counts=True)
+    _, place, counts = scores.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
     ranks = counts.cumsum(0) - (counts.double() - 1) / 2  # from 1; equal scores share the mean of theirs
     above = ranks[place][positive].sum().item() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))

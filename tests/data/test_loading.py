@@ -3,15 +3,19 @@
 import io
 import os
 import random
+from collections import Counter
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
 from PIL import Image
 
 from vggnet.data.decoded import forget_decoded
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import (
+    BalancedBatches,
     CropView,
     EvalBatches,
     StreamBatches,
@@ -113,6 +117,26 @@ def complaint(batches):
 
 def processes(batches):
     return {tuple(image[0].flatten().tolist()) for batch in batches for image in batch.images}
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 9), st.integers(0, 3))
+def test_balanced_epochs(sizes, seed, epoch):
+    """Oracle: counting: classes, and the images within each, are seen equally often, give or take one."""
+    labels = np.repeat(np.arange(len(sizes)) * 2, sizes)  # of a class between there is no image
+    source = Flat(len(labels) + 3)
+    source.labels = np.concatenate([labels, [0, 1, 1]])  # the last three images are not trained on
+    batches = BalancedBatches(source, SMALL, 8, indices=np.arange(len(labels)), seed=seed)
+    drawn = torch.cat(batches._epoch_chunks(epoch)).tolist()
+    assert len(drawn) == len(labels)
+    assert len(batches._epoch_chunks(epoch)) == len(batches)
+    of_class = Counter(labels[index] for index in drawn)
+    assert max(of_class.values()) - min(of_class[label] for label in set(labels.tolist())) <= 1
+    for label in set(labels.tolist()):
+        seen = Counter(dict.fromkeys(np.flatnonzero(labels == label), 0))
+        seen.update(index for index in drawn if labels[index] == label)
+        assert max(seen.values()) - min(seen.values()) <= 1
+    again = BalancedBatches(source, SMALL, 8, indices=np.arange(len(labels)), seed=seed)
+    assert torch.cat(again._epoch_chunks(epoch)).tolist() == drawn
 
 
 @pytest.mark.parametrize("preprocess", [SMALL, LARGE], ids=["small", "large"])

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+<<<<<<< HEAD
 from PIL import Image
+=======
+from sklearn.utils.class_weight import compute_class_weight
+>>>>>>> 3642097 (training: class weights and balanced sampling)
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
@@ -30,7 +34,7 @@ def nll(logits, label, smoothing=0.0):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_summed_over_images(smoothing):
     """Oracle: numpy, image by image; only the loss that is minimized has label smoothing."""
-    task = Classify().configured({"label_smoothing": smoothing})
+    task = Classify().configured({"label_smoothing": smoothing, "class_weights": "none"})
     logits = LOGITS.clone().requires_grad_()
     minimized, sums = task.loss(logits, LABELS)
     expected = [nll(row, label, smoothing) for row, label in zip(LOGITS, LABELS, strict=True)]
@@ -42,6 +46,25 @@ def test_the_loss_is_summed_over_images(smoothing):
     (gradient,) = torch.autograd.grad(minimized, logits)
     whole = F.cross_entropy(logits, LABELS, label_smoothing=smoothing, reduction="sum")
     torch.testing.assert_close(gradient, torch.autograd.grad(whole, logits)[0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_balanced_class_weights(smoothing):
+    """Oracle: scikit-learn's weights, and numpy image by image; the plain loss is still there, without weights."""
+    train = torch.tensor([0] * 6 + [1] * 3 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=train.numpy())
+    task = Classify().configured({"label_smoothing": smoothing, "class_weights": "balanced"}).fitted(train, 3)
+    assert task.weights == pytest.approx(expected.tolist())
+    assert task.sums == ("loss", "correct", "weighted_loss")
+    minimized, sums = task.loss(LOGITS, LABELS)
+    pairs = list(zip(LOGITS, LABELS, strict=True))
+    smoothed = sum(expected[label] * nll(row, label, smoothing) for row, label in pairs)
+    assert minimized.item() == pytest.approx(smoothed, rel=1e-6)
+    plain = sum(nll(row, label) for row, label in pairs)
+    weighted = sum(expected[label] * nll(row, label) for row, label in pairs)
+    assert sums.tolist() == pytest.approx([plain, 2, weighted], rel=1e-6)
+    assert task.validation_sums(LOGITS, LABELS).tolist() == pytest.approx([plain, 2, weighted], rel=1e-6)
+    assert task.metrics([6.0, 3.0, 2.0], 4) == {"loss": 1.5, "accuracy": 0.75, "weighted_loss": 0.5}
 
 
 def test_validation_counts_in_float64():

@@ -6,6 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from trainings import train
 
 import vggnet
@@ -211,3 +212,21 @@ def test_no_image_has_the_seed_of_a_step():
         images = {image_seed(domain, seed=0, epoch=epoch, index=index) for epoch in range(3) for index in range(1000)}
         assert len(images) == 3000
         assert not images & steps
+
+
+def test_both_losses_of_an_unbalanced_training_are_kept(tmp_path):
+    """Oracle: the shares of the classes: with few images of most classes the weighted loss is another than the plain
+    one, and a run without the options has no such column."""
+    for name in range(3):
+        for index in range((20, 6, 4)[name]):
+            folder = tmp_path / "data" / f"class {name}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng([name, index]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    config = preset("fast").override(epochs=1, width=0.1, batch_size=8, val_fraction=0.3)
+    balanced = config.override(class_weights="balanced", sampling="balanced")
+    (row,) = vggnet.train(tmp_path / "data", balanced, out=tmp_path / "balanced").history
+    assert row["train_weighted_loss"] != row["train_loss"]
+    assert row["val_weighted_loss"] != row["val_loss"]
+    (row,) = vggnet.train(tmp_path / "data", config, out=tmp_path / "plain").history
+    assert "train_weighted_loss" not in row

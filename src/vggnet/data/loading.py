@@ -130,6 +130,7 @@ class TrainBatches:
     ) -> None:
         self._loader = _make_loader(source, preprocess, view, workers, skip, progress)
         self.share = share
+        self.labels = source.labels
         self.indices = torch.from_numpy(indices)
         self.batch_size = batch_size
         self.seed = seed
@@ -146,6 +147,28 @@ class TrainBatches:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.indices), generator=generator)
         return _chunks(self.indices[order], self.batch_size)
+
+
+class BalancedBatches(TrainBatches):
+    """Shuffled batches of as many images of each class as there would be if all classes were equally large.
+
+    An epoch has as many images as without balance. Its part of a class is made of whole passes over the images of that
+    class and a random rest: in how often they are seen the images of a class differ by one at most.
+    """
+
+    def _epoch_chunks(self, epoch: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        labels = torch.from_numpy(self.labels)[self.indices]
+        classes = torch.tensor(np.unique(labels))
+        sizes = [len(part) for part in torch.arange(len(self.indices)).tensor_split(len(classes))]
+        larger_first = torch.randperm(len(classes), generator=generator).tolist()  # sizes differ by one at most
+        drawn = []
+        for label, size in zip(classes[larger_first].tolist(), sizes, strict=True):
+            of_class = self.indices[labels == label]
+            passes = [torch.randperm(len(of_class), generator=generator) for _ in range(-(-size // len(of_class)))]
+            drawn.append(of_class[torch.cat(passes)[:size]])
+        images = torch.cat(drawn)
+        return _chunks(images[torch.randperm(len(images), generator=generator)], self.batch_size)
 
 
 class StreamBatches(TrainBatches):

@@ -16,7 +16,11 @@ TaskName = Literal["classify", "localize"]
 DEFAULT: TaskName = "classify"
 
 # Options of training that a task alone reads; with another task they cannot act.
-OWN_OPTIONS: Mapping[str, TaskName] = {"boxes": "localize", "label_smoothing": "classify"}
+OWN_OPTIONS: Mapping[str, TaskName] = {
+    "boxes": "localize",
+    "label_smoothing": "classify",
+    "class_weights": "classify",
+}
 # The one value that an option must have with a task, and why.
 _FIXED: Mapping[TaskName, tuple[tuple[str, Any, str], ...]] = {
     "classify": (),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +29,28 @@ class Classify(Task):
     """Predict the class of an image."""
 
     name: ClassVar[str] = "classify"
-    sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
     skips_bad_images: ClassVar[bool] = True
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "protocol", "views")
 
     label_smoothing: float = 0.0  # share of each label that is spread over all classes
+    class_weights: Literal["none", "balanced"] = "none"
+    weights: tuple[float, ...] = ()  # of each class in the loss; none for 1
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """The loss, how many are correct, and the loss with class weights if there are any."""
+        return ("loss", "correct", "weighted_loss") if self.weights else ("loss", "correct")
 
     def configured(self, options: Mapping[str, Any]) -> "Classify":
-        """With the label smoothing of a training."""
-        return replace(self, label_smoothing=options["label_smoothing"])
+        """With the label smoothing and class weights of a training."""
+        return replace(self, label_smoothing=options["label_smoothing"], class_weights=options["class_weights"])
+
+    def fitted(self, targets: Tensor, num_classes: int) -> "Classify":
+        """With balanced weights if asked for: N / (C n) for a class with n of the N images, so that their mean is 1."""
+        if self.class_weights == "none":
+            return self
+        images = targets.bincount(minlength=num_classes).clamp(min=1)  # a class without images meets no weight
+        return replace(self, weights=tuple((len(targets) / (num_classes * images.double())).tolist()))
 
     def keeps_head(self, given: Architecture) -> bool:
         """Whether the head is one for class scores."""
@@ -48,23 +61,31 @@ class Classify(Task):
         return torch.from_numpy(source.labels)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Loss:
-        """Cross-entropy (nats) of logits (n, K) and labels (n,); the sums are without label smoothing."""
-        minimized = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing, reduction="sum")
+        """Cross-entropy (nats) of logits (n, K) and labels (n,), with class weights; no sum has label smoothing."""
         logits = outputs.detach()
-        plain = F.cross_entropy(logits, targets, reduction="sum")
-        return Loss(minimized, torch.stack([plain.double(), (logits.argmax(1) == targets).sum().double()]))
+        correct = (logits.argmax(1) == targets).sum().double()
+        if not self.weights:
+            minimized = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing, reduction="sum")
+            plain = F.cross_entropy(logits, targets, reduction="sum")
+            return Loss(minimized, torch.stack([plain.double(), correct]))
+        weights = outputs.new_tensor(self.weights)[targets]
+        minimized = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing, reduction="none") @ weights
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return Loss(minimized, torch.stack([losses.sum().double(), correct, (losses @ weights).double()]))
 
     def validation_sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """In float64 on the CPU, so that the device changes no result.  Raises: NonFiniteError."""
         check_finite_logits(outputs)
         logits, labels = outputs.detach().cpu().double(), targets.cpu()
         losses = F.nll_loss(logits.log_softmax(1), labels, reduction="none")
-        return torch.stack([losses.sum(), (logits.argmax(1) == labels).sum().double()])
+        weighted = [losses @ losses.new_tensor(self.weights)[labels]] if self.weights else []
+        return torch.stack([losses.sum(), (logits.argmax(1) == labels).sum().double(), *weighted])
 
     def metrics(self, sums: Sequence[float], images: int) -> dict[str, float]:
-        """The mean loss in nats and the accuracy, 0..1."""
-        loss, correct = sums
-        return {"loss": loss / images, "accuracy": correct / images}
+        """The mean loss in nats and the accuracy, 0..1; with class weights also the mean of the weighted loss."""
+        loss, correct, *weighted = sums
+        means = {"loss": loss / images, "accuracy": correct / images}
+        return means | ({"weighted_loss": weighted[0] / images} if weighted else {})
 
     def evaluate(self, job: EvaluationJob) -> Evaluated:
         """By `evaluate_classes`."""

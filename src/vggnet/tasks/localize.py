@@ -34,13 +34,17 @@ class Localize(Task):
     """
 
     name: ClassVar[str] = "localize"
-    sums: ClassVar[tuple[str, ...]] = ("loss", "correct")
     draws_predictions: ClassVar[bool] = True
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (boxes)", "accuracy": "correct boxes (%)"}
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "scales", "flip")
 
     boxes: Literal["shared", "per_class"] = "per_class"  # one box for all classes, or one for each
     crop: int = 224  # pixels
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """The loss, and how many boxes are correct."""
+        return "loss", "correct"
 
     def configured(self, options: Mapping[str, Any]) -> "Localize":
         """With the boxes and the crop of a training."""

@@ -119,9 +119,9 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         ConfigError: another ending.
         StorageError: the file cannot be written.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.csv as csv  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     check_table(path)
     table = pa.table(
@@ -145,8 +145,8 @@ def write_per_image(folder: Path, per_image: PerImage) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     table = pa.table(dict(zip(COLUMNS, (tensor.numpy() for tensor in per_image), strict=True)))
     with replacing(folder / PER_IMAGE) as temporary:

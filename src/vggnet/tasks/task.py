@@ -107,14 +107,17 @@ class Task(ABC):
     """What a network is trained for. An instance holds the options of one training, or the default ones."""
 
     name: ClassVar[str]
-    sums: ClassVar[tuple[str, ...]]  # what is added up over the images of an epoch, and over processes
-
     # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
     skips_bad_images: ClassVar[bool] = False  # whether `evaluate` can leave out images that cannot be read
     draws_predictions: ClassVar[bool] = False  # whether `draw_predictions` can be called
     # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
     conditions: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def sums(self) -> tuple[str, ...]:
+        """What is added up over the images of an epoch, and over processes."""
 
     def configured(self, options: Mapping[str, Any]) -> Self:
         """The task with the options of a training.
@@ -138,6 +141,15 @@ class Task(ABC):
 
         Raises: DataError if there are none, or they cannot be; ImageError.
         """
+
+    def fitted(self, targets: Targets, num_classes: int) -> Self:
+        """The task once it is known what is trained on.
+
+        Args:
+            targets: of the training images.
+            num_classes: of the data.
+        """
+        return self
 
     def take(self, targets: Targets, indices: Tensor) -> Targets:
         """The targets of the images at `indices`, int64 (n,)."""

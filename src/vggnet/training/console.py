@@ -112,11 +112,11 @@ class Console:
 
 
 def _text(metrics: Mapping[str, float], digits: int, *, names: bool = True) -> str:
-    """The loss as it is, all other metrics as percentages; two more digits for the loss."""
+    """Losses as they are, all other metrics as percentages; two more digits for the loss."""
     shown = []
     for name, value in metrics.items():
-        if name == "loss":
-            shown.append(f"loss {value:.{digits + 2}f}")
+        if name.endswith("loss"):
+            shown.append(f"{name.replace('_', ' ')} {value:.{digits + 2}f}")
         else:
             shown.append(f"{f'{name} ' if names else ''}{100 * value:.{digits}f} %")
     return ", ".join(shown)

@@ -15,7 +15,17 @@ from vggnet.data.augmentation import BatchAugment
 from vggnet.data.crops import random_resized_crop, scale_jittered_crop
 from vggnet.data.decoded import decode_all, decoded
 from vggnet.data.decoding import StoredImage
-from vggnet.data.loading import Batch, CropView, EvalBatches, Skip, StreamBatches, TrainBatches, View, default_workers
+from vggnet.data.loading import (
+    BalancedBatches,
+    Batch,
+    CropView,
+    EvalBatches,
+    Skip,
+    StreamBatches,
+    TrainBatches,
+    View,
+    default_workers,
+)
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, with_classes
@@ -122,7 +132,7 @@ class Inputs:
             config=config,
             source=source,
             preprocess=preprocess,
-            task=task,
+            task=task.fitted(task.take(targets, torch.from_numpy(division.train_indices)), len(source.classes)),
             targets=targets,
             train_indices=division.train_indices,
             val_source=val_source,
@@ -223,7 +233,13 @@ def make_train_batches(
     skip: called with each image that cannot be read; without it ImageError is raised.
     """
     kind: Callable[..., TrainBatches] = partial(TrainBatches, share=ranks.share)
+    if config.data.sampling == "balanced":
+        kind = partial(BalancedBatches, share=ranks.share)
     if isinstance(source, Stream):
+        if config.data.sampling == "balanced":
+            raise ConfigError(
+                "sampling is balanced, but a stream is read in its own order; leave it out, or leave out stream:."
+            )
         kind = partial(StreamBatches, rank=ranks.rank, size=ranks.size)
     return kind(
         source,

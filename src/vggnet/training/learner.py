@@ -113,7 +113,7 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
     return model
 
 
-def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learner:
+def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE, task: Task | None = None) -> Learner:
     """Move the model to its device and give it an optimizer. It starts as it is in the first of the processes."""
     device = choose_device(config.run.device)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -124,7 +124,7 @@ def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE) -> Learn
     ema = get_ema_multi_avg_fn(config.optimizer.ema)  # type: ignore[no-untyped-call]
     return Learner(
         model=model,
-        task=configured_task(config),
+        task=task or configured_task(config),
         optimizer=_optimizer(config, model),
         average=AveragedModel(model, multi_avg_fn=ema, use_buffers=True) if config.optimizer.ema else None,
         forward=_forward(config, model, device),

@@ -82,6 +82,11 @@ class DataConfig(_Group):
         0.1, "share of the training images that chooses the best epoch; 0 trains on all, and keeps the last epoch"
     )
     workers: int | None = option(None, "loader processes; by default none for small images, else one for each core")
+    sampling: Literal["shuffled", "balanced"] = option(
+        "shuffled",
+        "shuffled: each training image once an epoch; balanced: as many images of each class, those of small classes "
+        "several times and those of large ones not in every epoch",
+    )
     on_bad_image: Literal["stop", "skip"] = option(
         "stop",
         "an image that cannot be read: stop and name it, or skip it, its batch being smaller by one; skipped.json "
@@ -180,6 +185,11 @@ class OptimizerConfig(_Group):
     weight_decay: float = option(5e-4, "L2 penalty on the weights that SGD trains")
     decay_norms: bool = option(False, "weight decay of batch norm and biases as well")
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes")
+    class_weights: Literal["none", "balanced"] = option(
+        "none",
+        "balanced: an image of a class with n of the N training images counts N / (C n) in the loss; the history has "
+        "the loss with and without weights",
+    )
     ema: float = option(
         0.0, "decay for each step of an average of the weights, which is validated and kept in their place; 0 is off"
     )

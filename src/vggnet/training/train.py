@@ -328,7 +328,7 @@ def _run(run: Run, model: VGG, inputs: Inputs, ranks: Ranks, progress: Progress)
         skip, prefix="" if inputs.val_source is inputs.source else f"{inputs.val_source.split}-"
     )
     batches, val_batches = inputs.train_batches(ranks, skip), inputs.val_batches(ranks, val_skip)
-    learner = make_learner(config, model, ranks)
+    learner = make_learner(config, model, ranks, inputs.task)
     ranks.first(remove_leftovers, run.folder)
     ranks.first(_record_images, run, inputs)
     with open_session(
