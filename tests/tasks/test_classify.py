@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-<<<<<<< HEAD
 from PIL import Image
-=======
 from sklearn.utils.class_weight import compute_class_weight
->>>>>>> 3642097 (training: class weights and balanced sampling)
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
