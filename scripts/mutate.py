@@ -35,7 +35,10 @@ MODULES = {  # name: source file, the tests that must notice
     "metrics": ("src/vggnet/metrics.py", ["tests/test_metrics.py"]),
     "heads": ("src/vggnet/models/heads.py", ["tests/models/test_heads.py"]),
     "schedules": ("src/vggnet/training/schedules.py", ["tests/training/test_schedules.py"]),
-    "checkpoint": ("src/vggnet/weights/checkpoint.py", ["tests/weights/test_checkpoint.py"]),
+    "checkpoint": (
+        "src/vggnet/weights/checkpoint.py",
+        ["tests/weights/test_checkpoint.py", "tests/weights/test_shared_model.py"],
+    ),
     "classify": ("src/vggnet/tasks/classify.py", ["tests/tasks/test_classify.py"]),
     "localize": ("src/vggnet/tasks/localize.py", ["tests/tasks/test_localize.py"]),
     "box_geometry": ("src/vggnet/tasks/box_geometry.py", ["tests/tasks/test_box_geometry.py"]),

@@ -8,6 +8,7 @@ from torch import nn
 from vggnet.data.decoding import StoredImage
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
+from vggnet.errors import ImageError
 
 COLORS = ("red", "green", "blue")
 
@@ -32,6 +33,15 @@ class Colors(Source):
     @property
     def fingerprint(self):
         return "0123456789abcdef"
+
+
+class Spoiled(Colors):
+    """Every seventh image cannot be read."""
+
+    def open(self, index):
+        if index % 7 == 3:
+            raise ImageError("is spoiled.")
+        return super().open(index)
 
 
 class Brightest(nn.Module):

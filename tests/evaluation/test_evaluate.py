@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from colors import COLORS, Brightest, Colors, one_by_one
+from colors import COLORS, Brightest, Colors, Spoiled, one_by_one
 from PIL import Image
 
 from vggnet import report
@@ -19,15 +19,6 @@ from vggnet.evaluation.evaluate import evaluate
 from vggnet.models.vgg import build
 from vggnet.tasks.results import read_per_image
 from vggnet.weights import checkpoint as files
-
-
-class Spoiled(Colors):
-    """Every seventh image cannot be read."""
-
-    def open(self, index):
-        if index % 7 == 3:
-            raise ImageError("is spoiled.", name=f"color {index}")
-        return super().open(index)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from colors import COLORS, Brightest, Colors, one_by_one
+from colors import COLORS, Brightest, Colors, Spoiled, one_by_one
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch import nn
@@ -215,15 +215,6 @@ def test_pictures_show_right_and_wrong(monkeypatch, tmp_path, images, mistaken, 
     assert options2 == {"title": title}
     assert (confusion, classes) == (evaluated.result.confusion, COLORS)
     assert (path, other) == (tmp_path / "predictions.png", tmp_path / "confusion.png")
-
-
-class Spoiled(Colors):
-    """Every seventh image cannot be read."""
-
-    def open(self, index):
-        if index % 7 == 3:
-            raise ImageError("is spoiled.")
-        return super().open(index)
 
 
 @pytest.mark.parametrize("options", [{}, {"protocol": "multiscale", "scales": (8, 9)}, {"batch_size": 7}])

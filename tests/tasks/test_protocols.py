@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from colors import Colors, Spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,10 +15,11 @@ from torchvision.transforms.v2 import functional as tv
 import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import ConfigError, ImageError, NonFiniteError
+from vggnet.data.sources.source import Subset
+from vggnet.errors import ConfigError, DataError, ImageError, NonFiniteError
 from vggnet.models.vgg import build, to_dense
-from vggnet.tasks.protocols import Protocol, SixViews, grid_crops
-from vggnet.weights.checkpoint import save
+from vggnet.tasks.protocols import Protocol, SixViews, default_batch_size, grid_crops, predict_split
+from vggnet.weights.checkpoint import OpenModel, save
 
 CLASSES = ("cat", "dog", "elk")
 SIZES = [(120, 90), (120, 90), (90, 100), (96, 96), (200, 80), (97, 131)]  # width, height
@@ -379,3 +381,166 @@ def test_the_grid_reaches_the_corners_evenly(crop, more_rows, more_columns):
     assert (crops[-1, 0, :, -1, -1] == torch.tensor([height - 1, width - 1])).all()
     assert (crops[:, 0, 0].diff(dim=1) == 1).all()
     assert (crops[:, 0, 1].diff(dim=2) == 1).all()
+
+
+@pytest.fixture
+def small():
+    """A network for crops of 32 pixels."""
+    torch.manual_seed(0)
+    model = build("vgg11_bn", num_classes=3, head="gap", width=0.05)
+    model.preprocess = Preprocess(resize=40, crop=32)
+    return OpenModel(model.eval(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "scales", "flip"),
+    [
+        ("single", ["center"], (40,), False),
+        ("single", ["center"], (32,), True),
+        ("multiscale", ["center"], (36, 48), False),
+        ("dense", ["whole"], (70,), True),
+        ("multicrop", ["grid"], (45,), False),
+        ("dense+multicrop", ["whole", "grid"], (40, 70), False),
+    ],
+)
+def test_the_prediction_for_each_image(small, name, kinds, scales, flip):
+    """Oracle: torchvision's resize and crops of each image by itself, and NumPy's mean; images come in order."""
+    source, seen = Colors(7), []
+    protocol = Protocol(name=name, scales=scales, flip=flip)
+    logits = predict_split(small, source, protocol, batch_size=3, workers=None, progress=seen.append)
+    passes = []
+    for scale in scales:
+        for kind in kinds:
+            rows = []
+            for index in range(7):
+                views = crops(source.read(index), scale, 32, kind)
+                views += [tv.horizontal_flip(view) for view in views] if flip or kind == "grid" else []
+                rows.append(softmax(small.network, views).mean(0))
+            passes.append(rows)
+    np.testing.assert_allclose(logits.double().softmax(1), np.mean(passes, 0), rtol=1e-4, atol=1e-6)
+    assert sum(seen) == 7 * len(passes)
+    assert protocol.passes == len(passes)
+    assert not logits.requires_grad
+    assert predict_split(small, source, protocol, batch_size=3, workers=0).equal(logits)
+
+
+def test_six_views_of_each_image(small):
+    """Oracle: `SixViews` of the center crops, whose mean is checked above."""
+    source = Colors(7)
+    found = predict_split(small, source, Protocol(six_views=True, scales=(40,)), batch_size=3, workers=0)
+    with torch.no_grad():
+        expected = SixViews(small.network)(torch.stack([small.preprocess(source.read(index)) for index in range(7)]))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("batch_size", "given"), [(1, [1] * 4), (3, [2, 2]), (4, [4])])
+@pytest.mark.parametrize("name", ["single", "dense", "multicrop"])
+def test_how_many_crops_a_network_sees_at_once(small, name, batch_size, given):
+    """Oracle: by hand: as many crops as were asked for, or whole images with as many pixels."""
+    sizes = []
+    small.network.register_forward_pre_hook(lambda layer, images: sizes.append(len(images[0])))
+    small.network.features[0].register_forward_pre_hook(lambda layer, images: sizes.append(len(images[0])))
+    protocol = Protocol(name=name, scales=(32,))
+    predict_split(small, Colors(4), protocol, batch_size=batch_size, workers=0)
+    if name == "multicrop":
+        assert sum(sizes) == 2 * 4 * 50
+        assert max(sizes) == batch_size
+    elif name == "single":
+        assert sizes == [size for size in given for _ in range(2)]
+    else:
+        assert sizes == ([3, 1] if batch_size == 3 else given)
+
+
+@pytest.mark.parametrize("name", ["single", "dense", "multicrop", "dense+multicrop"])
+def test_images_that_cannot_be_read_have_no_logits(small, name):
+    """Oracle: the other images by themselves; the third and the tenth of every seven are spoiled, in each pass."""
+    protocol, heard = Protocol(name=name, scales=(40,)), []
+    with pytest.raises(ImageError, match="color 3: is spoiled"):
+        predict_split(small, Spoiled(12), protocol, batch_size=4, workers=0)
+    found = predict_split(
+        small, Spoiled(12), protocol, batch_size=4, workers=0, skip=lambda *given: heard.append(given)
+    )
+    readable = [index for index in range(12) if index not in (3, 10)]
+    assert found[[3, 10]].isnan().all()
+    expected = predict_split(small, Subset(Colors(12), np.array(readable)), protocol, batch_size=4, workers=0)
+    torch.testing.assert_close(found[readable], expected)
+    assert [index for index, _ in heard] == [3, 10] * protocol.passes
+    assert all("is spoiled" in str(error) for _, error in heard)
+
+
+def test_no_image_can_be_read(small):
+    """Oracle: the contract: the message names the data."""
+    none = Subset(Spoiled(12), np.array([3, 10]))
+    for name, message in (("single", "colors: none of its 2"), ("dense", "colors, split test: none of its images")):
+        with pytest.raises(DataError, match=message):
+            predict_split(
+                small, none, Protocol(name=name, scales=(40,)), batch_size=4, workers=0, skip=lambda *given: None
+            )
+
+
+def test_images_go_to_the_device_of_the_network(small):
+    """Oracle: the device "meta", which refuses tensors of the CPU, and can give nothing back."""
+    there = OpenModel(small.network.to("meta"), torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="meta"):
+        predict_split(there, Colors(2), Protocol(scales=(32,)), batch_size=2, workers=0)
+
+
+def test_the_layers_are_in_eval_mode_and_then_as_before(small):
+    """Oracle: the modes before; batch norm in training would change the result."""
+    expected = predict_split(small, Colors(4), Protocol(scales=(32,)), batch_size=2, workers=0)
+    small.network.train()
+    found = predict_split(small, Colors(4), Protocol(scales=(32,)), batch_size=2, workers=0)
+    assert torch.equal(found, expected)
+    assert small.network.training
+
+
+@pytest.mark.parametrize(("crop", "size"), [(64, 500), (65, 32)])
+def test_the_size_of_batches(crop, size):
+    """Oracle: the docstring: 64 pixels are small."""
+    assert default_batch_size(Preprocess(resize=100, crop=crop)) == size
+
+
+@pytest.mark.parametrize(
+    ("options", "views", "passes", "mirrored"),
+    [
+        ({}, 1, 1, ""),
+        ({"flip": True, "scales": (40,)}, 2, 1, "center whole"),
+        ({"name": "multiscale", "scales": (40, 50, 60)}, 3, 3, ""),
+        ({"name": "dense+multicrop", "scales": (40, 50)}, 102, 4, ""),
+        ({"name": "dense+multicrop", "scales": (40,), "flip": True}, 52, 2, "center whole"),
+        ({"six_views": True}, 6, 1, ""),
+    ],
+)
+def test_views_and_passes(options, views, passes, mirrored):
+    """Oracle: by hand: six views are mirrored already, a grid always is."""
+    protocol = Protocol(**{"scales": (40,), **options})
+    assert (protocol.views, protocol.passes) == (views, passes)
+    assert [kind for kind in ("center", "six", "whole", "grid") if protocol.mirrors(kind)] == [
+        *mirrored.split(),
+        "grid",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": (1,)}, None),
+        ({"scales": (80, -1), "name": "dense"}, "^scale -1 cannot work"),
+        ({"six_views": True, "scales": (40,)}, None),
+        ({"six_views": True, "name": "multiscale"}, "^six views are mirrored already"),
+    ],
+)
+def test_the_limits_of_a_protocol(options, message):
+    """Oracle: the contract: a scale of one pixel is a number of pixels."""
+    if message is None:
+        assert Protocol(**options).scales == options["scales"]
+    else:
+        with pytest.raises(ConfigError, match=message):
+            Protocol(**options)
+
+
+def test_a_scale_as_large_as_the_crop():
+    """Oracle: by hand: 224 pixels fill a crop of 224; the message has no default where a scale was given."""
+    assert Protocol(name="dense", scales=(224,)).at(Preprocess()).scales == (224,)
+    with pytest.raises(ConfigError, match="crop of 224 pixels that the network takes; give scales of 224 and more"):
+        Protocol(name="dense", scales=(223,)).at(Preprocess())

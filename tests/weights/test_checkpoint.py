@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from vggnet.accel.modules import Conv3x3
 from vggnet.data.preprocess import NO_PREPROCESS, Preprocess
@@ -306,3 +307,96 @@ def test_modes_and_gradients_are_as_before(model):
     assert torch.equal(model.features.bn2_1.running_mean, before)
     assert [name for name, module in model.named_modules() if not module.training] == ["features.bn1_1"]
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["features.conv1_1.weight"]
+
+
+@pytest.mark.parametrize(("change", "message"), [({}, None), ({"conv1_1.bias": None}, "conv1_1.bias is missing")])
+def test_bare_convolutions_of_vgg16(tiny, tmp_path, change, message):
+    """Oracle: the network that the tensors are from; the preprocessing is ImageNet's. A damaged file is named."""
+    network = build("vgg16", head="none").eval()
+    tensors = {name.removeprefix("features."): tensor for name, tensor in network.state_dict().items()}
+    path = tmp_path / "vgg16_features.safetensors"
+    save_file({name: tensor for name, tensor in tensors.items() if name not in change}, path)
+    checkpoint = Checkpoint.open(path)
+    assert (checkpoint.architecture, checkpoint.path) == (network.architecture, path)
+    assert (checkpoint.preprocess, checkpoint.classes) == (Preprocess.imagenet(), None)
+    if message is None:
+        images = torch.randn(2, 3, 64, 64)
+        assert torch.equal(checkpoint.build()(images), network(images))
+        assert Checkpoint.open(tmp_path).tensors().keys() == network.state_dict().keys()
+    else:
+        with pytest.raises(WeightsError, match=rf"^{path}.*the convolutions of VGG-16.*{message}"):
+            checkpoint.build()
+
+
+def test_whose_format_is_unknown_is_named(path):
+    """Oracle: the path; also where a file with a format has the name of the bare convolutions."""
+    bare = path.with_name("vgg16_features.safetensors")
+    bare.write_bytes(path.read_bytes())
+    assert Checkpoint.open(bare).classes == ("cat", "dog", "eel")
+    rewrite(path, lambda tensors, metadata: metadata.pop("format"))
+    with pytest.raises(WeightsError, match=f"^{path}"):
+        Checkpoint.open(path)
+
+
+def test_what_is_not_known_stays_unknown(model, tmp_path):
+    """Oracle: what was saved: a task by its name, no preprocessing, and no classes; integers stay integers."""
+    Checkpoint.of(model).save(tmp_path / "bare.safetensors")
+
+    def rename(tensors, metadata):
+        metadata["format"], metadata["task"] = "vggnet 1", "segment"  # which has no checksum
+
+    rewrite(tmp_path / "bare.safetensors", rename)
+    found = Checkpoint.open(tmp_path / "bare.safetensors")
+    assert (found.preprocess, found.classes, found.task) == (None, None, "segment")
+    assert found.build().task == "segment"
+    assert found.build().features.bn1_1.num_batches_tracked.dtype == torch.int64
+    boxes = build("vgg11", num_classes=3, head="grid", width=0.05, boxes="shared")
+    assert Checkpoint.of(boxes).task == "localize"
+
+
+def test_loading_for_other_images_and_classes(path):
+    """Oracle: the shapes, by hand: 64 channels times the width."""
+    adapted = load(path, num_classes=5, in_channels=1, width=0.02)
+    assert adapted.features.conv1_1.weight.shape == (1, 1, 3, 3)
+    assert adapted.head.fc.weight.shape == (5, 10)
+    assert load(path, in_channels=2).features.conv1_1.weight.shape == (3, 2, 3, 3)
+
+
+def test_open_model_takes_networks_of_others():
+    """Oracle: PyTorch's own layers, one of them without parameters."""
+    flatten = nn.Flatten()
+    assert open_model(flatten.eval()).network is flatten
+    assert open_model(flatten).device == torch.device("cpu")
+
+
+def test_a_network_in_training_mode_is_copied(model):
+    """Oracle: the network: the copy has its values and is in eval mode; the network stays as it is."""
+    model.train()
+    found = open_model(model)
+    assert found.network is not model
+    assert found.device == torch.device("cpu")
+    assert not any(module.training for module in found.network.modules())
+    assert all(module.training for module in model.modules())
+    assert torch.equal(found.network.head.fc.weight, model.head.fc.weight)
+    assert open_model(found.network).network is found.network
+
+
+def test_frozen_copies():
+    """Oracle: by hand: layers and weights that are used twice stay one; what is None stays None; a compiled network
+    gives a copy of what was compiled; moving the copy moves nothing else.
+    """
+    twice = nn.Linear(3, 3, bias=False)
+    other = nn.Linear(3, 3)
+    other.weight = twice.weight
+    network = nn.Sequential(twice, nn.BatchNorm1d(3), twice, other)
+    network.register_module("nothing", None)
+    copied = frozen(network)
+    assert copied[0] is copied[2]
+    assert copied[3].weight is copied[0].weight is not twice.weight
+    assert copied[0].bias is None
+    assert copied.nothing is None
+    assert copied[0].weight.data_ptr() == twice.weight.data_ptr()
+    assert type(frozen(torch.compile(network))) is nn.Sequential
+    copied.double()
+    assert copied[1].running_mean.dtype == torch.float64
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
