@@ -202,3 +202,18 @@ def test_mistakes_are_one_line(vgg, run, command, named):
     assert lines[0].startswith("vgg: ")
     assert named in lines[0]
     assert not list(run.glob("*.png")) or [path.name for path in run.glob("*.png")] == ["broken.png"]
+
+
+def test_several_pictures_and_all_methods(vgg):
+    """Oracle: the files, and a line for each picture and method."""
+    methods = "layercam scorecam guided-backpropagation"
+    code, out, lines = vgg(f"run photos/cat/1.png photos/dog/2.png --methods {methods} -o why.png")
+    assert (code, lines[-1]) == (0, "drawn: why-1.png, why-2.png")
+    for figure in ("why-1.png", "why-2.png"):
+        with Image.open(figure) as image:
+            image.load()
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == 2 * methods.split()
+    code, out, _ = vgg("run photos/cat/1.png photos/dog/2.png --methods gradcam --json")
+    facts = json.loads(out)
+    assert facts["figures"] == ["explanation-1.png", "explanation-2.png"]
+    assert [one["image"] for one in facts["images"]] == ["photos/cat/1.png", "photos/dog/2.png"]

@@ -13,10 +13,13 @@ from vggnet.interpret.attributions import (
     enlarged,
     grad_cam,
     grad_cam_plus_plus,
+    guided_backpropagation,
     integrated_gradients,
+    layer_cam,
     maps_and_gradients,
     num_windows,
     occlusion,
+    score_cam,
 )
 
 MAPS = torch.tensor([[[[1.0, 0.0], [2.0, 1.0]], [[0.0, 3.0], [1.0, 0.0]]]])
@@ -169,3 +172,52 @@ def test_a_package_that_is_missing(network, image, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'vggnet\[explain\]'"):
         integrated_gradients(network, image, 1, steps=2, seen=lambda count: None)
+
+
+def test_layer_cam_by_hand():
+    """Oracle: worked by hand: only places with positive gradients count, each with its own."""
+    expected = torch.tensor([[[1.0, 0.0], [2.0, 3.0]]])
+    torch.testing.assert_close(layer_cam(MAPS, GRADIENTS), expected)
+
+
+def test_score_cam_by_its_algorithm(network, image):
+    """Oracle: algorithm 1 in loops, a pass of the network for each channel; one channel is the same everywhere."""
+    network.eval()
+    with torch.no_grad():
+        network.features.bn3_2.weight[0] = 0
+        maps = network.features[: 1 + [n for n, _ in network.features.named_children()].index("relu3_2")](image)[0]
+        rises = []
+        for channel in maps:
+            mask = torch.nn.functional.interpolate(channel[None, None], list(image.shape[2:]), mode="bilinear")[0, 0]
+            flat = mask.max() == mask.min()
+            mask = torch.zeros_like(mask) if flat else (mask - mask.min()) / (mask.max() - mask.min())
+            rises.append(network(image * mask)[0, 1] - network(torch.zeros_like(image))[0, 1])
+        weights = torch.stack(rises).exp() / torch.stack(rises).exp().sum()
+        expected = sum(weight * channel for weight, channel in zip(weights, maps, strict=True)).clamp_min(0)
+    seen = []
+    found = score_cam(network, image, 1, "relu3_2", seen=seen.append)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert sum(seen) == len(maps)
+
+
+def test_guided_backpropagation_by_its_definition(network, image):
+    """Oracle: hooks of our own, whose gradient keeps what is positive in the input and in the gradient."""
+    network.eval()
+    network.requires_grad_(False)
+
+    class Guided(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x.clamp_min(0)
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient.clamp_min(0) * (context.saved_tensors[0] > 0)
+
+    pixels = image.clone().requires_grad_()
+    x = pixels
+    for name, layer in network.features.named_children():
+        x = Guided.apply(x) if name.startswith("relu") else layer(x)
+    (expected,) = torch.autograd.grad(network.head(x)[0, 2], pixels)
+    torch.testing.assert_close(guided_backpropagation(network, image, 2), expected[0].sum(0), rtol=1e-4, atol=1e-7)

@@ -209,3 +209,42 @@ def test_pictures_that_cannot_be_explained(network, tmp_path, folder):
     network.preprocess = None
     with pytest.raises(WeightsError, match="preprocess"):
         explain(network, folder)
+
+
+MORE = ["layercam", "scorecam", "guided-backpropagation"]
+
+
+def test_more_methods(network, photo):
+    """Oracle: the contract of all maps; the network, its hooks too, is left as it was."""
+    before = state(mixed(network))
+    done = []
+    found = explain(network, photo, methods=MORE, progress=lambda *now: done.append(now))
+    for one in found.attributions.values():
+        assert one.values.shape == (36, 36)
+        assert np.isfinite(one.values).all()
+        assert one.values.any()
+        assert "note" not in one.facts
+    assert done[-1][0] == done[-1][1]
+    assert_same(before, state(network))
+    assert sum(len(module._forward_hooks) + len(module._backward_hooks) for module in network.modules()) == 1
+
+
+def test_several_pictures_at_once(network, photo):
+    """Oracle: each picture alone."""
+    pictures = [photo, photo.rotate(90)]
+    found = explain(network, pictures, methods=["gradcam", "occlusion"], window=18)
+    for one, picture in zip(found, pictures, strict=True):
+        alone = explain(network, picture, methods=["gradcam", "occlusion"], window=18)
+        assert (one.name, one.probability) == (alone.name, alone.probability)
+        for method, attribution in one.attributions.items():
+            np.testing.assert_array_equal(attribution.values, alone.attributions[method].values)
+    assert len(explain(network, [photo], methods=["gradcam"])) == 1
+
+
+def test_a_map_of_zeros_is_said(network, photo):
+    """Oracle: a head whose weights are all negative: nothing that is active supports any class."""
+    with torch.no_grad():
+        network.head.fc.weight.fill_(-1)
+    found = explain(network, photo, methods=["gradcam"]).attributions["gradcam"]
+    assert not found.values.any()
+    assert found.facts["note"].startswith("zero everywhere: nothing in relu4_2 supports this class")

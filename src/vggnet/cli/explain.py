@@ -15,7 +15,10 @@ Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
 Channels = tuple[str, ...]
 Result = tuple[dict[str, Any], list[str]]  # for JSON, and lines of text
-Method = Literal["gradcam", "gradcam++", "integrated-gradients", "occlusion"]
+Images = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+Method = Literal[
+    "gradcam", "gradcam++", "layercam", "scorecam", "integrated-gradients", "guided-backpropagation", "occlusion"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Class:
     """
 
     model: Run  # a run folder, a .safetensors file, or a name of `vgg weights list`
-    image: Image
+    images: Images  # one or more; a figure for each of several, with its number
     target: Annotated[str | None, tyro.conf.arg(name="class")] = (
         None  # a name or a number; by default the predicted one
     )
@@ -145,8 +148,10 @@ def main(arguments: list[str]) -> int:
         Visualize: _visualize,
     }
     facts, lines = run[type(args)](args)
-    print(to_json({**facts, "figure": args.out}) if args.json else "\n".join(lines))
-    print(f"drawn: {args.out}", file=sys.stderr)
+    figures = facts.pop("figures", [args.out])
+    drawn = {"figure": args.out} if len(figures) == 1 else {"figures": figures}
+    print(to_json({**facts, **drawn}) if args.json else "\n".join(lines))
+    print(f"drawn: {', '.join(map(str, figures))}", file=sys.stderr)
     return 0
 
 
@@ -160,22 +165,31 @@ def _class(args: Class) -> Result:
     from vggnet.report.explanation_figures import draw_explanation, explanation_title
     from vggnet.report.text import to_plain
 
-    explanation = explain(args.model, args.image, **_options(args, "image"), progress=True)
-    draw_explanation(explanation, args.out)
-    facts = to_plain(explanation)
-    methods = {method: found["facts"] for method, found in facts.pop("attributions").items()}
-    lines = [f"{explanation.image}: {explanation_title(explanation)}"]
-    width = max(map(len, methods))
-    lines += [f"  {method:<{width}}  {_how(found)}" for method, found in methods.items()]
-    return {"class": facts.pop("name"), **facts, "methods": methods}, lines
+    if not args.images:
+        raise ConfigError("no IMAGE was given; add one or more.")
+    found, lines, figures = [], [], []
+    options: Any = _options(args, "images")
+    for number, explanation in enumerate(explain(args.model, args.images, **options, progress=True), start=1):
+        several = f"-{number}" if len(args.images) > 1 else ""
+        figures.append(args.out.with_stem(args.out.stem + several))
+        draw_explanation(explanation, figures[-1])
+        facts = to_plain(explanation)
+        methods = {method: found["facts"] for method, found in facts.pop("attributions").items()}
+        lines.append(f"{explanation.image}: {explanation_title(explanation)}")
+        width = max(map(len, methods))
+        lines += [f"  {method:<{width}}  {_how(how)}" for method, how in methods.items()]
+        found.append({"class": facts.pop("name"), **facts, "methods": methods})
+    return found[0] if len(found) == 1 else {"images": found, "figures": figures}, lines
 
 
 def _how(facts: dict[str, Any]) -> str:
     """How an attribution was computed."""
     if "layer" in facts:
-        return str(facts["layer"])
+        return ", ".join(str(facts[name]) for name in ("layer", "note") if name in facts)
     if "steps" in facts:
         return f"{facts['steps']} steps; sum {facts['sum']:.4g}, rise of the logit {facts['rise']:.4g}"
+    if "window" not in facts:
+        return "gradients through positive parts"
     return f"{facts['window']} x {facts['window']} pixels hidden, every {facts['stride']}"
 
 

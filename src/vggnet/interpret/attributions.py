@@ -1,12 +1,15 @@
-"""How much each pixel counts for a class: Grad-CAM, Grad-CAM++, integrated gradients and occlusion.
+"""How much each pixel counts for a class: class activation maps, integrated and guided gradients, occlusion.
 
-Grad-CAM weights the maps of a layer by the gradients of a class score and keeps what supports the class:
-relu(sum_c w_c A_c) (Selvaraju et al., arXiv:1610.02391); Grad-CAM++ weights them by positive gradients (Chattopadhay et
-al., arXiv:1710.11063). Both run the layers after the map by themselves, so that no hook is needed. Integrated gradients
-(Sundararajan et al., arXiv:1703.01365) and occlusion (Zeiler & Fergus, arXiv:1311.2901) are computed by captum; both
-compare with the mean color of the training images, which is 0 in the network's normalized input.
+Grad-CAM weights the maps of a layer by the gradients of a class score and keeps what supports the class: relu(sum_c
+w_c A_c) (Selvaraju et al., arXiv:1610.02391); Grad-CAM++ weights them by positive gradients (Chattopadhay et al.,
+arXiv:1710.11063), LayerCAM each place by its own positive gradient (Jiang et al., IEEE TIP 2021). They run the layers
+after the map by themselves, so that no hook is needed. Score-CAM weights the maps by what the class gains when the map
+alone shows the image (Wang et al., arXiv:1910.01279). Integrated gradients (Sundararajan et al., arXiv:1703.01365),
+guided backpropagation (Springenberg et al., arXiv:1412.6806) and occlusion (Zeiler & Fergus, arXiv:1311.2901) are
+computed by captum. What is hidden has the mean color of the training images, 0 in the network's normalized input.
 """
 
+import warnings
 from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
@@ -52,6 +55,42 @@ def grad_cam_plus_plus(maps: Tensor, gradients: Tensor) -> Tensor:
     rising = gradients.relu()
     alpha = 1 / (2 + rising * maps.sum((2, 3), keepdim=True))
     return ((alpha * rising).sum((2, 3), keepdim=True) * maps).sum(1).relu()
+
+
+def layer_cam(maps: Tensor, gradients: Tensor) -> Tensor:
+    """Equations 5 to 7: each place has the weight relu(g). (N, C, h, w) twice -> (N, h, w), not negative."""
+    return (gradients.relu() * maps).sum(1).relu()
+
+
+@torch.no_grad()
+def score_cam(network: VGG, image: Tensor, target: int, layer: str, *, seen: Seen) -> Tensor:
+    """Algorithm 1: the weights are a softmax over the rises of the logit from the mean color to the image under a map.
+
+    A map is enlarged and scaled to [0, 1] before it multiplies the image; one that is the same
+    everywhere shows nothing.
+    Image as in `integrated_gradients` -> (1, h, w), not negative. One image through the network for each channel.
+    """
+    maps = split_at(network, layer)[0](image)
+    masks = enlarged(maps[0], image.shape[2:])
+    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    masks = torch.where(high > low, (masks - low) / (high - low).clamp_min(1e-12), 0).unsqueeze(1)
+    logits = _counted(network, seen)
+    start = network(torch.zeros_like(image))[:, target]
+    rises = torch.cat([logits(image * some)[:, target] - start for some in torch.split(masks, _batch_size(image))])
+    cam: Tensor = (rises.softmax(0)[None, :, None, None] * maps).sum(1).relu()
+    return cam
+
+
+def guided_backpropagation(network: VGG, image: Tensor, target: int) -> Tensor:
+    """The gradient of the class's logit, of which each ReLU passes on the positive part only, added over the channels.
+
+    Image as in `integrated_gradients`, which also names the error -> (H, W).
+    """
+    method = require("captum.attr", "explain").GuidedBackprop(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that hooks are set, on a network of our own
+        gradients: Tensor = method.attribute(image, target=target)
+    return gradients[0].detach().sum(0)
 
 
 def enlarged(cam: Tensor, size: torch.Size) -> Tensor:

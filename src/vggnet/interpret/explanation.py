@@ -1,10 +1,10 @@
-"""Why this class: how much each pixel of an image counts for it, by four methods."""
+"""Why this class: how much each pixel of an image counts for it, by several methods."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -19,21 +19,26 @@ from vggnet.interpret.attributions import (
     enlarged,
     grad_cam,
     grad_cam_plus_plus,
+    guided_backpropagation,
     integrated_gradients,
+    layer_cam,
     maps_and_gradients,
     num_windows,
     occlusion,
+    score_cam,
 )
-from vggnet.interpret.layers import as_array, check_layer, read_one
+from vggnet.interpret.layers import as_array, check_layer, num_channels, read_one
 from vggnet.metrics import check_finite_logits
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress, report_progress
 from vggnet.report.text import SKIP
 from vggnet.weights.checkpoint import OpenModel, frozen, open_model
 
-Method = Literal["gradcam", "gradcam++", "integrated-gradients", "occlusion"]
-METHODS: tuple[Method, ...] = ("gradcam", "gradcam++", "integrated-gradients", "occlusion")
-CAMS = {"gradcam": grad_cam, "gradcam++": grad_cam_plus_plus}
+Method = Literal[
+    "gradcam", "gradcam++", "layercam", "scorecam", "integrated-gradients", "guided-backpropagation", "occlusion"
+]
+METHODS: tuple[Method, ...] = ("gradcam", "gradcam++", "integrated-gradients", "occlusion")  # by default
+CAMS = {"gradcam": grad_cam, "gradcam++": grad_cam_plus_plus, "layercam": layer_cam}
 MANY_CLASSES = 100  # from which on an error names similar ones only
 
 
@@ -42,7 +47,9 @@ class Attribution:
     """How much each pixel counts, by one method."""
 
     values: NDArray[np.float32] = field(metadata=SKIP)  # (H, W)
-    facts: dict[str, Any]  # how it was computed, as JSON values: layer; or steps, sum, rise, delta; or window, stride
+    # how it was computed, as JSON values: layer; or steps, sum, rise, delta; or window, stride; and note, if there is
+    # something to say of it
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +67,37 @@ class Explanation:
     attributions: dict[str, Attribution]  # method -> attribution
 
 
+@overload
 def explain(
     model: VGG | Path | str,
     image: Picture,
+    *,
+    target: str | int | None = ...,
+    methods: Sequence[Method] = ...,
+    layer: str | None = ...,
+    steps: int = ...,
+    window: int | None = ...,
+    stride: int | None = ...,
+    device: str | None = ...,
+    progress: Progress = ...,
+) -> Explanation: ...
+@overload
+def explain(
+    model: VGG | Path | str,
+    image: list[Picture] | tuple[Picture, ...],
+    *,
+    target: str | int | None = ...,
+    methods: Sequence[Method] = ...,
+    layer: str | None = ...,
+    steps: int = ...,
+    window: int | None = ...,
+    stride: int | None = ...,
+    device: str | None = ...,
+    progress: Progress = ...,
+) -> list[Explanation]: ...
+def explain(
+    model: VGG | Path | str,
+    image: Picture | list[Picture] | tuple[Picture, ...],
     *,
     target: str | int | None = None,
     methods: Sequence[Method] = METHODS,
@@ -72,18 +107,21 @@ def explain(
     stride: int | None = None,
     device: str | None = None,
     progress: Progress = False,
-) -> Explanation:
+) -> Explanation | list[Explanation]:
     """Compute how much each pixel of an image counts for a class.
 
-    What is explained is the class's logit. "integrated-gradients" and "occlusion" need captum: pip install
-    'vggnet[explain]'. A given VGG is not changed, even for a moment: threads may share it.
+    What is explained is the class's logit. "integrated-gradients", "guided-backpropagation" and "occlusion" need
+    captum: pip install 'vggnet[explain]'. A given VGG is not changed, even for a moment: threads may share it.
 
     Args:
         model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`. Its own preprocessing
             prepares the image.
-        image: a file, the bytes of one, an open file, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W).
+        image: a file, the bytes of one, an open file, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W);
+            or a list of these.
         target: a class by name or index; by default the predicted one.
-        methods: "gradcam" and "gradcam++" give a map of `layer`, not negative; "integrated-gradients" the share of each
+        methods: "gradcam", "gradcam++", "layercam" and "scorecam" give a map of `layer`, not negative; a `note` in the
+            facts says if it is zero. "scorecam" needs a pass for each channel. "guided-backpropagation" gives the
+            gradient through positive parts; "integrated-gradients" the share of each
             pixel in the rise of the logit from an image of the mean color; "occlusion" the mean fall of the logit when
             a square with the mean color hides the pixel.
         layer: of Grad-CAM; by default the deepest ReLU whose map has 4 places a side.
@@ -93,6 +131,9 @@ def explain(
         device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
         progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total), counted in images
             through the network.
+
+    Returns:
+        An explanation; for a list of images a list.
 
     Raises:
         ConfigError: an option is impossible, or the network has no classes.
@@ -114,29 +155,42 @@ def explain(
     window = max(1, size // 7) if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     _check_methods(network, methods, layer, steps)
-    passes = {"integrated-gradients": steps, "occlusion": num_windows(size, window, stride) + 1}
-    total = sum(passes.get(method, 1) for method in set(methods))
-    name, pixels = read_one(image, preprocess)
+    images = image if isinstance(image, list | tuple) else [image]
+    pictures = [read_one(one, preprocess) for one in images]
+    channels = num_channels(network, layer or default_layer(network, size)) if "scorecam" in methods else 0
+    passes = {
+        "integrated-gradients": steps, "occlusion": num_windows(size, window, stride) + 1, "scorecam": channels
+    }  # fmt: skip
+    total = len(images) * sum(passes.get(method, 1) for method in set(methods))
+    found = []
     with torch.enable_grad(), report_progress(progress, "explaining") as report:
-        batch = preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
-        with torch.no_grad():
-            logits = network(batch).double().cpu()
-        check_finite_logits(logits)
-        index = _class_index(opened, target, logits[0])
         seen = _counter(report, total)
-        attributions: dict[str, Attribution] = {
-            method: _attribute(network, batch, index, method, layer, steps, window, stride, seen)
-            for method in dict.fromkeys(methods)
-        }
-    probabilities = logits[0].softmax(0).tolist()
-    best = int(logits[0].argmax())
+        for name, pixels in pictures:
+            batch = preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
+            with torch.no_grad():
+                logits = network(batch).double().cpu()
+            check_finite_logits(logits)
+            index = _class_index(opened, target, logits[0])
+            attributions: dict[str, Attribution] = {
+                method: _attribute(network, batch, index, method, layer, steps, window, stride, seen)
+                for method in dict.fromkeys(methods)
+            }
+            found.append(_explanation(opened, name, pixels, logits[0], index, attributions))
+    return found if isinstance(image, list | tuple) else found[0]
+
+
+def _explanation(
+    opened: OpenModel, name: str, pixels: Tensor, logits: Tensor, index: int, attributions: dict[str, Attribution]
+) -> Explanation:
+    probabilities = logits.softmax(0).tolist()
+    best = int(logits.argmax())
     return Explanation(
         image=name,
         picture=as_array(pixels),
         index=index,
         name=opened.class_name(index),
         probability=probabilities[index],
-        logit=logits[0, index].item(),
+        logit=logits[index].item(),
         predicted=opened.class_name(best),
         predicted_probability=probabilities[best],
         attributions=attributions,
@@ -186,11 +240,19 @@ def _attribute(
     seen: Callable[[int], None],
 ) -> Attribution:
     facts: dict[str, Any]
-    if method in CAMS:
+    if method in CAMS or method == "scorecam":
         layer = layer or default_layer(network, batch.shape[-1])
-        cam = CAMS[method](*maps_and_gradients(network, batch, index, layer))
-        seen(1)
+        if method in CAMS:
+            cam = CAMS[method](*maps_and_gradients(network, batch, index, layer))
+            seen(1)
+        else:
+            cam = score_cam(network, batch, index, layer, seen=seen)
         values, facts = enlarged(cam, batch.shape[2:])[0], {"layer": layer}
+        if not values.any():
+            facts["note"] = f"zero everywhere: nothing in {layer} supports this class; try another layer or method"
+    elif method == "guided-backpropagation":
+        values, facts = guided_backpropagation(network, batch, index), {}
+        seen(1)
     elif method == "occlusion":
         values = occlusion(network, batch, index, window=window, stride=stride, seen=seen)
         facts = {"window": window, "stride": stride, "largest_fall": values.max().item()}
@@ -213,10 +275,10 @@ def _check_classifies(network: VGG) -> None:
 
 
 def _check_methods(network: VGG, methods: Sequence[Method], layer: str | None, steps: int) -> None:
-    unknown = [method for method in methods if method not in METHODS]
+    unknown = [method for method in methods if method not in get_args(Method)]
     if unknown or not methods:
         found = f"unknown method {unknown[0]!r}" if unknown else "no method was given"
-        raise ConfigError(f"{found}; the methods are {', '.join(METHODS)}.")
+        raise ConfigError(f"{found}; the methods are {', '.join(get_args(Method))}.")
     if layer is not None:
         check_layer(network, layer, cam_layers(network))
     check_at_least(1, steps=steps)

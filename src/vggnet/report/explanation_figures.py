@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 AGAINST_FOR = LinearSegmentedColormap.from_list("against_for", ["#0b2f5e", "#5b8ec4", "#ffffff", "#f0a04b", "#c85a00"])
 FOR = LinearSegmentedColormap.from_list("for", AGAINST_FOR(np.linspace(0.5, 1, 128)))
 STRONGEST = 0.85  # opacity of the largest value, so that the picture shows through
+CAM_NAMES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "layercam": "LayerCAM", "scorecam": "Score-CAM"}
 MAPS_WIDTH = 11.0  # inches
 
 
@@ -78,8 +79,11 @@ def _panel(method: str, found: "Attribution") -> Panel:
     values, facts = found.values, found.facts
     if "layer" in facts:
         values = values / max(values.max(), np.finfo(np.float32).tiny)
-        name = "Grad-CAM++" if method == "gradcam++" else "Grad-CAM"
-        return Panel(f"{name}\n{facts['layer']}", values, "share of the largest value", signed=False)
+        name = CAM_NAMES[method]
+        zero = ", zero everywhere" if "note" in facts else ""
+        return Panel(f"{name}\n{facts['layer']}{zero}", values, "share of the largest value", signed=False)
+    if method == "guided-backpropagation":
+        return Panel("guided\nbackpropagation", values, "guided gradient of the logit", signed=True)
     if "steps" in facts:
         how = f"{facts['steps']} steps, sum off by {facts['delta']:.2g} of {facts['rise']:.3g}"
         return Panel(f"integrated gradients\n{how}", values, "share in the logit, a pixel", signed=True)

@@ -307,8 +307,8 @@ def inference_mode(network: nn.Module) -> Iterator[None]:
 def frozen(network: nn.Module) -> Any:
     """A copy in eval mode whose weights take no gradients.
 
-    It shares the values and the hooks of the network, which is not changed: several threads may each make a copy. A
-    compiled network gives a copy of what was compiled.
+    It shares the values of the network, and has its hooks. The network is not changed: several threads may each make a
+    copy. A compiled network gives a copy of what was compiled.
     """
     return _frozen_copy(network, {}).train(False)
 
@@ -324,6 +324,8 @@ def _frozen_copy(module: Any, copies: dict[nn.Module | Tensor, Any]) -> nn.Modul
                 copies[parameter] = nn.Parameter(parameter.detach(), requires_grad=False)
         parameters = {name: p if p is None else copies[p] for name, p in module._parameters.items()}
         children = {name: m if m is None else _frozen_copy(m, copies) for name, m in module._modules.items()}
+        hooks = {name: value.copy() for name, value in module.__dict__.items() if name.endswith("_hooks") and value}
+        copied.__dict__.update(hooks)
         copied.__dict__.update(_parameters=parameters, _modules=children, _buffers=dict(module._buffers))
     found: nn.Module = copies[module]
     return found
