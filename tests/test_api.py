@@ -240,6 +240,17 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, named):
     assert named in result.stderr
 
 
+@pytest.mark.integration
+def test_a_full_standard_output_is_one_line():
+    """Oracle: the system's file that is always full."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        result = subprocess.run([VGG, "show", "vgg11"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "vgg: standard output cannot be written (No space left on device). Make room, or redirect it elsewhere.\n"
+    )
+
+
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     """Oracle: an error that no user causes is not turned into a line."""
     monkeypatch.setattr("vggnet.data.inspection.inspect", lambda *arguments, **options: 1 / 0)

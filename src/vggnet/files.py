@@ -99,6 +99,9 @@ def cache_folder() -> Path:
 
 
 def _flush(path: Path) -> None:
+    """Write a file or folder to the disk. Windows can do that with open files only; its folders need it not."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,7 +3,9 @@
 import io
 import os
 import random
+import signal
 from collections import Counter
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given
 from PIL import Image
 
+from vggnet.data import loading
 from vggnet.data.decoded import forget_decoded
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import (
@@ -22,6 +25,7 @@ from vggnet.data.loading import (
     TrainBatches,
     WholeImages,
     default_workers,
+    lost_workers_named,
     of_one_size,
 )
 from vggnet.data.preprocess import Preprocess
@@ -315,3 +319,41 @@ def test_workers_by_default(monkeypatch):
     for cores, expected in ((None, 1), (3, 3), (64, 8)):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert [default_workers(Preprocess(resize=100, crop=crop)) for crop in (64, 65)] == [0, expected]
+
+
+def killed_view(image, epoch, index):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line():
+    """Oracle: a worker that really is killed, as by a system without memory; PyTorch says it in many lines."""
+    batches = train(Flat(8), LARGE, workers=1, view=killed_view)
+    with (
+        pytest.raises(DataError, match=r"a loader process has ended .*--resume.*--workers") as caught,
+        lost_workers_named(),
+    ):
+        list(batches.epoch(0))
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(RuntimeError, match="another"), lost_workers_named():
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("free", [0, 10**9])
+def test_a_small_shared_memory_is_not_filled(monkeypatch, free):
+    """Oracle: the batches of this process; what workers send is in shared memory only if there is room."""
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    found = list(train(Flat(9), LARGE, workers=1).epoch(0))
+    for batch, expected in zip(found, train(Flat(9), LARGE).epoch(0), strict=True):
+        assert torch.equal(batch.images, expected.images)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.images.is_shared() is (free > 0)
+    whole = list(WholeImages(Flat(3), LARGE, workers=1))
+    assert [int(image[0, 0, 0]) for image in whole] == [0, 1, 2]
+    assert [image.is_shared() for image in whole] == [free > 0] * 3
+
+
+def test_workers_start_where_there_are_no_groups_of_processes(monkeypatch):
+    """Oracle: this process. Windows has no os.setpgrp."""
+    monkeypatch.delattr(os, "setpgrp")
+    found = [batch.indices.tolist() for batch in train(Flat(9), LARGE, workers=1).epoch(0)]
+    assert found == [batch.indices.tolist() for batch in train(Flat(9), LARGE).epoch(0)]

@@ -10,6 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.metrics import ClassScores
 from vggnet.models.vgg import Architecture, build
 from vggnet.report.text import Fact
 from vggnet.tasks.classify import Classify
@@ -19,6 +20,8 @@ from vggnet.weights.checkpoint import OpenModel
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])
 LABELS = torch.tensor([0, 0, 1, 0])
+
+SCORES = ClassScores(precision=0.75, recall=0.8, f1=0.77, roc_auc=0.9)
 
 
 def nll(logits, label, smoothing=0.0):
@@ -59,8 +62,9 @@ def test_balanced_class_weights(smoothing):
     assert minimized.item() == pytest.approx(smoothed, rel=1e-6)
     plain = sum(nll(row, label) for row, label in pairs)
     weighted = sum(expected[label] * nll(row, label) for row, label in pairs)
-    assert sums.tolist() == pytest.approx([plain, 2, weighted], rel=1e-6)
-    assert task.validation_sums(LOGITS, LABELS).tolist() == pytest.approx([plain, 2, weighted], rel=1e-6)
+    correct = np.count_nonzero(LOGITS.numpy().argmax(1) == LABELS.numpy())
+    assert sums.tolist() == pytest.approx([plain, correct, weighted], rel=1e-6)
+    assert task.validation_sums(LOGITS, LABELS).tolist() == pytest.approx([plain, correct, weighted], rel=1e-6)
     assert task.metrics([6.0, 3.0, 2.0], 4) == {"loss": 1.5, "accuracy": 0.75, "weighted_loss": 0.5}
 
 
@@ -182,13 +186,26 @@ def test_text_for_a_terminal():
     """Oracle: by hand."""
     result = EvaluationResult(
         **{**SAVED, "classes": ("cat", "dog"), "scales": (32,)},
-        per_class={"cat": 0.8, "dog": 1.0}, confusion=((4, 1), (0, 5)), torch="2",
+        per_class={"cat": 0.8, "dog": 1.0}, scores={"cat": SCORES, "dog": SCORES}, macro=SCORES, weighted=SCORES,
+        confusion=((4, 1), (0, 5)), torch="2",
     )  # fmt: skip
     lines = Classify().evaluation_text(result).splitlines()
     assert lines[-1] == "val accuracy 90.00 %"
-    assert any(line.split() == ["cat", "80.00", "%", "5", "dog", "(1)"] for line in lines)
+    assert any(
+        line.split() == ["cat", "80.00", "%", "75.00", "%", "77.00", "%", "0.9000", "5", "dog", "(1)"] for line in lines
+    )
     found = [
         Prediction(name="a.png", classes=("cat", "eel"), probabilities=(0.75, 0.25)),
         Prediction(name="b", error="no"),
     ]
     assert Classify().predictions_text(found).splitlines() == ["a.png", "  cat   75.00 %", "  eel   25.00 %", "no"]
+
+
+@pytest.mark.parametrize(("loss", "is_said"), [(2.303, True), (2.26, True), (2.25, False), (0.1, False)])
+def test_a_loss_of_guessing_gets_advice(loss, is_said):
+    """Oracle: ln(10) = 2.3026, of which 98 % is 2.2565."""
+    task = Classify().fitted(torch.arange(10), 10)
+    advice = task.advice({"train_loss": loss})
+    assert (advice is not None) is is_said
+    assert advice is None or "ln(10) = 2.303" in advice
+    assert Classify().advice({"train_loss": loss}) is None

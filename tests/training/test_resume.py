@@ -143,12 +143,14 @@ def test_kill_within_a_stream(tmp_path, uninterrupted, shards, workers):
     assert_equal(tmp_path / "run", reference)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
-    """Oracle: the uninterrupted run; Ctrl-C ends with a checkpoint at the step, so nothing is repeated."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, uninterrupted, number):
+    """Oracle: the uninterrupted run; Ctrl-C, a closed terminal or SIGTERM ends with a checkpoint at the
+    step, so nothing is repeated."""
     reference, _ = uninterrupted(DROPOUT)
     training = start(tmp_path / "run", DROPOUT, pause_at="1:2")
     training.wait_for("1:2")
-    training.signal(signal.SIGINT)  # waits for the end of the pause
+    training.signal(number)  # waits for the end of the pause
     assert training.finish() == 0
     assert not training.result["finished"]
     training = start(tmp_path / "run", DROPOUT)

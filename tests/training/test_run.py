@@ -7,7 +7,8 @@ import vggnet
 from vggnet.errors import RunError
 from vggnet.tasks.classify import Classify
 from vggnet.training.presets import preset
-from vggnet.training.run import Run, best_row, default_folder, has_ended
+from vggnet.training.run import Run, best_row, default_folder
+from vggnet.training.schedules import has_ended
 
 FAST = preset("fast")
 

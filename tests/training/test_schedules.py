@@ -2,8 +2,9 @@
 
 import pytest
 
+from vggnet.errors import ConfigError
 from vggnet.training.presets import preset
-from vggnet.training.schedules import drops, lr_factor, one_cycle
+from vggnet.training.schedules import drops, extended, lr_factor, one_cycle
 
 ARTICLE = preset("article")
 PAPER = preset("paper")
@@ -38,3 +39,26 @@ def test_one_cycle_spans_the_whole_run():
     factors = [lr_factor(config, 25, step) for step in (0, 5, 20, 60, 99)]
     assert factors == pytest.approx([0.2, 0.4, 1, 0.5, 0.0125])
     assert one_cycle(0, warmup=0) == 1
+
+
+def test_restarts_by_hand():
+    """Oracle: by hand: from 1 to 0 in epochs 1 and 2, then in epochs 3 to 6; 10 steps an epoch."""
+    config = ARTICLE.override(schedule="onecycle", epochs=6, restarts=(2,), warmup=0.0)
+    factors = [lr_factor(config, 10, step) for step in (0, 5, 19, 20, 30, 59)]
+    assert factors == pytest.approx([1, 0.75, 0.05, 1, 0.75, 0.025])
+    with pytest.raises(ConfigError, match=r"restarts is \(6,\); it must be ascending, above 0 and below epochs"):
+        ARTICLE.override(schedule="onecycle", epochs=6, restarts=(6,))
+
+
+def test_a_run_is_extended_by_its_schedule():
+    """Oracle: the contract: onecycle starts anew, the others continue; fewer epochs, or an early end, are refused."""
+    config = ARTICLE.override(schedule="onecycle", epochs=3)
+    longer = extended(config, 5, [{"epoch": 3}])
+    assert (longer.schedule.epochs, longer.schedule.restarts) == (5, (3,))
+    assert extended(longer, 9, []).schedule.restarts == (3, 5)
+    assert extended(ARTICLE, 70, []).schedule.restarts == ()
+    with pytest.raises(ConfigError, match="epochs is 3, but the run has 3"):
+        extended(config, 3, [])
+    rows = [{"epoch": epoch, "val_accuracy": 0.5} for epoch in (1, 2)]
+    with pytest.raises(ConfigError, match="ended after epoch 2, as 1 epochs"):
+        extended(config.override(patience=1, val_fraction=0.1), 5, rows)

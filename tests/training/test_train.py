@@ -1,6 +1,7 @@
 """Training into a run folder: what is left behind, resumed and refused."""
 
 import json
+import os
 from importlib import import_module
 
 import numpy as np
@@ -12,7 +13,7 @@ from trainings import train
 import vggnet
 from vggnet.data.counter_random import Domain, derive_seed, image_seed
 from vggnet.data.preprocess import Preprocess
-from vggnet.errors import NonFiniteError, RunError
+from vggnet.errors import ConfigError, NonFiniteError, RunError
 from vggnet.models.vgg import build
 from vggnet.training.checkpoints import Checkpoints
 from vggnet.training.learner import build_model, make_learner
@@ -230,3 +231,26 @@ def test_both_losses_of_an_unbalanced_training_are_kept(tmp_path):
     assert row["val_weighted_loss"] != row["val_loss"]
     (row,) = vggnet.train(tmp_path / "data", config, out=tmp_path / "plain").history
     assert "train_weighted_loss" not in row
+
+
+def test_more_epochs_after_the_end(tmp_path):
+    """Oracle: an uninterrupted run with the same schedule: bit for bit, also where the files were touched meanwhile."""
+    for name in ("a", "b"):
+        for index in range(8):
+            folder = tmp_path / "data" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng([ord(name), index]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    config = preset("fast").override(epochs=1, width=0.1, batch_size=8, val_fraction=0.3)
+    run = vggnet.train(tmp_path / "data", config, out=tmp_path / "run")
+    for file in (tmp_path / "data").rglob("*.png"):
+        os.utime(file, (1e9, 1e9))
+    longer = vggnet.resume(run, epochs=3, workers=0)
+    whole = vggnet.train(tmp_path / "data", config.override(epochs=3, restarts=(1,)), out=tmp_path / "whole")
+    assert longer.finished
+    assert longer.config == whole.config
+    without_time = [[{**row, "seconds": 0} for row in one.history] for one in (longer, whole)]
+    assert without_time[0] == without_time[1]
+    assert longer.weights.read_bytes()[-1000:] == whole.weights.read_bytes()[-1000:]
+    with pytest.raises(ConfigError, match="epochs is 2, but the run has 3"):
+        vggnet.resume(longer, epochs=2)

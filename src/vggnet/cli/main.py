@@ -1,5 +1,6 @@
 """`vgg COMMAND ...`: find the command's module, run it, and turn the user's mistakes into one line."""
 
+import errno
 import os
 import signal
 import sys
@@ -82,8 +83,13 @@ def main(argv: list[str] | None = None) -> None:
             print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+            raise
+        _drop_output()
+        code = _complain(f"standard output cannot be written ({error.strerror}). Make room, or redirect it elsewhere.")
     sys.exit(code)
 
 
@@ -92,6 +98,11 @@ def _print_all_names() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=ESCAPE)
+
+
+def _drop_output() -> None:
+    """What is still to be written goes nowhere; otherwise Python tries, and complains, once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

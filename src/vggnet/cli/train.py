@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vggnet.training.run import Run
 
 PROG = "vgg train"
+_RESUMABLE = ("data", "epochs", "workers")  # options that may be given with --resume
 
 FILES = ("weights.safetensors", "results.png", "history.jsonl", "report.html")
 
@@ -65,7 +66,9 @@ class Train:
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME
-    resume: Path | None = None  # a run folder to resume; takes no other option but --data, if the images have moved
+    # a run folder to resume; takes no other option but --data, if the images have moved, --workers, and --epochs for
+    # more of them, also after the end
+    resume: Path | None = None
     options: Annotated[_Options, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes]  # type: ignore[valid-type]
 
 
@@ -131,13 +134,17 @@ def _train(args: Train, given: Mapping[str, str]) -> "Run":
 
 
 def _resume(args: Train, given: Mapping[str, str]) -> "Run":
-    others = sorted(given.keys() - {"resume", "data"})
+    others = sorted(given.keys() - {"resume", *_RESUMABLE})
     if others:
         raise ConfigError(
             f"--{others[0].replace('_', '-')} cannot be changed: a run resumes with its own options, so --resume takes "
-            f"no other but --data. See {PROG} --help."
+            f"no other but --{', --'.join(_RESUMABLE)}. See {PROG} --help."
         )
     from vggnet.training import train as training
 
     assert args.resume is not None
-    return training.resume(args.resume, data=args.data if "data" in given else None, progress=True)
+    options: Any = args.options
+    changed = {"data": args.data, "epochs": options.schedule.epochs, "workers": options.data.workers}
+    return training.resume(
+        args.resume, **{name: value for name, value in changed.items() if name in given}, progress=True
+    )

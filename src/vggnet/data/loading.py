@@ -2,17 +2,20 @@
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.counter_random import derive_seed
@@ -21,9 +24,12 @@ from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
-from vggnet.errors import ImageError
+from vggnet.errors import DataError, ImageError, one_line
 from vggnet.progress import Progress
 
+T = TypeVar("T")
+SHARED_MEMORY = Path("/dev/shm")
+AHEAD = 4  # batches that a worker may have in shared memory: two that are asked for, one sent, one received
 GROUPED = 64  # whole images whose groups of a stream are looked up at once
 
 # Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
@@ -200,10 +206,10 @@ class WholeImages:
 
     def __iter__(self) -> Iterator[Tensor]:
         requests = chain.from_iterable(_requests(self.images.source, self.chunks, 0))
-        loader = _data_loader(self.images, self.workers, batch_size=None, sampler=requests)
+        loader = _data_loader(self.images, self.workers, batch_size=None, sampler=requests, collate_fn=_sent)
         for index, pixels in enumerate(loader):
             if not isinstance(pixels, ImageError):
-                yield pixels
+                yield _received(pixels)
             elif self.skip is None:
                 raise pixels
             else:
@@ -287,7 +293,7 @@ class _WorkerLoader:
         try:
             for chunk, (pixels, bad) in zip(self._current(chunks), self.loader, strict=True):
                 chunk = _readable(chunk, bad, self.skip)
-                yield Batch(pixels, self.labels[chunk], chunk)
+                yield Batch(_received(pixels).permute(0, 3, 1, 2), self.labels[chunk], chunk)
         except Exception:
             self._restart()
             raise
@@ -347,16 +353,52 @@ def _data_loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoa
 
 def _leave_group(worker: int) -> None:
     """Ctrl-C and torchrun signal a whole group of processes; the main one finishes its step and stops the workers."""
-    os.setpgrp()
+    if hasattr(os, "setpgrp"):  # Windows has no groups of processes
+        os.setpgrp()
 
 
-def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor, dict[int, ImageError]]:
-    """The images as one batch, and the errors by their places: raised in a worker, one would arrive in a traceback."""
+def _sent(pixels: T) -> T | NDArray[np.uint8]:
+    """What a worker sends: PyTorch passes a tensor through shared memory, of which containers have 64 MB.
+
+    A full one ends the worker by a bus error. Where all workers together could fill it, an array goes through a pipe,
+    which costs a copy.
+    """
+    worker = get_worker_info()
+    if worker is None or not isinstance(pixels, Tensor) or not SHARED_MEMORY.is_dir():
+        return pixels
+    in_flight = AHEAD * worker.num_workers * pixels.nbytes
+    return pixels if in_flight < shutil.disk_usage(SHARED_MEMORY).free else pixels.numpy()
+
+
+def _received(pixels: Tensor | NDArray[np.uint8]) -> Tensor:
+    """What a worker has sent, as a tensor."""
+    return pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Say in one line that a loader process was killed. PyTorch tells of it at any point of the main process.
+
+    Raises: DataError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a loader process has ended ({one_line(error)}). Often memory ran out. Start again, or go on from the "
+            "last checkpoint (--resume), with fewer of them (--workers); 0 is none."
+        ) from error
+
+
+def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor | NDArray[np.uint8], dict[int, ImageError]]:
+    """The images as one batch (n, H, W, C), and the errors by their places, which would arrive in a traceback."""
     tensors = [image for image in images if isinstance(image, Tensor)]
     bad = {place: image for place, image in enumerate(images) if isinstance(image, ImageError)}
     if not tensors:
-        return torch.empty(0, dtype=torch.uint8), bad
-    return torch.stack([pixels.permute(1, 2, 0) for pixels in tensors]).permute(0, 3, 1, 2), bad
+        return torch.empty((0, 0, 0, 0), dtype=torch.uint8), bad
+    return _sent(torch.stack([pixels.permute(1, 2, 0) for pixels in tensors])), bad
 
 
 def _readable(chunk: Tensor, bad: Mapping[int, ImageError], skip: Skip | None) -> Tensor:

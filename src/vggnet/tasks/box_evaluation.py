@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggnet.data.boxes import Boxes, read_boxes, resize_factors
-from vggnet.data.loading import WholeImages, default_workers, of_one_size
+from vggnet.data.loading import WholeImages, default_workers, lost_workers_named, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import DataError
@@ -51,7 +51,7 @@ def evaluate_boxes(job: EvaluationJob) -> Evaluated:
     seen = [_Seen([], [], []) for _ in source.labels]
     max_pixels = (job.batch_size or default_batch_size(preprocess)) * preprocess.crop**2
     workers = default_workers(preprocess) if job.workers is None else job.workers
-    with report_progress(job.progress, "evaluating") as report:
+    with report_progress(job.progress, "evaluating") as report, lost_workers_named():
         for number, scale in enumerate(at):
             factors, first = resize_factors(boxes.sizes, scale), 0
             for pixels in of_one_size(WholeImages(source, replace(preprocess, resize=scale), workers), max_pixels):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vggnet.data.loading import Batch, Skip
+from vggnet.data.loading import Batch, Skip, lost_workers_named
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, Subset, match_classes
 from vggnet.errors import DataError, ImageError
@@ -45,7 +45,7 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
     skip = note if job.on_bad_image == "skip" else None
     size = job.batch_size or min(default_batch_size(network.preprocess) for network in job.networks)
     start = perf_counter()
-    with report_progress(job.progress, "evaluating") as report:
+    with report_progress(job.progress, "evaluating") as report, lost_workers_named():
         logits = _predict_all(job.networks, protocols, source, size, job.workers, report, skip)
     if bad:
         readable = np.setdiff1d(np.arange(len(source)), list(bad))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -35,6 +36,7 @@ class Classify(Task):
     label_smoothing: float = 0.0  # share of each label that is spread over all classes
     class_weights: Literal["none", "balanced"] = "none"
     weights: tuple[float, ...] = ()  # of each class in the loss; none for 1
+    num_classes: int = 0  # of the data; 0 if they are not known
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -47,10 +49,11 @@ class Classify(Task):
 
     def fitted(self, targets: Tensor, num_classes: int) -> "Classify":
         """With balanced weights if asked for: N / (C n) for a class with n of the N images, so that their mean is 1."""
+        task = replace(self, num_classes=num_classes)
         if self.class_weights == "none":
-            return self
+            return task
         images = targets.bincount(minlength=num_classes).clamp(min=1)  # a class without images meets no weight
-        return replace(self, weights=tuple((len(targets) / (num_classes * images.double())).tolist()))
+        return replace(task, weights=tuple((len(targets) / (num_classes * images.double())).tolist()))
 
     def keeps_head(self, given: Architecture) -> bool:
         """Whether the head is one for class scores."""
@@ -86,6 +89,17 @@ class Classify(Task):
         loss, correct, *weighted = sums
         means = {"loss": loss / images, "accuracy": correct / images}
         return means | ({"weighted_loss": weighted[0] / images} if weighted else {})
+
+    def advice(self, row: Row) -> str | None:
+        """Advice if the loss is still that of a network that gives every class the same probability."""
+        chance = log(max(self.num_classes, 1))
+        if self.num_classes < 2 or row["train_loss"] < 0.98 * chance:
+            return None
+        return (
+            f"the loss is {row['train_loss']:.3f}, and ln({self.num_classes}) = {chance:.3f} is that of guessing: "
+            "nothing has been learned so far. Deep networks without batch norm often start so; take a _bn model, --init he, "
+            "another --lr, or weights to start from (--init-from)."
+        )
 
     def evaluate(self, job: EvaluationJob) -> Evaluated:
         """By `evaluate_classes`."""

@@ -189,6 +189,10 @@ class Task(ABC):
         """
         return float(row.get("val_accuracy", 0.0))
 
+    def advice(self, row: Row) -> str | None:
+        """What to say about the row of an epoch after which a training should have learned something."""
+        return None
+
     @abstractmethod
     def evaluate(self, job: "EvaluationJob") -> "Evaluated":
         """Evaluate networks of this task.  Raises: ConfigError, DataError, NonFiniteError as `vggnet.evaluate`."""

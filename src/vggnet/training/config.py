@@ -143,6 +143,7 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
     "nesterov": _positive("momentum"),
     "decay_norms": _positive("weight_decay"),
     "warmup": _only("schedule", "onecycle"),
+    "restarts": _only("schedule", "onecycle"),
     "step_epochs": _only("schedule", "step"),
     "plateau_epochs": _only("schedule", "plateau"),
     "patience": _positive("val_fraction"),

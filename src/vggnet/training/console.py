@@ -15,6 +15,7 @@ from vggnet.training.loop import Position, Row
 
 ESTIMATE_AFTER = 10  # steps
 ESTIMATE_FROM = 60  # seconds to go; shorter runs need no estimate
+ADVISED = (2, 5)  # epochs after which a training that has learned nothing gets advice
 NAMED = 10  # unreadable images at a time; all of them are in a file
 BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"  # fits into 80 columns
 
@@ -86,6 +87,8 @@ class Console:
         if any(name.startswith("val_") for name in row):
             parts.append(f"best {100 * self.task.score(best):.2f} % (epoch {best['epoch']})")
         self.note(" | ".join(parts))
+        if row["epoch"] in ADVISED and (advice := self.task.advice(row)):
+            self.note(advice)
 
     def skipped(self, messages: Mapping[str, str], file: Path) -> None:
         """Count the images that cannot be read, and name those that were not named before; `file` has all of them."""

@@ -1,6 +1,7 @@
 """The groups of options of a training, neutral by default, each with its help on the command line."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -214,9 +215,15 @@ class ScheduleConfig(_Group):
     warmup: float = option(0.0, "onecycle: share of the run in which the rate rises to its highest")
     step_epochs: int = option(30, "step: epochs after which the rate is divided by 10")
     plateau_epochs: int = option(5, "plateau: epochs without better validation after which the rate is divided by 10")
+    restarts: tuple[int, ...] = option(
+        (), "onecycle: the epochs after which it starts anew; vgg train --resume RUN --epochs N adds one"
+    )
     patience: int = option(0, "epochs without better validation after which the run ends; 0 is off")
 
     def _check(self) -> None:
+        edges = (0, *self.restarts, self.epochs)
+        ascending = all(one < next for one, next in pairwise(edges))
+        self._require("restarts", ascending, f"ascending, above 0 and below epochs ({self.epochs})")
         self._above_0("epochs", "step_epochs", "plateau_epochs")
         self._at_least_0("patience")
         self._shares("warmup")

@@ -22,6 +22,7 @@ from vggnet.tasks import DEFAULT, get_task
 from vggnet.tasks.task import Task
 from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.loop import Row
+from vggnet.training.schedules import has_ended
 from vggnet.weights.registry import FILE_NAME
 
 CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
@@ -83,6 +84,11 @@ class Run:
         if missing:
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; it is not the config.json of a run.")
         return description
+
+    def with_config(self, config: TrainConfig) -> "Run":
+        """The run with another configuration, which config.json keeps.  Raises: StorageError."""
+        write_text(self.folder / CONFIG, json.dumps(self.description | {"config": config.as_dict()}, indent=1))
+        return Run(self.folder)
 
     @property
     def config(self) -> TrainConfig:
@@ -194,15 +200,6 @@ class Run:
 def best_row(task: Task, rows: Sequence[Row]) -> Row:
     """The row with the best validation, of equals the last; the last row if nothing was validated."""
     return max(reversed(rows), key=task.score)
-
-
-def has_ended(config: TrainConfig, rows: Sequence[Row]) -> bool:
-    """Whether all epochs are done, or `patience` of them brought nothing better (an equal is not better)."""
-    if not rows:
-        return False
-    schedule = config.schedule
-    waited = rows[-1]["epoch"] - max(rows, key=get_task(config.task.name).score)["epoch"]  # since the first of equals
-    return rows[-1]["epoch"] >= schedule.epochs or bool(schedule.patience and waited >= schedule.patience)
 
 
 class Events:

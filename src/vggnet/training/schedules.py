@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vggnet.errors import ConfigError
 from vggnet.tasks import get_task
 from vggnet.training.config import TrainConfig
 
@@ -24,7 +25,42 @@ def lr_factor(config: TrainConfig, steps_per_epoch: int, step: int, rows: Sequen
         return float(0.1 ** drops([score(row) for row in rows], schedule.plateau_epochs))
     if schedule.name == "step":
         return 0.1 ** (step // steps_per_epoch // schedule.step_epochs)
-    return one_cycle(step / (schedule.epochs * steps_per_epoch), schedule.warmup)
+    epoch = step // steps_per_epoch
+    first = max((restart for restart in schedule.restarts if restart <= epoch), default=0)
+    end = min((restart for restart in schedule.restarts if restart > epoch), default=schedule.epochs)
+    return one_cycle((step - first * steps_per_epoch) / ((end - first) * steps_per_epoch), schedule.warmup)
+
+
+def extended(config: TrainConfig, epochs: int, rows: Sequence[Mapping[str, Any]]) -> TrainConfig:
+    """The configuration of a run that goes on for more epochs: "onecycle" starts anew where it would have ended.
+
+    Args:
+        config: of the run.
+        epochs: all that it is to have.
+        rows: of the epochs that it has had.
+
+    Raises:
+        ConfigError: the run has as many, or has ended early by its patience.
+    """
+    schedule = config.schedule
+    if epochs <= schedule.epochs:
+        raise ConfigError(f"epochs is {epochs}, but the run has {schedule.epochs}; give more, or resume without it.")
+    if rows and rows[-1]["epoch"] < schedule.epochs and has_ended(config, rows):
+        raise ConfigError(
+            f"the run ended after epoch {rows[-1]['epoch']}, as {schedule.patience} epochs brought nothing better "
+            "(patience). Start another from its weights (init_from)."
+        )
+    restarts = (*schedule.restarts, schedule.epochs) if schedule.name == "onecycle" else ()
+    return config.override(epochs=epochs, restarts=restarts)
+
+
+def has_ended(config: TrainConfig, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all epochs are done, or `patience` of them brought nothing better (an equal is not better)."""
+    if not rows:
+        return False
+    schedule = config.schedule
+    waited = rows[-1]["epoch"] - max(rows, key=get_task(config.task.name).score)["epoch"]  # since the first of equals
+    return rows[-1]["epoch"] >= schedule.epochs or bool(schedule.patience and waited >= schedule.patience)
 
 
 def one_cycle(progress: float, warmup: float) -> float:

@@ -19,8 +19,8 @@ from vggnet.training.config import TrainConfig
 from vggnet.training.console import Console
 from vggnet.training.learner import Learner
 from vggnet.training.loop import Batches, Position, Row, fit
-from vggnet.training.run import best_row, has_ended
-from vggnet.training.schedules import lr_factor
+from vggnet.training.run import best_row
+from vggnet.training.schedules import has_ended, lr_factor
 from vggnet.training.signals import StopRequest, stop_on_signal
 
 

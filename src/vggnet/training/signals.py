@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop after the current step, not in the middle of it."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish to stop after the current step, not in the middle of it."""
 
 import signal
 import threading
@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Windows has no SIGHUP, which a closed terminal or a lost connection sends.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 class StopRequest:
-    """Set by the first SIGINT or SIGTERM."""
+    """Set by the first signal of `SIGNALS`."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -16,7 +19,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(*, repeated: bool = False) -> Iterator[StopRequest]:
-    """Within the block the first SIGINT or SIGTERM sets the request; a second one acts as it did before.
+    """Within the block the first signal of `SIGNALS` sets the request; a second one acts as it did before.
+
+    A signal that was ignored before stays so, as SIGHUP under nohup, or SIGINT in the background of a script.
 
     repeated: a second one changes nothing. torchrun sends on what it gets, also to processes that have got it already.
     Outside the main thread, where Python allows no signal handlers, the request is never set.
@@ -25,7 +30,8 @@ def stop_on_signal(*, repeated: bool = False) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in previous.items():

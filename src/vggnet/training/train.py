@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vggnet.accel.autotuning import autotuner
+from vggnet.data.loading import lost_workers_named
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import BY_NAME, Columns, Source
@@ -48,6 +49,7 @@ from vggnet.training.run import (
     default_folder,
     require_room,
 )
+from vggnet.training.schedules import extended
 from vggnet.training.session import Session, open_session
 from vggnet.weights.adaptation import transfer
 from vggnet.weights.checkpoint import Checkpoint, load, save
@@ -127,18 +129,31 @@ def train_with(
         return _run(Run(folder), model, inputs, ranks, progress)
 
 
-def resume(run: Run | str | Path, *, data: str | Path | None = None, progress: Progress = False) -> Run:
+def resume(
+    run: Run | str | Path,
+    *,
+    data: str | Path | None = None,
+    epochs: int | None = None,
+    workers: int | None = None,
+    progress: Progress = False,
+) -> Run:
     """Resume an interrupted run; the result is bit-identical to that of an uninterrupted one.
+
+    With more epochs a run goes on after its end as well. Its schedule "onecycle" then rises and falls once more in the
+    epochs that are added; "step" and "plateau" continue.
 
     Args:
         run: a run, or its folder. A finished one is returned as it is.
         data: where the training images are now, if they have moved; they must be the same.
+        epochs: more than the run has; the new number is kept in its configuration.
+        workers: loader processes from now on, 0 for none; by default as configured. They change no result.
         progress: as for `train`.
 
     Returns:
         The run.
 
     Raises:
+        ConfigError: `epochs` are not more, or the run ended early by its patience.
         RunError: the folder is not a run's, the data are not the same, or a finished run has lost its weights.
         DataError, NonFiniteError, StorageError: as `train`.
 
@@ -152,10 +167,14 @@ def resume(run: Run | str | Path, *, data: str | Path | None = None, progress: P
             f"{opened.weights} is missing, and the run has come to its end. Restore the file, or train again into "
             "another folder."
         )
-    if opened.finished and (opened.folder / CURVES).is_file():
+    if opened.finished and (opened.folder / CURVES).is_file() and epochs is None:
         return opened
-    model, inputs = ranks.in_turn(_reopen, opened, data, ranks, progress)
+    config = opened.config if epochs is None else extended(opened.config, epochs, opened.history)
+    kept = config if workers is None else config.override(workers=workers)
+    model, inputs = ranks.in_turn(_reopen, opened, kept, data, ranks, progress)
     with ranks.within(opened.locked()):
+        if epochs is not None:
+            opened = ranks.in_turn(opened.with_config, config)
         return _run(opened, model, inputs, ranks, progress)
 
 
@@ -232,13 +251,15 @@ def _new_run(folder: Path, description: dict[str, Any], room: int) -> Iterator[N
         yield
 
 
-def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress) -> tuple[VGG, Inputs]:
+def _reopen(
+    run: Run, config: TrainConfig, data: str | Path | None, ranks: Ranks, progress: Progress
+) -> tuple[VGG, Inputs]:
     """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
     try:
-        columns = configured_columns(run.config)
+        columns = configured_columns(config)
         source = open_source(data or run.data, "train", rule=run.split_rule, columns=columns)
         division = Division.of(
-            run.config,
+            config,
             source,
             open_validation(data or run.data, source, columns) if run.val_split else None,
             rule=run.split_rule,
@@ -251,7 +272,7 @@ def _reopen(run: Run, data: str | Path | None, ranks: Ranks, progress: Progress)
         raise RunError(
             f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
         )
-    inputs = Inputs.of(run.config, division, run.preprocess, progress=progress is True and ranks.is_first)
+    inputs = Inputs.of(config, division, run.preprocess, progress=progress is True and ranks.is_first)
     _check_shares(inputs, ranks)
     return _new_model(inputs), inputs
 
@@ -331,22 +352,25 @@ def _run(run: Run, model: VGG, inputs: Inputs, ranks: Ranks, progress: Progress)
     learner = make_learner(config, model, ranks, inputs.task)
     ranks.first(remove_leftovers, run.folder)
     ranks.first(_record_images, run, inputs)
-    with open_session(
-        config,
-        learner,
-        batches,
-        prepare=inputs.prepare(learner.device),
-        validate=make_validator(
+    with (
+        lost_workers_named(),
+        open_session(
+            config,
             learner,
-            val_batches,
-            preprocess=inputs.preprocess,
-            targets=inputs.val_targets,
-            images=len(inputs.val_indices),
-        ),
-        folder=run.folder / STATE,
-        progress=progress,
-        skipped=skipped,
-    ) as session:
+            batches,
+            prepare=inputs.prepare(learner.device),
+            validate=make_validator(
+                learner,
+                val_batches,
+                preprocess=inputs.preprocess,
+                targets=inputs.val_targets,
+                images=len(inputs.val_indices),
+            ),
+            folder=run.folder / STATE,
+            progress=progress,
+            skipped=skipped,
+        ) as session,
+    ):
         _mend(run, session)
         with ranks.within(Events(run.folder / EVENTS, session.position.epoch + 1)) as events:
             for _ in session.epochs(partial(ranks.first, _save_if_best, run, learner)):
