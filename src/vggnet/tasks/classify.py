@@ -97,8 +97,8 @@ class Classify(Task):
             return None
         return (
             f"the loss is {row['train_loss']:.3f}, and ln({self.num_classes}) = {chance:.3f} is that of guessing: "
-            "nothing has been learned so far. Deep networks without batch norm often start so; take a _bn model, --init he, "
-            "another --lr, or weights to start from (--init-from)."
+            "nothing has been learned so far. Deep networks without batch norm often start so; take a _bn model, "
+            "--init he, another --lr, or weights to start from (--init-from)."
         )
 
     def evaluate(self, job: EvaluationJob) -> Evaluated:
