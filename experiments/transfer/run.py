@@ -27,7 +27,7 @@ from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import Source as Data
 from vggnet.errors import ConfigError, DataError, check_at_least
 from vggnet.features.extractor import DEFAULT_MODEL, POOLINGS, FeatureExtractor, normalized, unit_length
-from vggnet.features.retrieval import POOLING, descriptor_layers, fingerprint, joined
+from vggnet.features.similarity_index import POOLING, descriptor_layers, fingerprint, joined
 from vggnet.files import replacing
 from vggnet.models.vgg import VGG
 from vggnet.progress import report_progress

@@ -14,7 +14,7 @@ import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, DataError, ImageError
-from vggnet.features import retrieval as similar
+from vggnet.features import similarity_index as similar
 from vggnet.features.perceptual import compare_images
 from vggnet.features.retrieval import SimilarityIndex, build_index, find_duplicates, find_similar
 from vggnet.features.style_transfer import transfer

@@ -53,15 +53,37 @@ class Query:
     json: bool = False  # print a JSON list instead of a table
 
 
-Command = Annotated[Index, tyro.conf.subcommand("index")] | Annotated[Query, tyro.conf.subcommand("query")]
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """Add images to an index and remove others. Only new and changed images are computed.
+
+    Example: vgg similar update photos/ --remove photos/blurred
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # folders or files, as they were indexed
+    remove: tuple[Path, ...] = ()  # indexed images, or folders of them, that leave the index; the files stay
+    index: Annotated[Path, tyro.conf.arg(aliases=["-i"])] = INDEX
+    weights: str | None = None  # only if the weights that made the index are somewhere else now
+    batch_size: int = 16
+    device: str | None = None  # by default a GPU if there is one
+    json: bool = False  # print one JSON object
+
+
+Command = (
+    Annotated[Index, tyro.conf.subcommand("index")]
+    | Annotated[Query, tyro.conf.subcommand("query")]
+    | Annotated[Update, tyro.conf.subcommand("update")]
+)
 DESCRIPTION = """Search images by visual similarity.
 
 Example: vgg similar index photos/, then vgg similar query holiday.jpg"""
 
 
 def main(arguments: list[str]) -> int:
-    """Index or query; returns the exit code."""
-    args: Index | Query = parse(Command, arguments, prog="vgg similar", description=DESCRIPTION)
+    """Index, query or update; returns the exit code."""
+    args: Index | Query | Update = parse(Command, arguments, prog="vgg similar", description=DESCRIPTION)
+    if isinstance(args, Update):
+        return _update(args)
     if not args.images:
         raise ConfigError("no image was given; add image files or folders.")
     return _index(args) if isinstance(args, Index) else _query(args)
@@ -77,6 +99,21 @@ def _index(args: Index) -> int:
         ),
         lambda extraction: to_json(extraction) if args.json else f"{args.out}: {extraction.images:,} images",
     )
+
+
+def _update(args: Update) -> int:
+    from vggnet.features.retrieval import update_index
+    from vggnet.report.text import to_json
+
+    if not (args.images or args.remove):
+        raise ConfigError("nothing to update; give folders or files, or --remove.")
+    options = {"model": args.weights, "batch_size": args.batch_size, "device": args.device, "progress": True}
+    found = update_index(args.index, args.images, remove=args.remove, **options)  # type: ignore[arg-type]
+    counts = ", ".join(f"{len(getattr(found, kind)):,} {kind}" for kind in ("added", "changed", "removed"))
+    print(to_json(found) if args.json else f"{args.index}: {found.images:,} images; {counts}")
+    for message in found.unreadable:
+        print(f"vgg: {message}", file=sys.stderr)
+    return 2 if found.unreadable else 0
 
 
 def _query(args: Query) -> int:
