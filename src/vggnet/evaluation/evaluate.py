@@ -43,7 +43,7 @@ def evaluate(
     """Evaluate a model, or several of one task together, on one split of a data set.
 
     Each image counts once. The prediction of several classifiers is the mean of their softmax outputs (paper, section
-    4.5); the boxes of several models that predict boxes are merged (appendix A).
+    4.4); the boxes of several models that predict boxes are merged (appendix A).
 
     Args:
         model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`; or several of them.
@@ -86,7 +86,7 @@ def evaluate(
         StorageError: `out` cannot be made, or `table` not be written.
 
     Source:
-        arXiv:1409.1556, sections 3.2, 4.2, 4.3 and 4.5, for the protocols.
+        arXiv:1409.1556, sections 3.2, 4.2, 4.3 and 4.4, for the protocols.
 
     Example:
         >>> import vggnet

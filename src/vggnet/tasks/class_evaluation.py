@@ -26,7 +26,7 @@ NUM_PICTURES = 8  # in predictions.png
 
 
 def evaluate_classes(job: EvaluationJob) -> Evaluated:
-    """Evaluate one classifier, or the mean softmax of several (paper, section 4.5).
+    """Evaluate one classifier, or the mean softmax of several (paper, section 4.4).
 
     Raises:
         ConfigError: an option of the protocol cannot work.
