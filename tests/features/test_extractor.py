@@ -286,3 +286,27 @@ def test_inputs_that_cannot_work(pictures, tmp_path):
         taps.FeatureExtractor(vggnet.create_model("vgg11", init=None), "relu1_1")
     with pytest.raises(WeightsError, match="nowhere"):
         vggnet.extract_features(tmp_path / "nowhere", pictures, "relu1_1")
+
+
+@pytest.mark.parametrize(("head", "size"), [("paper", 64), ("folded", 32), ("dense", 224)])
+def test_fully_connected_layers(head, size, monkeypatch):
+    """Oracle: hooks on the head's own layers, and the logits of the network."""
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 8)
+    torch.manual_seed(0)
+    network = vggnet.create_model("vgg11", num_classes=3, head=head, width=0.05).eval()
+    kept, images = {}, torch.rand(2, 3, size, size)
+    for name in ("fc6", "relu6", "fc7", "relu7", "fc8"):
+        network.head.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: kept.update({name: out}))
+    logits, maps = network(images), network.features(images)
+    expected = dict(kept)
+    found = vggnet.FeatureExtractor(network, ["pool5", *expected])(images)
+    assert list(found) == ["pool5", *expected]
+    torch.testing.assert_close(found["pool5"], maps)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values)
+    assert logits.shape == (2, 3)
+    assert vggnet.FeatureExtractor(network, "relu7").channels == {"relu7": 8}
+    with pytest.raises(ConfigError, match="need the map at 32"):
+        vggnet.FeatureExtractor(network, "fc6", output_stride=16)
+    with pytest.raises(ConfigError, match="Its layers are .*pool5, fc6, relu6, fc7, relu7, fc8"):
+        vggnet.FeatureExtractor(network, "fc9")

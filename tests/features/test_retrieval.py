@@ -226,3 +226,23 @@ def test_images_that_cannot_be_read_are_skipped_if_asked(pictures, weights, inde
     assert "1 file is left out" in err
     assert "notes.txt" in err
     assert find_similar(index, [b"none"], skip=errors.append) == [[]]
+
+
+def test_an_index_of_fully_connected_layers(pictures, tmp_path, monkeypatch):
+    """Oracle: cosines of the layer's outputs, by NumPy."""
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 8)
+    torch.manual_seed(0)
+    model = vggnet.create_model("vgg11", num_classes=3, head="folded", width=0.05).eval()
+    model.preprocess = Preprocess(resize=36, crop=32)
+    vggnet.save(model, tmp_path / "weights.safetensors")
+    path = tmp_path / "index.safetensors"
+    build_index(tmp_path / "weights.safetensors", pictures, path, layers="fc7")
+    index = SimilarityIndex(path)
+    outputs = vggnet.extract_features(model, index.images, "fc7")["fc7"].numpy()
+    unit = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
+    np.testing.assert_allclose(index.vectors, unit, atol=1e-5)
+    ((first, second),) = find_similar(path, pictures / "07.png", top=2)
+    order = np.argsort(-(unit @ unit[index.images.index(str(pictures / "07.png"))]))
+    assert [first.image, second.image] == [index.images[place] for place in order[:2]]
+    with pytest.raises(ConfigError, match="other weights"):
+        find_similar(path, pictures / "07.png", model="vgg8_bn-cifar10-fast")

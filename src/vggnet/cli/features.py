@@ -23,7 +23,7 @@ class Features:
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
-    layers: tuple[str, ...]  # such as conv1_1, bn1_1, relu4_3, pool5
+    layers: tuple[str, ...]  # such as conv1_1, bn1_1, relu4_3, pool5, fc6, relu7
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # a .safetensors, .npy (one layer) or .parquet file
     model: str = "vgg16:features"  # a name of `vgg weights list`, a run folder or a .safetensors file
     # one number for each channel instead of a map; gem: the cubic root of the mean of cubes

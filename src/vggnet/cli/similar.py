@@ -30,6 +30,7 @@ class Index:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # folders of image files, or files
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = INDEX
     weights: str = "vgg16:features"  # a name of `vgg weights list`, a run folder or a .safetensors file
+    layers: tuple[str, ...] = ()  # what the vectors consist of, such as relu7; by default three deep layers
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
     json: bool = False  # print one JSON object
@@ -95,7 +96,13 @@ def _index(args: Index) -> int:
 
     return run_extraction(
         lambda: build_index(
-            args.weights, args.images, args.out, batch_size=args.batch_size, device=args.device, progress=True
+            args.weights,
+            args.images,
+            args.out,
+            layers=args.layers or None,
+            batch_size=args.batch_size,
+            device=args.device,
+            progress=True,
         ),
         lambda extraction: to_json(extraction) if args.json else f"{args.out}: {extraction.images:,} images",
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from warnings import warn
@@ -80,7 +80,7 @@ def model_first(*old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 class FeatureExtractor(nn.Module):
-    """Module that returns the outputs of chosen layers of a VGG: conv1_1, bn2_2, relu4_3, lrn1_1, pool5.
+    """Module that returns the outputs of chosen layers of a VGG: conv1_1, bn2_2, relu4_3, lrn1_1, pool5, fc6, relu7.
 
     It shares its weights with the network, so training one trains the other; the network itself is not changed. Layers
     deeper than the deepest one asked for are left out, so smaller images than the network needs are accepted. No layer
@@ -96,7 +96,7 @@ class FeatureExtractor(nn.Module):
             places that the plain network has, the values are the same if H and W are multiples of 32.
 
     Attributes:
-        channels: the number of channels of each layer, {layer: C}, the shallowest first.
+        channels: the number of channels, or of units, of each layer, {layer: C}, the shallowest first.
 
     Raises:
         ConfigError: the network has no such layer or no weights, or the output stride is not supported.
@@ -119,14 +119,17 @@ class FeatureExtractor(nn.Module):
         if next(network.parameters()).is_meta:
             raise ConfigError("the model was built without weights (init=None); load some before features are taken.")
         wanted = _check_layers(network, [layers] if isinstance(layers, str) else layers)
+        if output_stride != TOTAL_STRIDE and any(name in wanted for name in _units(network)):
+            raise ConfigError(f"output_stride is {output_stride}, but fully connected layers need the map at 32.")
         self.name, self.in_channels = network.architecture.name, network.architecture.in_channels
         self.channels: dict[str, int] = {}
         self.least = 1  # pixels, of the shorter side
         self.stages = nn.ModuleDict()
         stage, channels = nn.Sequential(), self.in_channels
-        for name, layer in _dense_layers(network.features, output_stride):
+        layers_in_order = chain(_dense_layers(network.features, output_stride), _shared_layers(network.head))
+        for name, layer in layers_in_order:
             stage.add_module(name, layer)
-            channels = getattr(layer, "out_channels", channels)
+            channels = getattr(layer, "out_channels", getattr(layer, "out_features", channels))
             self.least *= 2 if isinstance(layer, nn.MaxPool2d) else 1
             if name in wanted:
                 self.stages[name], self.channels[name] = stage, channels
@@ -143,7 +146,7 @@ class FeatureExtractor(nn.Module):
             images: (N, in_channels, H, W), normalized by the network's own preprocessing.
 
         Returns:
-            {layer: (N, C, h, w)}, the shallowest first.
+            {layer: (N, C, h, w)}, the shallowest first; (N, C) for fully connected layers.
 
         Raises:
             InputError: the images are too small or have another number of channels.
@@ -211,7 +214,7 @@ def extract_features(
         progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each batch.
 
     Returns:
-        {layer: (N, C, h, w)}, the shallowest first.
+        {layer: (N, C, h, w)}, the shallowest first; (N, C) for fully connected layers.
 
     Raises:
         ConfigError: a layer or an option is unknown or impossible.
@@ -287,6 +290,11 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {  # (N, C, h, w) -> (N, C)
 }
 
 
+def pooled(maps: Tensor, pooling: str) -> Tensor:
+    """(N, C, h, w) -> (N, C); what has no places, (N, C), stays as it is."""
+    return maps if maps.ndim == 2 else POOLINGS[pooling](maps)
+
+
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, D), each row divided by its length; a row of zeros stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -295,13 +303,24 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _check_layers(network: VGG, layers: Iterable[str]) -> set[str]:
-    names = [name for name, _ in network.features.named_children()]
+    names = [name for name, _ in network.features.named_children()] + _units(network)
     wanted = set(layers)
     unknown = sorted(map(str, wanted - set(names)))
     if unknown or not wanted:
         found = f"has no layer {', '.join(unknown)}" if unknown else "was asked for no layer"
         raise ConfigError(f"{network.architecture.name} {found}. Its layers are {', '.join(names)}.")
     return wanted
+
+
+def _units(network: VGG) -> list[str]:
+    """The fully connected layers that the head has, and their ReLUs, by the paper's names."""
+    names = [name for name, _ in network.head.named_children()]
+    return [name for name in names if name in ("fc6", "relu6", "fc7", "relu7", "fc8")]
+
+
+def _shared_layers(layers: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
+    for name, layer in layers.named_children():
+        yield name, copy.copy(layer)
 
 
 def _dense_layers(layers: nn.Sequential, output_stride: int) -> Iterator[tuple[str, nn.Module]]:

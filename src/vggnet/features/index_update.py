@@ -15,8 +15,6 @@ from vggnet.features.similarity_index import (
     FORMAT,
     POOLING,
     SimilarityIndex,
-    descriptor_layers,
-    fingerprint,
     stamps_of,
     write_graph,
 )
@@ -95,7 +93,7 @@ def update_index(
     unreadable: tuple[str, ...] = ()
     if todo := [file for file in (*changed, *added) if str(file) not in removed]:
         network = open_model(model or old.weights, device=device).network
-        if fingerprint(network) != old.fingerprint:
+        if not old.fits(network):
             raise ConfigError(
                 f"{index} was made by other weights than {model or old.weights} has now. Make it again, or name those "
                 "weights."
@@ -131,7 +129,7 @@ def _computed(
 ) -> tuple[SimilarityIndex | None, tuple[str, ...]]:
     """An index of these files alone, None if none of them can be read; and a line for each that cannot."""
     facts = {"format": FORMAT, "weights": old.weights, "fingerprint": old.fingerprint}
-    layers = descriptor_layers(network)
+    layers = sorted(old.layers)
     with TemporaryDirectory(dir=folder) as temporary:
         part = Path(temporary) / "part.safetensors"
         try:

@@ -18,11 +18,11 @@ from vggnet.data.loading import Skip
 from vggnet.errors import ConfigError, ImageError, check_at_least
 from vggnet.features.duplicates import Duplicates, Group, find_duplicates
 from vggnet.features.extractor import (
-    POOLINGS,
     FeatureExtractor,
     accepts_weights,
     model_first,
     normalized,
+    pooled,
     raised,
     read_batches,
 )
@@ -74,6 +74,7 @@ def build_index(
     images: Sequence[Path | str] | Path | str,
     out: Path | str,
     *,
+    layers: Sequence[str] | str | None = None,
     batch_size: int = 16,
     device: str | None = None,
     on_error: Literal["raise", "return"] = "return",
@@ -88,6 +89,7 @@ def build_index(
         model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`, such as "vgg16:features".
         images: image files, and folders of them.
         out: a `.safetensors` file.
+        layers: what the vectors consist of, such as "relu7"; maps are pooled over places. By default three deep layers.
         batch_size, device, on_error, progress: as for `vggnet.features.store.extract_to_file`.
 
     Raises:
@@ -107,11 +109,12 @@ def build_index(
         raise ConfigError(f"{out}: an index is a .safetensors file; give a name that ends so.")
     graph_file(out).unlink(missing_ok=True)
     opened = open_model(model, device=device)
+    layers = [layers] if isinstance(layers, str) else list(layers or descriptor_layers(opened.network))
     name = opened.network.architecture.name if isinstance(model, VGG) else str(model)
     extraction = extract_to_file(
         opened.network,
         images,
-        descriptor_layers(opened.network),
+        layers,
         out,
         pooling=POOLING,
         batch_size=batch_size,
@@ -120,7 +123,7 @@ def build_index(
         metadata={
             "format": FORMAT,
             "weights": name,
-            "fingerprint": fingerprint(opened.network),
+            "fingerprint": fingerprint(opened.network, layers),
             "stamps": json.dumps(stamps_of(image_files([images] if isinstance(images, Path | str) else images))),
         },
     )
@@ -172,7 +175,7 @@ def find_similar(
     check_at_least(1, top=top)
     found = SimilarityIndex(index)
     opened = open_model(model or found.weights, device=device)
-    if fingerprint(opened.network) != found.fingerprint:
+    if not found.fits(opened.network):
         raise ConfigError(
             f"{index} was made by other weights than {model or found.weights} has now. Make it again, or name those "
             "weights."
@@ -182,7 +185,7 @@ def find_similar(
     def note(place: int, error: ImageError) -> None:
         bad[place] = error
 
-    vectors = describe_images(opened, list(named_pictures(images)), note if skip else None)
+    vectors = describe_images(opened, list(named_pictures(images)), list(found.layers), note if skip else None)
     if skip:
         for error in bad.values():
             skip(error)
@@ -196,12 +199,16 @@ def find_similar(
 
 
 @torch.no_grad()
-def describe_images(opened: OpenModel, pictures: Sequence[Named], skip: Skip | None = None) -> NDArray[np.float32]:
-    """The vectors (N, D) of images, of length 1; 0 for an image that cannot be read, with which `skip` is called.
+def describe_images(
+    opened: OpenModel, pictures: Sequence[Named], layers: Sequence[str], skip: Skip | None = None
+) -> NDArray[np.float32]:
+    """The vectors (N, D) of images, of length 1, as in an index of these layers.
+
+    The vector of an image that cannot be read is 0, and `skip` is called with it.
 
     Raises: ImageError without `skip`; WeightsError.
     """
-    extractor = FeatureExtractor(opened.network, descriptor_layers(opened.network)).eval()
+    extractor = FeatureExtractor(opened.network, layers).eval()
     found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in extractor.channels}
     for first, batch in zip(count(0, BATCH), read_batches(pictures, opened.preprocess, BATCH), strict=False):
         for place, error in enumerate(batch):
@@ -213,6 +220,6 @@ def describe_images(opened: OpenModel, pictures: Sequence[Named], skip: Skip | N
         for layer, channels in extractor.channels.items():
             values = np.zeros((len(batch), channels), np.float32)
             if images:
-                values[readable] = POOLINGS[POOLING](maps[layer]).cpu().numpy()
+                values[readable] = pooled(maps[layer], POOLING).cpu().numpy()
             found[layer].append(values)
     return joined({layer: np.concatenate(values) for layer, values in found.items()})

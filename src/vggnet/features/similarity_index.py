@@ -1,7 +1,7 @@
 """The file of an index of images: vectors, which weights computed them, and a graph for many of them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from vggnet.errors import DataError, StorageError
+from vggnet.errors import ConfigError, DataError, StorageError
 from vggnet.features.extractor import FeatureExtractor, last_relu, unit_length
 from vggnet.models.vgg import VGG
 
@@ -57,7 +57,8 @@ class SimilarityIndex:
                 if facts.get("format") != FORMAT:
                     raise DataError(f"{path}: not an index; make one with `vgg similar index FOLDER -o {path}`.")
                 self.images: list[str] = json.loads(facts["images"])
-                self.weights, self.fingerprint = facts["weights"], facts["fingerprint"]
+                self.weights: str = facts["weights"]
+                self.fingerprint: str = facts["fingerprint"]
                 self.layers = {layer: file.get_tensor(layer) for layer in file.keys()}  # noqa: SIM118 (not a mapping)
                 self.vectors = joined(self.layers)
                 self.stamps: dict[str, list[int]] = json.loads(facts.get("stamps", "{}"))
@@ -68,6 +69,13 @@ class SimilarityIndex:
                 f"{path}: cannot be read as an index ({error}). Make it with `vgg similar index`."
             ) from error
         self._graph = graph_file(path)
+
+    def fits(self, network: VGG) -> bool:
+        """Whether the network has the weights that made the index."""
+        try:
+            return fingerprint(network, list(self.layers)) == self.fingerprint
+        except ConfigError:  # it has no such layers
+            return False
 
     def nearest(self, vectors: NDArray[np.float32], top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Find the nearest images of the index.
@@ -105,10 +113,10 @@ def joined(layers: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     return unit_length(np.concatenate([unit_length(layers[layer]) for layer in sorted(layers)], axis=1))
 
 
-def fingerprint(network: VGG) -> str:
-    """Hex digits that change with the weights up to the deepest layer of a descriptor."""
+def fingerprint(network: VGG, layers: Sequence[str] | None = None) -> str:
+    """Hex digits that change with the weights up to the deepest of these layers, by default of `descriptor_layers`."""
     digest = blake2b(digest_size=16)
-    for name, tensor in FeatureExtractor(network, descriptor_layers(network)).state_dict().items():
+    for name, tensor in FeatureExtractor(network, layers or descriptor_layers(network)).state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

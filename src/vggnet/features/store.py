@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vggnet.data.formats import image_files, left_out
 from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
-from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, raised, read_batches
+from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, pooled, raised, read_batches
 from vggnet.files import escaped, replacing, write_text
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
@@ -124,8 +124,8 @@ def _extracted(
     if not pixels:
         return {}
     maps = extractor(normalized(pixels, opened.preprocess, opened.device))
-    pooled = {name: values if pooling is None else POOLINGS[pooling](values) for name, values in maps.items()}
-    return {name: values.float().cpu().contiguous().numpy() for name, values in pooled.items()}
+    found = {name: values if pooling is None else pooled(values, pooling) for name, values in maps.items()}
+    return {name: values.float().cpu().contiguous().numpy() for name, values in found.items()}
 
 
 def _job(extractor: FeatureExtractor, opened: OpenModel, files: Sequence[Path], *options: object) -> str:
