@@ -12,12 +12,15 @@ from torchvision.transforms.v2 import functional as tv
 import vggnet
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.opening import open_source
 from vggnet.errors import ConfigError, StorageError
 from vggnet.evaluation import evaluate
 from vggnet.report.evaluation_text import localization_text
+from vggnet.tasks.box_evaluation import evaluate_boxes
 from vggnet.tasks.box_geometry import merge
+from vggnet.tasks.task import EvaluationJob
 from vggnet.training.config import TrainConfig
-from vggnet.weights.checkpoint import save
+from vggnet.weights.checkpoint import OpenModel, save
 
 CLASSES = ("cat", "dog", "elk")
 # Width, height and box of each photo, two of each class in the order in which they are read.
@@ -126,6 +129,80 @@ def test_boxes_of_all_windows_are_merged(photos, scales, flip, with_classes, hea
         first = np.array([scorer.classes[answer.argmax()] == CLASSES[i // 2] for i, answer in enumerate(answers)])
         assert result.error_top1 == pytest.approx(1 - (first & (expected > 0.5)).mean())
         assert result.error_top5 == pytest.approx(result.error_class_given)  # there are three classes
+
+
+def job(photos, *models, classifier=None, **options):
+    """An evaluation of networks in memory."""
+    opened, scorer = [OpenModel(model, torch.device("cpu")) for model in models], None
+    if classifier is not None:
+        scorer = OpenModel(classifier, torch.device("cpu"))
+    return EvaluationJob(
+        networks=opened, source=open_source(photos, "test"), classifier=scorer,
+        **{
+            "model": "mine", "data": photos, "split": "test", "protocol": "single", "scales": (), "flip": False,
+            "six_views": False, "classifier_name": None, "batch_size": None, "workers": 0, "progress": False, **options,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("with_classes", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_table_of_all_images(photos, flip, with_classes):
+    """Oracle: each window by itself, placed by hand; where the photos lie; progress counted by hand."""
+    models, counts = [network("per_class", 1, ("elk", "cat", "dog")), network("shared")], []
+    scorer = network(None, 2, ("dog", "elk", "cat")) if with_classes else None
+    given = job(photos, *models, classifier=scorer, flip=flip, scales=(64, 100), progress=lambda *n: counts.append(n))
+    evaluated = evaluate_boxes(given)
+    columns, result = evaluated.columns(), evaluated.result
+    boxes, answers = by_hand(models, scorer, (64, 100), flip)
+    assert list(columns) == ["image", "true", "left", "top", "right", "bottom", "overlap", "correct"]
+    assert columns["image"] == [str(photos / "test" / CLASSES[i // 2] / f"{i}.png") for i in range(6)]
+    assert columns["true"] == [CLASSES[i // 2] for i in range(6)]
+    found = [columns[name] for name in ("left", "top", "right", "bottom")]
+    np.testing.assert_allclose(np.array(found).T, boxes, rtol=1e-3, atol=1e-2)
+    expected = list(overlaps(boxes))
+    assert columns["overlap"] == pytest.approx(expected, abs=1e-3)
+    assert columns["correct"] == [overlap > 0.5 for overlap in expected]
+    assert (result.images, result.scales, result.flip, result.data) == (6, (64, 100), flip, str(photos))
+    assert result.mean_overlap == pytest.approx(np.mean(expected), abs=1e-4)
+    assert result.error_class_given == pytest.approx(1 - np.mean(columns["correct"]))
+    if with_classes:
+        first = [scorer.classes[answer.argmax()] for answer in answers]
+        right = [name == CLASSES[i // 2] and columns["correct"][i] for i, name in enumerate(first)]
+        assert result.error_top1 == pytest.approx(1 - np.mean(right))
+    assert counts[-1] == (12, 12)
+    assert [done for done, _ in counts] == sorted(done for done, _ in counts)
+    assert {total for _, total in counts} == {12}
+
+
+@pytest.mark.parametrize(("cat", "elk"), [(0, 4), (4, 5), (5, 0), (1, 3)])
+def test_the_class_counts_up_to_the_fifth(photos, cat, elk):
+    """Oracle: by hand: a classifier whose places of cat and elk among six classes are given, whatever it sees."""
+    scorer = vggnet.create_model("vgg11_bn", num_classes=6, head="gap", width=0.1).eval()
+    scorer.classes, scorer.preprocess = ("cat", "elk", "dog", "a", "b", "c"), Preprocess(resize=64, crop=64)
+    others = [place for place in range(6) if place not in (cat, elk)]
+    with torch.no_grad():
+        scorer.head.fc.weight.zero_()
+        scorer.head.fc.bias.copy_(-torch.tensor([cat, elk, others[3], *others[:3]]))
+    evaluated = evaluate_boxes(job(photos, network("shared"), classifier=scorer, classifier_name="six", flip=True))
+    cats, dogs, elks = np.array(evaluated.columns()["correct"]).reshape(3, 2).sum(1)
+    assert (cats > 0, dogs, elks > 0) == (True, 0, True)
+    assert evaluated.result.error_top1 == pytest.approx(1 - (cats * (cat == 0) + elks * (elk == 0)) / 6)
+    assert evaluated.result.error_top5 == pytest.approx(1 - (cats * (cat < 5) + elks * (elk < 5)) / 6)
+    assert evaluated.result.classifier == "six"
+
+
+def test_the_pixels_of_a_batch(photos):
+    """Oracle: what the first layer is given: photos of one size together, up to as many pixels as crops in a batch."""
+    for batch_size, most in ((None, 10**9), (1, 64 * 64), (2, 2 * 64 * 64)):
+        boxes, seen = network("shared"), []
+        boxes.features[0].register_forward_pre_hook(
+            lambda layer, given, seen=seen: seen.append(given[0].shape[0] * given[0].shape[2:].numel())
+        )
+        evaluate_boxes(job(photos, boxes, batch_size=batch_size))
+        smallest = 64 * 64  # one image may have more
+        assert max(seen) <= max(most, 64 * 128)
+        assert min(seen) >= smallest
 
 
 def test_what_cannot_be_localized(photos):

@@ -6,7 +6,13 @@ import pytest
 import torch
 from colors import COLORS, Brightest, Colors, Spoiled, one_by_one
 from PIL import Image
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 from torch import nn
 
 from vggnet.data.loading import EvalBatches
@@ -184,6 +190,42 @@ def test_the_prediction_for_every_image_is_written(tmp_path):
     assert columns["loss"] == pytest.approx(-np.log(probabilities[np.arange(103), source.labels]), abs=1e-4)
     read = read_per_image(tmp_path)
     assert [column.tolist() for column in read] == list(columns.values())
+
+
+def test_the_table_of_all_images():
+    """Oracle: NumPy on single images, in the order of the data; classes by name."""
+    source, shuffled = Colors(50), Brightest(("blue", "red", "green"))
+    shuffled.weight = nn.Parameter(3 * torch.eye(3)[:, [2, 0, 1]])
+    columns = evaluate_classes(job(source, shuffled, batch_size=20)).columns()
+    probabilities = one_by_one(source, shuffled)
+    predicted = probabilities.argmax(1)
+    assert list(columns) == ["image", "true", "predicted", "correct", "confidence", "loss"]
+    assert columns["image"] == [f"color {index}" for index in range(50)]
+    assert columns["true"] == [COLORS[label] for label in source.labels]
+    assert columns["predicted"] == [COLORS[label] for label in predicted]
+    assert columns["correct"] == (predicted == source.labels).tolist()
+    assert columns["confidence"] == pytest.approx(probabilities.max(1), abs=1e-5)
+    assert columns["loss"] == pytest.approx(-np.log(probabilities[np.arange(50), source.labels]), abs=1e-4)
+
+
+def test_scores_of_classes():
+    """Oracle: scikit-learn, class by class and averaged; one class has no images."""
+    source = Colors(200)
+    some = Subset(source, np.flatnonzero(source.labels != 1))
+    probabilities = one_by_one(some, Brightest())
+    predicted, labels = probabilities.argmax(1), some.labels
+    result = evaluate(some, Brightest())
+    options = {"labels": [0, 2], "zero_division": 0}
+    for average, found in (("macro", result.macro), ("weighted", result.weighted)):
+        precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average=average, **options)
+        assert (found.precision, found.recall, found.f1) == pytest.approx((precision, recall, f1))
+    assert list(result.scores) == list(COLORS)
+    for label in (0, 2):
+        scores, mine = result.scores[COLORS[label]], labels == label
+        assert scores.precision == pytest.approx(np.mean(mine[predicted == label]))
+        assert scores.recall == pytest.approx(np.mean(predicted[mine] == label))
+        assert scores.roc_auc == pytest.approx(roc_auc_score(mine, probabilities[:, label]))
+    assert result.scores["green"].recall is None
 
 
 @pytest.mark.parametrize(

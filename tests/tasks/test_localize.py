@@ -177,7 +177,10 @@ def test_evaluating_and_predicting(opened, rectangles, tmp_path):
     for protocol in ("single", "dense"):
         evaluated = task.evaluate(EvaluationJob(**options, **{**good, "protocol": protocol}))
         assert (evaluated.result.images, evaluated.figures) == (40, ())
-        assert evaluated.result.error_class_given == evaluate_boxes(EvaluationJob(**options, **good)).result.error_class_given
+        assert (
+            evaluated.result.error_class_given
+            == evaluate_boxes(EvaluationJob(**options, **good)).result.error_class_given
+        )
     for wrong in ({"protocol": "multicrop"}, {"protocol": "multiscale"}, {"six_views": True}):
         with pytest.raises(ConfigError, match=r"^mine gives boxes.*leave out protocol and views\.$"):
             task.evaluate(EvaluationJob(**options, **{**good, **wrong}))
