@@ -72,7 +72,7 @@ def test_weights_only_if_asked_for():
     """Oracle: by hand: 6 images of 4 classes, one of them without images, which gets the weight of one image."""
     train = torch.tensor([0, 0, 0, 1, 1, 3])
     plain = Classify().configured({"label_smoothing": 0.1, "class_weights": "none"})
-    assert plain.fitted(train, 4) == Classify(label_smoothing=0.1)
+    assert plain.fitted(train, 4).weights == ()
     assert plain.sums == ("loss", "correct")
     balanced = Classify(class_weights="balanced").fitted(train, 4)
     assert balanced.weights == (0.5, 0.75, 1.5, 1.5)
