@@ -281,7 +281,7 @@ def test_a_full_disk_while_testing(tmp_path, vgg, photos, run):
         ("train --bogus", ["--bogus"]),
         ("train --modle vgg11", ["--modle", "--model"]),
         ("train --resume", ["--resume", "value"]),
-        ("train --resume runs/mine --epochs 3", ["--epochs", "no other but --data"]),
+        ("train --resume runs/mine --lr 0.1", ["--lr", "no other but --data"]),
         ("train --init-from", ["--init-from", "value"]),
         ("train --init_from", ["--init-from", "value"]),
         ("test", ["MODEL"]),

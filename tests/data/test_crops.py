@@ -33,8 +33,9 @@ def crop_of(image: Image.Image, scales: tuple[int, int], index: int = 0, size: i
 def test_it_is_a_crop_of_the_whole_image_resized(width, height, scale, index):
     """Oracle: Pillow resizes the whole image; one of its crops, tried by brute force, is the same to a level or two."""
     image = noise(width, height)
-    ratio = scale / min(image.size)
-    whole = image.resize([max(scale, round(side * ratio)) for side in image.size], Image.Resampling.BILINEAR)
+    whole = image.resize(
+        [max(scale, round(side * scale / min(image.size))) for side in image.size], Image.Resampling.BILINEAR
+    )
     crops = np.lib.stride_tricks.sliding_window_view(np.asarray(whole).astype(int), (12, 12), axis=(0, 1))
     differences = np.abs(crops - crop_of(image, (scale, scale), index).transpose(2, 0, 1)).max(axis=(2, 3, 4))
     assert differences.min() <= 2

@@ -221,10 +221,9 @@ class ScheduleConfig(_Group):
     patience: int = option(0, "epochs without better validation after which the run ends; 0 is off")
 
     def _check(self) -> None:
-        edges = (0, *self.restarts, self.epochs)
-        ascending = all(one < next for one, next in pairwise(edges))
-        self._require("restarts", ascending, f"ascending, above 0 and below epochs ({self.epochs})")
         self._above_0("epochs", "step_epochs", "plateau_epochs")
+        ascending = all(one < other for one, other in pairwise((0, *self.restarts, self.epochs)))
+        self._require("restarts", ascending, f"ascending, above 0 and below epochs ({self.epochs})")
         self._at_least_0("patience")
         self._shares("warmup")
 
