@@ -14,23 +14,22 @@ import torch
 from hypothesis import given
 from PIL import Image
 
-from vggnet.data import loading
+from vggnet.data import workers
 from vggnet.data.decoded import forget_decoded
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import (
     BalancedBatches,
-    CropView,
     EvalBatches,
     StreamBatches,
     TrainBatches,
     WholeImages,
     default_workers,
-    lost_workers_named,
     of_one_size,
 )
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
+from vggnet.data.workers import CropView, lost_workers_named
 from vggnet.errors import DataError, ImageError
 
 LARGE = Preprocess(resize=80, crop=72)
@@ -341,7 +340,7 @@ def test_a_killed_worker_is_one_line():
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_a_small_shared_memory_is_not_filled(monkeypatch, free):
     """Oracle: the batches of this process; what workers send is in shared memory only if there is room."""
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     found = list(train(Flat(9), LARGE, workers=1).epoch(0))
     for batch, expected in zip(found, train(Flat(9), LARGE).epoch(0), strict=True):
         assert torch.equal(batch.images, expected.images)

@@ -14,8 +14,9 @@ from vggnet.cli.main import main
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import DataError
 from vggnet.training.distributed import ALONE
+from vggnet.training.preparation import reopen
 from vggnet.training.run import Run
-from vggnet.training.train import _reopen, train_with
+from vggnet.training.train import train_with
 
 TINY = {"width": 0.05, "epochs": 1, "batch_size": 16}
 
@@ -58,7 +59,7 @@ def test_images_that_were_trained_on_are_counted(folder, tmp_path, capsys):
     """Oracle: copies of training pictures, renamed, counted by hand; those that chose the epoch are not among them."""
     run = start(folder, tmp_path / "run", val_fraction=0.3)
     source = open_source(folder, "train")
-    inputs = _reopen(Run.open(run.folder), run.config, None, ALONE, False)[1]
+    inputs = reopen(Run.open(run.folder), run.config, None, ALONE, False)[1]
     files = [source.describe(index) for index in (*inputs.train_indices[:5], *inputs.val_indices[:2])]
     for number, file in enumerate([*files, files[0]]):
         for name in ("cat", "dog"):
@@ -111,7 +112,7 @@ def test_runs_of_earlier_versions_keep_their_split(folder, tmp_path):
     description |= {"fingerprint": old.fingerprint, "contents": old.contents, "images": len(old)}
     (run.folder / "config.json").write_text(json.dumps(description))
     (run.folder / "trained_on.npz").unlink()
-    inputs = _reopen(Run.open(run.folder), run.config, None, ALONE, False)[1]
+    inputs = reopen(Run.open(run.folder), run.config, None, ALONE, False)[1]
     assert [inputs.source.describe(index) for index in range(len(inputs.source))] == old._files
     assert len(inputs.val_indices) == 3  # ceil(0.05 * 48)
     model = vggnet.load(run.folder)
@@ -173,7 +174,7 @@ def test_a_validation_split_chooses_the_epoch(folder, tmp_path, capsys):
         "preset fast (chosen for images of 32 x 32) | train 60, val 6 (split val) images | 2 classes"
     )
     run = Run.open(tmp_path / "run")
-    inputs = _reopen(run, run.config, None, ALONE, False)[1]
+    inputs = reopen(run, run.config, None, ALONE, False)[1]
     assert (len(inputs.train_indices), len(inputs.val_indices), inputs.val_source.split) == (60, 6, "val")
     assert 6 * run.history[0]["val_accuracy"] == pytest.approx(round(6 * run.history[0]["val_accuracy"]))
     without = start(tmp_path / "both", tmp_path / "without", val_fraction=0.0)

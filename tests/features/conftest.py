@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
+import vggnet
+from vggnet.data.preprocess import Preprocess
 from vggnet.features.lpips import HEADS_FILE
 from vggnet.weights.checkpoint import FEATURES_FILE
 
@@ -39,3 +41,14 @@ def weights(stock, heads, tmp_path_factory):
     save_file(dict(zip(names, stock.state_dict().values(), strict=True)), folder / FEATURES_FILE)
     save_file({f"lin{index}": head for index, head in enumerate(heads)}, folder / HEADS_FILE)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_network(tmp_path_factory):
+    """The file of a small network, for tests of similar images."""
+    torch.manual_seed(0)
+    model = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625).eval()
+    model.preprocess = Preprocess(resize=36, crop=32)
+    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
+    vggnet.save(model, path)
+    return path

@@ -5,24 +5,11 @@ import os
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import vggnet
 from vggnet.cli.main import main
-from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, DataError
 from vggnet.features.retrieval import SimilarityIndex, build_index, find_similar, update_index
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    model = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625).eval()
-    model.preprocess = Preprocess(resize=36, crop=32)
-    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
-    vggnet.save(model, path)
-    return path
 
 
 def draw(path, seed):
@@ -32,14 +19,14 @@ def draw(path, seed):
 
 
 @pytest.fixture
-def index(weights, tmp_path):
+def index(small_network, tmp_path):
     for seed in range(6):
         draw(tmp_path / "photos" / ("a" if seed < 4 else "b") / f"{seed}.png", seed)
-    build_index(weights, tmp_path / "photos", tmp_path / "index.safetensors")
+    build_index(small_network, tmp_path / "photos", tmp_path / "index.safetensors")
     return tmp_path / "index.safetensors"
 
 
-def test_an_update_is_a_new_index(weights, index, tmp_path):
+def test_an_update_is_a_new_index(small_network, index, tmp_path):
     """Oracle: `build_index` of the same folder; how many images are computed, as progress counts them."""
     photos = tmp_path / "photos"
     draw(photos / "a" / "1.png", 11)
@@ -54,7 +41,7 @@ def test_an_update_is_a_new_index(weights, index, tmp_path):
     assert found.removed == (str(photos / "b/4.png"),)
     assert len(found.unreadable) == 1
     assert "broken.png" in found.unreadable[0]
-    build_index(weights, photos, tmp_path / "fresh.safetensors")
+    build_index(small_network, photos, tmp_path / "fresh.safetensors")
     updated, fresh = SimilarityIndex(index), SimilarityIndex(tmp_path / "fresh.safetensors")
     assert found.images == len(updated.images) == 6
     assert sorted(updated.images) == sorted(fresh.images)
@@ -89,7 +76,7 @@ def test_an_index_without_stamps_is_computed_again(index, tmp_path):
     assert update_index(index, tmp_path / "photos").changed == ()
 
 
-def test_what_cannot_work(weights, index, tmp_path):
+def test_what_cannot_work(small_network, index, tmp_path):
     """Oracle: the contract; the index is as before."""
     before = index.read_bytes()
     with pytest.raises(DataError, match="not in the index"):

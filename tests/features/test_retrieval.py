@@ -23,16 +23,6 @@ LAYERS = ("relu4_3", "relu5_1", "relu5_3")
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    model = vggnet.create_model("vgg16", num_classes=2, head="gap", width=0.0625).eval()
-    model.preprocess = Preprocess(resize=36, crop=32)
-    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
-    vggnet.save(model, path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Twelve coarse pictures, one of which cannot be read."""
     folder = tmp_path_factory.mktemp("pictures")
@@ -45,26 +35,26 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def index(weights, pictures, tmp_path_factory):
+def index(small_network, pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "similar.safetensors"
-    assert build_index(weights, pictures, path).images == 11
+    assert build_index(small_network, pictures, path).images == 11
     return path
 
 
-def by_hand(weights, files):
+def by_hand(small_network, files):
     """Oracle: taps of single pictures, cube roots of means of cubes, and lengths, in NumPy."""
     vectors = []
     for file in files:
-        taps = vggnet.extract_features(weights, file, LAYERS)
+        taps = vggnet.extract_features(small_network, file, LAYERS)
         pooled = [np.cbrt((tap[0].double().numpy() ** 3).mean((1, 2))) for tap in taps.values()]
         vectors.append(np.concatenate([part / np.linalg.norm(part) for part in pooled]) / np.sqrt(len(LAYERS)))
     return np.stack(vectors)
 
 
-def test_the_nearest_are_those_of_brute_force(weights, pictures, index):
+def test_the_nearest_are_those_of_brute_force(small_network, pictures, index):
     """Oracle: `by_hand`."""
     files = [file for file in sorted(pictures.glob("*.png")) if file.stat().st_size > 10]
-    vectors = by_hand(weights, files)
+    vectors = by_hand(small_network, files)
     cosines = vectors @ vectors.T
     found = find_similar(index, files, top=4)
     for row, matches in zip(cosines, found, strict=True):
@@ -74,19 +64,19 @@ def test_the_nearest_are_those_of_brute_force(weights, pictures, index):
     assert [len(matches) for matches in find_similar(index, files[:2], top=99)] == [11, 11]
 
 
-def test_a_graph_finds_the_same(pictures, weights, index, tmp_path, monkeypatch):
+def test_a_graph_finds_the_same(pictures, small_network, index, tmp_path, monkeypatch):
     """Oracle: the exact search; among so few the graph misses nothing."""
     pytest.importorskip("usearch.index", reason="usearch is not installed")
     monkeypatch.setattr(similar, "GRAPH_FROM", 5)
     path = tmp_path / "large.safetensors"
-    build_index(weights, pictures, path)
+    build_index(small_network, pictures, path)
     assert path.with_suffix(".usearch").is_file()
     query = pictures / "03.png"
     ((*expected,),) = find_similar(index, query, top=5)
     ((*found,),) = find_similar(path, query, top=5)
     assert [match.image for match in found] == [match.image for match in expected]
     assert [match.similarity for match in found] == pytest.approx([m.similarity for m in expected], abs=2e-3)
-    build_index(weights, pictures / "03.png", path)  # a smaller one in its place has no graph
+    build_index(small_network, pictures / "03.png", path)  # a smaller one in its place has no graph
     assert not path.with_suffix(".usearch").exists()
     assert len(find_similar(path, query)[0]) == 1
 
@@ -107,22 +97,22 @@ def test_a_network_without_convolutions_in_block_5(pictures, tmp_path):
     assert find_similar(tmp_path / "index.safetensors", pictures / "07.png")[0][0].image == str(pictures / "07.png")
 
 
-def test_paths_as_text_from_home(pictures, weights, index, tmp_path, monkeypatch):
+def test_paths_as_text_from_home(pictures, small_network, index, tmp_path, monkeypatch):
     """Oracle: the same with paths."""
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(pictures, tmp_path / "pictures")
-    shutil.copy(weights, tmp_path / "weights.safetensors")
+    shutil.copy(small_network, tmp_path / "weights.safetensors")
     assert build_index("~/weights.safetensors", "~/pictures", "~/index.safetensors").images == 11
     ((found,),) = find_similar("~/index.safetensors", "~/pictures/03.png", top=1)
     assert found.image == str(tmp_path / "pictures" / "03.png")
 
 
-def test_the_argument_of_version_0_1(pictures, weights, tmp_path):
+def test_the_argument_of_version_0_1(pictures, small_network, tmp_path):
     """Oracle: the same vectors by the new name; the warning says when the old one goes."""
     first = pytest.warns(DeprecationWarning, match="the model is the first argument now")
     with first, pytest.warns(DeprecationWarning, match="weights is model now.*0.3"):
-        build_index(pictures, tmp_path / "old.safetensors", weights=weights)
-    build_index(weights, pictures, tmp_path / "new.safetensors")
+        build_index(pictures, tmp_path / "old.safetensors", weights=small_network)
+    build_index(small_network, pictures, tmp_path / "new.safetensors")
     old, new = (SimilarityIndex(tmp_path / f"{name}.safetensors") for name in ("old", "new"))
     assert np.array_equal(old.vectors, new.vectors)
 
@@ -136,16 +126,16 @@ def test_the_argument_of_version_0_1(pictures, weights, tmp_path):
         (transfer, lambda p, w: transfer(p / "01.png", p / "02.png", model=w, size=64, scales=1)),
     ],
 )
-def test_the_model_was_a_keyword(function, old, pictures, weights):
+def test_the_model_was_a_keyword(function, old, pictures, small_network):
     """Oracle: version 0.1; what it gives is what the new form gives, tried for each elsewhere."""
     with pytest.warns(DeprecationWarning, match="the model is the first argument now.*0.3"):
-        assert old(pictures, weights) is not None
+        assert old(pictures, small_network) is not None
     assert next(iter(inspect.signature(function).parameters)) == "model"
     with pytest.raises(TypeError):
         function()
 
 
-def test_what_is_refused(pictures, weights, index, tmp_path):
+def test_what_is_refused(pictures, small_network, index, tmp_path):
     """Oracle: the contract."""
     with pytest.raises(DataError, match="cannot be read as an index"):
         SimilarityIndex(tmp_path / "nowhere.safetensors")
@@ -160,7 +150,7 @@ def test_what_is_refused(pictures, weights, index, tmp_path):
     with pytest.raises(DataError, match="cannot be read as an index"):
         SimilarityIndex(tmp_path / "lacking.safetensors")
     with pytest.raises(ConfigError, match="ends so"):
-        build_index(weights, pictures, tmp_path / "index.npy")
+        build_index(small_network, pictures, tmp_path / "index.npy")
     with pytest.raises(ConfigError, match="top is 0"):
         find_similar(index, pictures / "01.png", top=0)
     with pytest.raises(ImageError, match=r"05\.png"):
@@ -177,11 +167,11 @@ def command(capsys, *arguments):
     return ended.value.code, *capsys.readouterr()
 
 
-def test_the_commands(pictures, weights, index, tmp_path, capsys, monkeypatch):
+def test_the_commands(pictures, small_network, index, tmp_path, capsys, monkeypatch):
     """Oracle: the library's answers; a picture that was moved away is an empty frame in the drawing."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pictures, "copies")
-    code, out, err = command(capsys, "index", "copies", "--weights", weights)
+    code, out, err = command(capsys, "index", "copies", "--weights", small_network)
     assert (code, out) == (2, "similar.safetensors: 11 images\n")
     assert "05.png" in err
     (tmp_path / "copies" / "02.png").unlink()
@@ -199,7 +189,7 @@ def test_the_commands(pictures, weights, index, tmp_path, capsys, monkeypatch):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
-def test_images_that_cannot_be_read_are_skipped_if_asked(pictures, weights, index, tmp_path, capsys, monkeypatch):
+def test_images_that_cannot_be_read_are_skipped_if_asked(pictures, small_network, index, tmp_path, capsys, monkeypatch):
     """Oracle: the query for the readable image alone. What is no image is counted."""
     monkeypatch.chdir(tmp_path)
     queries = tmp_path / "queries"

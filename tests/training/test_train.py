@@ -254,3 +254,16 @@ def test_more_epochs_after_the_end(tmp_path):
     assert longer.weights.read_bytes()[-1000:] == whole.weights.read_bytes()[-1000:]
     with pytest.raises(ConfigError, match="epochs is 2, but the run has 3"):
         vggnet.resume(longer, epochs=2)
+
+
+def test_a_result_of_earlier_weights_does_not_stay(tmp_path):
+    """Oracle: the contract: a test result in a run folder is one of the weights beside it."""
+    config = preset("digits").override(epochs=1, width=0.05, val_fraction=0)
+    run = vggnet.train("digits", config, out=tmp_path / "run")
+    vggnet.evaluate(run.folder, "digits", out=run.folder)
+    written = ["test.json", "predictions.parquet", "predictions.png", "confusion.png"]
+    assert all((run.folder / name).is_file() for name in written)
+    vggnet.resume(run)
+    assert all((run.folder / name).is_file() for name in written)
+    vggnet.resume(run, epochs=2)
+    assert not any((run.folder / name).exists() for name in written)

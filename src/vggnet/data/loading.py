@@ -2,45 +2,37 @@
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.counter_random import derive_seed
 from vggnet.data.decoded import decode_all, decoded
-from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
-from vggnet.errors import DataError, ImageError, one_line
+from vggnet.data.workers import (
+    CropView,
+    Request,
+    UncroppedImages,
+    View,
+    ViewedImages,
+    make_requests,
+    received,
+    sent,
+    stack,
+    start_workers,
+)
+from vggnet.errors import ImageError
 from vggnet.progress import Progress
 
-T = TypeVar("T")
-SHARED_MEMORY = Path("/dev/shm")
-AHEAD = 4  # batches that a worker may have in shared memory: two that are asked for, one sent, one received
 GROUPED = 64  # whole images whose groups of a stream are looked up at once
-
-# Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
-View = Callable[[StoredImage, int, int], Tensor]
-
-
-class CropView(NamedTuple):
-    """A view of what the preprocessing makes of an image; small ones are then kept decoded."""
-
-    of_crop: View
-
 
 # Called with each image that cannot be read, and that its batch then lacks: skip(index, error).
 Skip = Callable[[int, ImageError], None]
@@ -200,16 +192,16 @@ class WholeImages:
 
     def __init__(self, source: Source, preprocess: Preprocess, workers: int = 0, skip: Skip | None = None) -> None:
         self.skip = skip
-        self.images = _Whole(source, preprocess)
+        self.images = UncroppedImages(source, preprocess)
         self.chunks = _chunks(torch.arange(len(source)), GROUPED)
         self.workers = workers
 
     def __iter__(self) -> Iterator[Tensor]:
-        requests = chain.from_iterable(_requests(self.images.source, self.chunks, 0))
-        loader = _data_loader(self.images, self.workers, batch_size=None, sampler=requests, collate_fn=_sent)
+        pending = chain.from_iterable(make_requests(self.images.source, self.chunks, 0))
+        loader = start_workers(self.images, self.workers, batch_size=None, sampler=pending, collate_fn=sent)
         for index, pixels in enumerate(loader):
             if not isinstance(pixels, ImageError):
-                yield _received(pixels)
+                yield received(pixels)
             elif self.skip is None:
                 raise pixels
             else:
@@ -256,7 +248,7 @@ def _make_loader(
         return _DecodedLoader(source, preprocess, skip, progress)
     if is_kept and isinstance(view, CropView):
         decode_all(source, preprocess, progress=progress)  # before worker processes start, which inherit it
-    return _WorkerLoader(_Images(source, preprocess, view), workers, skip)
+    return _WorkerLoader(ViewedImages(source, preprocess, view), workers, skip)
 
 
 class _DecodedLoader:
@@ -281,9 +273,9 @@ class _DecodedLoader:
 class _WorkerLoader:
     """Lets worker processes open and preprocess images. They start with the first epoch and stay until the last."""
 
-    def __init__(self, images: "_Images", workers: int, skip: Skip | None) -> None:
+    def __init__(self, images: ViewedImages, workers: int, skip: Skip | None) -> None:
         self.plan = _Plan(images.source)
-        self.start = partial(_data_loader, images, workers, batch_sampler=self.plan, collate_fn=_stack)
+        self.start = partial(start_workers, images, workers, batch_sampler=self.plan, collate_fn=stack)
         self.loader = self.start()
         self.labels = torch.from_numpy(images.source.labels)
         self.skip = skip
@@ -293,7 +285,7 @@ class _WorkerLoader:
         try:
             for chunk, (pixels, bad) in zip(self._current(chunks), self.loader, strict=True):
                 chunk = _readable(chunk, bad, self.skip)
-                yield Batch(_received(pixels).permute(0, 3, 1, 2), self.labels[chunk], chunk)
+                yield Batch(received(pixels).permute(0, 3, 1, 2), self.labels[chunk], chunk)
         except Exception:
             self._restart()
             raise
@@ -310,14 +302,6 @@ class _WorkerLoader:
             yield chunk
 
 
-class _Request(NamedTuple):
-    """What a worker process is asked for."""
-
-    image: int  # its index
-    epoch: int
-    file: bytes | None  # of a stream, which the main process reads
-
-
 class _Plan:
     """The requests of the current epoch, batch by batch: the sampler of a DataLoader that serves many epochs."""
 
@@ -326,79 +310,8 @@ class _Plan:
         self.chunks: Sequence[Tensor] = ()
         self.epoch = 0
 
-    def __iter__(self) -> Iterator[list[_Request]]:
-        return _requests(self.source, self.chunks, self.epoch)
-
-
-def _requests(source: Source, chunks: Sequence[Tensor], epoch: int) -> Iterator[list[_Request]]:
-    if isinstance(source, Stream):
-        for items in source.ahead([chunk.numpy() for chunk in chunks]):
-            yield [_Request(index, epoch, file) for index, file in items]
-    else:
-        for chunk in chunks:
-            yield [_Request(index, epoch, None) for index in chunk.tolist()]
-
-
-def _data_loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
-    """A DataLoader whose worker processes stay from one epoch to the next, and that draws no global random number."""
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        worker_init_fn=_leave_group,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),
-        **options,
-    )
-
-
-def _leave_group(worker: int) -> None:
-    """Ctrl-C and torchrun signal a whole group of processes; the main one finishes its step and stops the workers."""
-    if hasattr(os, "setpgrp"):  # Windows has no groups of processes
-        os.setpgrp()
-
-
-def _sent(pixels: T) -> T | NDArray[np.uint8]:
-    """What a worker sends: PyTorch passes a tensor through shared memory, of which containers have 64 MB.
-
-    A full one ends the worker by a bus error. Where all workers together could fill it, an array goes through a pipe,
-    which costs a copy.
-    """
-    worker = get_worker_info()
-    if worker is None or not isinstance(pixels, Tensor) or not SHARED_MEMORY.is_dir():
-        return pixels
-    in_flight = AHEAD * worker.num_workers * pixels.nbytes
-    return pixels if in_flight < shutil.disk_usage(SHARED_MEMORY).free else pixels.numpy()
-
-
-def _received(pixels: Tensor | NDArray[np.uint8]) -> Tensor:
-    """What a worker has sent, as a tensor."""
-    return pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
-
-
-@contextmanager
-def lost_workers_named() -> Iterator[None]:
-    """Say in one line that a loader process was killed. PyTorch tells of it at any point of the main process.
-
-    Raises: DataError.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise DataError(
-            f"a loader process has ended ({one_line(error)}). Often memory ran out. Start again, or go on from the "
-            "last checkpoint (--resume), with fewer of them (--workers); 0 is none."
-        ) from error
-
-
-def _stack(images: list[Tensor | ImageError]) -> tuple[Tensor | NDArray[np.uint8], dict[int, ImageError]]:
-    """The images as one batch (n, H, W, C), and the errors by their places, which would arrive in a traceback."""
-    tensors = [image for image in images if isinstance(image, Tensor)]
-    bad = {place: image for place, image in enumerate(images) if isinstance(image, ImageError)}
-    if not tensors:
-        return torch.empty((0, 0, 0, 0), dtype=torch.uint8), bad
-    return _sent(torch.stack([pixels.permute(1, 2, 0) for pixels in tensors])), bad
+    def __iter__(self) -> Iterator[list[Request]]:
+        return make_requests(self.source, self.chunks, self.epoch)
 
 
 def _readable(chunk: Tensor, bad: Mapping[int, ImageError], skip: Skip | None) -> Tensor:
@@ -408,58 +321,3 @@ def _readable(chunk: Tensor, bad: Mapping[int, ImageError], skip: Skip | None) -
             raise error
         skip(int(chunk[place]), error)
     return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk
-
-
-class _Images(Dataset[Tensor | ImageError]):
-    """The images of a source, through a view."""
-
-    def __init__(self, source: Source, preprocess: Preprocess, view: View | CropView | None) -> None:
-        self.source = source
-        self.preprocess = preprocess
-        self.view = view
-
-    def __getitem__(self, request: _Request) -> Tensor | ImageError:
-        try:
-            return self._view(request)
-        except ImageError as error:
-            return error.named(self.source.describe(request.image))
-
-    def _view(self, request: _Request) -> Tensor:
-        if self.view is None:
-            return self.preprocess.pixels(_open(self.source, request).decode())
-        if isinstance(self.view, CropView):
-            crop, name = to_pil_image(self._crop(request)), self.source.describe(request.image)
-            return self.view.of_crop(StoredImage(crop, name, self.preprocess.mode), request.epoch, request.image)
-        image = replace(_open(self.source, request), mode=self.preprocess.mode)
-        return self.view(image, request.epoch, request.image)
-
-    def _crop(self, request: _Request) -> Tensor:
-        if isinstance(self.source, Stream) or not self.preprocess.is_small:
-            return self.preprocess.pixels(_open(self.source, request).decode())
-        pixels, bad = decode_all(self.source, self.preprocess)
-        if request.image in bad:
-            raise bad[request.image]
-        return pixels[request.image]
-
-
-class _Whole(Dataset[Tensor | ImageError]):
-    """The images of a source, resized and not cropped."""
-
-    def __init__(self, source: Source, preprocess: Preprocess) -> None:
-        self.source = source
-        self.preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, request: _Request) -> Tensor | ImageError:
-        try:
-            return self.preprocess.whole(_open(self.source, request).decode())
-        except ImageError as error:
-            return error.named(self.source.describe(request.image))
-
-
-def _open(source: Source, request: _Request) -> StoredImage:
-    if request.file is None:
-        return source.open(request.image)
-    return open_image(request.file, name=source.describe(request.image))

@@ -4,7 +4,7 @@ Sketches see no crops, turned or mirrored pictures; `vggnet.features.duplicates`
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 
 from vggnet.data.sources.source import Source
 from vggnet.errors import ImageError
+from vggnet.progress import Progress, report_progress
 
 SIDE = 16
 ALIKE = 0.995  # correlation of two sketches from which pictures are near-copies
@@ -40,12 +41,13 @@ def sketch(image: Image.Image) -> Sketches:
     return np.asarray(small, dtype=np.float32).reshape(-1)
 
 
-def sketch_source(source: Source, indices: Iterable[int]) -> Sketches:
+def sketch_source(source: Source, indices: Sequence[int], *, progress: Progress = False) -> Sketches:
     """The sketches of images, (n, 256). One that cannot be read has a flat one, which is like no other.
 
     Args:
         source: the images.
         indices: of those to sketch.
+        progress: as for `vggnet.train`.
     """
 
     def one(index: int) -> Sketches:
@@ -56,8 +58,12 @@ def sketch_source(source: Source, indices: Iterable[int]) -> Sketches:
         except ImageError:
             return NOTHING
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.array(list(pool.map(one, indices)), dtype=np.float32).reshape(-1, SIDE * SIDE)
+    sketches = np.zeros((len(indices), SIDE * SIDE), np.float32)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "looking for near-copies") as report:
+        for place, found in enumerate(pool.map(one, indices)):
+            sketches[place] = found
+            report(place + 1, len(indices))
+    return sketches
 
 
 def count_near_copies(sketches: Sketches, others: Sketches) -> int:

@@ -17,7 +17,7 @@ def data_files(folder: Path) -> Iterator[Path]:
     """The files below `folder` that may be data, in the order of their folders, then of their names.
 
     Args:
-        folder: an existing folder. Links are followed, but not back to a folder that they lie in.
+        folder: an existing folder. Links are followed, but not back to a folder that contains them.
 
     Returns:
         Files, without hidden ones, `__MACOSX`, and what is in run folders.

@@ -91,14 +91,14 @@ def update_index(
     names = [name for name, keep in zip(old.images, kept, strict=True) if keep]
     layers = {layer: rows[kept] for layer, rows in old.layers.items()}
     unreadable: tuple[str, ...] = ()
-    if todo := [file for file in (*changed, *added) if str(file) not in removed]:
+    if missing := [file for file in (*changed, *added) if str(file) not in removed]:
         network = open_model(model or old.weights, device=device).network
         if not old.fits(network):
             raise ConfigError(
                 f"{index} was made by other weights than {model or old.weights} has now. Make it again, or name those "
                 "weights."
             )
-        new, unreadable = _computed(network, todo, old, path.parent, batch_size, progress)
+        new, unreadable = _computed(network, missing, old, path.parent, batch_size, progress)
         if new is not None:
             names += new.images
             layers = {layer: np.concatenate([rows, new.layers[layer]]) for layer, rows in layers.items()}

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggnet.data.boxes import Boxes, read_boxes, resize_factors
-from vggnet.data.loading import WholeImages, default_workers, lost_workers_named, of_one_size
+from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import Source, match_classes
+from vggnet.data.workers import lost_workers_named
 from vggnet.errors import DataError
 from vggnet.metrics import mean_softmax, rank
 from vggnet.progress import report_progress

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vggnet.data.loading import Batch, Skip, lost_workers_named
+from vggnet.data.loading import Batch, Skip
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, Subset, match_classes
+from vggnet.data.workers import lost_workers_named
 from vggnet.errors import DataError, ImageError
 from vggnet.metrics import Metrics, PerImage, Scores, class_scores, mean_scores, mean_softmax
 from vggnet.progress import report_progress
 from vggnet.tasks.protocols import Protocol, default_batch_size, predict_split
-from vggnet.tasks.results import EvaluationResult, write_per_image
+from vggnet.tasks.results import CONFUSION, PREDICTIONS, EvaluationResult, write_per_image
 from vggnet.tasks.task import Evaluated, EvaluationJob
 from vggnet.weights.checkpoint import OpenModel, inference_mode
 
-PREDICTIONS, CONFUSION = "predictions.png", "confusion.png"
 NUM_PICTURES = 8  # in predictions.png
 
 

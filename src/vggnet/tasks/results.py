@@ -14,6 +14,7 @@ from vggnet.metrics import ClassScores, PerImage
 RESULT = "test.json"
 PER_IMAGE = "predictions.parquet"
 OLD_PER_IMAGE = "answers.parquet"  # its name in version 0.1
+PREDICTIONS, CONFUSION = "predictions.png", "confusion.png"
 COLUMNS = ("true", "predicted", "confidence", "loss")
 
 
@@ -99,6 +100,16 @@ class FoundBox:
     # were merged into this one (of many boxes not all are merged, see `merge`)
     score: float | None = None
     error: str | None = None
+
+
+def remove_result(folder: Path) -> None:
+    """Remove what an evaluation has written into a run folder, as the weights that it was made with are replaced.
+
+    Args:
+        folder: of the run; it may have no such files.
+    """
+    for name in (RESULT, PER_IMAGE, OLD_PER_IMAGE, PREDICTIONS, CONFUSION):
+        (folder / name).unlink(missing_ok=True)
 
 
 def check_table(path: Path) -> None:

@@ -18,12 +18,10 @@ from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import (
     BalancedBatches,
     Batch,
-    CropView,
     EvalBatches,
     Skip,
     StreamBatches,
     TrainBatches,
-    View,
     default_workers,
 )
 from vggnet.data.preprocess import Preprocess
@@ -32,6 +30,7 @@ from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, wit
 from vggnet.data.sources.stream import Stream
 from vggnet.data.splits import Rule, carve, divide_for_validation
 from vggnet.data.tutorial_augmentation import article_augment
+from vggnet.data.workers import CropView, View
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.progress import Progress
 from vggnet.tasks import get_task

@@ -10,6 +10,7 @@ from vggnet.data.sources.opening import count_images, open_source, source_splits
 from vggnet.data.sources.source import BY_NAME, Columns
 from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError
+from vggnet.progress import Progress
 from vggnet.training.config import TrainConfig
 from vggnet.training.inputs import Division
 
@@ -49,13 +50,16 @@ def first_line(
     return " | ".join(parts)
 
 
-def near_copies_line(data: str | Path, division: Division, columns: Columns = BY_NAME) -> str | None:
+def near_copies_line(
+    data: str | Path, division: Division, columns: Columns = BY_NAME, *, progress: Progress = False
+) -> str | None:
     """How many images to validate or test on look nearly like one to train on, where they were divided here.
 
     Args:
         data: as given.
         division: its images.
         columns: as for `open_source`.
+        progress: as for `vggnet.train`.
 
     Returns:
         One line; None if there are none, or there are more than MAX_COMPARED images.
@@ -67,7 +71,7 @@ def near_copies_line(data: str | Path, division: Division, columns: Columns = BY
     is_divided = source_splits(data) == DIVIDED
     if not (is_carved or is_divided):
         return None
-    train = sketch_source(source, division.train_indices.tolist())
+    train = sketch_source(source, division.train_indices.tolist(), progress=progress)
     counts = {}
     if is_carved:
         counts["validation"] = count_near_copies(sketch_source(source, division.val_indices.tolist()), train)

@@ -2,42 +2,30 @@
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vggnet.accel.autotuning import autotuner
-from vggnet.data.loading import lost_workers_named
-from vggnet.data.preprocess import SMALL, Preprocess
-from vggnet.data.sources.opening import open_source
-from vggnet.data.sources.source import BY_NAME, Columns, Source
+from vggnet.data.sources.source import Source
 from vggnet.data.trained_on import TrainedOn
-from vggnet.devices import choose_device, environment
-from vggnet.errors import ConfigError, DataError, ImageError, MissingDependencyError, RunError, StorageError
+from vggnet.data.workers import lost_workers_named
+from vggnet.errors import ImageError, MissingDependencyError, RunError, StorageError
 from vggnet.files import remove_leftovers
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
+from vggnet.tasks.results import remove_result
 from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.distributed import Ranks, join
 from vggnet.training.inputs import (
-    Division,
     Inputs,
-    configured_columns,
-    make_prepare,
-    make_preprocess,
-    open_validation,
-    with_color_axes,
 )
-from vggnet.training.learner import Learner, build_model, is_frozen, make_learner
+from vggnet.training.learner import Learner, make_learner
 from vggnet.training.loop import Position, Row, make_validator
-from vggnet.training.overview import first_line, near_copies_line
-from vggnet.training.presets import preset, suggest_preset
+from vggnet.training.preparation import prepare, reopen
 from vggnet.training.run import (
     CURVES,
     EVENTS,
@@ -51,8 +39,7 @@ from vggnet.training.run import (
 )
 from vggnet.training.schedules import extended
 from vggnet.training.session import Session, open_session
-from vggnet.weights.adaptation import transfer
-from vggnet.weights.checkpoint import Checkpoint, load, save
+from vggnet.weights.checkpoint import save
 
 
 def train(
@@ -94,7 +81,8 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> config = preset("digits").override(epochs=1, width=0.1)
+        >>> import vggnet
+        >>> config = vggnet.preset("digits").override(epochs=1, width=0.1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = train("digits", config, out=f"{folder}/run")
         ...     run.finished, sorted(run.history[0])[:3]
@@ -121,10 +109,10 @@ def train_with(
 ) -> Run:
     """`train`, with options that replace those of `config`, or of the preset that is chosen by the data."""
     ranks = join()
-    inputs, model, description = ranks.in_turn(_prepare, data, config, options, init_from, ranks, progress)
+    inputs, model, description = ranks.in_turn(prepare, data, config, options, init_from, ranks, progress)
     folder = Path(ranks.text(str(out or default_folder(str(data), inputs.config.model.name)))).expanduser()
     if progress is True and ranks.is_first and folder.resolve().is_relative_to(Path(data).expanduser().resolve()):
-        print(f"note: {folder} lies inside the data {data}; run folders are never taken for images", file=sys.stderr)
+        print(f"note: {folder} is inside the data {data}; run folders are never taken for images", file=sys.stderr)
     with ranks.within(_new_run(folder, description, _room(inputs.config, model))):
         return _run(Run(folder), model, inputs, ranks, progress)
 
@@ -171,67 +159,11 @@ def resume(
         return opened
     config = opened.config if epochs is None else extended(opened.config, epochs, opened.history)
     kept = config if workers is None else config.override(workers=workers)
-    model, inputs = ranks.in_turn(_reopen, opened, kept, data, ranks, progress)
+    model, inputs = ranks.in_turn(reopen, opened, kept, data, ranks, progress)
     with ranks.within(opened.locked()):
         if epochs is not None:
             opened = ranks.in_turn(opened.with_config, config)
         return _run(opened, model, inputs, ranks, progress)
-
-
-def _prepare(
-    data: str | Path,
-    config: TrainConfig | str | None,
-    options: Mapping[str, Any],
-    init_from: str | Path | None,
-    ranks: Ranks,
-    progress: Progress,
-) -> tuple[Inputs, VGG, dict[str, Any]]:
-    """What a training starts from, and its config.json, before anything is written."""
-    shown = progress is True and ranks.is_first
-    if init_from is not None:
-        Checkpoint.open(init_from)  # a mistake is found before the data are opened
-    image, label = configured_columns(config) if isinstance(config, TrainConfig) else BY_NAME
-    columns = Columns(options.get("image_column", image), options.get("label_column", label))
-    source = open_source(data, "train", columns=columns)
-    is_chosen = config is None
-    if config is None:
-        config = suggest_preset(source, init_from=init_from, task=options.get("task"))
-    name = config if isinstance(config, str) else None
-    config = preset(config, init_from=init_from) if isinstance(config, str) else config
-    config = config.override(**options)
-    _check_network(config)
-    division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
-    if shown:
-        print(first_line(data, division, config, preset=name, is_chosen=is_chosen), file=sys.stderr)
-    preprocess = make_preprocess(config, source, progress=shown)
-    config = with_color_axes(config, source, preprocess)
-    _check(config, preprocess)
-    inputs = Inputs.of(config, division, preprocess, progress=shown)
-    if shown and (note := near_copies_line(data, division, columns)):
-        print(note, file=sys.stderr)
-    _check_shares(inputs, ranks)
-    model = _new_model(inputs)
-    fresh: tuple[str, ...] = tuple(model.state_dict())
-    if init_from is not None:
-        fresh = transfer(load(init_from, in_channels=config.model.in_channels, width=config.model.width), model)
-    _check_frozen(config, fresh)
-    description = {
-        "data": str(data),
-        "preset": name,
-        "init_from": None if init_from is None else str(init_from),
-        "classes": source.classes,
-        "images": len(source),
-        "fingerprint": source.fingerprint,
-        "contents": source.contents,
-        "pixels": source.pixels_key,
-        "split_rule": "content",
-        "val_split": None if division.val_source is source else division.val_source.split,
-        "val_pixels": division.val_source.pixels_key,
-        "preprocess": preprocess.as_dict(),
-        "environment": environment(choose_device(config.run.device)) | {"processes": ranks.size},
-        "config": config.as_dict(),
-    }
-    return inputs, model, description
 
 
 def _room(config: TrainConfig, model: VGG) -> int:
@@ -249,96 +181,6 @@ def _new_run(folder: Path, description: dict[str, Any], room: int) -> Iterator[N
     run = Run.create(folder, description)
     with run.locked(), _removed_on_failure(run, missing):
         yield
-
-
-def _reopen(
-    run: Run, config: TrainConfig, data: str | Path | None, ranks: Ranks, progress: Progress
-) -> tuple[VGG, Inputs]:
-    """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
-    try:
-        columns = configured_columns(config)
-        source = open_source(data or run.data, "train", rule=run.split_rule, columns=columns)
-        division = Division.of(
-            config,
-            source,
-            open_validation(data or run.data, source, columns) if run.val_split else None,
-            rule=run.split_rule,
-        )
-    except DataError as error:
-        moved = "" if data else " If the images have moved, say where they are now (data)."
-        raise DataError(f"{error}{moved}") from error
-    _check_same(run, division, data)
-    if run.description.get("init_from") and not run.has_checkpoint:
-        raise RunError(
-            f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
-        )
-    inputs = Inputs.of(config, division, run.preprocess, progress=progress is True and ranks.is_first)
-    _check_shares(inputs, ranks)
-    return _new_model(inputs), inputs
-
-
-def _check_same(run: Run, division: Division, data: str | Path | None) -> None:
-    """Raises: RunError if these are not the images that the run was started with."""
-    was, source = run.description, division.source
-    same = list(source.classes) == was["classes"] and len(source) == was["images"]
-    if "pixels" in was:  # copies of the same files are the same
-        same &= (source.pixels_key, division.val_source.pixels_key) == (was["pixels"], was["val_pixels"])
-    else:
-        same &= source.contents == was.get("contents", source.contents)  # older runs have none
-        same &= data is not None or source.fingerprint == was["fingerprint"]
-    if not same:
-        raise RunError(
-            f"{data or run.data} is not what {run.folder} was started with: {len(source)} images of "
-            f"{len(source.classes)} classes, then {was['images']} of {len(was['classes'])}, or files have changed. "
-            "Restore them."
-        )
-
-
-def _new_model(inputs: Inputs) -> VGG:
-    """The network before its first step."""
-    model = build_model(inputs.config, len(inputs.source.classes))
-    model.classes, model.preprocess = inputs.source.classes, inputs.preprocess
-    inputs.task.initialize(model, inputs.task.take(inputs.targets, torch.from_numpy(inputs.train_indices)))
-    return model
-
-
-def _check_network(config: TrainConfig) -> None:
-    """Find what cannot work before images are read.  Raises: ConfigError, InputError."""
-    choose_device(config.run.device)
-    with torch.device("meta"):
-        build_model(config, 2)(torch.empty((2, config.model.in_channels, config.data.crop, config.data.crop)))
-
-
-def _check(config: TrainConfig, preprocess: Preprocess) -> None:
-    """Find what cannot work before targets are read.  Raises: ConfigError, InputError."""
-    if config.augment.name == "torchvision" and not preprocess.is_small:
-        raise ConfigError(
-            f'augment "torchvision" is for images of {SMALL} pixels or fewer, but crop is {config.data.crop}.'
-        )
-    shape = (2, config.model.in_channels, config.data.crop, config.data.crop)
-    make_prepare(config, preprocess)(torch.zeros(shape, dtype=torch.uint8), torch.arange(2), 0)
-
-
-def _check_shares(inputs: Inputs, ranks: Ranks) -> None:
-    """Raises: ConfigError if there are batches of which some process would get no image."""
-    images, batch_size = len(inputs.train_indices), inputs.config.optimizer.batch_size
-    smallest = images // ceil(images / batch_size)
-    if smallest < ranks.size:
-        raise ConfigError(
-            f"{ranks.size} processes share each batch, but with batch_size {batch_size} the smallest one has "
-            f"{smallest} images; start fewer, or take larger batches."
-        )
-
-
-def _check_frozen(config: TrainConfig, fresh: Iterable[str]) -> None:
-    """Raises: ConfigError if layers that would be frozen are among those that start afresh."""
-    freeze = config.model.freeze
-    random = [name for name in fresh if is_frozen(name, freeze)]
-    if random:
-        raise ConfigError(
-            f"freeze is {freeze}, but {len(random)} tensors of these blocks, the first {random[0]}, are random and "
-            "would never learn. Start from weights that have them (init_from), or set freeze to 0."
-        )
 
 
 def _run(run: Run, model: VGG, inputs: Inputs, ranks: Ranks, progress: Progress) -> Run:
@@ -420,6 +262,7 @@ def _record_images(run: Run, inputs: Inputs) -> None:
 def _save_if_best(run: Run, learner: Learner, rows: list[Row]) -> None:
     """Keep the weights if no row before the last is better."""
     if best_row(learner.task, rows) is rows[-1]:
+        remove_result(run.folder)  # it is of the weights that are replaced now
         save(learner.kept, run.weights, provenance={"run": run.description, "epoch": rows[-1]})
 
 

@@ -61,8 +61,8 @@ def adapt(
 def to_channels(kernel: Tensor, in_channels: int) -> Tensor:
     """A first kernel, (out, C, h, w), for another number of input channels.
 
-    One channel gets the sum over all, the same answer to a gray image as to its copies, if all channels are normalized
-    alike; `Preprocess.gray_kernel` is for those that are not. For others the C kernels are
+    One channel gets the sum over all: a gray image then gives the same output as its RGB copies if all channels are
+    normalized alike; `Preprocess.gray_kernel` is for those that are not. For others the C kernels are
     repeated in turn and scaled by C / in_channels, which keeps the answer to equal channels if C divides their number.
     """
     given = kernel.shape[1]

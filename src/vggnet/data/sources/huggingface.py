@@ -61,7 +61,7 @@ def from_hub(call: Any, dataset_id: str, folder: Path | None, **options: Any) ->
     """What a function of the library `datasets` answers for a set on the hub.  Raises: DataError with advice."""
     place = folder or "a folder and pass --data FOLDER"
     home = f"https://huggingface.co/datasets/{dataset_id}"
-    advice = f"It lives at {home}. Put its files train-*.parquet, test-*.parquet in {place}."
+    advice = f"Its page is {home}. Put its files train-*.parquet, test-*.parquet in {place}."
     try:
         HfApi().dataset_info(dataset_id, timeout=_HUB_TIMEOUT)  # one try, where loading would wait and retry
     except hub_errors.OfflineModeIsEnabled:

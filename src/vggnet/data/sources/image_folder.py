@@ -94,7 +94,7 @@ class FolderSource(Source):
         return np.array([read_voc(file, name) for file, name in zip(files, names, strict=True)])
 
     def ignored(self) -> list[str]:
-        """What is not named as images are, or lies beside the classes."""
+        """Files without the suffix of an image, and files outside the class folders."""
         known = {*IMAGE_SUFFIXES, ".xml"}  # XML may hold boxes
         files = [file for file in data_files(self._root) if file.parent == self._root or not _has(file, known)]
         beside = (*self._layout.unlabeled.values(), *self._layout.others)

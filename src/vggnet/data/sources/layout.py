@@ -97,7 +97,7 @@ def _counted(classes: list[str]) -> str:
 
 
 def _inner(root: Path) -> str:
-    """Advice if all lies one folder lower, as archives often have it."""
+    """Advice if the data are one folder deeper, as in many unpacked archives."""
     folders = data_folders(root)
     if len(folders) == 1 and len(data_folders(root / folders[0])) > 1:
         return f" {root / folders[0]} may be what you mean."

@@ -1,0 +1,171 @@
+"""Loader processes: what they are asked for, what they make of an image, and how it comes back."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torchvision.transforms.v2.functional import to_pil_image
+
+from vggnet.data.decoded import decode_all
+from vggnet.data.decoding import StoredImage, open_image
+from vggnet.data.preprocess import Preprocess
+from vggnet.data.sources.source import Source
+from vggnet.data.sources.stream import Stream
+from vggnet.errors import DataError, ImageError, one_line
+
+T = TypeVar("T")
+SHARED_MEMORY = Path("/dev/shm")
+AHEAD = 4  # batches that a worker may have in shared memory: two that are asked for, one sent, one received
+
+# Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
+View = Callable[[StoredImage, int, int], Tensor]
+
+
+class CropView(NamedTuple):
+    """A view of what the preprocessing makes of an image; small ones are then kept decoded."""
+
+    of_crop: View
+
+
+class Request(NamedTuple):
+    """What a worker process is asked for."""
+
+    image: int  # its index
+    epoch: int
+    file: bytes | None  # of a stream, which the main process reads
+
+
+def make_requests(source: Source, chunks: Sequence[Tensor], epoch: int) -> Iterator[list[Request]]:
+    """The requests for each chunk of indices; a stream reads the files itself."""
+    if isinstance(source, Stream):
+        for items in source.ahead([chunk.numpy() for chunk in chunks]):
+            yield [Request(index, epoch, file) for index, file in items]
+    else:
+        for chunk in chunks:
+            yield [Request(index, epoch, None) for index in chunk.tolist()]
+
+
+class ViewedImages(Dataset[Tensor | ImageError]):
+    """The images of a source, through a view."""
+
+    def __init__(self, source: Source, preprocess: Preprocess, view: View | CropView | None) -> None:
+        self.source = source
+        self.preprocess = preprocess
+        self.view = view
+
+    def __getitem__(self, request: Request) -> Tensor | ImageError:
+        try:
+            return self._view(request)
+        except ImageError as error:
+            return error.named(self.source.describe(request.image))
+
+    def _view(self, request: Request) -> Tensor:
+        if self.view is None:
+            return self.preprocess.pixels(_open(self.source, request).decode())
+        if isinstance(self.view, CropView):
+            crop, name = to_pil_image(self._crop(request)), self.source.describe(request.image)
+            return self.view.of_crop(StoredImage(crop, name, self.preprocess.mode), request.epoch, request.image)
+        image = replace(_open(self.source, request), mode=self.preprocess.mode)
+        return self.view(image, request.epoch, request.image)
+
+    def _crop(self, request: Request) -> Tensor:
+        if isinstance(self.source, Stream) or not self.preprocess.is_small:
+            return self.preprocess.pixels(_open(self.source, request).decode())
+        pixels, bad = decode_all(self.source, self.preprocess)
+        if request.image in bad:
+            raise bad[request.image]
+        return pixels[request.image]
+
+
+class UncroppedImages(Dataset[Tensor | ImageError]):
+    """The images of a source, resized and not cropped."""
+
+    def __init__(self, source: Source, preprocess: Preprocess) -> None:
+        self.source = source
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, request: Request) -> Tensor | ImageError:
+        try:
+            return self.preprocess.whole(_open(self.source, request).decode())
+        except ImageError as error:
+            return error.named(self.source.describe(request.image))
+
+
+def _open(source: Source, request: Request) -> StoredImage:
+    if request.file is None:
+        return source.open(request.image)
+    return open_image(request.file, name=source.describe(request.image))
+
+
+def stack(images: list[Tensor | ImageError]) -> tuple[Tensor | NDArray[np.uint8], dict[int, ImageError]]:
+    """The images as one batch (n, H, W, C), and the errors by their places, which would arrive in a traceback."""
+    tensors = [image for image in images if isinstance(image, Tensor)]
+    bad = {place: image for place, image in enumerate(images) if isinstance(image, ImageError)}
+    if not tensors:
+        return torch.empty((0, 0, 0, 0), dtype=torch.uint8), bad
+    return sent(torch.stack([pixels.permute(1, 2, 0) for pixels in tensors])), bad
+
+
+def start_workers(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
+    """A DataLoader whose worker processes stay from one epoch to the next, and that draws no global random number."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        worker_init_fn=_leave_group,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+        **options,
+    )
+
+
+def _leave_group(worker: int) -> None:
+    """Ctrl-C and torchrun signal a whole group of processes; the main one finishes its step and stops the workers."""
+    if hasattr(os, "setpgrp"):  # Windows has no groups of processes
+        os.setpgrp()
+
+
+def sent(pixels: T) -> T | NDArray[np.uint8]:
+    """What a worker sends: PyTorch passes a tensor through shared memory, of which containers have 64 MB.
+
+    A full one ends the worker by a bus error. Where all workers together could fill it, an array goes through a pipe,
+    which costs a copy.
+    """
+    worker = get_worker_info()
+    if worker is None or not isinstance(pixels, Tensor) or not SHARED_MEMORY.is_dir():
+        return pixels
+    in_flight = AHEAD * worker.num_workers * pixels.nbytes
+    return pixels if in_flight < shutil.disk_usage(SHARED_MEMORY).free else pixels.numpy()
+
+
+def received(pixels: Tensor | NDArray[np.uint8]) -> Tensor:
+    """What a worker has sent, as a tensor."""
+    return pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Say in one line that a loader process was killed. PyTorch tells of it at any point of the main process.
+
+    Raises: DataError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a loader process has ended ({one_line(error)}). Often memory ran out. Start again, or go on from the "
+            "last checkpoint (--resume), with fewer of them (--workers); 0 is none."
+        ) from error
