@@ -26,6 +26,8 @@ INTEGRATION = (
     "accel/",
     "benchmarking/",
     "cli/",
+    "data/sources/test_columns.py",
+    "data/sources/test_listing.py",
     "data/sources/test_stream.py",
     "data/test_decoding.py",
     "data/test_hub.py",
@@ -35,6 +37,7 @@ INTEGRATION = (
     "experiments/",
     "features/",
     "interpret/",
+    "models/test_tracing.py",
     "report/test_page.py",
     "tasks/test_box_evaluation.py",
     "tasks/test_localize.py",
@@ -55,6 +58,7 @@ INTEGRATION = (
     "weights/test_fetching.py",
     "weights/test_from_pytorch.py",
     "weights/test_hub.py",
+    "weights/test_named.py",
 )
 
 

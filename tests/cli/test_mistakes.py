@@ -307,7 +307,9 @@ def test_mistaken_options(vgg, monkeypatch, arguments, named, columns):
 @pytest.mark.parametrize("mistake", [["--bogus"], ["--epochs", "abc"], ["--lr", "-1"], ["--init_from", "nothing"]])
 def test_options_are_checked_before_the_data_are_opened(vgg, monkeypatch, mistake):
     """Oracle: no data set is opened, although which preset is meant depends on it."""
-    monkeypatch.setattr("vggnet.training.train.open_source", lambda *arguments: pytest.fail("the data were opened"))
+    monkeypatch.setattr(
+        "vggnet.training.preparation.open_source", lambda *arguments: pytest.fail("the data were opened")
+    )
     assert_one_line(vgg("train", *mistake), mistake[-1].lstrip("-"))
 
 

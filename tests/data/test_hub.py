@@ -207,7 +207,7 @@ def test_streams_from_the_hub(hub, tmp_path):
 def test_unknown_id_and_split(hub, tmp_path):
     """Oracle: the contract: the id, what is wrong, what to do; in one line."""
     advice = (
-        "It lives at https://huggingface.co/datasets/some/thing. "
+        "Its page is https://huggingface.co/datasets/some/thing. "
         "Put its files train-*.parquet, test-*.parquet in a folder and pass --data FOLDER."
     )
     unknown_id, unknown_split = run(hub, tmp_path, "some/thing:train", "some/pictures:val")
@@ -241,7 +241,7 @@ def test_offline_is_answered_without_a_retry(monkeypatch, tmp_path):
         open_source("cifar100", "train")
     assert str(caught.value) == (
         "uoft-cs/cifar100: no such folder, and the Hugging Face hub could not be reached (no route to host). "
-        "It lives at https://huggingface.co/datasets/uoft-cs/cifar100. "
+        "Its page is https://huggingface.co/datasets/uoft-cs/cifar100. "
         f"Put its files train-*.parquet, test-*.parquet in {tmp_path / 'data' / 'cifar100'}."
     )
     assert attempts == [("uoft-cs/cifar100", 5.0)]

@@ -142,7 +142,7 @@ def test_near_copies_and_a_run_folder_inside_the_data_are_said(folder, tmp_path,
     said = capsys.readouterr().err
     found = int(said.partition("near-copies: ")[2].split()[0])
     assert across <= found <= 2 * across + 12  # originals that are tested may have their copies among train
-    assert f"new lies inside the data {folder}" in said
+    assert f"new is inside the data {folder}" in said
     assert open_source(folder, "all").classes == ("cat", "dog")
 
 

@@ -178,7 +178,7 @@ def test_the_call_of_version_01_still_works(tmp_path):
 def test_the_data_are_opened_and_split_once(tmp_path, monkeypatch):
     """Oracle: the calls, counted; the preset is chosen by the data."""
     calls = []
-    for module, name in (("train", "open_source"), ("inputs", "carve"), ("inputs", "decode_all")):
+    for module, name in (("preparation", "open_source"), ("inputs", "carve"), ("inputs", "decode_all")):
         real = getattr(import_module(f"vggnet.training.{module}"), name)
 
         def counting(*arguments, real=real, **options):

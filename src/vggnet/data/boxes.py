@@ -108,7 +108,8 @@ def resize_factors(sizes: Array, resize: int) -> Array:
 def to_crop(boxes: Boxes, preprocess: Preprocess) -> Array:
     """The boxes in pixels of the preprocessed images, (N, 4); they may reach outside the crop."""
     factors = resize_factors(boxes.sizes, preprocess.resize)
-    offsets = np.round((boxes.sizes * factors - preprocess.crop) / 2)  # as torchvision's center crop
+    resized = np.round(boxes.sizes * factors)  # a product such as 85 * (30 / 85) is not whole
+    offsets = np.round((resized - preprocess.crop) / 2)  # as torchvision's center crop
     edges: Array = boxes.edges * np.tile(factors, 2) - np.tile(offsets, 2)
     return edges
 
