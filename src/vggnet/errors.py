@@ -17,6 +17,10 @@ line and exits with code 2.
 
 from importlib import import_module
 from types import ModuleType
+from typing import Literal
+
+# What becomes of an image that cannot be read: its error is raised, or it is returned with the answers to the others.
+OnError = Literal["raise", "return"]
 
 
 class VGGError(Exception):

@@ -166,7 +166,7 @@ def test_images_that_cannot_be_read_are_left_out_if_asked(monkeypatch, tmp_path,
     options = {**options, "workers": workers}
     with pytest.raises(ImageError, match="color 3: is spoiled"):
         evaluate(Brightest(), "colors", **options)
-    found = evaluate(Brightest(), "colors", on_bad_image="skip", out=tmp_path / "out", **options)
+    found = evaluate(Brightest(), "colors", on_error="return", out=tmp_path / "out", **options)
     monkeypatch.setattr(module, "open_source", lambda spec, split, **options: Subset(Colors(40), readable))
     expected = evaluate(Brightest(), "colors", **options)
     assert (found.images, found.confusion, found.loss) == (34, expected.confusion, pytest.approx(expected.loss))

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.errors import ConfigError, DataError
+from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.features import duplicates
 from vggnet.features.duplicates import find_duplicates, group_rows
 
@@ -154,6 +154,25 @@ def test_a_plain_folder_by_the_command(network, tmp_path, capsys):
     assert sum(line.endswith("  could go") for line in lines) == 1
     with pytest.raises(ConfigError, match="unknown kind of copies 'rotated'"):
         find_duplicates(network, tmp_path / "photos", copies=["rotated"])
+
+
+def test_pictures_that_cannot_be_read_are_named(network, tmp_path, capsys):
+    """Oracle: the contract; the pair is found beside the one that cannot be read."""
+    vggnet.save(network, tmp_path / "weights.safetensors")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        scene(0).save(tmp_path / "photos" / name)
+    bad = tmp_path / "photos" / "0.png"
+    bad.write_bytes(b"none")
+    found = find_duplicates(network, tmp_path / "photos")
+    assert (found.images, len(found.groups), len(found.unreadable)) == (2, 1, 1)
+    assert found.unreadable[0].startswith(f"{bad}: ")
+    with pytest.raises(ImageError, match=r"0\.png"):
+        find_duplicates(network, tmp_path / "photos", on_error="raise")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", str(tmp_path / "photos"), "--duplicates", "--weights", str(tmp_path / "weights.safetensors")])
+    assert ended.value.code == 2
+    assert f"vgg: {bad}: " in capsys.readouterr().err
 
 
 def test_what_cannot_work(network, photos, tmp_path):

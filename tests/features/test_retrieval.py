@@ -198,10 +198,9 @@ def test_images_that_cannot_be_read_are_skipped_if_asked(pictures, small_network
     (queries / "00.png").write_bytes(b"none")
     (queries / "notes.txt").touch()
     (expected,) = find_similar(index, queries / "01.png", top=2)
-    errors = []
-    bad, found = find_similar(index, queries, top=2, skip=errors.append)
-    assert (bad, [match.image for match in found]) == ([], [match.image for match in expected])
-    assert [error.name for error in errors] == [str(queries / "00.png")]
+    bad, found = find_similar(index, queries, top=2, on_error="return")
+    assert [match.image for match in found] == [match.image for match in expected]
+    assert (type(bad), bad.name) == (ImageError, str(queries / "00.png"))
     with pytest.raises(ImageError, match=r"00\.png"):
         find_similar(index, queries)
     arguments = ("query", queries, "--index", index, "--top", 2, "--json")
@@ -215,7 +214,8 @@ def test_images_that_cannot_be_read_are_skipped_if_asked(pictures, small_network
     assert "00.png: unknown format" in err
     assert "1 file is left out" in err
     assert "notes.txt" in err
-    assert find_similar(index, [b"none"], skip=errors.append) == [[]]
+    (bad,) = find_similar(index, [b"none"], on_error="return")
+    assert (type(bad), bad.name) == (ImageError, "image 1")
 
 
 def test_an_index_of_fully_connected_layers(pictures, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import vggnet
+from vggnet.cli.main import main
 from vggnet.errors import ConfigError, ImageError, WeightsError
 from vggnet.evaluation.predict import predict
 from vggnet.interpret.explanation import METHODS, explain
@@ -239,6 +242,33 @@ def test_several_pictures_at_once(network, photo):
         for method, attribution in one.attributions.items():
             np.testing.assert_array_equal(attribution.values, alone.attributions[method].values)
     assert len(explain(network, [photo], methods=["gradcam"])) == 1
+
+
+def test_one_bad_picture_leaves_the_others_their_explanation(network, photo, tmp_path, capsys):
+    """Oracle: the picture alone, and the contract."""
+    bad, good = tmp_path / "bad.png", tmp_path / "good.png"
+    bad.write_bytes(b"none")
+    photo.save(good)
+    alone = explain(network, good, methods=["gradcam"])
+    error, one = explain(network, [bad, good], methods=["gradcam"], on_error="return")
+    assert (type(error), error.name) == (ImageError, str(bad))
+    np.testing.assert_array_equal(one.attributions["gradcam"].values, alone.attributions["gradcam"].values)
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        explain(network, [bad, good], methods=["gradcam"])
+    with pytest.raises(ConfigError, match="give a list"):
+        explain(network, good, on_error="return")
+    vggnet.save(network, tmp_path / "weights.safetensors")
+    out = tmp_path / "figure.png"
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", str(tmp_path / "weights.safetensors"), str(bad), str(good), "-o", str(out), "--json"])
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    assert (ended.value.code, len(facts["images"]), len(facts["unreadable"])) == (2, 1, 1)
+    assert f"vgg: {bad}: " in printed.err
+    assert (tmp_path / "figure-2.png").exists()
+    with pytest.raises(SystemExit):
+        main(["explain", str(tmp_path / "weights.safetensors"), str(bad), "-o", str(out)])
+    assert capsys.readouterr().err.startswith(f"vgg: {bad}: ")
 
 
 def test_a_map_of_zeros_is_said(network, photo):

@@ -269,7 +269,7 @@ def test_images_that_cannot_be_read(tmp_path, options):
     readable = Subset(Colors(40), np.array([index for index in range(40) if index % 7 != 3]))
     with pytest.raises(ImageError, match="color 3: is spoiled"):
         evaluate(Spoiled(40), Brightest(), **options)
-    evaluated = evaluate_classes(job(Spoiled(40), Brightest(), Brightest(), on_bad_image="skip", **options))
+    evaluated = evaluate_classes(job(Spoiled(40), Brightest(), Brightest(), on_error="return", **options))
     found, expected = evaluated.result, evaluate(readable, Brightest(), **options)
     assert (found.images, found.confusion) == (34, expected.confusion)
     assert found.loss == pytest.approx(expected.loss)

@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> int:
         if is_plain_folder(args.data):  # nothing but duplicates can be looked for without classes
             found = _duplicates(args)
             print(json.dumps({"duplicates": to_plain(found)}) if args.json else _duplicates_text(found))
-            return 0
+            for message in found.unreadable:
+                print(f"vgg: {message}", file=sys.stderr)
+            return 2 if found.unreadable else 0
     with report_progress(True, "reading") as progress:
         inspection = inspect(args.data, columns=Columns(args.image_column, args.label_column), progress=progress)
     result = inspection.as_dict() | {"cache": to_plain(cache_use())}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError, require
+from vggnet.errors import ConfigError, ImageError, require
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
@@ -152,7 +152,10 @@ def main(arguments: list[str]) -> int:
     drawn = {"figure": args.out} if len(figures) == 1 else {"figures": figures}
     print(to_json({**facts, **drawn}) if args.json else "\n".join(lines))
     print(f"drawn: {', '.join(map(str, figures))}", file=sys.stderr)
-    return 0
+    unreadable = facts.get("unreadable", ())
+    for message in unreadable:
+        print(f"vgg: {message}", file=sys.stderr)
+    return 2 if unreadable else 0
 
 
 def _options(args: Any, *without: str) -> dict[str, Any]:
@@ -167,9 +170,13 @@ def _class(args: Class) -> Result:
 
     if not args.images:
         raise ConfigError("no IMAGE was given; add one or more.")
-    found, lines, figures = [], [], []
+    found, lines, figures, errors = [], [], [], []
     options: Any = _options(args, "images")
-    for number, explanation in enumerate(explain(args.model, args.images, **options, progress=True), start=1):
+    explanations = explain(args.model, args.images, **options, on_error="return", progress=True)
+    for number, explanation in enumerate(explanations, start=1):
+        if isinstance(explanation, ImageError):
+            errors.append(explanation)
+            continue
         several = f"-{number}" if len(args.images) > 1 else ""
         figures.append(args.out.with_stem(args.out.stem + several))
         draw_explanation(explanation, figures[-1])
@@ -179,7 +186,11 @@ def _class(args: Class) -> Result:
         width = max(map(len, methods))
         lines += [f"  {method:<{width}}  {_how(how)}" for method, how in methods.items()]
         found.append({"class": facts.pop("name"), **facts, "methods": methods})
-    return found[0] if len(found) == 1 else {"images": found, "figures": figures}, lines
+    if not found:
+        raise errors[0]
+    if len(explanations) == 1:
+        return found[0], lines
+    return {"images": found, "figures": figures, "unreadable": list(map(str, errors))}, lines
 
 
 def _how(facts: dict[str, Any]) -> str:

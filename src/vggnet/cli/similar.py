@@ -128,14 +128,12 @@ def _query(args: Query) -> int:
     from vggnet.features.retrieval import find_similar
     from vggnet.report.text import to_json
 
-    names, errors = list(map(str, image_files(args.images))), list[ImageError]()
-    skip = errors.append if args.on_bad_image == "skip" else None
-    try:
-        rows = find_similar(args.index, names, top=args.top, model=args.weights, device=args.device, skip=skip)
-    except ImageError as error:
-        raise ImageError(f"{error} To see the others: --on-bad-image skip.") from error
-    bad = {error.name for error in errors}
-    found = {name: of for name, of in zip(names, rows, strict=True) if name not in bad}
+    names = list(map(str, image_files(args.images)))
+    answers = find_similar(args.index, names, top=args.top, model=args.weights, device=args.device, on_error="return")
+    errors = [answer for answer in answers if isinstance(answer, ImageError)]
+    if errors and args.on_bad_image == "stop":
+        raise ImageError(f"{errors[0]} To see the others: --on-bad-image skip.") from errors[0]
+    found = {name: of for name, of in zip(names, answers, strict=True) if not isinstance(of, ImageError)}
     files = left_out(args.images)
     for note in (*map(str, errors), *([left_out_text(files)] if files else [])):
         print(f"vgg: {note}", file=sys.stderr)

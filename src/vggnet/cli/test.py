@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             device=args.device,
-            on_bad_image=args.on_bad_image,
+            on_error="return" if args.on_bad_image == "skip" else "raise",
             label_column=args.label_column or trained.label,
             image_column=args.image_column or trained.image,
             out=out,

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
 from vggnet.data.sources.source import Columns
-from vggnet.errors import ConfigError, MissingDependencyError, StorageError, check_at_least
+from vggnet.errors import ConfigError, MissingDependencyError, OnError, StorageError, check_at_least
 from vggnet.evaluation.overlap import open_test
 from vggnet.evaluation.predict import Model, describe_model, open_with_head
 from vggnet.files import make_folder, write_text
@@ -33,7 +33,7 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    on_bad_image: Literal["stop", "skip"] = "stop",
+    on_error: OnError = "raise",
     label_column: str | None = None,
     image_column: str | None = None,
     out: Path | str | None = None,
@@ -62,8 +62,8 @@ def evaluate(
             images have as many pixels.
         workers: processes that load images, 0 for none; by default 0 for small images, else one for each core.
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
-        on_bad_image: "stop" raises the error of an image that cannot be read; "skip" leaves such images out, and
-            `unreadable` of the result names them. Models that predict boxes stop.
+        on_error: "raise" raises the error of an image that cannot be read; "return" leaves such images out, and
+            `unreadable` of the result names them. Models that predict boxes need every image.
         label_column: of a table, the column of labels; by default the one called label.
         image_column: of a table, the column of images; by default the only one of bytes.
         out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
@@ -98,8 +98,8 @@ def evaluate(
     """
     check_at_least(1, batch_size=1 if batch_size is None else batch_size)
     check_at_least(0, workers=0 if workers is None else workers)
-    if on_bad_image not in ("stop", "skip"):
-        raise ConfigError(f"on_bad_image is {on_bad_image!r}; it must be stop or skip.")
+    if on_error not in get_args(OnError):
+        raise ConfigError(f"on_error is {on_error!r}; it must be raise or return.")
     if views not in (1, 6):
         raise ConfigError(f"views is {views}; it must be 1 or 6.")
     models = [model] if isinstance(model, nn.Module | Path | str) else list(model)
@@ -114,8 +114,8 @@ def evaluate(
     if len(names) > 1:
         raise ConfigError(f"the models have different tasks: {', '.join(sorted(names))}. Evaluate those of one task.")
     task = get_task(names.pop())
-    if on_bad_image == "skip" and not task.skips_bad_images:
-        raise ConfigError(f"models of the task {task.name} need every image; leave out on_bad_image (--on-bad-image).")
+    if on_error == "return" and not task.skips_bad_images:
+        raise ConfigError(f"models of the task {task.name} need every image; leave out on_error (--on-bad-image).")
     tested = open_test(models, data, split, Columns(image_column, label_column))
     job = EvaluationJob(
         networks=networks,
@@ -132,7 +132,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         progress=progress,
-        on_bad_image=on_bad_image,
+        on_error=on_error,
     )
     evaluated = task.evaluate(job)
     noted = replace(evaluated.result, trained_on=tested.trained_on, notes=(*tested.notes, *evaluated.result.notes))

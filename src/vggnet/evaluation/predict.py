@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from vggnet.data.images import Picture
-from vggnet.errors import ConfigError, check_at_least
+from vggnet.errors import ConfigError, OnError, check_at_least
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.tasks import get_task
@@ -14,7 +13,6 @@ from vggnet.tasks.task import PredictionJob
 from vggnet.weights.checkpoint import OpenModel, open_model
 
 Model = VGG | Path | str
-OnError = Literal["return", "raise"]
 
 
 def predict(

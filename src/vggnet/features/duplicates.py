@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vggnet.data.decoding import decode_image
 from vggnet.data.formats import image_files
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.errors import ConfigError, DataError, ImageError
+from vggnet.errors import ConfigError, DataError, ImageError, OnError
 from vggnet.features.alignment import agreement
 from vggnet.features.extractor import (
     FeatureExtractor,
@@ -84,6 +84,7 @@ class Duplicates:
     threshold: float
     images: int  # that could be read
     groups: tuple[Group, ...]
+    unreadable: tuple[str, ...] = ()  # one line for each image that was left out
 
     @property
     def could_go(self) -> tuple[str, ...]:
@@ -100,12 +101,13 @@ def find_duplicates(
     threshold: float = THRESHOLD,
     copies: Sequence[Copies] = (),
     device: str | None = None,
+    on_error: OnError = "return",
     progress: Progress = False,
 ) -> Duplicates:
     """Find groups of near-duplicates among all splits of a data set, or in a folder of images.
 
     Two images belong together if the cosine of their vectors reaches the threshold and their details agree, or if a
-    third joins them. Images that cannot be read are left out.
+    third joins them.
 
     Args:
         model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
@@ -115,6 +117,7 @@ def find_duplicates(
         copies: what else counts as a copy: "turned" by a multiple of 90 degrees, "mirrored", or "gray", for which all
             colors are ignored. Each but "gray" takes the time of as many more images.
         device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        on_error: "return" leaves an unreadable image out and names it in the result; "raise" raises its ImageError.
         progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each batch.
 
     Raises:
@@ -142,7 +145,10 @@ def find_duplicates(
     opened = open_model(model, device=device)
     views = _views(copies)
     with report_progress(progress, "comparing") as report:
-        found = list(_described(opened, places, views, "gray" in copies, report))
+        unreadable: dict[int, ImageError] = {}
+        found = list(_described(opened, places, views, "gray" in copies, unreadable, report))
+    if unreadable and on_error == "raise":
+        raise min(unreadable.items())[1]
     if not found:
         raise DataError(f"{data}: none of the {len(places)} images can be read.")
     kept = [places[position] for _, positions in found for position in positions]
@@ -152,7 +158,12 @@ def find_duplicates(
         _group(similarity, [kept[row] for row in rows])
         for similarity, rows in group_rows(vectors[0], threshold, views=vectors[1:], confirm=agree)
     )
-    return Duplicates(threshold=threshold, images=len(kept), groups=groups)
+    return Duplicates(
+        threshold=threshold,
+        images=len(kept),
+        groups=groups,
+        unreadable=tuple(str(error) for error in unreadable.values()),
+    )
 
 
 def _places(data: str | Path) -> list[Place]:
@@ -192,9 +203,13 @@ def _described(
     places: Sequence[Place],
     views: Sequence[View],
     gray: bool,
+    unreadable: dict[int, ImageError],
     report: Callable[[int, int], None],
 ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
-    """Batches of vectors (views, n, D), with the positions of the images among `places`."""
+    """Batches of vectors (views, n, D), with the positions of the images among `places`.
+
+    An image that cannot be read is put into `unreadable`, with its position.
+    """
     layer = last_relu(opened.network, BLOCK_OF_LAYER)
     extractor = FeatureExtractor(opened.network, layer).eval()
     for start in range(0, len(places), BATCH):
@@ -203,7 +218,8 @@ def _described(
         for position, place in enumerate(places[start : start + BATCH], start=start):
             try:
                 image = place.read().resize((SIDE, SIDE), Image.Resampling.BOX)  # the whole, whatever its shape
-            except ImageError:  # `inspect` reports it
+            except ImageError as error:
+                unreadable[position] = error.named(place.name)
                 continue
             images.append(image.convert("L").convert("RGB") if gray else image)
             positions.append(position)

@@ -1,11 +1,10 @@
 """Image retrieval: a vector for each image, an index of many of them, and the nearest to a query."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from vggnet.data.formats import image_files
 from vggnet.data.images import Named, Pictures, named_pictures
-from vggnet.data.loading import Skip
-from vggnet.errors import ConfigError, ImageError, check_at_least
+from vggnet.errors import ConfigError, ImageError, OnError, check_at_least
 from vggnet.features.duplicates import Duplicates, Group, find_duplicates
 from vggnet.features.extractor import (
     FeatureExtractor,
@@ -23,7 +21,6 @@ from vggnet.features.extractor import (
     model_first,
     normalized,
     pooled,
-    raised,
     read_batches,
 )
 from vggnet.features.index_update import IndexUpdate, update_index
@@ -77,7 +74,7 @@ def build_index(
     layers: Sequence[str] | str | None = None,
     batch_size: int = 16,
     device: str | None = None,
-    on_error: Literal["raise", "return"] = "return",
+    on_error: OnError = "return",
     progress: Progress = False,
 ) -> Extraction:
     """Write the vectors of images to a file, for `find_similar`. An interrupted call resumes.
@@ -131,6 +128,26 @@ def build_index(
     return extraction
 
 
+@overload
+def find_similar(
+    index: Path | str,
+    images: Pictures,
+    *,
+    top: int = ...,
+    model: VGG | Path | str | None = ...,
+    device: str | None = ...,
+    on_error: Literal["raise"] = ...,
+) -> list[list[Match]]: ...
+@overload
+def find_similar(
+    index: Path | str,
+    images: Pictures,
+    *,
+    top: int = ...,
+    model: VGG | Path | str | None = ...,
+    device: str | None = ...,
+    on_error: OnError,
+) -> list[list[Match] | ImageError]: ...
 @accepts_weights
 def find_similar(
     index: Path | str,
@@ -139,8 +156,8 @@ def find_similar(
     top: int = 8,
     model: VGG | Path | str | None = None,
     device: str | None = None,
-    skip: Callable[[ImageError], None] | None = None,
-) -> list[list[Match]]:
+    on_error: OnError = "raise",
+) -> list[list[Match]] | list[list[Match] | ImageError]:
     """Find the most similar images of an index for each image.
 
     Args:
@@ -150,8 +167,7 @@ def find_similar(
         top: number of matches for each image.
         model: only if the weights that made the index are somewhere else now.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
-        skip: called with the error of each image that cannot be read, which then has no matches; without it such an
-            error is raised.
+        on_error: "raise" raises the error of an image that cannot be read; "return" has it in the place of its matches.
 
     Returns:
         A list of matches for each image, the nearest first.
@@ -159,7 +175,7 @@ def find_similar(
     Raises:
         ConfigError: `top` is below 1, or the index was made by other weights.
         DataError: the file is not an index.
-        ImageError: an image cannot be read, and there is no `skip`.
+        ImageError: an image cannot be read, with `on_error="raise"`.
         WeightsError: there is no such model.
 
     Example:
@@ -180,46 +196,35 @@ def find_similar(
             f"{index} was made by other weights than {model or found.weights} has now. Make it again, or name those "
             "weights."
         )
-    bad: dict[int, ImageError] = {}
+    described = describe_images(opened, list(named_pictures(images)), list(found.layers))
+    errors = [one for one in described if isinstance(one, ImageError)]
+    if errors and on_error == "raise":
+        raise errors[0]
+    vectors = [one for one in described if not isinstance(one, ImageError)]
+    matches = iter(_matches(found, np.stack(vectors), top) if vectors else ())
+    return [one if isinstance(one, ImageError) else next(matches) for one in described]
 
-    def note(place: int, error: ImageError) -> None:
-        bad[place] = error
 
-    vectors = describe_images(opened, list(named_pictures(images)), list(found.layers), note if skip else None)
-    if skip:
-        for error in bad.values():
-            skip(error)
-    order, cosines = found.nearest(vectors, top)
+def _matches(index: SimilarityIndex, vectors: NDArray[np.float32], top: int) -> list[list[Match]]:
+    order, cosines = index.nearest(vectors, top)
     return [
-        []
-        if number in bad
-        else [Match(image=found.images[place], similarity=float(cosine)) for place, cosine in zip(*row, strict=True)]
-        for number, row in enumerate(zip(order, cosines, strict=True))
+        [Match(image=index.images[place], similarity=float(cosine)) for place, cosine in zip(*row, strict=True)]
+        for row in zip(order, cosines, strict=True)
     ]
 
 
 @torch.no_grad()
 def describe_images(
-    opened: OpenModel, pictures: Sequence[Named], layers: Sequence[str], skip: Skip | None = None
-) -> NDArray[np.float32]:
-    """The vectors (N, D) of images, of length 1, as in an index of these layers.
-
-    The vector of an image that cannot be read is 0, and `skip` is called with it.
-
-    Raises: ImageError without `skip`; WeightsError.
-    """
+    opened: OpenModel, pictures: Sequence[Named], layers: Sequence[str]
+) -> list[NDArray[np.float32] | ImageError]:
+    """The vector (D,) of each image, of length 1, as in an index of these layers; or why it cannot be read."""
     extractor = FeatureExtractor(opened.network, layers).eval()
-    found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in extractor.channels}
-    for first, batch in zip(count(0, BATCH), read_batches(pictures, opened.preprocess, BATCH), strict=False):
-        for place, error in enumerate(batch):
-            if skip and isinstance(error, ImageError):
-                skip(first + place, error)
-        readable = [place for place, pixels in enumerate(batch) if skip is None or isinstance(pixels, Tensor)]
-        images = [raised(batch[place]) for place in readable]
-        maps = extractor(normalized(images, opened.preprocess, opened.device)) if images else {}
-        for layer, channels in extractor.channels.items():
-            values = np.zeros((len(batch), channels), np.float32)
-            if images:
-                values[readable] = pooled(maps[layer], POOLING).cpu().numpy()
-            found[layer].append(values)
-    return joined({layer: np.concatenate(values) for layer, values in found.items()})
+    described: list[NDArray[np.float32] | ImageError] = []
+    for batch in read_batches(pictures, opened.preprocess, BATCH):
+        readable = [pixels for pixels in batch if isinstance(pixels, Tensor)]
+        vectors = iter(())
+        if readable:
+            maps = extractor(normalized(readable, opened.preprocess, opened.device))
+            vectors = iter(joined({layer: pooled(values, POOLING).cpu().numpy() for layer, values in maps.items()}))
+        described += [pixels if isinstance(pixels, ImageError) else next(vectors) for pixels in batch]
+    return described

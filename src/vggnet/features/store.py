@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggnet.data.formats import image_files, left_out
-from vggnet.errors import ConfigError, DataError, ImageError, StorageError, check_at_least
+from vggnet.errors import ConfigError, DataError, ImageError, OnError, StorageError, check_at_least
 from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, pooled, raised, read_batches
 from vggnet.files import escaped, replacing, write_text
 from vggnet.models.table1 import TOTAL_STRIDE
@@ -49,7 +49,7 @@ def extract_to_file(
     output_stride: int = TOTAL_STRIDE,
     batch_size: int = 16,
     device: str | None = None,
-    on_error: Literal["raise", "return"] = "return",
+    on_error: OnError = "return",
     progress: Progress = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Extraction:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggnet.data.images import Picture
-from vggnet.errors import ConfigError, check_at_least
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError, ImageError, OnError, check_at_least
 from vggnet.interpret.attributions import (
     cam_layers,
     default_layer,
@@ -79,6 +80,7 @@ def explain(
     window: int | None = ...,
     stride: int | None = ...,
     device: str | None = ...,
+    on_error: Literal["raise"] = ...,
     progress: Progress = ...,
 ) -> Explanation: ...
 @overload
@@ -93,8 +95,24 @@ def explain(
     window: int | None = ...,
     stride: int | None = ...,
     device: str | None = ...,
+    on_error: Literal["raise"] = ...,
     progress: Progress = ...,
 ) -> list[Explanation]: ...
+@overload
+def explain(
+    model: VGG | Path | str,
+    image: list[Picture] | tuple[Picture, ...],
+    *,
+    target: str | int | None = ...,
+    methods: Sequence[Method] = ...,
+    layer: str | None = ...,
+    steps: int = ...,
+    window: int | None = ...,
+    stride: int | None = ...,
+    device: str | None = ...,
+    on_error: OnError,
+    progress: Progress = ...,
+) -> list[Explanation | ImageError]: ...
 def explain(
     model: VGG | Path | str,
     image: Picture | list[Picture] | tuple[Picture, ...],
@@ -106,8 +124,9 @@ def explain(
     window: int | None = None,
     stride: int | None = None,
     device: str | None = None,
+    on_error: OnError = "raise",
     progress: Progress = False,
-) -> Explanation | list[Explanation]:
+) -> Explanation | list[Explanation] | list[Explanation | ImageError]:
     """Compute how much each pixel of an image counts for a class.
 
     What is explained is the class's logit. "integrated-gradients", "guided-backpropagation" and "occlusion" need
@@ -129,6 +148,8 @@ def explain(
         window: side of the square that occlusion hides, in pixels; by default a seventh of the image.
         stride: pixels from one square to the next; by default half a window.
         device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
+        on_error: "raise" raises the error of an image that cannot be read; "return", for a list of images, has it in
+            the place of the explanation.
         progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total), counted in images
             through the network.
 
@@ -137,7 +158,7 @@ def explain(
 
     Raises:
         ConfigError: an option is impossible, or the network has no classes.
-        ImageError: the image cannot be read.
+        ImageError: the image cannot be read, with `on_error="raise"`.
         MissingDependencyError: captum is needed and not installed.
         NonFiniteError: the logits are not finite.
         WeightsError: there is no such model, or it has no preprocessing.
@@ -155,17 +176,25 @@ def explain(
     window = max(1, size // 7) if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     _check_methods(network, methods, layer, steps)
+    several = isinstance(image, list | tuple)
+    if on_error == "return" and not several:
+        raise ConfigError("on_error is 'return', which is for a list of images; give a list, or leave on_error out.")
     images = image if isinstance(image, list | tuple) else [image]
-    pictures = [read_one(one, preprocess) for one in images]
+    pictures = [_read(one, preprocess, on_error) for one in images]
+    readable = sum(not isinstance(one, ImageError) for one in pictures)
     channels = num_channels(network, layer or default_layer(network, size)) if "scorecam" in methods else 0
     passes = {
         "integrated-gradients": steps, "occlusion": num_windows(size, window, stride) + 1, "scorecam": channels
     }  # fmt: skip
-    total = len(images) * sum(passes.get(method, 1) for method in set(methods))
-    found = []
+    total = readable * sum(passes.get(method, 1) for method in set(methods))
+    found: list[Explanation | ImageError] = []
     with torch.enable_grad(), report_progress(progress, "explaining") as report:
         seen = _counter(report, total)
-        for name, pixels in pictures:
+        for picture in pictures:
+            if isinstance(picture, ImageError):
+                found.append(picture)
+                continue
+            name, pixels = picture
             batch = preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
             with torch.no_grad():
                 logits = network(batch).double().cpu()
@@ -176,7 +205,16 @@ def explain(
                 for method in dict.fromkeys(methods)
             }
             found.append(_explanation(opened, name, pixels, logits[0], index, attributions))
-    return found if isinstance(image, list | tuple) else found[0]
+    return found if several else cast("Explanation", found[0])
+
+
+def _read(image: Picture, preprocess: Preprocess, on_error: OnError) -> tuple[str, Tensor] | ImageError:
+    try:
+        return read_one(image, preprocess)
+    except ImageError as error:
+        if on_error == "raise":
+            raise
+        return error
 
 
 def _explanation(

@@ -42,7 +42,7 @@ def evaluate_classes(job: EvaluationJob) -> Evaluated:
     def note(index: int, error: ImageError) -> None:
         bad[index] = error
 
-    skip = note if job.on_bad_image == "skip" else None
+    skip = note if job.on_error == "return" else None
     size = job.batch_size or min(default_batch_size(network.preprocess) for network in job.networks)
     start = perf_counter()
     with report_progress(job.progress, "evaluating") as report, lost_workers_named():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from vggnet.data.formats import left_out_text
 from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, matching_text
+from vggnet.errors import OnError
 from vggnet.models.vgg import VGG, Architecture
 from vggnet.progress import Progress
 from vggnet.report.text import Fact
@@ -55,7 +56,7 @@ class EvaluationJob:
     batch_size: int | None
     workers: int | None
     progress: Progress
-    on_bad_image: Literal["stop", "skip"] = "stop"
+    on_error: OnError = "raise"
 
     def about(self, start: float) -> dict[str, Any]:
         """What every result says: data, model, machine and time.
@@ -100,7 +101,7 @@ class PredictionJob:
     classifier: OpenModel | None
     batch_size: int
     progress: Progress
-    on_error: Literal["return", "raise"]
+    on_error: OnError
 
 
 class Task(ABC):
