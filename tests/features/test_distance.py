@@ -7,7 +7,7 @@ import torch
 
 import vggnet
 from vggnet.errors import ConfigError, InputError
-from vggnet.features.perceptual import DISTANCES, ContentDistance, StyleDistance
+from vggnet.features.perceptual import DISTANCES, DISTS, LPIPS, ContentDistance, StyleDistance
 
 pytest.importorskip("lpips")
 pytest.importorskip("DISTS_pytorch")
@@ -101,3 +101,22 @@ def test_weights_of_layers(network, pair, make):
     torch.testing.assert_close(make(network, ["relu1_2", "relu2_1"])(*pair), (one + two) / 2)
     with pytest.raises(ConfigError, match="at least 0"):
         make(network, {"relu1_2": -1.0})
+
+
+@pytest.mark.parametrize("make", [LPIPS, DISTS])
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"relu1_1": 1.0}, "relu1_1"),
+        ({"relu1_2": -1.0}, "at least 0"),
+        ({"relu1_2": float("nan")}, "at least 0"),
+        (["relu1_2"], "{layer: weight}"),
+        ("relu1_2", "{layer: weight}"),
+    ],
+)
+def test_weights_that_layers_of_learned_distances_cannot_have(network, make, layers, message):
+    """Oracle: the contract: one line that names what is wrong, and the layers that there are."""
+    with pytest.raises(ConfigError) as error:
+        make(network, layers=layers)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -22,6 +22,7 @@ from vggnet.cli.main import main
 from vggnet.errors import ConfigError, InputError, MissingDependencyError, WeightsError
 from vggnet.features import distance as distance_module
 from vggnet.features import dists, perceptual
+from vggnet.features.distance import LAYERS
 from vggnet.features.lpips import HEADS_FILE
 from vggnet.weights.checkpoint import FEATURES_FILE, Checkpoint
 
@@ -133,6 +134,21 @@ def test_lpips_map_is_that_of_its_authors(lpips_package, lpips_ours, engine):
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_lpips_with_weights_of_layers(lpips_package, lpips_ours, weights):
+    """Oracle: the terms of the layers by the package lpips 0.1.4 (retPerLayer); the map too."""
+    images, others = pair()
+    _, terms = lpips_package()(images, others, retPerLayer=True)
+    _, maps = lpips_package(spatial=True)(images, others, retPerLayer=True)
+    chosen = perceptual.LPIPS(weights, layers={"relu4_3": 0.25, "relu1_2": 2, "relu2_2": 0})
+    with torch.no_grad():
+        expected = 2 * terms[0] + 0.25 * terms[3]
+        torch.testing.assert_close(chosen(images, others), expected.flatten(), rtol=1e-5, atol=1e-6)
+        expected = 2 * maps[0] + 0.25 * maps[3]
+        torch.testing.assert_close(chosen(images, others, spatial=True), expected, rtol=1e-5, atol=1e-6)
+        same = perceptual.LPIPS(weights, layers=dict.fromkeys(["relu5_3", *list(LAYERS)[:-1]], 1))
+        assert torch.equal(same(images, others), lpips_ours(images, others))
+
+
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_a_gradient_of_one_image_alone(lpips_ours, wanted):
     """Oracle: the gradients of both at once."""
@@ -206,6 +222,29 @@ def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
     assert torch.allclose(*values, atol=1e-5)
     for found, expected in gradients:
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_dists_with_weights_of_layers(stock, dists_ours, weights):
+    """Oracle: equations 4 to 6 layer by layer in NumPy, on the features of the package DISTS-pytorch 0.1."""
+    from DISTS_pytorch import DISTS
+
+    package = theirs(lambda: DISTS(load_weights=False), stock)
+    images, others = pair(height=48)
+    maps = [package.forward_once((x + 1) / 2) for x in (images, others)]
+    alpha, beta = (np.split(x.double().numpy(), np.cumsum(package.chns)[:-1]) for x in dists._dists_weights())
+    whole, terms = sum(x.sum() for x in (*alpha, *beta)), []
+    for number, both in enumerate(zip(*maps, strict=True)):
+        x, y = (values.double().numpy().reshape(*values.shape[:2], -1) for values in both)
+        means = x.mean(2), y.mean(2)
+        texture = (2 * means[0] * means[1] + 1e-6) / (means[0] ** 2 + means[1] ** 2 + 1e-6)
+        covariance = (x * y).mean(2) - means[0] * means[1]
+        structure = (2 * covariance + 1e-6) / (x.var(2) + y.var(2) + 1e-6)
+        terms.append((alpha[number] * (1 - texture) + beta[number] * (1 - structure)).sum(1) / whole)
+    chosen = perceptual.DISTS(weights, layers={"image": 3, "relu3_3": 0.5, "relu4_3": 0})
+    assert np.allclose(chosen(images, others), 3 * terms[0] + 0.5 * terms[3], rtol=1e-4, atol=1e-6)
+    same = perceptual.DISTS(weights, layers=dict.fromkeys(["image", *LAYERS], 1))
+    assert torch.equal(same(images, others), dists_ours(images, others))
+    assert np.allclose(dists_ours(images, others), sum(terms), rtol=1e-4)
 
 
 def test_dists_of_the_same_images(dists_ours):

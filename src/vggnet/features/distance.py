@@ -1,14 +1,16 @@
 """What the distances are made of: the frame of `forward`, and the layers and learned weights of LPIPS and DISTS."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
-from vggnet.errors import MissingDependencyError, WeightsError
+from vggnet.errors import ConfigError, MissingDependencyError, WeightsError
 from vggnet.features.frozen_network import FrozenFeatures, checked_pair
 
 LAYERS = {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512}  # of VGG-16 -> channels
@@ -41,6 +43,27 @@ class Distance(nn.Module):
     @abstractmethod
     def _compare(self, images: Tensor, others: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] twice -> (N,)."""
+
+
+def checked_weights(layers: Mapping[str, float]) -> dict[str, float]:
+    """Raises: ConfigError for a weight that is negative or not finite."""
+    wrong = {layer: weight for layer, weight in layers.items() if not (isfinite(weight) and weight >= 0)}
+    if wrong:
+        raise ConfigError(f"the weights of the layers are {wrong}; expected numbers of at least 0.")
+    return dict(layers)
+
+
+def weights_of_all(names: Iterable[str], layers: Mapping[str, float] | None) -> dict[str, float]:
+    """The weight of each of these layers: 1 by default, and 0 for those that `layers` leaves out.
+
+    Raises: ConfigError for other layers, and as `checked_weights`.
+    """
+    names = list(names)
+    if layers is None:
+        return dict.fromkeys(names, 1.0)
+    if not isinstance(layers, Mapping) or not layers.keys() <= set(names):
+        raise ConfigError(f"layers is {layers!r}; expected {{layer: weight}} with layers among {', '.join(names)}.")
+    return {**dict.fromkeys(names, 0.0), **checked_weights(layers)}
 
 
 def check_full_vgg16(distance: str, features: FrozenFeatures) -> None:

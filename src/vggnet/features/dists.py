@@ -1,12 +1,13 @@
 """DISTS."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggnet.features.distance import LAYERS, Distance, check_full_vgg16, installed_tensors
+from vggnet.features.distance import LAYERS, Distance, check_full_vgg16, installed_tensors, weights_of_all
 from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
 from vggnet.features.frozen_network import FrozenFeatures, in_full_precision
 from vggnet.models.vgg import VGG
@@ -25,8 +26,11 @@ class DISTS(Distance):
     Args:
         model: weights of VGG-16 on ImageNet, as for `LPIPS`. The learned weights are read from the package
             DISTS-pytorch, which must be installed.
+        layers: {name: weight} of image, relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, whose weighted sum is taken;
+            by default 1 for each, which is DISTS. Layers that are not named have weight 0.
 
     Raises:
+        ConfigError: there is no such layer, or a weight is negative or not finite.
         MissingDependencyError: the package DISTS-pytorch is not installed.
         WeightsError: a file is missing or damaged, or the network is not VGG-16.
 
@@ -48,8 +52,9 @@ class DISTS(Distance):
     beta: Tensor
 
     @accepts_weights
-    def __init__(self, model: VGG | Path | str = DEFAULT_MODEL) -> None:
+    def __init__(self, model: VGG | Path | str = DEFAULT_MODEL, layers: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        self.layer_weights = weights_of_all(["image", *LAYERS], layers)
         alpha, beta = _dists_weights()
         total = alpha.sum() + beta.sum()
         self.register_buffer("alpha", alpha / total, persistent=False)
@@ -66,11 +71,11 @@ class DISTS(Distance):
     def _compare(self, images: Tensor, others: Tensor) -> Tensor:
         pairs = [((images + 1) / 2, (others + 1) / 2), *self.features.pair(images, others)]
         channels = list(DISTS_CHANNELS)
-        weights = zip(torch.split(self.alpha, channels), torch.split(self.beta, channels), strict=True)
+        learned = zip(torch.split(self.alpha, channels), torch.split(self.beta, channels), strict=True)
         layers = []
-        for (first, second), (alpha, beta) in zip(pairs, weights, strict=True):
+        for weight, (first, second), (alpha, beta) in zip(self.layer_weights.values(), pairs, learned, strict=True):
             texture, structure = _differences(first, second)
-            layers.append(texture @ alpha.to(texture.dtype) + structure @ beta.to(structure.dtype))
+            layers.append(weight * (texture @ alpha.to(texture.dtype) + structure @ beta.to(structure.dtype)))
         return torch.stack(layers).sum(0)
 
 

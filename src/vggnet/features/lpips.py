@@ -1,5 +1,6 @@
 """LPIPS."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vggnet.errors import WeightsError
-from vggnet.features.distance import LAYERS, Distance, check_full_vgg16, installed_tensors
+from vggnet.features.distance import LAYERS, Distance, check_full_vgg16, installed_tensors, weights_of_all
 from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
 from vggnet.features.frozen_network import FrozenFeatures, checked_pair
 from vggnet.models.vgg import VGG
@@ -31,8 +32,11 @@ class LPIPS(Distance):
         model: weights of VGG-16 on ImageNet: a name of `vgg weights list`, a file, a run folder, a VGG, or a folder
             with `vgg16_features.safetensors`. The learned weights are read from `lpips_vgg_heads.safetensors` in the
             same folder; without that file the package lpips must be installed, which contains them.
+        layers: {name: weight} of relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, whose weighted sum is taken; by
+            default 1 for each, which is LPIPS. Layers that are not named have weight 0.
 
     Raises:
+        ConfigError: there is no such layer, or a weight is negative or not finite.
         WeightsError: a file is missing or damaged, or the network is not VGG-16.
         MissingDependencyError: the package lpips is needed and not installed.
 
@@ -51,8 +55,9 @@ class LPIPS(Distance):
     """
 
     @accepts_weights
-    def __init__(self, model: VGG | Path | str = DEFAULT_MODEL) -> None:
+    def __init__(self, model: VGG | Path | str = DEFAULT_MODEL, layers: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        self.layer_weights = weights_of_all(LAYERS, layers)
         self.features = FrozenFeatures(model, list(LAYERS))
         check_full_vgg16("LPIPS", self.features)
         self.heads = nn.ParameterList(_lpips_heads(model)).requires_grad_(False)
@@ -82,9 +87,10 @@ class LPIPS(Distance):
 
     def _compare(self, images: Tensor, others: Tensor, size: torch.Size | None = None) -> Tensor:
         """With a size a map (N, 1, H, W)."""
+        pairs = self.features.pair(images, others)
         layers = [
-            _place_distances(first, second, head.to(first.dtype), size)
-            for (first, second), head in zip(self.features.pair(images, others), self.heads, strict=True)
+            weight * _place_distances(first, second, head.to(first.dtype), size)
+            for weight, (first, second), head in zip(self.layer_weights.values(), pairs, self.heads, strict=True)
         ]
         return torch.stack(layers).sum(0)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vggnet.data.decoding import decode_image
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, InputError
-from vggnet.features.distance import Distance
+from vggnet.features.distance import Distance, checked_weights
 from vggnet.features.dists import DISTS
 from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights, model_first
 from vggnet.features.frozen_network import (
@@ -167,10 +166,7 @@ def _layer_weights(layers: Sequence[str] | Mapping[str, float]) -> dict[str, flo
         layers = [layers]
     if not isinstance(layers, Mapping):
         return {layer: 1 / len(set(layers)) for layer in layers}
-    wrong = {layer: weight for layer, weight in layers.items() if not (isfinite(weight) and weight >= 0)}
-    if wrong:
-        raise ConfigError(f"the weights of the layers are {wrong}; expected numbers of at least 0.")
-    return dict(layers)
+    return checked_weights(layers)
 
 
 def _read_pair(first: Path, second: Path) -> tuple[Tensor, Tensor]:
