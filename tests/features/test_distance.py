@@ -77,6 +77,23 @@ def test_tracers(distance, pair):
         torch.testing.assert_close(distance(*pair), expected)
 
 
+def test_fx_is_refused(distance):
+    """Oracle: the documented limit, in one line that names what works."""
+    with pytest.raises(InputError, match=r"torch.fx cannot trace .*torch.export") as error:
+        torch.fx.symbolic_trace(distance)
+    assert "\n" not in str(error.value)
+
+
+def test_inference_mode_leaves_gradients_alone(distance, pair):
+    """Oracle: the gradient before, where the same module was used in inference_mode in between."""
+    images = pair[0].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(distance(images, pair[1]).sum(), images)
+    with torch.inference_mode():
+        distance(*pair)
+    (found,) = torch.autograd.grad(distance(images, pair[1]).sum(), images)
+    assert torch.equal(found, expected)
+
+
 def test_no_distance_is_below_zero(distance):
     """Oracle: a distance of a picture with itself is 0, and with one that nearly is the same not below."""
     for seed in range(3):

@@ -89,8 +89,13 @@ class FrozenFeatures(nn.Module):
 def checked_pair(images: Tensor, others: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:
     """Both batches, in [-1, 1] and at least float32; with `normalize` they are given in [0, 1].
 
-    Raises: InputError unless both are RGB images (N, 3, H, W) of one shape, floats in that range.
+    Raises: InputError unless both are RGB images (N, 3, H, W) of one shape, floats in that range; and for torch.fx.
     """
+    if isinstance(images, torch.fx.Proxy):
+        raise InputError(
+            "torch.fx cannot trace a distance, which checks the values of its images. Use torch.export.export, or "
+            "torch.compile(fullgraph=True)."
+        )
     if images.shape != others.shape:
         raise InputError(
             f"the images to compare have the shapes {tuple(images.shape)} and {tuple(others.shape)}; they must be "

@@ -79,11 +79,9 @@ class LPIPS(Distance):
         Raises:
             InputError: other shapes, types or values.
         """
-        if not spatial:
-            return super().forward(images, others, normalize=normalize)
         images, others = checked_pair(images, others, normalize)
         with torch.autocast(images.device.type, enabled=False):
-            return self._compare(images, others, images.shape[2:])
+            return self._compare(images, others, images.shape[2:] if spatial else None)
 
     def _compare(self, images: Tensor, others: Tensor, size: torch.Size | None = None) -> Tensor:
         """With a size a map (N, 1, H, W)."""
