@@ -8,7 +8,7 @@
     ├── WeightsError     a weights file that is damaged or belongs to another network
     ├── RunError         a run folder or checkpoint that cannot be used
     ├── NonFiniteError   training met a NaN or an infinity
-    ├── StorageError     the disk refused a write
+    ├── StorageError     the disk refused a write, or to read a file
     └── MissingDependencyError   an optional package is not installed
 
 Every message says what was found, what was expected and what to do next. The command line prints it as one
@@ -81,7 +81,7 @@ class NonFiniteError(VGGError, ArithmeticError):
 
 
 class StorageError(VGGError, OSError):
-    """The disk refused a write."""
+    """The disk refused a write, or to read a file."""
 
 
 class MissingDependencyError(VGGError, ImportError):

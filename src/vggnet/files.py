@@ -84,6 +84,16 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def check_readable(path: Path) -> None:
+    """Raises: StorageError if this user may not read a file; readers of formats would call it missing or damaged."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise StorageError(f"{path}: {error.strerror}. Give this user access to it, or choose another file.") from error
+    except OSError:
+        pass  # the reader says what is wrong
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed process left in `folder`."""
     for leftover in folder.glob(".*.tmp"):

@@ -363,7 +363,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
     (tmp_path / "a.png").write_bytes(ENCODED["PNG"])
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(ImageError, match=r"a\.png: cannot be opened \(\[Errno 13\] Permission denied\)"):
+    with pytest.raises(ImageError, match=r"a\.png: cannot be read \(\[Errno 13\] Permission denied\)"):
         decode_image(tmp_path / "a.png")
 
 

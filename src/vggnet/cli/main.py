@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from types import FrameType
 
 from vggnet.cli.ranks import is_alone, is_first
 from vggnet.errors import VGGError
-from vggnet.files import ESCAPE
+from vggnet.files import ESCAPE, cache_folder
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the system refuses whatever our code does: rights, devices, network drives, and names that it does not allow.
+_REFUSED = (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP)
 COMMANDS = {
     "train": "train a VGG on CIFAR-10, on digits, or on your own images",
     "test": "measure a trained network on the test images, and draw what it gets wrong",
@@ -86,10 +90,18 @@ def main(argv: list[str] | None = None) -> None:
         _drop_output()
         code = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+        if error.filename is not None and error.errno in _REFUSED:
+            path = _refused(Path(os.fsdecode(error.filename)))
+            is_cache = cache_folder().is_relative_to(path) or path.is_relative_to(cache_folder())
+            other = "set VGGNET_CACHE to another folder" if is_cache else "choose another path"
+            code = _complain(f"{path}: {error.strerror}. Give this user access to it, or {other}.")
+        elif error.filename is None and error.errno in _FULL:
+            _drop_output()
+            code = _complain(
+                f"standard output cannot be written ({error.strerror}). Make room, or redirect it elsewhere."
+            )
+        else:
             raise
-        _drop_output()
-        code = _complain(f"standard output cannot be written ({error.strerror}). Make room, or redirect it elsewhere.")
     sys.exit(code)
 
 
@@ -98,6 +110,11 @@ def _print_all_names() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=ESCAPE)
+
+
+def _refused(path: Path) -> Path:
+    """The outermost folder on the way to a file that this user may not enter, else the file."""
+    return next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
 
 
 def _drop_output() -> None:

@@ -63,10 +63,11 @@ def _files() -> list[tuple[int, int, Path]]:
     """When each file was used last, its size in bytes, and its path."""
     found = []
     for folder in FOLDERS:
-        for path in (cache_folder() / folder).glob("*"):
-            with suppress(OSError):  # another process has removed it
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
+        with suppress(OSError):  # there is none, or this user may not read it
+            for path in (cache_folder() / folder).iterdir():
+                with suppress(OSError):  # another process has removed it
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
     return found
 
 

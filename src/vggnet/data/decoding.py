@@ -153,14 +153,22 @@ def _open(file: Path | bytes, name: str) -> ImageFile.ImageFile:
     except MissingDependencyError as error:
         raise ImageError(f"is a HEIC image: {error}", name=name, may_pass=True) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
-        raise ImageError(
-            f"cannot be opened ({one_line(error)}); {EXPECTED}.", name=name, may_pass=_is_of_the_system(error)
-        ) from error
+        if _is_of_the_system(error):
+            raise _refused(error, name) from error
+        raise ImageError(f"cannot be opened ({one_line(error)}); {EXPECTED}.", name=name) from error
 
 
 def _is_of_the_system(error: Exception) -> bool:
     """Whether the operating system refused to read, rather than the data being wrong."""
     return isinstance(error, OSError) and error.errno is not None
+
+
+def _refused(error: Exception, name: str | None) -> ImageError:
+    return ImageError(
+        f"cannot be read ({one_line(error)}); check its permissions and its disk, then try again.",
+        name=name,
+        may_pass=True,
+    )
 
 
 def _use_low_bytes(image: ImageFile.ImageFile, file: Path | bytes, name: str, stated: int | None) -> None:
@@ -211,7 +219,7 @@ def _whole(image: Image.Image, name: str | None) -> Iterator[None]:
         raise (error if name is None else error.named(name)) from error
     except Exception as error:  # format readers raise whatever their parsing runs into
         if _is_of_the_system(error):
-            raise ImageError(f"cannot be read ({one_line(error)}); try again.", name=name, may_pass=True) from error
+            raise _refused(error, name) from error
         raise ImageError(
             f"the {image.format or 'PIL'} data is damaged or truncated ({one_line(error)}); "
             "expected a whole image. Replace or remove the file.",

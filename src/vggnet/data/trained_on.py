@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vggnet.data.hashing import Hashes
 from vggnet.data.sources.source import Source
 from vggnet.errors import RunError
-from vggnet.files import replacing
+from vggnet.files import check_readable, replacing
 
 TRAINED_ON = "trained_on.npz"
 
@@ -47,6 +47,7 @@ class TrainedOn(NamedTuple):
         path = (model if model.is_dir() else model.parent) / TRAINED_ON
         if not path.is_file():
             return None
+        check_readable(path)
         try:
             with np.load(path) as stored:
                 return cls(stored["train"].astype(np.uint64), stored["val"].astype(np.uint64), bool(stored["contents"]))

@@ -13,6 +13,7 @@ from vggnet.errors import WeightsError
 from vggnet.features.distance import LAYERS, Distance, check_full_vgg16, installed_tensors, weights_of_all
 from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
 from vggnet.features.frozen_network import FrozenFeatures, checked_pair
+from vggnet.files import check_readable
 from vggnet.models.vgg import VGG
 from vggnet.weights.file_format import check_tensors
 from vggnet.weights.registry import locate
@@ -97,6 +98,7 @@ def _lpips_heads(model: VGG | Path | str) -> list[Tensor]:
     """The weight of each channel, (C,) for each layer: of the file beside the network's, else of the package lpips."""
     path = None if isinstance(model, VGG) else locate(model).parent / HEADS_FILE
     if path is not None and path.is_file():
+        check_readable(path)
         try:
             heads = load_file(path)
         except (SafetensorError, OSError) as error:

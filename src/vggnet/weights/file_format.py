@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vggnet.errors import WeightsError
+from vggnet.files import check_readable
 
 FORMAT = "vggnet 3"
 # "vggnet 1" has no checksum; 1 and 2 have no task, and call the provenance notes
@@ -23,7 +24,8 @@ _SHOWN = 8  # differences that an error lists
 
 
 def open_file(path: Path) -> tuple[Any, dict[str, str]]:
-    """The open safetensors file and its metadata.  Raises: WeightsError if it is damaged."""
+    """The open safetensors file and its metadata.  Raises: WeightsError if it is damaged, StorageError."""
+    check_readable(path)
     try:
         file: Any = safe_open(path, framework="pt")
         return file, dict(file.metadata() or {})
