@@ -18,7 +18,7 @@ collect_ignore = [
     "training/killable.py",
     "training/ranked.py",
     "training/trainings.py",
-    "weights/keras_files.py",
+    "weights/importers/keras_files.py",
 ]  # imported or started by tests
 # Tests that train networks, start processes or a browser, compile kernels, or run large networks. `make quick` leaves
 # them out, and so takes less than a minute; `make test` runs everything.

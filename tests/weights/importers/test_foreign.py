@@ -1,6 +1,14 @@
 """Files as people have them: inside checkpoints, with prefixes, and with heads of their own."""
 
 import argparse
+import collections
+import datetime
+import enum
+import functools
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +49,91 @@ def test_wrapped_state_dicts(name, torchvision_network, assert_equal_answers, tm
     torch.save(WRAPPED[name](theirs.state_dict()), tmp_path / name)
     convert(tmp_path / name, tmp_path / "ours.safetensors")
     assert_equal_answers(vggnet.load(tmp_path / "ours.safetensors"), theirs)
+
+
+class Settings:
+    """What a module was made with, of a class that is not installed where the file is read."""
+
+    def __init__(self, **options):
+        self.options = options
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+def test_objects_beside_the_weights(torchvision_network, assert_equal_answers, tmp_path):
+    """Oracle: torchvision's network. What lies beside it, as Lightning's hyper-parameters do, is not made."""
+    theirs = torchvision_network("vgg11")
+    settings = Settings(folder=Path("/data"), make=functools.partial(nn.ReLU, inplace=True))
+    settings.extra = collections.defaultdict(list)
+    content = {
+        "hyper_parameters": {"settings": settings, Color.RED: Path("x"), "network": nn.Linear(1, 1)},
+        "callbacks": {"EarlyStopping": {"stopped": datetime.date(2026, 1, 1)}},
+        "state_dict": {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()},
+    }
+    torch.save(content, tmp_path / "lightning.ckpt")
+    convert(tmp_path / "lightning.ckpt", tmp_path / "ours.safetensors")
+    assert_equal_answers(vggnet.load(tmp_path / "ours.safetensors"), theirs)
+
+
+def test_weights_of_a_loss_beside_the_network(torchvision_network, assert_equal_answers, tmp_path):
+    """Oracle: torchvision's network. `CrossEntropyLoss(weight=...)` is a part of the module that was saved."""
+    theirs = torchvision_network("vgg11")
+    state = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    torch.save({"state_dict": {**state, "loss.weight": torch.ones(10)}}, tmp_path / "lightning.ckpt")
+    convert(tmp_path / "lightning.ckpt", tmp_path / "ours.safetensors")
+    assert_equal_answers(vggnet.load(tmp_path / "ours.safetensors"), theirs)
+    torch.save({"state_dict": {**state, "other.weight": torch.ones(10, 2)}}, tmp_path / "two.ckpt")
+    with pytest.raises(WeightsError, match=r"other.weight does not belong"):
+        convert(tmp_path / "two.ckpt", tmp_path / "two.safetensors")
+
+
+LIGHTNING = """
+import sys
+import lightning, torch
+from pathlib import Path
+from torchvision.models import vgg
+
+class Module(lightning.LightningModule):
+    def __init__(self, lr=0.1, folder=Path("data"), options=None):
+        super().__init__()
+        self.save_hyperparameters()
+        vgg.cfgs["A"] = [4 if isinstance(size, int) else size for size in vgg.cfgs["A"]]
+        self.model = vgg.vgg11()
+        self.model.features, self.model.classifier = vgg.make_layers(vgg.cfgs["A"]), torch.nn.Linear(4, 10)
+        self.loss = torch.nn.CrossEntropyLoss(weight=torch.ones(10))
+
+    def training_step(self, batch):
+        return self.loss(self.model.classifier(self.model.features(batch[0]).mean((2, 3))), batch[1])
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), self.hparams.lr, momentum=0.9)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+images = torch.rand(2, 3, 32, 32)
+quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+module = Module(options={"names": ["a"]})
+dataset = torch.utils.data.TensorDataset(images, torch.tensor([0, 1]))
+trainer.fit(module, torch.utils.data.DataLoader(dataset, batch_size=2))
+trainer.save_checkpoint(sys.argv[1] + "/last.ckpt")
+with torch.no_grad():
+    outputs = module.model.classifier(module.model.features(images).mean((2, 3)))
+torch.save((images, outputs), sys.argv[1] + "/outputs.pt")
+"""
+
+
+def test_checkpoints_of_lightning(tmp_path, monkeypatch):
+    """Oracle: the module that Lightning has trained and saved."""
+    if not find_spec("lightning"):
+        pytest.skip("lightning is not installed")
+    subprocess.run([sys.executable, "-c", LIGHTNING, tmp_path], check=True, capture_output=True)
+    monkeypatch.setattr("vggnet.models.table1.WIDTHS", (4,) * 5)
+    convert(tmp_path / "last.ckpt", tmp_path / "ours.safetensors")
+    images, expected = torch.load(tmp_path / "outputs.pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(vggnet.load(tmp_path / "ours.safetensors")(images), expected)
 
 
 def test_bare_features(torchvision_network, assert_equal_answers, tmp_path):

@@ -17,8 +17,8 @@ from vggnet.weights.conversion import convert
 KINDS = [
     f"{name}-{top}{suffix}"
     for name in ("vgg16", "vgg19")
-    for top in ("top", "notop")
-    for suffix in (".h5", ".weights.h5")
+    for top in ("top", "notop", "gap")
+    for suffix in (".h5", ".weights.h5", ".keras")
 ]
 
 
@@ -62,8 +62,9 @@ def assert_answers_are_keras(folder, kind, out, **options):
 def test_keras(kind, keep_bgr, small_files, tiny, tmp_path):
     """Oracle: Keras' own layers, on pixels that Keras has prepared."""
     ours = assert_answers_are_keras(small_files, kind, tmp_path / "ours.safetensors", keep_bgr=keep_bgr)
-    expected = {"head": "none"} if "notop" in kind else {"head": "paper", "num_classes": 10}
-    assert ours.architecture == vggnet.Architecture(name=kind[:5], **expected)
+    head = {"top": "paper", "notop": "none", "gap": "gap"}[kind.partition(".")[0][6:]]
+    expected = {} if head == "none" else {"num_classes": 10}
+    assert ours.architecture == vggnet.Architecture(name=kind[:5], head=head, **expected)
     assert ours.preprocess.bgr is keep_bgr
 
 

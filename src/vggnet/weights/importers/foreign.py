@@ -27,10 +27,14 @@ def unwrapped(content: object) -> object:
 def plain_names(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the names of a bare network: without wrappers and owners, and with "features." before a number.
 
+    Beside an owner, modules that have only vectors are left out: weights of classes in a loss, states of metrics.
+
     Raises: WeightsError if two would have one name.
     """
     parts = {name: [part for part in name.split(".") if part not in WRAPPERS] for name in state}
     while owner := _owner(parts.values()):
+        layers = {found[0] for name, found in parts.items() if state[name].ndim > 1}  # a loss has no matrices
+        parts = {name: found for name, found in parts.items() if found[0] in layers}
         parts = {name: found[1:] if found[0] == owner else found for name, found in parts.items()}
     if parts and all(len(found) == 2 and found[0].isdecimal() for found in parts.values()):
         parts = {name: ["features", *found] for name, found in parts.items()}

@@ -1,7 +1,8 @@
 """State dicts of torchvision, timm and others that number the layers alike, with their classifier or without it.
 
-Files are read without running code in them. The layers are recognized by their numbers, which timm has kept. A state
-dict may lie inside a training checkpoint, and its names may have the prefixes of wrappers (`foreign.plain_names`).
+Files are read without running code in them: what is neither tensors nor plain data is left out. The layers are
+recognized by their numbers, which timm has kept. A state dict may lie inside a training checkpoint, and its names may
+have the prefixes of wrappers (`foreign.plain_names`).
 """
 
 import pickle
@@ -11,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -75,6 +76,16 @@ def read(path: Path, *, features_only: bool = False) -> Checkpoint:
     )
 
 
+class _NotRead:
+    """Stands for an object of a class that is not loaded: it takes what the object was made of, and keeps nothing."""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors that `torch.save(model.state_dict(), path)` has written, or those of a safetensors file.
 
@@ -82,6 +93,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
+        state = unwrapped(content)
+        if _is_not_read(state) or (isinstance(state, Mapping) and any(map(_is_not_read, state.values()))):
+            raise pickle.UnpicklingError
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: damaged, or it holds more than tensors, which is never run here. Fetch it again, or write it by "
@@ -91,7 +105,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: cannot be read ({one_line(error)}). It may be cut short; fetch it again."
         ) from error
-    state = unwrapped(content)
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise WeightsError(f"{path}: holds a {type(state).__name__}, expected tensors by name (a state dict).")
     odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
@@ -144,6 +157,8 @@ def _unpickled(path: Path) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what kinds of tensors are in it, which are refused
         with torch.serialization.safe_globals(_HARMLESS):
+            others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        with torch.serialization.safe_globals([*_HARMLESS, *((_NotRead, name) for name in others)]):
             return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -157,6 +172,10 @@ def _single_linear(state: Mapping[str, Tensor]) -> str | None:
     weight = state.get(f"{layer}.weight")
     is_linear = weight is not None and weight.ndim == 2 and weight.shape[1] == max(channels)
     return layer if is_linear else None
+
+
+def _is_not_read(content: object) -> bool:
+    return content is _NotRead or isinstance(content, _NotRead)
 
 
 def _is_plain(tensor: object) -> bool:

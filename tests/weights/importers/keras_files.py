@@ -34,20 +34,29 @@ def full(name, top):
     return make(weights=None, include_top=top, input_shape=shape, classifier_activation=None)
 
 
+def with_head_of_ones_own(model):
+    """As many people fine-tune: the network inside another model, with global average pooling and Dense."""
+    layers = keras.layers
+    return keras.Sequential([model, layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Dense(NUM_CLASSES)])
+
+
 def main():
     folder, make = Path(sys.argv[1]), full if sys.argv[2:] == ["full"] else small
     rng = np.random.default_rng(0)
     for name in CONVS:
-        for top in (True, False):
-            model = make(name, top)
+        for top in ("top", "notop", "gap"):
+            model = make(name, top == "top")
+            if top == "gap":
+                model = with_head_of_ones_own(model)
             weights = []
             for array in model.get_weights():
                 bound = (6 / array[..., 0].size) ** 0.5 if array.ndim > 1 else 0.2
                 weights.append(rng.uniform(-bound, bound, array.shape).astype("float32"))
             weights[0] /= 100  # for inputs of 0..255
             model.set_weights(weights)
-            stem = folder / f"{name}-{'top' if top else 'notop'}"
+            stem = folder / f"{name}-{top}"
             model.save(f"{stem}.h5")
+            model.save(f"{stem}.keras")
             model.save_weights(f"{stem}.weights.h5")
             pixels = rng.integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
             prepared = keras.applications.vgg16.preprocess_input(pixels.astype("float32"))
