@@ -1,6 +1,7 @@
 """The public face: names, imports, and the command's manners."""
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -238,6 +239,17 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, named):
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stderr.startswith("vgg: ")
     assert named in result.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("arguments", [["--help"], ["show", "vgg11"], ["train", "--help"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough(arguments):
+    """Oracle: the contract: nothing is complained of, as with `| head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run([VGG, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.integration

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from vggnet.cli.ranks import is_alone, is_first
-from vggnet.errors import VGGError
+from vggnet.errors import ConfigError, VGGError
 from vggnet.files import ESCAPE, cache_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,30 +55,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command and exit."""
     arguments = sys.argv[1:] if argv is None else argv
     _print_all_names()
-    command = arguments[0] if arguments else "--help"
-    if command in ("-h", "--help", "help"):
-        print(USAGE)
-        return
-    if command == "--version":
-        from importlib.metadata import version
-
-        print(f"vggnet {version('vggnet')}")
-        return
-    if command in MOVED:
-        sys.exit(_complain(MOVED[command]))
-    if command not in COMMANDS:
-        sys.exit(_complain(f"unknown command {command!r}. The commands are {', '.join(COMMANDS)}."))
-    if command != "train" and not is_alone():
-        sys.exit(
-            _complain(f"torchrun has started several processes, but vgg {command} works in one. Leave torchrun out.")
-        )
     # PyTorch's threads sleep while they wait for each other. By default they spin, and beside any other busy process a
     # step then takes about ten times as long; alone, sleeping costs 2 %. Heard only if set before PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is one line
     try:
         with _interrupts_that_end_imports():
-            code: int | None = import_module(f"vggnet.cli.{command}").main(arguments[1:])
+            code = _run(arguments[0] if arguments else "--help", arguments[1:])
         sys.stdout.flush()
     except VGGError as error:
         code = _complain(str(error))
@@ -103,6 +86,28 @@ def main(argv: list[str] | None = None) -> None:
         else:
             raise
     sys.exit(code)
+
+
+def _run(command: str, arguments: list[str]) -> int | None:
+    """The exit code of a command.  Raises: ConfigError for one that cannot be run."""
+    if command in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"vggnet {version('vggnet')}")
+        return 0
+    if command in MOVED:
+        raise ConfigError(MOVED[command])
+    if command not in COMMANDS:
+        raise ConfigError(f"unknown command {command!r}. The commands are {', '.join(COMMANDS)}.")
+    if command != "train" and not is_alone():
+        raise ConfigError(
+            f"torchrun has started several processes, but vgg {command} works in one. Leave torchrun out."
+        )
+    code: int | None = import_module(f"vggnet.cli.{command}").main(arguments)
+    return code
 
 
 def _print_all_names() -> None:
