@@ -149,6 +149,27 @@ def test_a_tested_run_shows_its_mistakes(tmp_path):
     assert report.runs[0]["test_accuracy"] == 359 / 360
 
 
+def test_what_was_trained_on_is_said(tmp_path):
+    """Oracle: numbers made up here; counts of a test and of a training; a run of before, without them."""
+    run = add_test(make_run(tmp_path / "run"), trained_on=12)
+    path = run / "config.json"
+    counts = {"train_images": 1365, "val_images": 72, "val_split": None, "near_copies": {"validation": 3, "test": 2001}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | counts))
+    report = write_report(run)
+    html = " ".join(report.path.read_text().split())
+    assert (
+        "1,365 training images, 72 validation images (held out of train), 360 tested images (split test); 10 classes."
+        in html
+    )
+    assert "12 of the 360 tested images were trained on" in html
+    assert "3 validation images and 2,001 test images look like images that were trained on." in html
+    assert len(report.notes) == 2
+    old = add_test(make_run(tmp_path / "old"), data="other", split="val", fingerprint="0")
+    html = " ".join(write_report(old).path.read_text().split())
+    assert "1,437 training images, 360 tested images (split val of other); 10 classes." in html
+    assert "look like images" not in html
+
+
 def test_examples_are_explained(tmp_path):
     """Oracle: by hand: the one mistake for both of its classes, then the right answers, each for one."""
     run = add_test(make_run(tmp_path / "run"))

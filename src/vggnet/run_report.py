@@ -73,7 +73,7 @@ def _report(run: Run, path: Path) -> Report:
 
     data = _gather(run, run.folder.resolve().name)
     per_image, source, notes = _predictions(run, data.test)
-    notes = (*_skipped(run), *notes)
+    notes = (*_seen_in_training(data), *_skipped(run), *notes)
     explanations: list[Explanation] = []
     if data.test and per_image and source and run.weights.is_file():
         try:
@@ -124,6 +124,20 @@ def _skipped(run: Run) -> list[str]:
         return []
     left_out = f"Left out of training and validation, as they cannot be read: {len(skipped):,} (all in {SKIPPED})."
     return [" ".join([left_out, *skipped[:NAMED]])]
+
+
+def _seen_in_training(run: RunData) -> Iterator[str]:
+    """Notes of images to test or validate on that are among those that were trained on, or look like them."""
+    test = run.test or {}
+    if count := test.get("trained_on"):
+        yield (
+            f"{count:,} of the {test['images']:,} tested images were trained on: the result does not say how well new "
+            "images are recognized."
+        )
+    copies = run.description.get("near_copies") or {}
+    if copies:
+        found = " and ".join(f"{number:,} {split} images" for split, number in copies.items())
+        yield f"Near-copies: {found} look like images that were trained on."
 
 
 def _check(runs: Sequence[Run]) -> None:

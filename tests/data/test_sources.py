@@ -23,6 +23,7 @@ from vggnet.data.sources.digits import open_digits
 from vggnet.data.sources.image_folder import open_folder
 from vggnet.data.sources.opening import count_images, open_source, source_splits
 from vggnet.data.sources.parquet import open_parquet, parquet_files
+from vggnet.data.sources.source import BY_NAME, Columns
 from vggnet.errors import DataError, ImageError
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
@@ -543,6 +544,24 @@ def test_images_are_counted_without_reading_them(tmp_path):
     assert [count_images(tmp_path / "split", split) for split in ("train", "test", "val")] == [3, 7, None]
     assert [count_images(tmp_path / "rows", split) for split in ("train", "test")] == [5, None]
     assert [count_images(spec, "test") for spec in ("digits", "stream:rows")] == [360, None]
+
+
+@pytest.mark.parametrize("header", ["file_name,label", "file_name,kind"])
+def test_images_of_listings_are_counted(header, tmp_path):
+    """Oracle: the rows written; for a listing without splits, what opening it gives."""
+    rows = [f"{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(20)]
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("\n".join([header, *rows]))
+    columns = Columns(label="kind") if "kind" in header else BY_NAME
+    sizes = [len(open_source(tmp_path, split, columns=columns)) for split in ("train", "test")]
+    assert sum(sizes) == 20
+    assert [count_images(tmp_path, split, columns) for split in ("train", "test", "val")] == [*sizes, None]
+    splits = ["train"] * 13 + ["valid"] * 3 + ["test"] * 4
+    (tmp_path / "labels.csv").write_text(
+        "\n".join([f"{header},split", *(f"{row},{split}" for row, split in zip(rows, splits, strict=True))])
+    )
+    assert [count_images(tmp_path, split, columns) for split in ("train", "val", "test")] == [13, 3, 4]
 
 
 def test_data_sets_with_names_are_found_where_version_0_1_kept_them(tmp_path, monkeypatch):

@@ -142,6 +142,9 @@ def test_near_copies_and_a_run_folder_inside_the_data_are_said(folder, tmp_path,
     said = capsys.readouterr().err
     found = int(said.partition("near-copies: ")[2].split()[0])
     assert across <= found <= 2 * across + 12  # originals that are tested may have their copies among train
+    kept = json.loads((folder / "new" / "config.json").read_text())
+    assert sum(kept["near_copies"].values()) == found
+    assert (kept["train_images"], kept["val_images"]) == (len(contents(folder, "train")), 0)
     assert f"new is inside the data {folder}" in said
     assert open_source(folder, "all").classes == ("cat", "dog")
 

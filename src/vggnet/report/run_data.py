@@ -112,7 +112,8 @@ def most_confused(confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
 def configuration(run: RunData) -> dict[str, dict[str, Any]]:
     """config.json as tables of names and values."""
     description = run.description
-    data = {name: description.get(name) for name in ("data", "images", "fingerprint", "preset", "init_from")}
+    names = ("data", "images", "train_images", "val_images", "val_split", "fingerprint", "preset", "init_from")
+    data = {name: description.get(name) for name in names}
     data["classes"] = len(description["classes"])
     return {
         "Configuration": options(run),

@@ -1,5 +1,6 @@
 """The first line of `vgg train`: the preset and why, the images of each split, classes, sizes, and what is ignored."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,13 @@ MAX_COMPARED = 10_000  # images; `vgg data` compares more
 
 
 def first_line(
-    data: str | Path, division: Division, config: TrainConfig, *, preset: str | None, is_chosen: bool
+    data: str | Path,
+    division: Division,
+    config: TrainConfig,
+    columns: Columns = BY_NAME,
+    *,
+    preset: str | None,
+    is_chosen: bool,
 ) -> str:
     """What a training starts with, in one line.
 
@@ -27,6 +34,7 @@ def first_line(
         data: as given.
         division: its images.
         config: of the training.
+        columns: as for `open_source`.
         preset: the name of the preset that the configuration comes from, if it does.
         is_chosen: whether the data have chosen the preset.
 
@@ -39,7 +47,7 @@ def first_line(
     crop = config.data.crop
     parts = [
         f"preset {preset} ({why})" if preset else f"own options (images are of {width} x {height})",
-        ", ".join(_counts(data, division)),
+        ", ".join(_counts(data, division, columns)),
         f"{len(source.classes):,} classes",
         f"seen at {crop} x {crop}",
     ]
@@ -50,9 +58,22 @@ def first_line(
     return " | ".join(parts)
 
 
-def near_copies_line(
+def near_copies_line(data: str | Path, counts: Mapping[str, int]) -> str | None:
+    """What a training says of near-copies, in one line; None if there are none.
+
+    Args:
+        data: as given.
+        counts: see `near_copies`.
+    """
+    if not counts:
+        return None
+    found = " and ".join(f"{count:,} {what} images" for what, count in counts.items())
+    return f"near-copies: {found} look like images to train on; vgg data {data} --duplicates names them"
+
+
+def near_copies(
     data: str | Path, division: Division, columns: Columns = BY_NAME, *, progress: Progress = False
-) -> str | None:
+) -> dict[str, int]:
     """How many images to validate or test on look nearly like one to train on, where they were divided here.
 
     Args:
@@ -62,15 +83,15 @@ def near_copies_line(
         progress: as for `vggnet.train`.
 
     Returns:
-        One line; None if there are none, or there are more than MAX_COMPARED images.
+        {"validation" or "test": images}, where there are some; nothing for more than MAX_COMPARED images.
     """
     source = division.source
     is_carved = division.val_source is source and len(division.val_indices) > 0
     if isinstance(source, Stream) or source.is_fixed or len(source) > MAX_COMPARED:
-        return None
+        return {}
     is_divided = source_splits(data) == DIVIDED
     if not (is_carved or is_divided):
-        return None
+        return {}
     train = sketch_source(source, division.train_indices.tolist(), progress=progress)
     counts = {}
     if is_carved:
@@ -79,13 +100,10 @@ def near_copies_line(
         with suppress(DataError):  # testing comes later
             test = open_source(data, "test", columns=columns)
             counts["test"] = count_near_copies(sketch_source(test, range(len(test))), train)
-    found = [f"{count:,} {what} images" for what, count in counts.items() if count]
-    if not found:
-        return None
-    return f"near-copies: {' and '.join(found)} look like images to train on; vgg data {data} --duplicates names them"
+    return {what: count for what, count in counts.items() if count}
 
 
-def _counts(data: str | Path, division: Division) -> list[str]:
+def _counts(data: str | Path, division: Division, columns: Columns) -> list[str]:
     """How many images each split has, as far as it is known."""
     counts = [f"train {len(division.train_indices):,}"]
     if len(division.val_indices):
@@ -93,7 +111,7 @@ def _counts(data: str | Path, division: Division) -> list[str]:
         whence = "of train" if carved else f"split {division.val_source.split}"
         counts.append(f"val {len(division.val_indices):,} ({whence})")
     with suppress(DataError):  # testing comes later
-        test = count_images(data, "test")
+        test = count_images(data, "test", columns)
         if test is not None:
             counts.append(f"test {test:,}")
     return [*counts[:-1], f"{counts[-1]} images"]

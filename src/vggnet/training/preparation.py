@@ -27,7 +27,7 @@ from vggnet.training.inputs import (
     with_color_axes,
 )
 from vggnet.training.learner import build_model, is_frozen
-from vggnet.training.overview import first_line, near_copies_line
+from vggnet.training.overview import first_line, near_copies, near_copies_line
 from vggnet.training.presets import preset, suggest_preset
 from vggnet.training.run import Run
 from vggnet.weights.adaptation import transfer
@@ -58,12 +58,13 @@ def prepare(
     _check_network(config)
     division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
     if shown:
-        print(first_line(data, division, config, preset=name, is_chosen=is_chosen), file=sys.stderr)
+        print(first_line(data, division, config, columns, preset=name, is_chosen=is_chosen), file=sys.stderr)
     preprocess = make_preprocess(config, source, progress=shown)
     config = with_color_axes(config, source, preprocess)
     _check(config, preprocess)
     inputs = Inputs.of(config, division, preprocess, progress=shown)
-    if shown and (note := near_copies_line(data, division, columns, progress=True)):
+    copies = near_copies(data, division, columns, progress=True) if shown else None
+    if copies and (note := near_copies_line(data, copies)):
         print(note, file=sys.stderr)
     _check_shares(inputs, ranks)
     model = _new_model(inputs)
@@ -77,6 +78,9 @@ def prepare(
         "init_from": None if init_from is None else str(init_from),
         "classes": source.classes,
         "images": len(source),
+        "train_images": len(division.train_indices),
+        "val_images": len(division.val_indices),
+        "near_copies": copies,  # of images to train on, by split; None if they were not counted
         "fingerprint": source.fingerprint,
         "contents": source.contents,
         "pixels": source.pixels_key,

@@ -40,10 +40,10 @@ def source_splits(spec: str | Path) -> tuple[str, ...]:
     return _resolve(spec)[1]()
 
 
-def count_images(spec: str | Path, split: str) -> int | None:
+def count_images(spec: str | Path, split: str, columns: Columns = BY_NAME) -> int | None:
     """How many images a split has, readable or not, if that is known without reading them.
 
-    None for streams, data sets of the hub, and splits that are not there.
+    None for streams, data sets of the hub, and splits that are not there. `columns`: as `open_source`.
     Raises: DataError as `open_source`.
     """
     from vggnet.data.sources.parquet import count_rows, parquet_files  # heavy
@@ -58,9 +58,12 @@ def count_images(spec: str | Path, split: str) -> int | None:
     if files := parquet_files(folder):
         name = same_split(split, files)
         return None if name is None else sum(map(count_rows, files[name]))
+    if columns != BY_NAME or not _has_classes(folder):
+        from vggnet.data.sources.listing import find_listings, open_listing
+
+        is_there = same_split(split, find_listings(folder)) is not None
+        return len(open_listing(folder, split, columns=columns)) if is_there else None
     if same_split(split, folder_splits(folder)) is None:
-        return None
-    if not _has_classes(folder):
         return None
     if folder_splits(folder) == DIVIDED and split == "test":
         return len(open_folder(folder, "all")) - len(open_folder(folder, "train"))
