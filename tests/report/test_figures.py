@@ -1,10 +1,14 @@
+import warnings
+
 import numpy as np
 import pytest
+from matplotlib import font_manager
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from vggnet.errors import StorageError
-from vggnet.report import figures
+from vggnet.report import figures, plot_style
 
 
 @pytest.fixture
@@ -134,6 +138,52 @@ def test_files_are_pngs_and_come_out_the_same(tmp_path):
             assert image.format == "PNG"
             image.load()
     assert draw(tmp_path) == first
+
+
+def test_characters_that_no_font_has_are_named(tmp_path, monkeypatch):
+    """Oracle: DejaVu Sans, which Matplotlib brings along, has Greek and no Chinese."""
+    monkeypatch.setattr(plot_style, "_fonts", lambda: ["DejaVu Sans"])
+    names = ["βήτα", "向日葵", "猫"]
+    with pytest.warns(UserWarning, match="no font on this machine has 向 日 猫 葵; .*fonts-noto-cjk") as caught:
+        figures.draw_confusion(np.eye(3, dtype=int), names, tmp_path / "confusion.png", title="test")
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    with warnings.catch_warnings(action="error"):
+        figures.draw_confusion(np.eye(1, dtype=int), ["βήτα\n"], tmp_path / "confusion.png", title="test")
+
+
+def test_a_font_of_the_machine_has_the_characters(tmp_path, monkeypatch):
+    """Oracle: a font made here, which has 猫 as a filled square: no warning, and the figure holds the square."""
+    fonttools = pytest.importorskip("fontTools.fontBuilder")
+    pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
+    for number, place in enumerate([(0, 0), (0, 1000), (1000, 1000), (1000, 0)]):
+        (pen.lineTo if number else pen.moveTo)(place)
+    pen.closePath()
+    square = pen.glyph()
+    font = fonttools.FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder([".notdef", "cat"])
+    font.setupCharacterMap({ord("猫"): "cat"})
+    font.setupGlyf({".notdef": type(square)(), "cat": square})
+    font.setupHorizontalMetrics({".notdef": (1000, 0), "cat": (1000, 0)})
+    font.setupHorizontalHeader(ascent=1000, descent=0)
+    font.setupNameTable({"familyName": "WenQuanYi Zen Hei", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(tmp_path / "cat.ttf")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    font_manager.fontManager.addfont(tmp_path / "cat.ttf")
+    plot_style._fonts.cache_clear()
+    figure = Figure(figsize=(1, 1))
+    figure.text(0.1, 0.1, "猫", fontsize=40)
+    try:
+        with warnings.catch_warnings(action="error"):
+            plot_style.save_figure(figure, tmp_path / "cat.png")
+    finally:
+        plot_style._fonts.cache_clear()
+    dark = np.asarray(Image.open(tmp_path / "cat.png").convert("L")) < 50
+    rows, columns = (np.flatnonzero(dark.any(axis)) for axis in (1, 0))
+    assert dark[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean() > 0.95
+    assert len(rows) > 50
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     # PyTorch's threads sleep while they wait for each other. By default they spin, and beside any other busy process a
     # step then takes about ten times as long; alone, sleeping costs 2 %. Heard only if set before PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # our own limit is one line
     try:
         with _interrupts_that_end_imports():

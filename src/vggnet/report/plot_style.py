@@ -5,7 +5,7 @@ from vggnet.errors import require
 require("matplotlib", "report")
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,17 +27,38 @@ MORE_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN"),
     *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "AR PL UMing CN", "AR PL UKai CN"),
     *("Microsoft YaHei", "SimHei", "SimSun", "PingFang SC", "Heiti SC", "Hiragino Sans GB", "Hiragino Sans"),
+    *(
+        "Noto Sans CJK TC",
+        "Noto Sans CJK KR",
+        "Noto Sans CJK HK",
+        "Noto Serif CJK JP",
+        "Noto Serif CJK SC",
+        "Noto Sans JP",
+    ),
+    *("PingFang HK", "PingFang TC", "STHeiti", "Songti SC", "Microsoft JhengHei", "Yu Gothic", "MS Gothic"),
+    *("Malgun Gothic", "Apple SD Gothic Neo", "Nanum Gothic", "NanumGothic"),
     *("Arial Unicode MS", "Noto Sans", "Unifont"),
 )
+SHOWN = 8  # characters in the warning
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """As PNG, whole or not at all.  Raises: StorageError if `path` cannot be written."""
-    for text in figure.findobj(Text):
+    """As PNG, whole or not at all; a warning names characters that no font has.
+
+    Raises: StorageError if `path` cannot be written.
+    """
+    texts = figure.findobj(Text)
+    for text in texts:
         text.set_fontfamily(_fonts())
         text.set_text(escaped(text.get_text()))
+    if lacking := _lacking({character for text in texts for character in text.get_text()}):
+        warnings.warn(
+            f"no font on this machine has {' '.join(lacking[:SHOWN])}{' ...' if len(lacking) > SHOWN else ''}; figures "
+            "show empty boxes there. Install Noto Sans CJK (apt install fonts-noto-cjk), then draw them again.",
+            stacklevel=1,  # the same line, so that Python shows it once, not for each figure
+        )
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as an empty box
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # one for each glyph
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "vggnet"})
 
 
@@ -71,3 +92,10 @@ def short(name: str, length: int) -> str:
 @cache
 def _fonts() -> list[str]:
     return ["DejaVu Sans", *(name for name in MORE_FONTS if name in font_manager.get_font_names())]
+
+
+def _lacking(characters: Iterable[str]) -> list[str]:
+    """Those that none of the fonts has."""
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _fonts()]
+    wanted = [character for character in characters if character.isprintable() and not character.isspace()]
+    return sorted(one for one in wanted if not any(font.get_char_index(ord(one)) for font in fonts))
