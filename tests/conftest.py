@@ -1,7 +1,9 @@
 """What holds for every test."""
 
+import ctypes
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TESTS = Path(__file__).parent
+READ_ALL = 0b110  # the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, with which root reads everything
 collect_ignore = [
     "evaluation/colors.py",
     "training/killable.py",
@@ -79,3 +82,24 @@ def own_cache(tmp_path, monkeypatch):
     autotuner.cache_clear()
     yield
     autotuner.cache_clear()
+
+
+@pytest.fixture
+def as_any_user():
+    """A context in which this thread, and those that it starts, read only what permissions allow, even as root."""
+
+    @contextmanager
+    def limited():
+        libc = ctypes.CDLL(None, use_errno=True)
+        header, rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        assert libc.capget(header, rights) == 0
+        effective = rights[0]
+        rights[0] = effective & ~READ_ALL
+        assert libc.capset(header, rights) == 0
+        try:
+            yield
+        finally:
+            rights[0] = effective
+            assert libc.capset(header, rights) == 0
+
+    return limited

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all: permissions, and what a failure leaves."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -83,3 +84,22 @@ def test_folders_by_platform(platform, environment, expected, monkeypatch):
     monkeypatch.setattr("platformdirs.windows.get_win_folder", lambda name: os.environ["LOCALAPPDATA"])
     monkeypatch.setattr("platformdirs.PlatformDirs", {"linux": Unix, "darwin": MacOS, "win32": Windows}[platform])
     assert cache_folder() == expected
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EINVAL, errno.EIO])
+def test_folders_that_cannot_be_flushed(tmp_path, monkeypatch, error):
+    """Oracle: the file, written whole: network file systems refuse to open or flush folders. A broken disk is said."""
+    real = os.open
+
+    def refuse(path, *arguments, **options):
+        if Path(path).is_dir():
+            raise OSError(error, os.strerror(error))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    if error == errno.EIO:
+        with pytest.raises(StorageError, match="Input/output error"):
+            write_text(tmp_path / "file", "new")
+    else:
+        write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"

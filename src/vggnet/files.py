@@ -1,6 +1,7 @@
 """Atomic file writes, and the folder for caches."""
 
 import codecs
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import platformdirs
 from safetensors import SafetensorError
 
 from vggnet.errors import StorageError
+
+NO_FLUSH = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders: not offered
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(permissions)  # safetensors' writer replaces it by a file for its owner alone
         _flush(temporary)
         os.replace(temporary, path)  # noqa: PTH105 (the one call that tests kill at)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"{path}: cannot be written ({error}). What was there before is unchanged; make room or choose another "
@@ -117,3 +120,12 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """As `_flush`, where the file system offers it for folders; those of Windows and of networks may not."""
+    try:
+        _flush(folder)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise

@@ -60,7 +60,10 @@ def is_run(folder: Path) -> bool:
     Args:
         folder: any path.
     """
-    return (folder / "config.json").is_file() and any((folder / name).exists() for name in RUN_FILES)
+    return os.path.isfile(folder / "config.json") and any(  # noqa: PTH113 (False where it cannot be reached)
+        os.path.exists(folder / name)  # noqa: PTH110 (as above)
+        for name in RUN_FILES
+    )
 
 
 def _holds_runs(folder: Path) -> bool:
@@ -74,10 +77,15 @@ def _holds_runs(folder: Path) -> bool:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder and may be data, by its name.  Raises: DataError."""
     try:
+        os.stat(os.path.join(folder, "."))  # noqa: PTH116, PTH118 (fails if the files in it cannot be opened)
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     except OSError as error:
-        raise DataError(f"{folder}: this folder cannot be read ({error.strerror}). Make it readable.") from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: this folder cannot be read ({error.strerror}). Make it readable.")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -88,7 +96,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(folder: Path) -> Identity:
-    status = folder.stat()
+    """Raises: DataError."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     return status.st_dev, status.st_ino
 
 

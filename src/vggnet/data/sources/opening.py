@@ -138,11 +138,15 @@ def _place(spec: str | Path) -> tuple[Path | None, str | None]:
         own = next((folder for folder in folders if parquet_files(folder)), None)
         return (own, None) if own else (folders[0], _HUB_ALIASES[spec])
     folder = Path(spec).expanduser()
-    if folder.is_dir():
+    try:
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except OSError as error:
+        raise DataError(f"{spec}: cannot be reached ({error.strerror}). Make the folders above it readable.") from error
+    if is_folder:
         return folder, None
-    if isinstance(spec, str) and not folder.exists() and _HUB_ID.fullmatch(spec):
+    if isinstance(spec, str) and not exists and _HUB_ID.fullmatch(spec):
         return None, spec
-    found = "not a folder" if folder.exists() else "no such folder"
+    found = "not a folder" if exists else "no such folder"
     raise DataError(
         f"{spec}: {found}; expected digits, cifar10, cifar100, a folder of parquet files or of class folders, "
         "or a Hugging Face id such as uoft-cs/cifar10."

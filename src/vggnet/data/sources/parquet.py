@@ -5,6 +5,7 @@ by their place, all loader processes share them, and they may be more than fit i
 """
 
 import json
+import os
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,8 @@ def parquet_files(path: Path | str) -> dict[str, list[Path]]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
+    if not os.path.isdir(folder):  # noqa: PTH112 (False where it cannot be reached)
+        return []
     return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
 
 
