@@ -337,6 +337,16 @@ def test_a_killed_worker_is_one_line():
         raise RuntimeError("another")
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), ConnectionRefusedError(111, "no"), EOFError()])
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch(error):
+    """Oracle: what multiprocessing raises then, as seen in a training whose worker was killed after each step."""
+    with pytest.raises(DataError, match="a loader process has ended .*--workers") as caught, lost_workers_named():
+        raise error
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(BrokenPipeError), lost_workers_named():  # the reader of our output has seen enough
+        raise BrokenPipeError
+
+
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_a_small_shared_memory_is_not_filled(monkeypatch, free):
     """Oracle: the batches of this process; what workers send is in shared memory only if there is room."""

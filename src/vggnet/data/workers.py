@@ -24,6 +24,7 @@ from vggnet.errors import DataError, ImageError, one_line
 
 T = TypeVar("T")
 SHARED_MEMORY = Path("/dev/shm")
+LOST = (ConnectionResetError, ConnectionRefusedError, EOFError)  # when it is killed while it hands over a batch
 AHEAD = 4  # batches that a worker may have in shared memory: two that are asked for, one sent, one received
 
 # Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
@@ -162,8 +163,8 @@ def lost_workers_named() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, *LOST) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise DataError(
             f"a loader process has ended ({one_line(error)}). Often memory ran out. Start again, or go on from the "
