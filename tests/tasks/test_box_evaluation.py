@@ -1,6 +1,7 @@
 """Tests of networks that give boxes: windows looked at one by one, boxes placed by hand."""
 
 import json
+import shutil
 from itertools import product
 
 import numpy as np
@@ -173,6 +174,45 @@ def test_the_table_of_all_images(photos, flip, with_classes):
     assert counts[-1] == (12, 12)
     assert [done for done, _ in counts] == sorted(done for done, _ in counts)
     assert {total for _, total in counts} == {12}
+
+
+def test_photos_that_cannot_be_read_are_left_out(photos, tmp_path, capsys, own_cache):
+    """Oracle: the same photos without those files; both are named and counted. By default one line, as before."""
+    shutil.copytree(photos / "test", photos / "train")
+    shutil.copytree(photos, tmp_path / "whole")
+    for file in ("test/cat/1.png", "test/elk/4.png", "train/dog/2.png"):
+        (photos / file).write_bytes((photos / file).read_bytes()[:200])
+        for name in (file, file.replace(".png", ".xml")):
+            (tmp_path / "whole" / name).unlink()
+    models, options = [network("per_class"), network("shared", 1)], {"workers": 0, "scales": (64, 80), "flip": True}
+    expected = vggnet.evaluate(
+        models, tmp_path / "whole", classifier=network(None), **options, table=tmp_path / "whole.csv"
+    )
+    found = vggnet.evaluate(
+        models, photos, classifier=network(None), **options, on_error="return", table=tmp_path / "found.csv"
+    )
+    same = ("error_class_given", "error_top1", "error_top5", "mean_overlap", "error_whole_image", "error_constant_box")
+    assert [getattr(found, name) for name in same] == pytest.approx([getattr(expected, name) for name in same])
+    assert found.error_constant_box is not None
+    assert (found.images, expected.images, list(found.unreadable), expected.unreadable) == (4, 4, [1, 4], {})
+    assert str(photos / "test" / "cat" / "1.png") in found.unreadable[1]
+    rows = [
+        (tmp_path / f"{name}.csv").read_text().replace(str(tmp_path / "whole"), str(photos))
+        for name in ("found", "whole")
+    ]
+    assert rows[0] == rows[1]
+    save(models[0], tmp_path / "boxes.safetensors")
+    given = ["test", tmp_path / "boxes.safetensors", "--data", photos, "--workers", "0"]
+    code, out, lines = vgg(capsys, *given)
+    assert (code, out, len(lines)) == (2, "", 1)
+    code, out, lines = vgg(capsys, *given, "--on-bad-image", "skip", "--json")
+    assert (code, json.loads(out)["images"], len(json.loads(out)["unreadable"])) == (0, 4, 2)
+    assert lines[-1] == "vgg: left out 2 images that cannot be read"
+    for file in (photos / "test").rglob("*.png"):
+        file.write_bytes(b"")
+    code, out, lines = vgg(capsys, *given, "--on-bad-image", "skip")
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert "none of the 6 images can be read" in lines[0]
 
 
 @pytest.mark.parametrize(("cat", "elk"), [(0, 4), (4, 5), (5, 0), (1, 3)])

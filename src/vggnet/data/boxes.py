@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vggnet.data.decoded import recall
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
-from vggnet.errors import DataError
+from vggnet.errors import DataError, ImageError
 from vggnet.progress import Progress, report_progress
 
 Array = NDArray[np.float64]
@@ -72,6 +72,24 @@ def _read_boxes(source: Source, progress: Progress) -> Boxes:
         source, edges, outside, "reaches outside the image; expected edges within {width:g} x {height:g}", boxes.sizes
     )
     return boxes
+
+
+def unreadable_images(source: Source) -> dict[int, ImageError]:
+    """The images that cannot be decoded, and why; all of them are tried.
+
+    Args:
+        source: the images.
+    """
+
+    def error_of(index: int) -> ImageError | None:
+        try:
+            source.open(index).decode()
+        except ImageError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {index: error for index, error in enumerate(pool.map(error_of, range(len(source)))) if error}
 
 
 def read_voc(file: Path | str, label: str) -> tuple[float, float, float, float]:

@@ -63,7 +63,7 @@ def evaluate(
         workers: processes that load images, 0 for none; by default 0 for small images, else one for each core.
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
         on_error: "raise" raises the error of an image that cannot be read; "return" leaves such images out, and
-            `unreadable` of the result names them. Models that predict boxes need every image.
+            `unreadable` of the result names them.
         label_column: of a table, the column of labels; by default the one called label.
         image_column: of a table, the column of images; by default the only one of bytes.
         out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
@@ -114,8 +114,6 @@ def evaluate(
     if len(names) > 1:
         raise ConfigError(f"the models have different tasks: {', '.join(sorted(names))}. Evaluate those of one task.")
     task = get_task(names.pop())
-    if on_error == "return" and not task.skips_bad_images:
-        raise ConfigError(f"models of the task {task.name} need every image; leave out on_error (--on-bad-image).")
     tested = open_test(models, data, split, Columns(image_column, label_column))
     job = EvaluationJob(
         networks=networks,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -12,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggnet.data.boxes import Boxes, read_boxes, resize_factors
+from vggnet.data.boxes import Boxes, read_boxes, resize_factors, unreadable_images
 from vggnet.data.loading import WholeImages, default_workers, of_one_size
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import Source, match_classes
+from vggnet.data.sources.source import Source, Subset, match_classes
 from vggnet.data.workers import lost_workers_named
-from vggnet.errors import DataError
+from vggnet.errors import DataError, ImageError, OnError
 from vggnet.metrics import mean_softmax, rank
 from vggnet.progress import report_progress
 from vggnet.tasks.box_geometry import Array, clip, constant_box, is_correct, merge, mirror, overlap
@@ -36,14 +35,14 @@ def evaluate_boxes(job: EvaluationJob) -> Evaluated:
 
     Raises:
         ConfigError: the networks take other crops.
-        DataError: there are no boxes, or they cannot be.
+        DataError: there are no boxes, or they cannot be; or no image can be read.
 
     Source:
         arXiv:1409.1556, appendix A.
     """
     given = [*job.networks, *([job.classifier] if job.classifier else [])]
     require_one_kind(given)
-    preprocess, source = given[0].preprocess, job.source
+    preprocess, (source, bad) = given[0].preprocess, _usable(job.source, job.on_error)
     at = Protocol(name="dense", scales=job.scales).at(preprocess).scales
     answering = [_on_labels(opened, source) for opened in given]
     networks, scorer = answering[: len(job.networks)], answering[-1] if job.classifier else None
@@ -73,14 +72,25 @@ def evaluate_boxes(job: EvaluationJob) -> Evaluated:
         error_top5=None if ranks is None else float(1 - (right & (ranks < 5)).mean()),
         mean_overlap=float(overlap(predicted, boxes.edges).mean()),
         error_whole_image=_error_of_constant(np.array([0, 0, 1, 1]), boxes),
-        error_constant_box=_error_of_best_constant(job.data, job.split, boxes),
+        error_constant_box=_error_of_best_constant(job, boxes),
         images=len(seen),
         scales=at,
         flip=job.flip,
         classifier=job.classifier_name,
+        unreadable={index: str(error) for index, error in bad.items()},
         **job.about(start),
     )
     return Evaluated(result, columns=partial(_columns, source, predicted, boxes.edges))
+
+
+def _usable(source: Source, on_error: OnError) -> tuple[Source, dict[int, ImageError]]:
+    """The images that count, and those that cannot be read.  Raises: DataError if none can."""
+    bad = unreadable_images(source) if on_error == "return" else {}
+    if not bad:
+        return source, bad
+    if len(bad) == len(source):
+        raise DataError(f"{source.name}, split {source.split}: none of the {len(bad):,} images can be read.")
+    return Subset(source, np.setdiff1d(np.arange(len(source)), list(bad))), bad
 
 
 def _columns(source: Source, predicted: Array, true: Array) -> dict[str, list[Any]]:
@@ -157,11 +167,11 @@ def _error_of_constant(relative: Array, boxes: Boxes) -> float:
     return float(1 - is_correct(relative * np.tile(boxes.sizes, 2), boxes.edges).mean())
 
 
-def _error_of_best_constant(data: str | Path, split: str, boxes: Boxes) -> float | None:
-    if split == "train" or "train" not in source_splits(data):
+def _error_of_best_constant(job: EvaluationJob, boxes: Boxes) -> float | None:
+    if job.split == "train" or "train" not in source_splits(job.data):
         return None
     try:
-        train = read_boxes(open_source(data, "train"))
+        train = read_boxes(_usable(open_source(job.data, "train"), job.on_error)[0])
     except DataError:
         return None
     return _error_of_constant(constant_box(*train), boxes)

@@ -73,6 +73,7 @@ class LocalizationResult:
     device: str
     torch: str  # version
     date: str  # UTC
+    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
     trained_on: int | None = None  # images that the network was trained on; None if that is not known
     files: tuple[Path, ...] = ()  # the figures that were drawn
     notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on

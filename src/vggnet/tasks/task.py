@@ -110,7 +110,6 @@ class Task(ABC):
     name: ClassVar[str]
     # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
-    skips_bad_images: ClassVar[bool] = False  # whether `evaluate` can leave out images that cannot be read
     draws_predictions: ClassVar[bool] = False  # whether `draw_predictions` can be called
     # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
     conditions: ClassVar[tuple[str, ...]] = ()

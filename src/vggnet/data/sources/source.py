@@ -161,6 +161,10 @@ class Subset(Source):
         """As the source does."""
         return self._source.describe(int(self._indices[index]))
 
+    def boxes(self) -> NDArray[np.float64]:
+        """Those of the source."""
+        return self._source.boxes()[self._indices]
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the source and of the places."""
