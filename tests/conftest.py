@@ -52,6 +52,7 @@ INTEGRATION = (
     "training/test_checkpoints.py",
     "training/test_distributed.py",
     "training/test_loop.py",
+    "training/test_lost_workers.py",
     "training/test_photos.py",
     "training/test_recorded_losses.py",
     "training/test_resume.py",

@@ -3,10 +3,10 @@
 import copy
 import multiprocessing
 import re
-import resource
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -72,7 +72,7 @@ def bench_train(
         batch: images in each step.
         rounds: steps of each way that are timed.
         compiled: also time `torch.compile`, which needs a C++ compiler and minutes.
-        memory: also run two steps of each way in a process of its own, for its peak memory.
+        memory: also run two steps of each way in a process of its own, for its peak memory (not on Windows).
         progress: see `vggnet.progress.Progress`.
 
     Raises:
@@ -88,7 +88,8 @@ def bench_train(
         return training_step(network, images, labels, forward)
 
     seconds = in_turns(_ways(network, images, compiled, stepping), rounds, progress)
-    peaks = {way: peak_bytes(_steps, way, model, width, head, size, batch) for way in seconds} if memory else None
+    measured = seconds if memory and find_spec("resource") else ()  # Windows has no such module
+    peaks = {way: peak_bytes(_steps, way, model, width, head, size, batch) for way in measured} or None
     work = f"training step, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
     return Bench(work=work, batch=batch, seconds=seconds, environment=cpu_environment(), peak_bytes=peaks)
 
@@ -236,4 +237,6 @@ def _peak() -> int:
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, whose getrusage counts what the parent held when it started this process
         return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))[0])
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
-from vggnet.errors import DataError, ImageError, one_line
+from vggnet.errors import DataError, ImageError, VGGError, one_line
 
 T = TypeVar("T")
 SHARED_MEMORY = Path("/dev/shm")
@@ -121,7 +123,7 @@ def stack(images: list[Tensor | ImageError]) -> tuple[Tensor | NDArray[np.uint8]
 
 def start_workers(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
     """A DataLoader whose worker processes stay from one epoch to the next, and that draws no global random number."""
-    return DataLoader(
+    return _Loader(
         dataset,
         num_workers=workers,
         worker_init_fn=_leave_group,
@@ -129,6 +131,32 @@ def start_workers(dataset: Dataset[Any], workers: int, **options: Any) -> DataLo
         generator=torch.Generator(),
         **options,
     )
+
+
+class _Loader(DataLoader[Any]):
+    """A DataLoader that says in one line that its processes cannot be started."""
+
+    def __iter__(self) -> Any:
+        try:
+            return super().__iter__()
+        except OSError as error:
+            if isinstance(error, VGGError):  # of a stream, whose files are read here
+                raise
+            _discard(error)
+            raise DataError(
+                f"loader processes cannot be started ({one_line(error)}). They need room in shared memory "
+                f"({SHARED_MEMORY}; in Docker: --shm-size 1g) and for processes. Make room, or load without them: "
+                "--workers 0."
+            ) from None
+
+
+def _discard(error: Exception) -> None:
+    """End the processes that were started before an error. PyTorch would do it later, and complain of what it lacks."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda complaint: None
+    try:
+        clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 def _leave_group(worker: int) -> None:
