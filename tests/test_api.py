@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +57,14 @@ def test_the_public_names_are_those_of_the_design():
         assert getattr(vggnet, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         vggnet.nothing  # noqa: B018 (the attribute raises)
+
+
+def test_the_version_is_that_of_the_installed_package():
+    """Oracle: the metadata of the package, and the command; other dunder names stay missing."""
+    assert vggnet.__version__ == version("vggnet")
+    assert run("--version").stdout == f"vggnet {vggnet.__version__}\n"
+    with pytest.raises(AttributeError, match="__nothing__"):
+        vggnet.__nothing__  # noqa: B018 (the attribute raises)
 
 
 def test_no_public_function_has_the_name_of_a_submodule():

@@ -103,3 +103,17 @@ def test_folders_that_cannot_be_flushed(tmp_path, monkeypatch, error):
     else:
         write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_file_that_is_open_elsewhere_stays(tmp_path, monkeypatch):
+    """Oracle: Windows does not let an open file be replaced; one line names it, and what was there stays."""
+    write_text(tmp_path / "file", "old")
+
+    def refuse(old, new):
+        raise PermissionError(13, "The process cannot access the file", str(old), 32, str(new))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(StorageError, match="file: cannot be written") as caught:
+        write_text(tmp_path / "file", "new")
+    assert len(str(caught.value).splitlines()) == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

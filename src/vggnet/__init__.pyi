@@ -25,3 +25,4 @@ from .weights.checkpoint import save as save
 from .weights.create import create_model as create_model
 
 style = style_transfer
+__version__: str

@@ -26,6 +26,10 @@ def attach(package: str, init: str, old: Mapping[str, str] | None = None) -> Cal
     def get(name: str) -> object:
         if name == "__all__":
             return list(public())
+        if name == "__version__" and "." not in package:
+            from importlib.metadata import version
+
+            return version(package)
         if name.startswith("__"):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if name in public():

@@ -21,13 +21,13 @@ def encoded(values, file_format, **options):
 
 
 def png(values, significant=None):
-    """A 16-bit PNG by hand: gray (h, w), or color (h, w, 3 or 4); `significant` is written as sBIT."""
+    """A 16-bit PNG by hand: gray (h, w), with alpha (h, w, 2), color (h, w, 3 or 4); `significant` is for sBIT."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     channels = 1 if values.ndim == 2 else values.shape[2]
-    kind = {1: 0, 3: 2, 4: 6}[channels]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
     sbit = chunk(b"sBIT", bytes([significant] * channels)) if significant else b""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -106,3 +106,23 @@ def test_floats_and_negative_values():
         as_viewed(Image.fromarray(np.array([[0, np.nan]], np.float32)))
     with pytest.raises(ImageError, match="photo: .*not finite"):
         decode_image(encoded(np.array([[0, np.inf]], np.float32), "TIFF"), name="photo")
+
+
+def test_gray_with_alpha_keeps_its_highest_8_bits():
+    """Oracle: v // 16 for 12 bits in a 16-bit file, by hand; alpha is opaque."""
+    gray = random(12)
+    values = np.stack([gray, np.full_like(gray, 0xFFFF)], axis=-1)
+    pixels = np.asarray(open_image(png(values, significant=12)).decode())
+    np.testing.assert_array_equal(pixels[..., 0], gray // 16)
+
+
+@pytest.mark.parametrize("most", [1023, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+def test_netpbm_is_scaled_by_the_largest_value_that_it_states(most, kind):
+    """Oracle: 255 v / most by hand, give or take 1 for rounding down or to the nearest; white is white."""
+    values = RNG.integers(0, most + 1, (16, 16, 3) if kind == "P6" else (16, 16))
+    values.flat[0] = most
+    pixels = np.asarray(open_image(f"{kind}\n16 16\n{most}\n".encode() + values.astype(">u2").tobytes()).decode())
+    expected = 255 * values / most if kind == "P6" else np.repeat(255 * values[..., None] / most, 3, axis=-1)
+    assert np.abs(pixels - expected).max() < 1
+    assert pixels[0, 0, 0] == 255

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vggnet.data.depth import BITS, bits_used, join_bytes, other_bytes, stated_bits, to_8_bits
+from vggnet.data.depth import BITS, bits_used, join_bytes, low_bytes, stated_bits, to_8_bits
 from vggnet.data.formats import EXPECTED, SUFFIXES, first_bytes, is_heic, open_heic, open_large
 from vggnet.errors import ConfigError, ImageError, InputError, MissingDependencyError, one_line
 
@@ -176,9 +176,9 @@ def _use_low_bytes(image: ImageFile.ImageFile, file: Path | bytes, name: str, st
     if image.mode not in ("RGB", "RGBA") or max(high for _, high in image.getextrema()[:3]) >= 1 << 14 - 8:  # type: ignore[misc]
         return
     with _open(file, name) as again, _whole(again, name):
-        if other_bytes(again):
-            again.load()
-            image.info[BITS] = join_bytes(image, again, stated)
+        low = low_bytes(again)
+        if low is not None:
+            image.info[BITS] = join_bytes(image, low, stated)
 
 
 def as_viewed(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image:

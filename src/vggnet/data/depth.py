@@ -64,22 +64,26 @@ def stated_bits(image: ImageFile.ImageFile) -> int | None:
     return stated if 8 < stated < 16 else None
 
 
-def other_bytes(image: ImageFile.ImageFile) -> bool:
-    """Have a 16-bit color image that is not decoded yet decoded to its low bytes, where Pillow takes the high ones.
+def low_bytes(image: ImageFile.ImageFile) -> Image.Image | None:
+    """The low bytes of a 16-bit color image, of which Pillow takes the high ones; None for other images.
 
-    Returns:
-        Whether it is such an image.
+    Args:
+        image: not decoded yet. It is decoded here.
     """
     if image.mode not in ("RGB", "RGBA") or not image.tile:
-        return False
+        return None
     first = image.tile[0].args
     raw, *rest = (first,) if isinstance(first, str) else first or ("",)
-    depth = str(raw).rpartition(";")[2]
+    kind, _, depth = str(raw).rpartition(";")
     if depth not in _OTHER_BYTE:
-        return False
-    swapped = str(raw).replace(depth, _OTHER_BYTE[depth])
-    image.tile = [tile._replace(args=swapped if isinstance(first, str) else (swapped, *rest)) for tile in image.tile]
-    return True
+        return None
+    raw = "RGBA" if kind == "LA" else f"{kind};{_OTHER_BYTE[depth]}"  # gray and alpha: their four bytes are channels
+    image.tile = [tile._replace(args=raw if isinstance(first, str) else (raw, *rest)) for tile in image.tile]
+    image.load()
+    if kind != "LA":
+        return image
+    _, gray, _, alpha = image.split()
+    return Image.merge("RGBA", (gray, gray, gray, alpha))
 
 
 def join_bytes(high: Image.Image, low: Image.Image, stated: int | None) -> int:
