@@ -9,6 +9,7 @@ from torch import Tensor
 from vggnet.accel.weight_cache import FoldedWeights
 
 Pass = Literal["forward", "grad_input", "grad_weight", "inference"]
+Precision = Literal["float32", "bfloat16"]  # of the factors of products; sums are float32
 
 
 class Shape(NamedTuple):
@@ -37,13 +38,14 @@ class Shape(NamedTuple):
 
 
 class Algorithm(ABC):
-    """One way to compute a 3x3 convolution with stride 1 and padding 1, in float32 on a CPU.
+    """One way to compute a 3x3 convolution with stride 1 and padding 1, of float32 on a CPU.
 
     Activations x (N, C, H, W) and grad (N, K, H, W) and weights (K, C, 3, 3) come in channels-last memory; results may
     have either format.
     """
 
     name: str  # in the autotuning cache, in checkpoints and in $VGGNET_CONV
+    precision: Precision = "float32"
 
     @abstractmethod
     def supports(self, work: Pass, shape: Shape) -> bool:

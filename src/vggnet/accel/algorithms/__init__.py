@@ -4,6 +4,7 @@ Importing this package takes the time that numba takes to import, so `dispatch` 
 """
 
 from vggnet.accel.algorithm import Algorithm
+from vggnet.accel.algorithms.bfloat16 import Bfloat16
 from vggnet.accel.algorithms.direct import DirectConvolution, DirectNCHW
 from vggnet.accel.algorithms.im2col import Im2col
 from vggnet.accel.algorithms.matmul import MatrixProduct
@@ -16,4 +17,5 @@ ALGORITHMS: tuple[Algorithm, ...] = (  # in the order in which they are measured
     Im2col(),
     Winograd(4),
     Winograd(2),
+    Bfloat16(),
 )
