@@ -39,10 +39,14 @@ def assert_close(found, expected):
 def test_names():
     """Oracle: the names that caches, checkpoints and $VGGNET_CONV have, typed by hand."""
     names = [algorithm.name for algorithm in ALGORITHMS]
-    assert names == ["direct", "direct_nchw", "matmul", "im2col", "winograd4", "winograd2"]
+    assert names == ["direct", "direct_nchw", "matmul", "im2col", "winograd4", "winograd2", "bfloat16"]
+    assert [algorithm.name for algorithm in ALGORITHMS if algorithm.precision == "bfloat16"] == ["bfloat16"]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+IN_FLOAT32 = [algorithm for algorithm in ALGORITHMS if algorithm.precision == "float32"]
+
+
+@pytest.mark.parametrize("algorithm", IN_FLOAT32, ids=lambda algorithm: algorithm.name)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), n=st.integers(1, 5), with_bias=st.booleans(), seed=st.integers(0, 99))
 def test_every_supported_pass_is_right(algorithm, data, n, with_bias, seed):
@@ -78,6 +82,7 @@ def test_every_supported_pass_is_right(algorithm, data, n, with_bias, seed):
     ("matmul", Shape(2, 2, 3, 16, 16)), ("matmul", Shape(2, 3, 1, 16, 16)),
     ("im2col", Shape(2, 32, 32, 5, 64)), ("im2col", Shape(2, 32, 32, 3, 72)), ("im2col", Shape(2, 32, ROWS - 1, 3, 64)),
     ("winograd4", Shape(2, 8, 8, 16, 24)), ("winograd2", Shape(2, 8, 8, 3, 16)),
+    ("bfloat16", Shape(2, 8, 8, 32, 48)), ("bfloat16", Shape(2, 8, 8, 16, 32)),
 ])  # fmt: skip
 def test_other_shapes_are_refused(name, shape):
     """Oracle: the limits that the guide states, one shape beyond each."""

@@ -10,14 +10,16 @@ from torch import Tensor
 from vggnet.accel.algorithm import Algorithm, Pass, Shape
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.buffers import keep_freed_memory
+from vggnet.accel.precision import allowed_precision
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve with 3x3 kernels, stride 1 and padding 1: `F.conv2d(x, weight, bias, padding=1)`, faster on a CPU.
 
     The algorithm is the fastest for the shape, measured at its first use, or the one that $VGGNET_CONV names. Results
-    differ from PyTorch's by rounding. float32 on a CPU is computed here; everything else, such as an empty batch or
-    autocast, goes to F.conv2d. Gradients can be taken once (no gradients of gradients).
+    differ from PyTorch's by rounding; products are computed in bfloat16 only where `allowed_precision` says so. float32
+    on a CPU is computed here; everything else, such as an empty batch or autocast, goes to F.conv2d. Gradients can be
+    taken once (no gradients of gradients).
 
     Args:
         x: images (N, C, H, W) in any memory format; channels-last is faster.
@@ -65,12 +67,14 @@ def run_fastest(work: Pass, shape: Shape, *arguments: Any, label: str = "") -> T
     label: what the autotuning cache calls the pass; by default its name.
     """
     keep_freed_memory()
+    precision = allowed_precision()
     algorithms = {
         algorithm.name: partial(getattr(algorithm, work), *arguments)
         for algorithm in _all_algorithms()
-        if algorithm.supports(work, shape)
+        if algorithm.precision in ("float32", precision) and algorithm.supports(work, shape)
     }
-    return channels_last(autotuner().run(shape.key(label or work), algorithms))
+    key = shape.key(label or work)
+    return channels_last(autotuner().run(key if precision == "float32" else f"{precision} {key}", algorithms))
 
 
 def channels_last(tensor: Tensor) -> Tensor:

@@ -152,14 +152,14 @@ def is_frozen(name: str, blocks: int) -> bool:
 
 
 def _forward(config: TrainConfig, model: VGG, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The model as a function, compiled and in bfloat16 where the configuration says so."""
+    """The model as a function, compiled and in bfloat16 where the configuration says so; for CPUs see `session`."""
     options, on_gpu = config.run, device.type == "cuda"
     compiles = on_gpu if options.compile is None else options.compile
     if compiles and not on_gpu:
         _require_compiler()
     forward: Callable[[Tensor], Tensor] = torch.compile(model) if compiles else model
     has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    if options.precision == "float32" or (options.precision == "auto" and not has_bfloat16):
+    if not on_gpu or options.precision == "float32" or (options.precision == "auto" and not has_bfloat16):
         return forward
 
     def in_bfloat16(images: Tensor) -> Tensor:

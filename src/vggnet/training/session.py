@@ -1,7 +1,7 @@
 """A training with checkpoints: the loop of `fit`, what is saved between its steps, and what is shown of it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vggnet.accel.autotuning import autotuner
+from vggnet.accel.precision import products_in
 from vggnet.data.loading import Batch
 from vggnet.errors import NonFiniteError
 from vggnet.models.vgg import VGG
@@ -67,7 +68,9 @@ def open_session(
         if skipped is not None:
             skipped.update(position.skipped)
             position.skipped = skipped
-        with autotuner().fixed(checkpoints.choices):
+        in_bfloat16 = config.run.precision == "bfloat16" and learner.device.type == "cpu"
+        precision = products_in("bfloat16") if in_bfloat16 else nullcontext()
+        with precision, autotuner().fixed(checkpoints.choices):
             yield Session(config, learner, batches, prepare, validate, position, checkpoints, console, stop)
 
 

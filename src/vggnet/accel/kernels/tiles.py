@@ -204,8 +204,8 @@ def transpose_pairs(typing: Any, source: Any, row: Any, destination: Any) -> Any
         pairs = []
         for i in range(TILE):
             start = builder.add(source, builder.mul(row, ir.Constant(_LONG, i)))
-            halves = [_rounded(builder, _load(builder, start, j * TILE * FLOAT)) for j in range(2)]
-            low, high = (_shuffled(builder, *halves, range(odd, 2 * TILE, 2)) for odd in range(2))
+            left, right = (_rounded(builder, _load(builder, start, j * TILE * FLOAT)) for j in range(2))
+            low, high = (_shuffled(builder, left, right, range(odd, 2 * TILE, 2)) for odd in range(2))
             pairs.append(_paired(builder, low, high))
         for i, values in enumerate(_transposed(builder, pairs)):
             _store(builder, values, destination, i * ROW)

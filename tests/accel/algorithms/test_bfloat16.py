@@ -1,0 +1,103 @@
+"""The convolution with products in bfloat16."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from vggnet.accel.algorithms.bfloat16 import Bfloat16
+from vggnet.accel.kernels.tiles import has_tiles
+from vggnet.accel.weight_cache import FoldedWeights
+
+pytestmark = pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
+TOLERANCE = 1e-6  # of the largest value: the sums are float32
+
+
+def channels_last(*shape):
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+
+def rounded(tensor):
+    return tensor.bfloat16().double()
+
+
+def assert_close(found, expected):
+    assert found.shape == expected.shape
+    assert (found.double() - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 4), c=st.sampled_from([32, 64, 160]), k=st.sampled_from([32, 96]), height=st.integers(1, 20),
+    width=st.integers(1, 20), with_bias=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_every_pass_is_right(n, c, k, height, width, with_bias, seed):
+    """Oracle: direct convolution of the rounded factors, and its gradients, in float64."""
+    torch.manual_seed(seed)
+    x, grad, weight = channels_last(n, c, height, width), channels_last(n, k, height, width), channels_last(k, c, 3, 3)
+    bias = torch.randn(k) if with_bias else None
+    exact = F.conv2d(rounded(x), rounded(weight), None if bias is None else bias.double(), padding=1)
+    assert_close(Bfloat16().forward(x, weight, bias), exact)
+    found = Bfloat16().grad_input(grad, weight)
+    assert_close(found, conv2d_input(x.shape, rounded(weight), rounded(grad), padding=1))
+    found = Bfloat16().grad_weight(grad, x)
+    assert_close(found, conv2d_weight(rounded(x), weight.shape, rounded(grad), padding=1))
+    conv = nn.Conv2d(c, k, 3, padding=1, bias=with_bias)
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+        if bias is not None:
+            conv.bias.copy_(bias)
+        assert_close(Bfloat16().inference(x, FoldedWeights(conv, None), True, False), exact.relu())
+        if height % 2 == width % 2 == 0:
+            expected = F.max_pool2d(exact.relu(), 2)
+            assert_close(Bfloat16().inference(x, FoldedWeights(conv, None), True, True), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 16, 16), (1, 256, 256, 14, 14), (2, 512, 512, 4, 4)], ids=str)
+def test_the_error_is_at_most_that_of_onednn(shape):
+    """Oracle: float64. oneDNN's own convolution in bfloat16 of the same values has the error that is allowed, 1.1x."""
+    n, c, k, height, width = shape
+    torch.manual_seed(0)
+    x, weight, grad = channels_last(n, c, height, width), channels_last(k, c, 3, 3), channels_last(n, k, height, width)
+    half = [tensor.bfloat16() for tensor in (x, weight, grad)]
+    trios = [
+        (Bfloat16().forward(x, weight, None), F.conv2d(*half[:2], padding=1),
+         F.conv2d(x.double(), weight.double(), padding=1)),
+        (Bfloat16().grad_input(grad, weight), conv2d_input(x.shape, half[1], half[2], padding=1),
+         conv2d_input(x.shape, weight.double(), grad.double(), padding=1)),
+        (Bfloat16().grad_weight(grad, x), conv2d_weight(half[0], weight.shape, half[2], padding=1),
+         conv2d_weight(x.double(), weight.shape, grad.double(), padding=1)),
+    ]  # fmt: skip
+    for ours, theirs, exact in trios:
+        assert (ours - exact).norm() <= 1.1 * (theirs - exact).norm()
+
+
+def test_the_same_for_any_number_of_threads():
+    """Oracle: one thread."""
+    torch.manual_seed(0)
+    x, weight, grad = channels_last(3, 64, 20, 20), channels_last(96, 64, 3, 3), channels_last(3, 96, 20, 20)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            algorithm = Bfloat16()
+            passes = (algorithm.forward(x, weight, None), algorithm.grad_input(grad, weight))
+            found.append((*passes, algorithm.grad_weight(grad, x)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_beside_onednn():
+    """Oracle: the results of each alone: both set up the unit of the same threads, in turns."""
+    torch.manual_seed(0)
+    x, weight = channels_last(2, 64, 20, 20), channels_last(64, 64, 3, 3)
+    ours, theirs = Bfloat16().forward(x, weight, None), F.conv2d(x.bfloat16(), weight.bfloat16(), padding=1)
+    for _ in range(5):
+        assert torch.equal(F.conv2d(x.bfloat16(), weight.bfloat16(), padding=1), theirs)
+        assert torch.equal(Bfloat16().forward(x, weight, None), ours)

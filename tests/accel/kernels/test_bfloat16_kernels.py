@@ -1,0 +1,122 @@
+"""How factors are packed for the matrix unit, and the instructions of the unit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vggnet.accel.kernels import bfloat16_kernels as kernels
+
+
+def channels_last(*shape):
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+
+def bits(tensor):
+    """The 16 bits of each value, rounded by PyTorch."""
+    return tensor.bfloat16().view(torch.int16).numpy()
+
+
+def positions(x):
+    """Plain loops: the pixels of each row, then a position of zeros; after each image a row of them. (P, C)."""
+    n, channels, height, width = x.shape
+    rows = []
+    for image in range(n):
+        for row in range(height + 1):
+            for column in range(width + 1):
+                inside = row < height and column < width
+                rows.append(x[image, :, row, column] if inside else torch.zeros(channels))
+    return torch.stack(rows)
+
+
+SIZES = {
+    "n": st.integers(1, 3),
+    "height": st.integers(1, 6),
+    "width": st.integers(1, 6),
+    "c": st.sampled_from([32, 96]),
+}
+
+
+@settings(deadline=None, max_examples=20)
+@given(**SIZES)
+def test_pixels(n, height, width, c):
+    """Oracle: plain loops, and PyTorch's rounding."""
+    x = channels_last(n, c, height, width)
+    first, expected = width + 2, positions(x)
+    packed = torch.full((c // 32, len(expected) + 2 * first, 32), 7, dtype=torch.int16)
+    kernels.pack_pixels(
+        blocks=n * (height + 1) + 1, n=n, height=height, width=width, channels=c, first=first, positions=len(expected),
+        x=x, zeros=torch.zeros(c), packed=packed, packed_row=packed.stride(0) * 2,
+    )  # fmt: skip
+    assert not packed[:, :first].any()
+    assert not packed[:, -first:].any()
+    inner = packed[:, first:-first].permute(1, 0, 2).reshape(len(expected), c).numpy()
+    np.testing.assert_array_equal(inner, bits(expected))
+
+
+@settings(deadline=None, max_examples=20)
+@given(**SIZES)
+def test_pairs(n, height, width, c):
+    """Oracle: plain loops, and PyTorch's rounding."""
+    x = channels_last(n, c, height, width)
+    expected = positions(x)
+    count = -(-len(expected) // 32) * 32
+    packed = torch.full((c // 32, count // 2, 32, 2), 7, dtype=torch.int16)
+    kernels.pack_pairs(
+        blocks=count // 32, n=n, height=height, width=width, channels=c, x=x, zeros=torch.zeros(c), packed=packed,
+        packed_row=packed.stride(0) * 2,
+    )  # fmt: skip
+    flat = packed.permute(1, 3, 0, 2).reshape(count, c).numpy()
+    np.testing.assert_array_equal(flat[: len(expected)], bits(expected))
+    assert not flat[len(expected) :].any()
+
+
+@settings(deadline=None, max_examples=20)
+@given(**SIZES)
+def test_transposed(n, height, width, c):
+    """Oracle: plain loops, and PyTorch's rounding."""
+    x = channels_last(n, c, height, width)
+    first, expected = width + 2, positions(x)
+    columns = -(-(len(expected) + 2 * first) // 16)
+    packed = torch.full((c, columns * 16), 7, dtype=torch.int16)
+    kernels.pack_transposed(
+        blocks=columns, n=n, height=height, width=width, channels=c, first=first, x=x, zeros=torch.zeros(c),
+        packed=packed, packed_row=packed.stride(0) * 2,
+    )  # fmt: skip
+    assert not packed[:, :first].any()
+    end = first + len(expected)
+    np.testing.assert_array_equal(packed[:, first:end].numpy(), bits(expected.T))
+    assert not packed[:, end:].any()
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "turned"])
+def test_weights(turned):
+    """Oracle: plain loops over panels, steps, taps and pairs."""
+    k, c = 64, 96
+    weight = channels_last(k, c, 3, 3)
+    columns, depth = (c, k) if turned else (k, c)
+    packed = torch.empty(columns // 32, depth // 32, 9, 16, 32, 2, dtype=torch.int16)
+    kernels.pack_weights(
+        blocks=columns // 32, in_channels=c, out_channels=k, w=weight, packed=packed, turned=int(turned)
+    )
+    rounded = weight.bfloat16().view(torch.int16)
+    for panel, step, tap in np.ndindex(columns // 32, depth // 32, 9):
+        for pair, column, odd in ((0, 0, 0), (0, 31, 1), (5, 16, 0), (15, 15, 1)):
+            one, other = panel * 32 + column, step * 32 + 2 * pair + odd
+            row, place = divmod(8 - tap if turned else tap, 3)
+            expected = rounded[other, one, row, place] if turned else rounded[one, other, row, place]
+            assert packed[panel, step, tap, pair, column, odd] == expected
+
+
+def test_rounding():
+    """Oracle: PyTorch: ties to even, infinities, the largest number, subnormal numbers, and what is no number."""
+    special = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, float("inf"), float("-inf"), 3.4028235e38, 1e-40, -0.0]
+    x = torch.tensor(special + [0.1] * 24).view(1, 32, 1, 1).contiguous(memory_format=torch.channels_last)
+    packed = torch.zeros(1, 2 * 2 + 2 * 3, 32, dtype=torch.int16)
+    common = {"blocks": 3, "n": 1, "height": 1, "width": 1, "channels": 32, "first": 3, "positions": 4, "packed_row": 0}
+    kernels.pack_pixels(x=x, zeros=torch.zeros(32), packed=packed, **common)
+    np.testing.assert_array_equal(packed[0, 3].numpy(), bits(x.flatten()))
+    x[0, 5] = float("nan")
+    kernels.pack_pixels(x=x, zeros=torch.zeros(32), packed=packed, **common)
+    assert packed.view(torch.bfloat16)[0, 3, 5].isnan()
