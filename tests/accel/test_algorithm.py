@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from vggnet.accel.algorithm import Shape, round_up
-from vggnet.accel.algorithms import ALGORITHMS
+from vggnet.accel.algorithms.all import ALGORITHMS
 from vggnet.accel.kernels.llvm import ROWS
 from vggnet.accel.weight_cache import FoldedWeights
 

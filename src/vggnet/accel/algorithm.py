@@ -1,4 +1,4 @@
-"""What every convolution algorithm offers. They are listed in `algorithms.ALGORITHMS`."""
+"""What every convolution algorithm offers. They are listed in `algorithms.all`."""
 
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
@@ -37,6 +37,14 @@ class Shape(NamedTuple):
         return f"{work} n<={batch} {size} {self.in_channels}->{self.out_channels}"
 
 
+class Amounts(NamedTuple):
+    """What a pass has to do, for `cost_model`."""
+
+    products: float  # multiplications, each with an addition
+    values: float  # that are read, transformed or written
+    weights: float  # that are read or transformed
+
+
 class Algorithm(ABC):
     """One way to compute a 3x3 convolution with stride 1 and padding 1, of float32 on a CPU.
 
@@ -50,6 +58,12 @@ class Algorithm(ABC):
     @abstractmethod
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether it can do this pass of this shape on this machine."""
+
+    def amounts(self, work: Pass, shape: Shape) -> Amounts:
+        """What it has to do; by default as direct convolution does, with channels in whole vectors."""
+        n, height, width, in_channels, out_channels = shape
+        pixels, channels = n * height * width, fill(in_channels) * fill(out_channels)
+        return Amounts(9 * pixels * channels, pixels * (in_channels + out_channels), 9 * in_channels * out_channels)
 
     @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,6 +91,11 @@ def relu_and_pool(y: Tensor, relu: bool, pool: bool) -> Tensor:
 def fills_vectors(shape: Shape) -> bool:
     """Whether both numbers of channels are multiples of 16, the most float32 lanes that a vector has."""
     return shape.in_channels % 16 == 0 and shape.out_channels % 16 == 0
+
+
+def fill(channels: int) -> int:
+    """To the next number of channels that fills vectors."""
+    return -(-channels // 16) * 16
 
 
 def round_up(size: int) -> int:

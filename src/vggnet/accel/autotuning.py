@@ -1,10 +1,15 @@
-"""Autotuning: the fastest algorithm of each pass and shape, measured once on this machine and cached on disk."""
+"""Autotuning: the fastest algorithm of each pass and shape, predicted at first, and measured where that pays.
+
+A shape is measured once on a machine, when it has been used often, or at its first use in a `fixed` block, such as a
+training. Measurements are cached on disk.
+"""
 
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +23,8 @@ from vggnet.accel.threads import num_threads
 from vggnet.files import cache_folder
 
 DIRECT = "direct"
-VERSION = 3  # of the algorithms; a cache of another version is measured again
+VERSION = 4  # of the algorithms; a cache of another version is measured again
+MEASURE_AFTER = 50  # uses of a shape, by predicted choices
 REPEATS = 3  # timed runs of each algorithm, after one warm-up run; the fastest counts
 
 OLD_NAMES = {"dense": "matmul", "unfold": "im2col", "halves": "float16"}  # of algorithms, in version 0.1
@@ -40,11 +46,9 @@ Choices = Mapping[str, Choice]
 class Autotuner:
     """Runs each pass and shape ("key") by its fastest algorithm.
 
-    An algorithm is measured at the first use of a key, unless a `fixed` block or the cache file names it.
-
     Args:
-        path: the cache file; None keeps measurements in memory only. A damaged file is ignored and replaced; a file
-            that cannot be written is not an error.
+        path: the cache file, a line of JSON for each measurement; None keeps them in memory only. Damaged lines are
+            ignored; a file that cannot be written is not an error.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -52,9 +56,22 @@ class Autotuner:
         self._lock = threading.Lock()
         self._measured: dict[str, Choice] = _read(path) if path else {}
         self._chosen: dict[str, Choice] = {}
+        self._measures = False  # whether a key is measured at its first use
+        self._uses: Counter[str] = Counter()  # of keys that are not measured
 
-    def run(self, key: str, algorithms: Mapping[str, Candidate]) -> Tensor:
-        """The result of the fastest algorithm, or of the one that $VGGNET_CONV names if it is among them."""
+    def knows(self, key: str) -> bool:
+        """Whether `run` will not predict: the key is measured, will be now, or $VGGNET_CONV is set."""
+        known = key in self._chosen or key in self._measured or self._measures
+        return known or bool(os.environ.get("VGGNET_CONV"))
+
+    def run(self, key: str, algorithms: Mapping[str, Candidate], predict: Callable[[], str] = lambda: DIRECT) -> Tensor:
+        """The result of the fastest algorithm, or of the one that $VGGNET_CONV names if it is among them.
+
+        Args:
+            key: names the pass and the shape.
+            algorithms: all that can be used for it, by their names.
+            predict: gives the name of one of them as long as the key is not measured.
+        """
         forced = os.environ.get("VGGNET_CONV")
         if forced:
             return algorithms.get(OLD_NAMES.get(forced, forced), algorithms[DIRECT])()
@@ -62,6 +79,8 @@ class Autotuner:
             return algorithms[DIRECT]()
         choice = self._chosen.get(key)
         if choice is None or choice["algorithm"] not in algorithms:
+            if not self._is_worth_measuring(key):
+                return algorithms[predict()]()
             choice = self._chosen[key] = self._cached(key, algorithms)
         return algorithms[choice["algorithm"]]()
 
@@ -69,14 +88,15 @@ class Autotuner:
     def fixed(self, choices: Choices) -> Iterator[None]:
         """Within the block, use these choices instead of measured ones, so that a resumed run is exact.
 
-        They apply to the whole process and are never written to the cache; what they lack is measured and cached as
-        usual.
+        They apply to the whole process and are never written to the cache; what they lack is measured at its first use,
+        and cached.
         """
-        outer, self._chosen = self._chosen, _up_to_date(choices)
+        outer = self._chosen, self._measures
+        self._chosen, self._measures = _up_to_date(choices), True
         try:
             yield
         finally:
-            self._chosen = outer
+            self._chosen, self._measures = outer
 
     def chosen(self) -> dict[str, Choice]:
         """The choices that the innermost `fixed` block was given or has used; outside of one, those used so far."""
@@ -86,22 +106,28 @@ class Autotuner:
         """What was measured on this machine, as the cache file has it."""
         return dict(self._measured)
 
+    def _is_worth_measuring(self, key: str) -> bool:
+        """Whether the key is measured already, or has been used so often that measuring pays; counts its uses."""
+        self._uses[key] += 1
+        return self._measures or key in self._measured or self._uses[key] > MEASURE_AFTER
+
     def _cached(self, key: str, algorithms: Mapping[str, Candidate]) -> Choice:
         with self._lock:
             choice = self._measured.get(key)
             if choice is None or choice["algorithm"] not in algorithms:
                 choice = self._measured[key] = _measure(algorithms)
-                self._write()
+                self._write(key, choice)
         return choice
 
-    def _write(self) -> None:
+    def _write(self, key: str, choice: Choice) -> None:
+        """Add a line; in one piece, as other processes may write to the same file."""
         if self._path is None:
             return
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        line = "\n" + json.dumps({"key": key, **choice}) + "\n"  # also after a line that was cut off
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._measured, indent=1), encoding="utf-8")
-            temporary.replace(self._path)
+            with self._path.open("ab", buffering=0) as file:
+                file.write(line.encode())
         except OSError:
             self._path = None
 
@@ -115,7 +141,7 @@ def autotuner() -> Autotuner:
 def default_path() -> Path:
     """A file for each CPU model, number of threads, and version of PyTorch and of the algorithms."""
     machine = f"{get_host_cpu_name()}-{num_threads()}-threads"
-    return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.json"
+    return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.jsonl"
 
 
 def _measure(algorithms: Mapping[str, Candidate]) -> Choice:
@@ -144,7 +170,14 @@ def _up_to_date(choices: Choices) -> dict[str, Choice]:
 
 
 def _read(path: Path) -> dict[str, Choice]:
+    """The last measurement of each key."""
+    found: dict[str, Choice] = {}
     try:
-        return _up_to_date(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            found[entry["key"]] = {"algorithm": entry["algorithm"], "ms": dict(entry["ms"])}
+    return found

@@ -8,15 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vggnet.accel.algorithm import Algorithm, Pass, Shape
+from vggnet.accel.algorithms.direct import DirectConvolution
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.buffers import keep_freed_memory
+from vggnet.accel.cost_model import fastest
 from vggnet.accel.precision import allowed_precision
+from vggnet.accel.startup import startup
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve with 3x3 kernels, stride 1 and padding 1: `F.conv2d(x, weight, bias, padding=1)`, faster on a CPU.
 
-    The algorithm is the fastest for the shape, measured at its first use, or the one that $VGGNET_CONV names. Results
+    The algorithm is the fastest for the shape, as predicted or measured, or the one that $VGGNET_CONV names. Results
     differ from PyTorch's by rounding; products are computed in bfloat16 only where `allowed_precision` says so. float32
     on a CPU is computed here; everything else, such as an empty batch or autocast, goes to F.conv2d. Gradients can be
     taken once (no gradients of gradients).
@@ -68,13 +71,17 @@ def run_fastest(work: Pass, shape: Shape, *arguments: Any, label: str = "") -> T
     """
     keep_freed_memory()
     precision = allowed_precision()
-    algorithms = {
-        algorithm.name: partial(getattr(algorithm, work), *arguments)
+    key = shape.key(label or work)
+    key = key if precision == "float32" else f"{precision} {key}"
+    if not (autotuner().knows(key) or startup().pays()):
+        return channels_last(startup().run(partial(getattr(DirectConvolution(), work), *arguments)))
+    algorithms = [
+        algorithm
         for algorithm in _all_algorithms()
         if algorithm.precision in ("float32", precision) and algorithm.supports(work, shape)
-    }
-    key = shape.key(label or work)
-    return channels_last(autotuner().run(key if precision == "float32" else f"{precision} {key}", algorithms))
+    ]
+    runs = {algorithm.name: partial(getattr(algorithm, work), *arguments) for algorithm in algorithms}
+    return channels_last(autotuner().run(key, runs, partial(fastest, algorithms, work, shape)))
 
 
 def channels_last(tensor: Tensor) -> Tensor:
@@ -84,8 +91,9 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 @cache
 def _all_algorithms() -> tuple[Algorithm, ...]:
-    from vggnet.accel.algorithms import ALGORITHMS  # imports numba, which takes a part of a second
+    from vggnet.accel.algorithms.all import ALGORITHMS  # imports numba, which takes a part of a second
 
+    startup().start()
     return ALGORITHMS
 
 

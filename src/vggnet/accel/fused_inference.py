@@ -13,9 +13,11 @@ from vggnet.accel.algorithm import Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import keep_freed_memory
 from vggnet.accel.dispatch import channels_last, run_fastest
+from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
 
 FLOAT16 = "float16"
+FEW = 8  # images for which reading the weights takes longer than multiplying them
 
 
 def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: bool, pool: bool) -> Tensor:
@@ -34,14 +36,16 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     Rounding a weight changes it by at most 2^-11 of itself; weights too large for float16 are left as they are.
     """
     keep_freed_memory()
+    key = f"inference linear n={round_up(len(x))} {layer.in_features}->{layer.out_features}"
     candidates: dict[str, Candidate] = {DIRECT: partial(F.linear, x, layer.weight, layer.bias)}
+    if not (autotuner().knows(key) or startup().pays()):
+        return startup().run(candidates[DIRECT])
     weight = cached(layer, FLOAT16, [layer.weight], partial(_to_float16, layer.weight.detach()))
     if weight is not None:
         from vggnet.accel.algorithms import float16_linear
 
         candidates[FLOAT16] = partial(float16_linear.linear, x, weight, layer.bias)
-    key = f"inference linear n={round_up(len(x))} {layer.in_features}->{layer.out_features}"
-    return autotuner().run(key, candidates)
+    return autotuner().run(key, candidates, lambda: FLOAT16 if weight is not None and len(x) <= FEW else DIRECT)
 
 
 def _to_float16(weight: Tensor) -> Tensor | None:

@@ -18,6 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from vggnet.accel.api import accelerate
+from vggnet.accel.autotuning import autotuner
 from vggnet.benchmarking.peers import installed_peers
 from vggnet.devices import environment
 from vggnet.errors import ConfigError
@@ -155,9 +156,12 @@ def training_step(
 def in_turns(
     ways: Mapping[str, Callable[[], object]], rounds: int, progress: Progress = False
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after two calls of each that warm up and are not counted."""
+    """Seconds of each way in each round, after two calls of each that warm up and are not counted.
+
+    Our convolutions are measured in the first call, as in a training, so that the others show what long work gets.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    with report_progress(progress, "measuring", unit="round") as report:
+    with report_progress(progress, "measuring", unit="round") as report, autotuner().fixed({}):
         for way in ways.values():
             way()
             way()

@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor
 
-from vggnet.accel.algorithm import Algorithm, Pass, Shape, relu_and_pool
+from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Shape, relu_and_pool
 from vggnet.accel.buffers import FLOAT, feature_maps, floats
 from vggnet.accel.kernels import im2col_kernels as kernels
 from vggnet.accel.kernels.llvm import COLUMNS, ROWS
@@ -29,6 +29,11 @@ class Im2col(Algorithm):
         """Whether a row of the map is as wide as a product's tile, and the output channels fill tiles."""
         fits = shape.in_channels <= MOST_CHANNELS and shape.out_channels % COLUMNS == 0 and shape.width >= ROWS
         return fits and work != "grad_input"
+
+    def amounts(self, work: Pass, shape: Shape) -> Amounts:
+        """Channels of the input need not fill vectors."""
+        n, height, width, in_channels, out_channels = shape
+        return Amounts(9 * n * height * width * in_channels * out_channels, 0, 0)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
         """With `relu`, what is below 0 becomes 0."""

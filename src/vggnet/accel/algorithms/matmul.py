@@ -11,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from vggnet.accel.algorithm import Algorithm, Pass, Shape, relu_and_pool
+from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Shape, relu_and_pool
 from vggnet.accel.buffers import feature_maps
 from vggnet.accel.weight_cache import FoldedWeights
 
@@ -26,6 +26,12 @@ class MatrixProduct(Algorithm):
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether the maps are small enough."""
         return max(shape.height, shape.width) <= LARGEST
+
+    def amounts(self, work: Pass, shape: Shape) -> Amounts:
+        """Every output pixel with every input pixel."""
+        n, height, width, in_channels, out_channels = shape
+        pairs = (height * width) ** 2 * in_channels * out_channels
+        return Amounts(n * pairs, 0, pairs)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One product."""

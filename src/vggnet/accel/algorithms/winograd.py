@@ -6,7 +6,7 @@ from functools import cache, partial
 
 from torch import Tensor
 
-from vggnet.accel.algorithm import Algorithm, Pass, Shape, fills_vectors
+from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Shape, fills_vectors
 from vggnet.accel.buffers import FLOAT, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import winograd_kernels as kernels
 from vggnet.accel.kernels.llvm import COLUMNS, ROWS
@@ -31,6 +31,14 @@ class Winograd(Algorithm):
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether the numbers of channels fill vectors."""
         return fills_vectors(shape)
+
+    def amounts(self, work: Pass, shape: Shape) -> Amounts:
+        """Transformed tiles are multiplied, and kernels that may change are transformed first."""
+        n, height, width, in_channels, out_channels = shape
+        tiles = n * math.ceil(height / self.m) * math.ceil(width / self.m)
+        channels = in_channels * out_channels
+        values = tiles * self._planes * (in_channels + out_channels)
+        return Amounts(_ceil(tiles, ROWS) * self._planes * channels, values, self._planes * channels)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Transforms the kernels, then block by block the tiles."""

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from vggnet.accel.kernels.llvm import fetch_add
+from vggnet.accel.startup import note_compiled
 from vggnet.accel.threads import run_in_threads
 
 _HEADER = ("kernel", "next_thread", "next_block", "blocks")  # of every task; `_run_blocks` knows where they lie
@@ -68,7 +69,9 @@ class _CFunction:
 
     def _compile(self) -> Any:
         try:
-            return cfunc(self._signature, cache=True)(self._function)
+            compiled = cfunc(self._signature, cache=True)(self._function)
+            note_compiled()
+            return compiled
         except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
             return cfunc(self._signature)(self._function)
 
