@@ -155,17 +155,17 @@ def test_without_a_folder_to_write_to(tmp_path, fixed_clock, monkeypatch):
 
 
 def test_a_shape_is_predicted_until_it_has_been_used_often(tmp_path, fixed_clock, monkeypatch):
-    """Oracle: the calls, counted: 50 by the prediction, one each, then the measurement."""
+    """Oracle: the calls, counted: 500 by the prediction, one each, then the measurement."""
     monkeypatch.delenv("VGGNET_CONV", raising=False)
     calls, tuner = [], Autotuner(tmp_path / "choices.json")
     algorithms = counted(calls, direct=3.0, winograd4=2.0, winograd2=1.0)
-    for _ in range(50):
+    for _ in range(500):
         assert not tuner.knows("shape")
         assert tuner.run("shape", algorithms, lambda: "winograd4").item() == 2
-    assert calls == ["winograd4"] * 50
+    assert calls == ["winograd4"] * 500
     assert not (tmp_path / "choices.json").exists()
     assert tuner.run("shape", algorithms, lambda: "winograd4").item() == 1
-    assert len(calls) == 50 + 3 * 4 + 1
+    assert len(calls) == 500 + 3 * 4 + 1
     assert tuner.knows("shape")
     assert not tuner.knows("another")
     with tuner.fixed({}):

@@ -24,7 +24,7 @@ from vggnet.files import cache_folder
 
 DIRECT = "direct"
 VERSION = 4  # of the algorithms; a cache of another version is measured again
-MEASURE_AFTER = 50  # uses of a shape, by predicted choices
+MEASURE_AFTER = 500  # uses of a shape by predicted choices: then measuring, about 40 uses, costs less than a tenth
 REPEATS = 3  # timed runs of each algorithm, after one warm-up run; the fastest counts
 
 OLD_NAMES = {"dense": "matmul", "unfold": "im2col", "halves": "float16"}  # of algorithms, in version 0.1
