@@ -112,7 +112,7 @@ def measure_inference(name: str = "vgg16", *, size: int = 224, width: float = 1.
     Raises: ConfigError for less than one round.
     """
     check_at_least(1, rounds=rounds)
-    seconds = bench_infer(name, size=size, width=width, rounds=rounds, peers=False).seconds
+    seconds = bench_infer(name, size=size, width=width, rounds=rounds, peers=False, bfloat16=False).seconds
     ways = {"PyTorch": NCHW, "vggnet": OURS}
     return Inference(
         milliseconds={name: 1e3 * median(seconds[way]) for name, way in ways.items()},

@@ -67,8 +67,8 @@ def test_each_network_comes_as_soon_as_it_is_measured(monkeypatch):
     """Oracle: the measurements that were made by then; latency is of one image, throughput of a batch."""
     asked = []
 
-    def measure(model, *, size, batch, rounds, peers):
-        assert (size, rounds, peers) == (64, 3, False)
+    def measure(model, *, size, batch, rounds, peers, bfloat16):
+        assert (size, rounds, peers, bfloat16) == (64, 3, False, False)
         asked.append((model, batch))
         return Bench(work="", batch=batch, seconds={"vggnet": [float(batch)]}, environment={})
 

@@ -27,6 +27,33 @@ def test_medians_and_ratio_by_hand():
     assert lines[-1] == "2.00 times as fast as the fastest other way"
 
 
+def test_the_ratio_is_of_the_fastest_ways_in_any_precision():
+    """Oracle: by hand: 3 seconds of PyTorch in bfloat16 by 2 of ours in float32."""
+    seconds = {"vggnet": [2.0], "vggnet, bfloat16": [2.5], "PyTorch, NCHW": [6.0], "PyTorch, NCHW, bfloat16": [3.0]}
+    assert Bench(work="step", batch=8, seconds=seconds, environment={}).ratio == 1.5
+
+
+@pytest.fixture(autouse=True)
+def has_tiles(monkeypatch):
+    """Machines with and without a matrix unit run the same tests."""
+    monkeypatch.setattr(timing, "has_tiles", lambda: False)
+
+
+def test_bfloat16_where_the_cpu_has_a_unit_for_it(monkeypatch, watched):
+    """Oracle: PyTorch's logits in float64, to the precision of each way; what is rounded differs from float32."""
+    monkeypatch.setattr(timing, "has_tiles", lambda: True)
+    timing.bench_infer("vgg11_bn", width=0.5, head="gap", size=32, batch=2, rounds=1, peers=False)
+    torch.manual_seed(0)
+    network = timing.build_network("vgg11_bn", 1000, 0.5, "gap").eval()
+    with torch.no_grad():
+        expected = network.double()(torch.randn(2, 3, 32, 32).double())
+    assert list(watched) == [*WAYS, "vggnet, bfloat16", "PyTorch, channels-last, bfloat16"]
+    for way, logits in watched.items():
+        error = (logits[1] - expected).norm() / expected.norm()
+        assert error < (3e-2 if way.endswith("bfloat16") else 1e-4)
+    assert not torch.equal(watched["PyTorch, channels-last, bfloat16"][0], watched["PyTorch, channels-last"][0])
+
+
 def test_ways_take_turns_after_two_calls_that_are_not_counted(monkeypatch):
     """Oracle: the order of calls by hand, and a clock that a way moves on by its own number of seconds."""
     calls, now = [], [0.0]

@@ -80,7 +80,7 @@ def test_inference_is_the_median_of_both_ways(monkeypatch):
 
     monkeypatch.setattr(tutorial_claims, "bench_infer", bench)
     found = measure_inference("vgg11", size=64, rounds=3)
-    assert asked == [("vgg11", {"size": 64, "width": 1.0, "rounds": 3, "peers": False})]
+    assert asked == [("vgg11", {"size": 64, "width": 1.0, "rounds": 3, "peers": False, "bfloat16": False})]
     assert found.milliseconds == {"PyTorch": pytest.approx(400), "vggnet": pytest.approx(200)}
     layers = [(3, 64, 64), (64, 128, 32), (128, 256, 16), (256, 256, 16), (256, 512, 8), (512, 512, 8)]
     layers += 2 * [(512, 512, 4)]

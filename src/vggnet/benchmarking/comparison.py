@@ -150,9 +150,8 @@ def _measured(names: Sequence[str], size: int, batch: int, rounds: int, progress
 def _measure(name: str, size: int, batch: int, rounds: int) -> NetworkSpeed:
     with torch.device("meta"):
         costs = count_costs(build_network(name, 1000, 1.0, "paper"), size)
-    latency, throughput = (
-        bench_infer(name, size=size, batch=images, rounds=rounds, peers=False).seconds for images in (1, batch)
-    )
+    options: Any = {"size": size, "rounds": rounds, "peers": False, "bfloat16": False}
+    latency, throughput = (bench_infer(name, batch=images, **options).seconds for images in (1, batch))
     return NetworkSpeed(
         model=name,
         size=size,

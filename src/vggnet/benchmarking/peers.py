@@ -1,4 +1,4 @@
-"""Other inference libraries, where they are installed: the same network in float32 on the CPU."""
+"""Other inference libraries, where they are installed: the same network on the CPU."""
 
 import os
 import subprocess
@@ -16,20 +16,23 @@ from torch import Tensor, nn
 Answer = Callable[[], Tensor]
 
 
-def installed_peers(network: nn.Module, images: Tensor, threads: int) -> dict[str, Answer]:
+def installed_peers(network: nn.Module, images: Tensor, threads: int, *, bfloat16: bool = False) -> dict[str, Answer]:
     """Each library's name and version -> a function that infers with `threads` threads.
 
-    Each library runs with the settings that make it fastest without leaving float32. It is left out if it, or a package
-    that converts networks for it, is not installed. Conversion prints nothing, needs twice the size of the weights in
-    the folder for temporary files, and leaves one copy of them in memory for each library.
+    Each library runs with the settings that make it fastest without leaving float32. With `bfloat16`, openvino, which
+    can compute in it, runs in that precision as well. A library is left out if it, or a package that converts networks
+    for it, is not installed. Conversion prints nothing, needs twice the size of the weights in the folder for temporary
+    files, and leaves one copy of them in memory for each library.
     network: a VGG in eval mode on the CPU; unchanged.
     Shapes: images (N, C, H, W), float32 on the CPU -> logits (N, num_classes).
     """
-    packages = {
+    packages: dict[Callable[..., Answer], tuple[str, ...]] = {
         _onnxruntime: ("onnxruntime", "onnx", "onnxscript"),
         _openvino: ("openvino",),
         _ncnn: ("ncnn", "pnnx"),
     }
+    if bfloat16:
+        packages[_openvino_bfloat16] = ("openvino",)
     peers = {}
     for convert, (library, *others) in packages.items():
         if all(find_spec(package) for package in (library, *others)):
@@ -37,7 +40,7 @@ def installed_peers(network: nn.Module, images: Tensor, threads: int) -> dict[st
                 warnings.simplefilter("ignore")  # of tracing: the checks of the input's size become constants
                 answer = convert(network, images.contiguous(), threads, Path(folder))
             version = import_module(library).__version__.partition("-")[0]
-            peers[f"{library} {version}"] = answer
+            peers[f"{library} {version}{', bfloat16' if convert is _openvino_bfloat16 else ''}"] = answer
     return peers
 
 
@@ -56,7 +59,11 @@ def _onnxruntime(network: nn.Module, images: Tensor, threads: int, folder: Path)
     return lambda: torch.from_numpy(session.run(None, inputs)[0])
 
 
-def _openvino(network: nn.Module, images: Tensor, threads: int, folder: Path) -> Answer:
+def _openvino_bfloat16(network: nn.Module, images: Tensor, threads: int, folder: Path) -> Answer:
+    return _openvino(network, images, threads, folder, precision="bf16")
+
+
+def _openvino(network: nn.Module, images: Tensor, threads: int, folder: Path, *, precision: str = "f32") -> Answer:
     # Importing openvino and converting with it report to its makers over the network, unless this import of its fails.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -65,7 +72,7 @@ def _openvino(network: nn.Module, images: Tensor, threads: int, folder: Path) ->
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     compiled = openvino.compile_model(model, "CPU", settings)
     inputs = images.numpy()

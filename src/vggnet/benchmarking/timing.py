@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from vggnet.accel.api import accelerate
 from vggnet.accel.autotuning import autotuner
+from vggnet.accel.kernels.tiles import has_tiles
+from vggnet.accel.precision import products_in
 from vggnet.benchmarking.peers import installed_peers
 from vggnet.devices import environment
 from vggnet.errors import ConfigError
@@ -28,6 +30,7 @@ from vggnet.progress import Progress, report_progress
 
 OURS = "vggnet"
 NCHW, CHANNELS_LAST = "PyTorch, NCHW", "PyTorch, channels-last"
+BFLOAT16 = ", bfloat16"  # after the name of a way; the others are float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,9 @@ class Bench:
 
     @property
     def ratio(self) -> float:
-        """How many times faster ours is than the fastest of the others."""
-        return min(value for name, value in self.medians.items() if name != OURS) / self.medians[OURS]
+        """How many times faster our fastest way is than the fastest of the others, in whatever precision."""
+        ours = [value for name, value in self.medians.items() if name.startswith(OURS)]
+        return min(value for name, value in self.medians.items() if not name.startswith(OURS)) / min(ours)
 
 
 def bench_train(
@@ -64,6 +68,9 @@ def bench_train(
     progress: Progress = False,
 ) -> Bench:
     """Time a whole training step on a CPU: forward, backward, and SGD with Nesterov momentum.
+
+    Where the CPU has a matrix unit for bfloat16, that precision is timed as well: PyTorch's by autocast, ours by
+    products alone.
 
     Args:
         model: a VGG, or a network of torchvision such as `resnet18`.
@@ -88,7 +95,7 @@ def bench_train(
     def stepping(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         return training_step(network, images, labels, forward)
 
-    seconds = in_turns(_ways(network, images, compiled, stepping), rounds, progress)
+    seconds = in_turns(_ways(network, images, compiled, stepping, bfloat16=has_tiles()), rounds, progress)
     measured = seconds if memory and find_spec("resource") else ()  # Windows has no such module
     peaks = {way: peak_bytes(_steps, way, model, width, head, size, batch) for way in measured} or None
     work = f"training step, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
@@ -105,9 +112,10 @@ def bench_infer(
     rounds: int = 15,
     compiled: bool = False,
     peers: bool = True,
+    bfloat16: bool = True,
     progress: Progress = False,
 ) -> Bench:
-    """Time inference for one batch of images on a CPU.
+    """Time inference for one batch of images on a CPU, also in bfloat16 where the CPU has a matrix unit for it.
 
     Args:
         model: a VGG, or a network of torchvision such as `resnet18`.
@@ -118,6 +126,7 @@ def bench_infer(
         rounds: batches that are timed for each way.
         compiled: also time `torch.compile`, which needs a C++ compiler.
         peers: also time onnxruntime, openvino and ncnn, those that are installed.
+        bfloat16: False times float32 alone.
         progress: see `vggnet.progress.Progress`.
     """
     torch.manual_seed(0)
@@ -131,9 +140,10 @@ def bench_infer(
 
         return infer
 
-    ways = _ways(network, images, compiled, inferring)
+    bfloat16 = bfloat16 and has_tiles()
+    ways = _ways(network, images, compiled, inferring, bfloat16=bfloat16)
     if peers:
-        ways |= installed_peers(network, images, torch.get_num_threads())
+        ways |= installed_peers(network, images, torch.get_num_threads(), bfloat16=bfloat16)
     work = f"inference, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
     return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
 
@@ -202,7 +212,9 @@ def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
 Prepare = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor]], Callable[[], object]]
 
 
-def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) -> dict[str, Callable[[], object]]:
+def _ways(
+    network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare, *, bfloat16: bool
+) -> dict[str, Callable[[], object]]:
     """Ours and PyTorch's, each on its own copy of the network."""
     ways: dict[str, Callable[[], object]] = {}
     for name in (OURS, NCHW, CHANNELS_LAST):
@@ -210,7 +222,22 @@ def _ways(network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare) 
         ways[name] = prepare(copied, batch, copied)
         if compiled and name != OURS:
             ways[f"{name}, compiled"] = prepare(copied, batch, torch.compile(copied))
+    for name in (OURS, CHANNELS_LAST) if bfloat16 else ():
+        copied, batch = _laid_out(name, copy.deepcopy(network), images)
+        if name == OURS:
+            ways[name + BFLOAT16] = products_in("bfloat16")(prepare(copied, batch, copied))
+        else:
+            ways[name + BFLOAT16] = prepare(copied, batch, _in_autocast(copied))
     return ways
+
+
+def _in_autocast(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            result: Tensor = network(images)
+        return result.float()
+
+    return forward
 
 
 def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -218,16 +245,19 @@ def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, 
     if way.startswith(NCHW):
         return network, images
     last = images.contiguous(memory_format=torch.channels_last)
-    return accelerate(network) if way == OURS else network.to(memory_format=torch.channels_last), last
+    return accelerate(network) if way.startswith(OURS) else network.to(memory_format=torch.channels_last), last
 
 
 def _steps(way: str, model: str, width: float, head: str, size: int, batch: int) -> None:
     """Two training steps; the first of ours may autotune."""
     network, images = _laid_out(way, build_network(model, 10, width, head), torch.randn(batch, 3, size, size))
     forward = torch.compile(network) if way.endswith("compiled") else network
+    if way.endswith(BFLOAT16) and not way.startswith(OURS):
+        forward = _in_autocast(network)
     step = training_step(network, images, torch.arange(batch) % 10, forward)
-    step()
-    step()
+    with products_in("bfloat16" if way == OURS + BFLOAT16 else "float32"):
+        step()
+        step()
 
 
 def _grown(work: Callable[..., object], arguments: tuple[Any, ...]) -> int:
