@@ -44,11 +44,11 @@ def test_pixels(n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding."""
     x = channels_last(n, c, height, width)
     first, expected = width + 2, positions(x)
-    packed = torch.full((c // 32, len(expected) + 2 * first, 32), 7, dtype=torch.int16)
-    kernels.pack_pixels(
-        blocks=n * (height + 1) + 1, n=n, height=height, width=width, channels=c, first=first, positions=len(expected),
-        x=x, zeros=torch.zeros(c), packed=packed, packed_row=packed.stride(0) * 2,
-    )  # fmt: skip
+    packed, zeros = torch.full((c // 32, len(expected) + 2 * first, 32), 7, dtype=torch.int16), torch.zeros(c)
+    row, half = packed.stride(0) * 2, len(expected) // 2
+    for start, stop in ((-first, half), (half, len(expected) + first)):
+        place = packed.data_ptr() + (first + start) * 64
+        kernels.pack_pixels(start, stop, n, height, width, c, x.data_ptr(), zeros.data_ptr(), place, row)
     assert not packed[:, :first].any()
     assert not packed[:, -first:].any()
     inner = packed[:, first:-first].permute(1, 0, 2).reshape(len(expected), c).numpy()
@@ -113,10 +113,10 @@ def test_rounding():
     """Oracle: PyTorch: ties to even, infinities, the largest number, subnormal numbers, and what is no number."""
     special = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, float("inf"), float("-inf"), 3.4028235e38, 1e-40, -0.0]
     x = torch.tensor(special + [0.1] * 24).view(1, 32, 1, 1).contiguous(memory_format=torch.channels_last)
-    packed = torch.zeros(1, 2 * 2 + 2 * 3, 32, dtype=torch.int16)
-    common = {"blocks": 3, "n": 1, "height": 1, "width": 1, "channels": 32, "first": 3, "positions": 4, "packed_row": 0}
-    kernels.pack_pixels(x=x, zeros=torch.zeros(32), packed=packed, **common)
-    np.testing.assert_array_equal(packed[0, 3].numpy(), bits(x.flatten()))
+    packed, zeros = torch.zeros(1, 32, dtype=torch.int16), torch.zeros(32)
+    arguments = (0, 1, 1, 1, 1, 32, x.data_ptr(), zeros.data_ptr(), packed.data_ptr(), 0)
+    kernels.pack_pixels(*arguments)
+    np.testing.assert_array_equal(packed[0].numpy(), bits(x.flatten()))
     x[0, 5] = float("nan")
-    kernels.pack_pixels(x=x, zeros=torch.zeros(32), packed=packed, **common)
-    assert packed.view(torch.bfloat16)[0, 3, 5].isnan()
+    kernels.pack_pixels(*arguments)
+    assert packed.view(torch.bfloat16)[0, 5].isnan()

@@ -18,8 +18,10 @@ from vggnet.accel.kernels.tiles import BFLOAT16, CONFIGURATION, ROW, SIDE, STEP,
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import FoldedWeights
 
-LEAST_BLOCK = 128  # positions
-POSITION_BLOCK = 1024  # as many positions, at most, as a thread works through for 32 output channels after the other
+# Positions that a thread packs, and works through for 32 output channels after the other: they stay in its cache.
+BLOCK_BYTES = 768 << 10
+MOST_POSITIONS = 4096
+LEAST_POSITIONS = 128
 BLOCKS_PER_THREAD = 4  # at least, where there are positions enough
 
 
@@ -51,7 +53,8 @@ class Bfloat16(Algorithm):
         row = columns * TILE * BFLOAT16 // CACHE_LINE * CACHE_LINE + CACHE_LINE
         row |= CACHE_LINE  # rows of 2^n bytes would share a few places of the cache
         panel = positions // 2 * ROW
-        a, b, sums = scratch(in_channels * row, out_channels // SIDE * panel, num_threads() * 9 * SIDE * ROW)
+        sums = 9 * SIDE * ROW
+        a, b, sums_of_threads = scratch(in_channels * row, out_channels // SIDE * panel, num_threads() * sums)
         common = {"n": n, "height": height, "width": width}
         zeros = floats(max(in_channels, out_channels)).zero_()
         kernels.pack_transposed(
@@ -66,7 +69,7 @@ class Bfloat16(Algorithm):
         kernels.sum_weight_gradients(
             blocks=in_channels // SIDE * (out_channels // SIDE), in_channels=in_channels, out_channels=out_channels,
             positions=positions, tiles=CONFIGURATION.ctypes.data, offsets=offsets, a=a, a_row=row, b=b, b_panel=panel,
-            y=result, sums=sums, **common,
+            y=result, scratch=sums_of_threads, scratch_bytes=sums, **common,
         )  # fmt: skip
         return result
 
@@ -107,22 +110,19 @@ def _convolve(x: Tensor, weights: Tensor, out_channels: int, bias: Tensor | None
     """x (N, C, H, W) channels-last by packed weights -> (N, out_channels, H, W) channels-last."""
     n, in_channels, height, width = x.shape
     layout, threads = _Layout(n, height, width), num_threads()
-    row = (layout.positions + 2 * layout.first + SIDE) * PIXEL  # the last tile may reach beyond the last position
-    a, sums = scratch(in_channels // SIDE * row, threads * SIDE * ROW)
-    zeros = floats(max(in_channels, out_channels)).zero_()
-    kernels.pack_pixels(
-        blocks=n * (height + 1) + 1, n=n, height=height, width=width, channels=in_channels, first=layout.first,
-        positions=layout.positions, x=x, zeros=zeros, packed=a, packed_row=row,
-    )  # fmt: skip
-    share = math.ceil(layout.positions / (threads * BLOCKS_PER_THREAD) / SIDE) * SIDE
-    block = min(POSITION_BLOCK, max(share, LEAST_BLOCK))
+    most = min(MOST_POSITIONS, BLOCK_BYTES // (in_channels * BFLOAT16))
+    share = math.ceil(layout.positions / (threads * BLOCKS_PER_THREAD))
+    block = math.ceil(min(most, max(share, LEAST_POSITIONS)) / SIDE) * SIDE
     blocks = math.ceil(layout.positions / block)
     parts = min(math.ceil(threads * BLOCKS_PER_THREAD / blocks), out_channels // SIDE)
+    scratch_bytes = SIDE * ROW + in_channels // SIDE * (block + 2 * layout.first + SIDE) * PIXEL
+    zeros = floats(max(in_channels, out_channels)).zero_()
     y = feature_maps(n, out_channels, height, width)
     kernels.convolve(
         blocks=blocks * parts, parts=parts, position_block=block, n=n, height=height, width=width,
-        in_channels=in_channels, out_channels=out_channels, positions=layout.positions, relu=int(relu),
-        tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), a=a, a_row=PIXEL, a_step=row, b=weights,
-        b_panel=9 * in_channels // SIDE * STEP, bias=zeros if bias is None else bias, y=y, sums=sums,
+        in_channels=in_channels, out_channels=out_channels, positions=layout.positions, first=layout.first,
+        relu=int(relu), tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), x=x, zeros=zeros, b=weights,
+        b_panel=9 * in_channels // SIDE * STEP, bias=zeros if bias is None else bias, y=y,
+        scratch=scratch(threads * scratch_bytes)[0], scratch_bytes=scratch_bytes,
     )  # fmt: skip
     return y

@@ -34,12 +34,12 @@ PIXEL = SIDE * BFLOAT16  # bytes of the 32 channels of a position that lie side 
 DEPTH = 512  # positions that the weight's gradient sums over before it turns to the next tap: they stay in the cache
 
 PIXELS = task_type(
-    "n", "height", "width", "channels", "first", "positions", "x", "zeros", "packed", "packed_row"
+    "n", "height", "width", "channels", "first", "x", "zeros", "packed", "packed_row"
 )  # fmt: skip
 WEIGHTS = task_type("in_channels", "out_channels", "w", "packed", "turned")
 PRODUCTS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "positions", "position_block", "parts", "relu", "tiles",
-    "offsets", "a", "a_row", "a_step", "b", "b_panel", "bias", "y", "sums",
+    "n", "height", "width", "in_channels", "out_channels", "positions", "position_block", "parts", "first", "relu",
+    "tiles", "offsets", "x", "zeros", "a", "a_row", "b", "b_panel", "bias", "y", "scratch", "scratch_bytes",
 )  # fmt: skip
 
 
@@ -54,25 +54,28 @@ def pixel_address(position: int, n: int, height: int, width: int, pixel_bytes: i
     return zeros
 
 
-@kernel(PIXELS)
-def pack_pixels(task: Any, thread: int, block: int) -> None:
-    """x as A of a convolution, (C / 32, positions, 32); a block is a row of pixels with the zeros after it.
+@njit(inline="never")
+def pack_pixels(
+    start: int, stop: int, n: int, height: int, width: int, channels: int, x: int, zeros: int, packed: int, row: int
+) -> None:
+    """The positions from `start` to `stop` of x as A of a convolution, (C / 32, positions, 32).
 
-    `first` positions of zeros lie before and after all; the last block is those after.
+    Positions before the first image and after the last one are zeros. `row`: bytes from 32 channels to the next.
     """
-    pixel_bytes, pitch = task.channels * FLOAT, task.width + 1
-    image, row = divmod(block, task.height + 1)
-    inside = image < task.n and row < task.height
-    start = -task.first if block == 0 else block * pitch
-    stop = (block + 1) * pitch if image < task.n else task.positions + task.first
-    for position in range(start, stop):
-        column = position - block * pitch
-        source = task.zeros
-        if inside and 0 <= column < task.width:
-            source = task.x + ((image * task.height + row) * task.width + column) * pixel_bytes
-        for chunk in range(task.channels // SIDE):
-            destination = task.packed + chunk * task.packed_row + (task.first + position) * PIXEL
-            round_values(source + chunk * SIDE * FLOAT, destination)
+    pixel_bytes = channels * FLOAT
+    image, rest = divmod(start, (height + 1) * (width + 1))
+    line, column = divmod(rest, width + 1)
+    for position in range(stop - start):
+        source = zeros
+        if 0 <= image < n and line < height and column < width:
+            source = x + ((image * height + line) * width + column) * pixel_bytes
+        for chunk in range(channels // SIDE):
+            round_values(source + chunk * SIDE * FLOAT, packed + chunk * row + position * PIXEL)
+        column += 1
+        if column > width:
+            line, column = line + 1, 0
+        if line > height:
+            image, line = image + 1, 0
 
 
 @kernel(PIXELS)
@@ -134,23 +137,27 @@ def pack_weights(task: Any, thread: int, block: int) -> None:
 
 @kernel(PRODUCTS)
 def convolve(task: Any, thread: int, block: int) -> None:
-    """y = what follows a convolution; a block is `position_block` positions, or a part of their output channels.
+    """y = what follows a convolution of x; a block is `position_block` positions, or a part of their output channels.
 
-    Scratch memory for each thread: 32 x 32 sums.
+    Scratch memory for each thread: 32 x 32 sums, and the positions of a block with `first` ones before and after it;
+    the last tile of sums may reach 31 positions further.
     """
     configure_tiles(task.tiles)
     height, width = task.height, task.width
-    sums = task.sums + thread * SIDE * ROW
+    sums = task.scratch + thread * task.scratch_bytes
+    a, a_step = sums + SIDE * ROW, (task.position_block + 2 * task.first + SIDE) * PIXEL
     panels, steps = task.out_channels // SIDE, task.in_channels // SIDE
     start, part = block // task.parts * task.position_block, block % task.parts
     stop = min(start + task.position_block, task.positions)
+    pack_pixels(
+        start - task.first, stop + task.first, task.n, height, width, task.in_channels, task.x, task.zeros, a, a_step
+    )
     pixel_bytes = task.out_channels * FLOAT
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
         channel = panel * SIDE * FLOAT
         for first in range(start, stop, SIDE):
             multiply_9(
-                task.a + first * PIXEL, task.a_row, task.a_step, task.offsets, task.b + panel * task.b_panel, sums,
-                steps, 0,
+                a + (first - start) * PIXEL, PIXEL, a_step, task.offsets, task.b + panel * task.b_panel, sums, steps, 0
             )  # fmt: skip
             image, rest = divmod(first, (height + 1) * (width + 1))
             row, column = divmod(rest, width + 1)
@@ -173,7 +180,7 @@ def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
     a: (C, positions), b: (K / 32, positions / 2, 32, 2). Scratch memory for each thread: 9 times 32 x 32 sums.
     """
     configure_tiles(task.tiles)
-    sums = task.sums + thread * 9 * SIDE * ROW
+    sums = task.scratch + thread * task.scratch_bytes
     panels = task.out_channels // SIDE
     channel, panel = block // panels, block % panels
     a, b = task.a + channel * SIDE * task.a_row, task.b + panel * task.b_panel
