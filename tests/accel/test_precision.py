@@ -14,6 +14,8 @@ from vggnet.accel import conv3x3
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.kernels.tiles import has_tiles
 from vggnet.accel.precision import allowed_precision, products_in
+from vggnet.cli.main import main
+from vggnet.errors import InputError
 
 needs_tiles = pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
 
@@ -92,6 +94,26 @@ def test_choices_of_one_precision_do_not_serve_the_other():
             conv3x3(x, weight)
         keys = [key for key in autotuner().chosen() if key.endswith("forward n<=2 6x6 32->32")]
     assert keys == ["bfloat16 forward n<=2 6x6 32->32", "forward n<=2 6x6 32->32"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("command", "arguments"), [
+    ("predict", ["vgg8_bn-cifar10-fast", "photo.png"]), ("evaluate", ["vgg8_bn-cifar10-fast", "--data", "digits"]),
+])  # fmt: skip
+def test_commands_compute_in_the_precision_that_is_asked_for(command, arguments, precision, monkeypatch):
+    """Oracle: PyTorch's switch while the library works, and after it."""
+    seen = []
+
+    def work(*_, **__):
+        seen.append(allowed_precision())
+        raise InputError("enough was seen.")
+
+    monkeypatch.setattr(f"vggnet.evaluation.{command}.{command}", work)
+    name = "test" if command == "evaluate" else command
+    with pytest.raises(SystemExit):
+        main([name, *arguments, "--precision", precision])
+    assert seen == [precision]
+    assert allowed_precision() == "float32"
 
 
 @pytest.mark.integration

@@ -35,6 +35,8 @@ class Test:
     batch_size: int | None = None  # crops at once, or as many pixels; by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
+    # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)
+    precision: Literal["float32", "bfloat16"] = "float32"
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
     # what happens to an image that cannot be read: stop, or leave it out of the result, where it is counted and named
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -49,6 +51,7 @@ def main(arguments: list[str]) -> int:
     """Test; returns the exit code."""
     args: Test = parse(Test, arguments, prog="vgg test")
     scales = _numbers(args.scales)
+    from vggnet.accel.precision import products_in
     from vggnet.data.sources.source import BY_NAME
     from vggnet.errors import MissingDependencyError
     from vggnet.evaluation.evaluate import evaluate
@@ -73,25 +76,26 @@ def main(arguments: list[str]) -> int:
     trained = configured_columns(Run.open(args.model).config) if is_trained else BY_NAME
     out = args.out or (args.model if is_run and not args.others else None)
     try:
-        result = evaluate(
-            models,
-            data,
-            split=args.split,
-            protocol=args.protocol,
-            scales=scales,
-            flip=args.flip,
-            views=args.views,
-            classifier=args.classifier,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            device=args.device,
-            on_error="return" if args.on_bad_image == "skip" else "raise",
-            label_column=args.label_column or trained.label,
-            image_column=args.image_column or trained.image,
-            out=out,
-            table=args.table,
-            progress=True,
-        )
+        with products_in(args.precision):
+            result = evaluate(
+                models,
+                data,
+                split=args.split,
+                protocol=args.protocol,
+                scales=scales,
+                flip=args.flip,
+                views=args.views,
+                classifier=args.classifier,
+                batch_size=args.batch_size,
+                workers=args.workers,
+                device=args.device,
+                on_error="return" if args.on_bad_image == "skip" else "raise",
+                label_column=args.label_column or trained.label,
+                image_column=args.image_column or trained.image,
+                out=out,
+                table=args.table,
+                progress=True,
+            )
     except ImageError as error:
         raise ImageError(
             f"{error} All that cannot be read: vgg data {data}. To test the others: --on-bad-image skip."
