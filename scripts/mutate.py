@@ -2,10 +2,12 @@
 
     python scripts/mutate.py                 all modules of MODULES, about an hour and a half on two cores
     python scripts/mutate.py metrics heads   some of them
+    python scripts/mutate.py --collect heads what an interrupted run has found so far
 
 Each module is mutated by mutmut in a copy of the repository (build/mutation/NAME), and only the tests named here run.
 A survivor that changes nothing but the words of a message, or the `strict` of a zip of equally long sequences, is
-counted apart. The table goes into docs/mutation.md, with every other survivor as a diff.
+counted apart. The outcomes are kept in docs/mutation.json; docs/mutation.md is made from it: a table, and every other
+survivor as a diff.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutation"
+OUTCOMES = ROOT / "docs" / "mutation.json"
 PAGE = ROOT / "docs" / "mutation.md"
 STRICT = re.compile(r", (strict=\w+)?(?=\))")
 CALLER = "tests/weights/test_checkpoint.py::test_a_warning_names_the_line_of_the_caller"  # mutmut adds frames
@@ -57,6 +60,8 @@ class Outcome:
     killed: int
     wording: int  # survivors that change the words of a message alone, or a zip's `strict`
     survivors: dict[str, str]  # name of each other survivor -> its diff
+    untried: int  # mutants of an interrupted run
+    date: str
 
     @property
     def share(self) -> float:
@@ -67,17 +72,16 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*MODULES, []], help="modules; by default all")
-    names = parser.parse_args().names or list(MODULES)
-    outcomes = [mutate(name) for name in names]
-    for outcome in outcomes:
-        (BUILD / f"{outcome.name}.json").write_text(json.dumps(vars(outcome), indent=1), encoding="utf-8")
-    write_page()
-    worst = min(outcomes, key=lambda outcome: outcome.share)
-    print(f"lowest: {worst.name}, {100 * worst.share:.1f} % killed; table in {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--collect", action="store_true", help="run nothing: count what is there of an interrupted run")
+    arguments = parser.parse_args()
+    for name in arguments.names or list(MODULES):
+        if not arguments.collect:
+            mutate(name)
+        keep(collect(name))
 
 
-def mutate(name: str) -> Outcome:
-    """Run mutmut on one module and sort its mutants."""
+def mutate(name: str) -> None:
+    """Run mutmut on one module."""
     source, tests = MODULES[name]
     folder = BUILD / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -89,8 +93,13 @@ def mutate(name: str) -> Outcome:
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write(configuration(source, tests))
     print(f"{name}: {source}", flush=True)
-    mutmut(folder, "run", show=False)
-    killed, wording, survivors = 0, 0, {}
+    mutmut(folder, "run")
+
+
+def collect(name: str) -> Outcome:
+    """Sort the mutants of a module."""
+    folder = BUILD / name
+    killed, wording, untried, survivors = 0, 0, 0, {}
     for line in mutmut(folder, "results", "--all", "true").splitlines():
         mutant, _, status = line.strip().rpartition(": ")
         if status in ("killed", "timeout", "suspicious", "segfault"):
@@ -101,8 +110,22 @@ def mutate(name: str) -> Outcome:
                 wording += 1
             else:
                 survivors[mutant] = "\n".join(re.findall(r"^[-+] .*$", diff, re.MULTILINE))
-    print(f"{name}: {killed} killed, {len(survivors)} survived, {wording} change words alone", flush=True)
-    return Outcome(name=name, killed=killed, wording=wording, survivors=survivors)
+        elif mutant:
+            untried += 1
+    print(
+        f"{name}: {killed} killed, {len(survivors)} survived, {wording} change words alone, {untried} not tried",
+        flush=True,
+    )
+    today = f"{date.today():%Y-%m-%d}"
+    return Outcome(name=name, killed=killed, wording=wording, survivors=survivors, untried=untried, date=today)
+
+
+def keep(outcome: Outcome) -> None:
+    """Keep the outcome in place of an earlier one of the module, and write the page."""
+    outcomes = json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.is_file() else {}
+    outcomes[outcome.name] = vars(outcome)
+    OUTCOMES.write_text(json.dumps(outcomes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_page()
 
 
 def configuration(source: str, tests: list[str]) -> str:
@@ -120,7 +143,7 @@ use_git_change_detection = false
 """
 
 
-def mutmut(folder: Path, *arguments: str, show: bool = False) -> str:
+def mutmut(folder: Path, *arguments: str) -> str:
     """What mutmut prints. OpenMP gets one thread: its pool does not survive a fork."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
@@ -153,19 +176,23 @@ def tokens(text: str) -> list[tuple[int, str]]:
 
 
 def write_page() -> None:
-    """Replace the generated part of docs/mutation.md by all outcomes so far."""
-    rows = ["| module | tests | mutants | killed | survived | words of messages |", "|---|---|---|---|---|---|"]
+    """Replace the generated part of docs/mutation.md by the outcomes that are kept."""
+    rows = [
+        "| module | tests | mutants | killed | survived | words of messages | not tried | date |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     survivors = []
+    kept = json.loads(OUTCOMES.read_text(encoding="utf-8"))
     for name, (source, tests) in MODULES.items():
-        path = BUILD / f"{name}.json"
-        if not path.is_file():
+        if name not in kept:
             continue
-        outcome = Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        outcome = Outcome(**kept[name])
         total = outcome.killed + len(outcome.survivors)
         counts = f"{total} | {outcome.killed} ({100 * outcome.share:.1f} %) | {len(outcome.survivors)}"
-        rows.append(f"| `{source}` | {', '.join(f'`{test}`' for test in tests)} | {counts} | {outcome.wording} |")
+        others = f"{outcome.wording} | {outcome.untried} | {outcome.date}"
+        rows.append(f"| `{source}` | {', '.join(f'`{test}`' for test in tests)} | {counts} | {others} |")
         survivors += [f"`{mutant}`\n\n```diff\n{diff}\n```\n" for mutant, diff in outcome.survivors.items()]
-    made = f"mutmut {version('mutmut')}, {date.today():%Y-%m-%d}, `make mutate`"
+    made = f"mutmut {version('mutmut')}, `make mutate`"
     generated = "\n".join([BEGIN, "", made, "", *rows, "", "## Survivors", "", *survivors, END])
     text = PAGE.read_text(encoding="utf-8")
     start, end = text.index(BEGIN), text.index(END) + len(END)
