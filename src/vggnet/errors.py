@@ -19,7 +19,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
-# What becomes of an image that cannot be read: its error is raised, or it is returned with the answers to the others.
+# An image that cannot be read: its error is raised, or returned in the place of its result.
 OnError = Literal["raise", "return"]
 
 

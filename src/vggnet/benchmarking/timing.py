@@ -255,7 +255,7 @@ def _steps(way: str, model: str, width: float, head: str, size: int, batch: int)
     if way.endswith(BFLOAT16) and not way.startswith(OURS):
         forward = _in_autocast(network)
     step = training_step(network, images, torch.arange(batch) % 10, forward)
-    with products_in("bfloat16" if way == OURS + BFLOAT16 else "float32"):
+    with products_in("bfloat16" if way == OURS + BFLOAT16 else "float32"), autotuner().fixed({}):
         step()
         step()
 

@@ -129,11 +129,11 @@ def _query(args: Query) -> int:
     from vggnet.report.text import to_json
 
     names = list(map(str, image_files(args.images)))
-    answers = find_similar(args.index, names, top=args.top, model=args.weights, device=args.device, on_error="return")
-    errors = [answer for answer in answers if isinstance(answer, ImageError)]
+    results = find_similar(args.index, names, top=args.top, model=args.weights, device=args.device, on_error="return")
+    errors = [result for result in results if isinstance(result, ImageError)]
     if errors and args.on_bad_image == "stop":
         raise ImageError(f"{errors[0]} To see the others: --on-bad-image skip.") from errors[0]
-    found = {name: of for name, of in zip(names, answers, strict=True) if not isinstance(of, ImageError)}
+    found = {name: of for name, of in zip(names, results, strict=True) if not isinstance(of, ImageError)}
     files = left_out(args.images)
     for note in (*map(str, errors), *([left_out_text(files)] if files else [])):
         print(f"vgg: {note}", file=sys.stderr)

@@ -59,7 +59,7 @@ def first_line(
 
 
 def near_copies_line(data: str | Path, counts: Mapping[str, int]) -> str | None:
-    """What a training says of near-copies, in one line; None if there are none.
+    """The line about near-copies that a training prints; None if there are none.
 
     Args:
         data: as given.

@@ -20,9 +20,7 @@ from vggnet.progress import Progress
 from vggnet.tasks.results import remove_result
 from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.distributed import Ranks, join
-from vggnet.training.inputs import (
-    Inputs,
-)
+from vggnet.training.inputs import Inputs
 from vggnet.training.learner import Learner, make_learner
 from vggnet.training.loop import Position, Row, make_validator
 from vggnet.training.preparation import prepare, reopen

@@ -80,7 +80,7 @@ class Bfloat16(Algorithm):
 
 
 class _Layout:
-    """How images lie in a row of positions; see `kernels.bfloat16_kernels`."""
+    """The memory layout of a batch: its positions in order, see `kernels.bfloat16_kernels`."""
 
     def __init__(self, n: int, height: int, width: int) -> None:
         self.pitch = width + 1
