@@ -1,8 +1,8 @@
 """The compiled parts of a convolution with products in bfloat16; `algorithms.bfloat16` calls them.
 
 Memory layout: a batch is a sequence of positions. One position of zeros follows each row of pixels, and one row of
-zeros follows each image, so that the nine neighbors of every pixel are at the same distances from it. Zeros also precede
-the first image. Sums are computed at the padding as well and discarded.
+zeros follows each image, so that the nine neighbors of every pixel are at the same distances from it. Zeros also
+precede the first image. Sums are computed at the padding as well and discarded.
 """
 
 from typing import Any
