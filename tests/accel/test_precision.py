@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+import vggnet
 from vggnet.accel import conv3x3
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.kernels.tiles import has_tiles
@@ -114,6 +115,15 @@ def test_commands_compute_in_the_precision_that_is_asked_for(command, arguments,
         main([name, *arguments, "--precision", precision])
     assert seen == [precision]
     assert allowed_precision() == "float32"
+
+
+def test_a_test_says_that_it_was_computed_in_bfloat16():
+    """Oracle: the contract: numbers that rounding may change say so."""
+    model = vggnet.create_model("vgg11_bn", num_classes=10, head="gap", width=0.05)
+    model.preprocess = vggnet.Preprocess(resize=32, crop=32)
+    assert vggnet.evaluate(model, "digits").notes == ()
+    with products_in("bfloat16"):
+        assert vggnet.evaluate(model, "digits").notes == ("convolutions with products in bfloat16",)
 
 
 @pytest.mark.integration

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from vggnet.accel.precision import allowed_precision
 from vggnet.data.augmentation import Draws
 from vggnet.data.formats import left_out_text
 from vggnet.data.images import Picture
@@ -77,10 +78,12 @@ class EvaluationJob:
         }
 
     def _notes(self) -> tuple[str, ...]:
-        """What is left out of the data, and how its classes are matched."""
+        """What is left out of the data, how its classes are matched, and a precision other than float32."""
         ignored = self.source.ignored()
         matched = matching_text(self.source, self.networks[0].classes)
-        return tuple(note for note in (left_out_text(ignored) if ignored else None, matched) if note)
+        on_cpu = self.networks[0].device.type == "cpu"
+        rounded = "convolutions with products in bfloat16" if on_cpu and allowed_precision() == "bfloat16" else None
+        return tuple(note for note in (left_out_text(ignored) if ignored else None, matched, rounded) if note)
 
 
 class Evaluated(NamedTuple):
