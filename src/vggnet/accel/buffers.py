@@ -36,10 +36,10 @@ def floats(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-def feature_maps(n: int, channels: int, height: int, width: int) -> Tensor:
-    """`floats` of shape (n, channels, height, width), channels-last. Not a view, so it may be changed in place."""
+def feature_maps(n: int, channels: int, height: int, width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """As `floats`, of shape (n, channels, height, width), channels-last. Not a view, so it may be changed in place."""
     shape = (n, channels, height, width)
-    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
 
 
 class _Memory(threading.local):

@@ -38,17 +38,25 @@ SIZES = {
 }
 
 
+def find(x, zeros, start, stop):
+    """The addresses of a range of positions."""
+    n, channels, height, width = x.shape
+    pixel_bytes = channels * x.element_size()
+    return kernels.find_pixels(start, stop, n, height, width, pixel_bytes, x.data_ptr(), zeros.data_ptr())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(deadline=None, max_examples=20)
 @given(**SIZES)
-def test_pixels(n, height, width, c):
+def test_pixels(dtype, n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding."""
-    x = channels_last(n, c, height, width)
+    x = channels_last(n, c, height, width).to(dtype)
     first, expected = width + 2, positions(x)
     packed, zeros = torch.full((c // 32, len(expected) + 2 * first, 32), 7, dtype=torch.int16), torch.zeros(c)
     row, half = packed.stride(0) * 2, len(expected) // 2
     for start, stop in ((-first, half), (half, len(expected) + first)):
         place = packed.data_ptr() + (first + start) * 64
-        kernels.pack_pixels(start, stop, n, height, width, c, x.data_ptr(), zeros.data_ptr(), place, row)
+        kernels.pack_pixels(find(x, zeros, start, stop), c, x.element_size(), place, row)
     assert not packed[:, :first].any()
     assert not packed[:, -first:].any()
     inner = packed[:, first:-first].permute(1, 0, 2).reshape(len(expected), c).numpy()
@@ -59,14 +67,11 @@ def test_pixels(n, height, width, c):
 @given(**SIZES)
 def test_pairs(n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding."""
-    x = channels_last(n, c, height, width)
+    x, zeros = channels_last(n, c, height, width), torch.zeros(c)
     expected = positions(x)
     count = -(-len(expected) // 32) * 32
     packed = torch.full((c // 32, count // 2, 32, 2), 7, dtype=torch.int16)
-    kernels.pack_pairs(
-        blocks=count // 32, n=n, height=height, width=width, channels=c, x=x, zeros=torch.zeros(c), packed=packed,
-        packed_row=packed.stride(0) * 2,
-    )  # fmt: skip
+    kernels.pack_pairs(find(x, zeros, 0, count), c, packed.data_ptr(), packed.stride(0) * 2)
     flat = packed.permute(1, 3, 0, 2).reshape(count, c).numpy()
     np.testing.assert_array_equal(flat[: len(expected)], bits(expected))
     assert not flat[len(expected) :].any()
@@ -75,15 +80,13 @@ def test_pairs(n, height, width, c):
 @settings(deadline=None, max_examples=20)
 @given(**SIZES)
 def test_transposed(n, height, width, c):
-    """Oracle: plain loops, and PyTorch's rounding."""
-    x = channels_last(n, c, height, width)
-    first, expected = width + 2, positions(x)
-    columns = -(-(len(expected) + 2 * first) // 16)
-    packed = torch.full((c, columns * 16), 7, dtype=torch.int16)
-    kernels.pack_transposed(
-        blocks=columns, n=n, height=height, width=width, channels=c, first=first, x=x, zeros=torch.zeros(c),
-        packed=packed, packed_row=packed.stride(0) * 2,
-    )  # fmt: skip
+    """Oracle: plain loops, and PyTorch's rounding; the first 16 channels are left out."""
+    x, zeros = channels_last(n, c, height, width), torch.zeros(c)
+    first, expected = width + 2, positions(x)[:, 16:]
+    columns = -(-(len(expected) + 2 * first) // 16) * 16
+    packed = torch.full((c - 16, columns), 7, dtype=torch.int16)
+    addresses = find(x, zeros, -first, columns - first)
+    kernels.pack_transposed(addresses, 16, c - 16, packed.data_ptr(), packed.stride(0) * 2)
     assert not packed[:, :first].any()
     end = first + len(expected)
     np.testing.assert_array_equal(packed[:, first:end].numpy(), bits(expected.T))
@@ -114,7 +117,7 @@ def test_rounding():
     special = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, float("inf"), float("-inf"), 3.4028235e38, 1e-40, -0.0]
     x = torch.tensor(special + [0.1] * 24).view(1, 32, 1, 1).contiguous(memory_format=torch.channels_last)
     packed, zeros = torch.zeros(1, 32, dtype=torch.int16), torch.zeros(32)
-    arguments = (0, 1, 1, 1, 1, 32, x.data_ptr(), zeros.data_ptr(), packed.data_ptr(), 0)
+    arguments = (find(x, zeros, 0, 1), 32, 4, packed.data_ptr(), 0)
     kernels.pack_pixels(*arguments)
     np.testing.assert_array_equal(packed[0].numpy(), bits(x.flatten()))
     x[0, 5] = float("nan")

@@ -6,15 +6,16 @@ Every output is the sum of its 9 C products, so that its error is that of roundi
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vggnet.accel.algorithm import Algorithm, Pass, Precision, Shape, relu_and_pool
+from vggnet.accel.algorithm import Algorithm, Pass, Precision, Shape
 from vggnet.accel.buffers import CACHE_LINE, FLOAT, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import bfloat16_kernels as kernels
-from vggnet.accel.kernels.bfloat16_kernels import PIXEL
-from vggnet.accel.kernels.tiles import BFLOAT16, CONFIGURATION, ROW, SIDE, STEP, TILE, has_tiles
+from vggnet.accel.kernels.bfloat16_kernels import CHUNK, PIXEL, SUMS
+from vggnet.accel.kernels.tiles import BFLOAT16, CONFIGURATION, ROW, SIDE, STEP, has_tiles
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import FoldedWeights
 
@@ -22,7 +23,8 @@ from vggnet.accel.weight_cache import FoldedWeights
 BLOCK_BYTES = 768 << 10
 MOST_POSITIONS = 4096
 LEAST_POSITIONS = 128
-BLOCKS_PER_THREAD = 4  # at least, where there are positions enough
+BLOCKS_PER_THREAD = 4  # where there are positions enough
+MOST_PARTS = 8  # into which the positions are divided for the weight's gradient; each has sums of its own
 
 
 class Bfloat16(Algorithm):
@@ -44,48 +46,56 @@ class Bfloat16(Algorithm):
         return _convolve(grad, _pack_weights(weight, memory=kernel_scratch, turned=True), weight.shape[1], None)
 
     def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
-        """For each tap the product of the shifted images, transposed, and the gradients, over all positions."""
+        """For each tap the product of the shifted images, transposed, and the gradients, over all positions.
+
+        The positions are added up in parts, the same ones for any number of threads.
+        """
         n, in_channels, height, width = x.shape
         out_channels = grad.shape[1]
-        layout = _Layout(n, height, width)
-        positions = math.ceil(layout.positions / SIDE) * SIDE
-        columns = math.ceil((positions + 2 * layout.first) / TILE)
-        row = columns * TILE * BFLOAT16 // CACHE_LINE * CACHE_LINE + CACHE_LINE
-        row |= CACHE_LINE  # rows of 2^n bytes would share a few places of the cache
-        panel = positions // 2 * ROW
-        sums = 9 * SIDE * ROW
-        a, b, sums_of_threads = scratch(in_channels * row, out_channels // SIDE * panel, num_threads() * sums)
-        common = {"n": n, "height": height, "width": width}
-        zeros = floats(max(in_channels, out_channels)).zero_()
-        kernels.pack_transposed(
-            blocks=columns, channels=in_channels, first=layout.first,
-            x=x, zeros=zeros, packed=a, packed_row=row, **common,
-        )  # fmt: skip
-        kernels.pack_pairs(
-            blocks=positions // SIDE, channels=out_channels, x=grad, zeros=zeros, packed=b, packed_row=panel, **common
-        )
+        layout, threads = _Layout(n, height, width), num_threads()
+        parts = min(max(layout.positions // (2 * CHUNK), 1), MOST_PARTS)
+        groups = min(math.ceil(2 * threads / parts), in_channels // SIDE)
+        count = math.ceil(min(CHUNK, layout.positions) / SIDE) * SIDE
+        a_row = (count + 2 * layout.first + SIDE) * BFLOAT16 // CACHE_LINE * CACHE_LINE
+        a_row |= CACHE_LINE  # rows of 2^n bytes would share a few places of the cache
+        a_bytes = math.ceil(in_channels // SIDE / groups) * SIDE * a_row
+        b_panel = count // 2 * ROW
+        scratch_bytes = a_bytes + out_channels // SIDE * b_panel
+        blocks = in_channels // SIDE * (out_channels // SIDE)
+        packed, sums = scratch(threads * scratch_bytes, parts * blocks * SUMS)
         result = feature_maps(out_channels, in_channels, 3, 3)
-        offsets = layout.offsets(BFLOAT16)
-        kernels.sum_weight_gradients(
-            blocks=in_channels // SIDE * (out_channels // SIDE), in_channels=in_channels, out_channels=out_channels,
-            positions=positions, tiles=CONFIGURATION.ctypes.data, offsets=offsets, a=a, a_row=row, b=b, b_panel=panel,
-            y=result, scratch=sums_of_threads, scratch_bytes=sums, **common,
-        )  # fmt: skip
+        fields: dict[str, Any] = {
+            "n": n, "height": height, "width": width, "in_channels": in_channels, "out_channels": out_channels,
+            "positions": layout.positions, "parts": parts, "groups": groups, "first": layout.first,
+            "tiles": CONFIGURATION.ctypes.data, "offsets": layout.offsets(BFLOAT16), "x": x, "grad": grad,
+            "zeros": floats(max(in_channels, out_channels)).zero_(), "a_row": a_row, "a_bytes": a_bytes,
+            "b_panel": b_panel, "sums": sums, "y": result, "scratch": packed, "scratch_bytes": scratch_bytes,
+        }  # fmt: skip
+        kernels.sum_weight_gradients(blocks=parts * groups, **fields)
+        kernels.join_weight_gradients(blocks=blocks, **fields)
         return result
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
-        """The weight is packed once; ReLU is part of the last step."""
+        """The weight is packed once; ReLU and the pool are part of the last step."""
         packed = weights.derive(self.name, partial(_pack_weights, memory=floats))
-        return relu_and_pool(_convolve(x, packed, len(weights.weight), weights.bias, relu=relu), False, pool)
+        return _convolve(x, packed, len(weights.weight), weights.bias, relu=relu, pool=pool)
 
 
 class _Layout:
     """The memory layout of a batch: its positions in order, see `kernels.bfloat16_kernels`."""
 
     def __init__(self, n: int, height: int, width: int) -> None:
+        self.height = height
         self.pitch = width + 1
+        self.size = (height + 1) * self.pitch  # of an image
         self.first = self.pitch + 1  # positions of zeros before the first image
-        self.positions = n * (height + 1) * self.pitch
+        self.positions = n * self.size
+
+    def block(self, positions: int) -> tuple[int, int]:
+        """How many images, and rows of each, about so many positions are; an even number of rows if not all."""
+        if positions >= self.size:
+            return positions // self.size, self.height
+        return 1, min(max(positions // self.pitch // 2 * 2, 2), self.height)
 
     def offsets(self, position_bytes: int) -> Tensor:
         """The distance of each tap from the first one, in bytes."""
@@ -106,23 +116,34 @@ def _pack_weights(weight: Tensor, memory: Callable[[int], Tensor], *, turned: bo
     return packed
 
 
-def _convolve(x: Tensor, weights: Tensor, out_channels: int, bias: Tensor | None, *, relu: bool = False) -> Tensor:
-    """x (N, C, H, W) channels-last by packed weights -> (N, out_channels, H, W) channels-last."""
+def _convolve(
+    x: Tensor,
+    weights: Tensor,
+    out_channels: int,
+    bias: Tensor | None,
+    *,
+    relu: bool = False,
+    pool: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """x (N, C, H, W) channels-last by packed weights -> (N, out_channels, H, W) channels-last, halved by a pool."""
     n, in_channels, height, width = x.shape
     layout, threads = _Layout(n, height, width), num_threads()
     most = min(MOST_POSITIONS, BLOCK_BYTES // (in_channels * BFLOAT16))
     share = math.ceil(layout.positions / (threads * BLOCKS_PER_THREAD))
-    block = math.ceil(min(most, max(share, LEAST_POSITIONS)) / SIDE) * SIDE
-    blocks = math.ceil(layout.positions / block)
+    images, rows = layout.block(min(most, max(share, LEAST_POSITIONS)))
+    blocks = math.ceil(n / images) * math.ceil(height / rows)
     parts = min(math.ceil(threads * BLOCKS_PER_THREAD / blocks), out_channels // SIDE)
-    scratch_bytes = SIDE * ROW + in_channels // SIDE * (block + 2 * layout.first + SIDE) * PIXEL
+    positions = (images - 1) * layout.size + rows * layout.pitch
+    scratch_bytes = SIDE * ROW + in_channels // SIDE * (positions + 2 * layout.first + SIDE) * PIXEL
     zeros = floats(max(in_channels, out_channels)).zero_()
-    y = feature_maps(n, out_channels, height, width)
+    y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
     kernels.convolve(
-        blocks=blocks * parts, parts=parts, position_block=block, n=n, height=height, width=width,
-        in_channels=in_channels, out_channels=out_channels, positions=layout.positions, first=layout.first,
-        relu=int(relu), tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), x=x, zeros=zeros, b=weights,
-        b_panel=9 * in_channels // SIDE * STEP, bias=zeros if bias is None else bias, y=y,
-        scratch=scratch(threads * scratch_bytes)[0], scratch_bytes=scratch_bytes,
+        blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
+        images=images, rows=rows, parts=parts, first=layout.first, relu=int(relu), pool=int(pool),
+        x_bytes=x.element_size(), y_bytes=y.element_size(), tiles=CONFIGURATION.ctypes.data,
+        offsets=layout.offsets(PIXEL), x=x, zeros=zeros, b=weights, b_panel=9 * in_channels // SIDE * STEP,
+        bias=zeros if bias is None else bias, y=y, scratch=scratch(threads * scratch_bytes)[0],
+        scratch_bytes=scratch_bytes,
     )  # fmt: skip
     return y

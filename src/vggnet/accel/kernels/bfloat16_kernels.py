@@ -2,16 +2,18 @@
 
 Memory layout: a batch is a sequence of positions. One position of zeros follows each row of pixels, and one row of
 zeros follows each image, so that the nine neighbors of every pixel are at the same distances from it. Zeros also
-precede the first image. Sums are computed at the padding as well and discarded.
+precede the first image. Sums are computed at the padding as well and discarded. A thread packs the positions of its
+block as they are needed, so that packed ones stay in its cache.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import carray, njit
 
 from vggnet.accel.buffers import FLOAT
 from vggnet.accel.kernels.kernel import kernel, task_type
+from vggnet.accel.kernels.llvm import floats_at
 from vggnet.accel.kernels.tiles import (
     BFLOAT16,
     ROW,
@@ -19,6 +21,7 @@ from vggnet.accel.kernels.tiles import (
     STEP,
     TILE,
     configure_tiles,
+    copy_values,
     finish_sums,
     multiply_1,
     multiply_9,
@@ -31,79 +34,71 @@ from vggnet.accel.kernels.tiles import (
 )
 
 PIXEL = SIDE * BFLOAT16  # bytes of the 32 channels of a position that lie side by side
-DEPTH = 512  # positions that the weight's gradient sums over before it turns to the next tap: they stay in the cache
+DEPTH = 256  # positions that the weight's gradient sums over before it turns to the next tap: they stay in the L1 cache
+CHUNK = 1024  # positions that are packed at a time for the weight's gradient: they stay in the L2 cache
+SUMS = 9 * SIDE * ROW  # bytes of the sums of 32 input and 32 output channels
 
-PIXELS = task_type(
-    "n", "height", "width", "channels", "first", "x", "zeros", "packed", "packed_row"
-)  # fmt: skip
 WEIGHTS = task_type("in_channels", "out_channels", "w", "packed", "turned")
 PRODUCTS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "positions", "position_block", "parts", "first", "relu",
-    "tiles", "offsets", "x", "zeros", "a", "a_row", "b", "b_panel", "bias", "y", "scratch", "scratch_bytes",
+    "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "relu", "pool",
+    "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "y", "scratch", "scratch_bytes",
+)  # fmt: skip
+WEIGHT_SUMS = task_type(
+    "n", "height", "width", "in_channels", "out_channels", "positions", "parts", "groups", "first", "tiles", "offsets",
+    "x", "grad", "zeros", "a_row", "a_bytes", "b_panel", "sums", "y", "scratch", "scratch_bytes",
 )  # fmt: skip
 
 
 @njit(inline="never")
-def pixel_address(position: int, n: int, height: int, width: int, pixel_bytes: int, x: int, zeros: int) -> int:
-    """Where the pixel at a position lies, `zeros` if there is none; position 0 is the first pixel."""
-    image_size = (height + 1) * (width + 1)
-    image, rest = divmod(position, image_size)
+def find_pixels(start: int, stop: int, n: int, height: int, width: int, pixel_bytes: int, x: int, zeros: int) -> Any:
+    """Where the pixels at positions from `start` to `stop` lie, and `zeros` for the padding; 0 is the first pixel."""
+    addresses = np.empty(stop - start, np.int64)
+    image, rest = divmod(start, (height + 1) * (width + 1))
     row, column = divmod(rest, width + 1)
-    if 0 <= image < n and row < height and column < width:
-        return x + ((image * height + row) * width + column) * pixel_bytes
-    return zeros
+    for i in range(stop - start):
+        addresses[i] = zeros
+        if 0 <= image < n and row < height and column < width:
+            addresses[i] = x + ((image * height + row) * width + column) * pixel_bytes
+        column += 1
+        if column > width:
+            row, column = row + 1, 0
+        if row > height:
+            image, row = image + 1, 0
+    return addresses
 
 
 @njit(inline="never")
-def pack_pixels(
-    start: int, stop: int, n: int, height: int, width: int, channels: int, x: int, zeros: int, packed: int, row: int
-) -> None:
-    """The positions from `start` to `stop` of x as A of a convolution, (C / 32, positions, 32).
+def pack_pixels(addresses: Any, channels: int, value_bytes: int, packed: int, row: int) -> None:
+    """Pixels as A of a convolution, (C / 32, positions, 32). `row`: bytes from 32 channels to the next.
 
-    Positions before the first image and after the last one are zeros. `row`: bytes from 32 channels to the next.
+    value_bytes: 4 for float32, 2 for values that are bfloat16 already.
     """
-    pixel_bytes = channels * FLOAT
-    image, rest = divmod(start, (height + 1) * (width + 1))
-    line, column = divmod(rest, width + 1)
-    for position in range(stop - start):
-        source = zeros
-        if 0 <= image < n and line < height and column < width:
-            source = x + ((image * height + line) * width + column) * pixel_bytes
+    for i in range(len(addresses)):
         for chunk in range(channels // SIDE):
-            round_values(source + chunk * SIDE * FLOAT, packed + chunk * row + position * PIXEL)
-        column += 1
-        if column > width:
-            line, column = line + 1, 0
-        if line > height:
-            image, line = image + 1, 0
+            source, destination = addresses[i] + chunk * SIDE * value_bytes, packed + chunk * row + i * PIXEL
+            if value_bytes == FLOAT:
+                round_values(source, destination)
+            else:
+                copy_values(source, destination)
 
 
-@kernel(PIXELS)
-def pack_pairs(task: Any, thread: int, block: int) -> None:
-    """x as B of the weight's gradient, (C / 32, positions / 2, 32, 2); a block is 32 positions."""
-    pixel_bytes = task.channels * FLOAT
-    for pair in range(block * TILE, (block + 1) * TILE):
-        first, second = (
-            pixel_address(2 * pair, task.n, task.height, task.width, pixel_bytes, task.x, task.zeros),
-            pixel_address(2 * pair + 1, task.n, task.height, task.width, pixel_bytes, task.x, task.zeros),
-        )
-        for chunk in range(task.channels // SIDE):
-            offset = chunk * SIDE * FLOAT
-            round_pairs(first + offset, second + offset, task.packed + chunk * task.packed_row + pair * ROW)
+@njit(inline="never")
+def pack_pairs(addresses: Any, channels: int, packed: int, panel: int) -> None:
+    """Pixels as B of the weight's gradient, (C / 32, positions / 2, 32, 2). `panel`: bytes of 32 channels."""
+    for pair in range(len(addresses) // 2):
+        for chunk in range(channels // SIDE):
+            offset, destination = chunk * SIDE * FLOAT, packed + chunk * panel + pair * ROW
+            round_pairs(addresses[2 * pair] + offset, addresses[2 * pair + 1] + offset, destination)
 
 
-@kernel(PIXELS)
-def pack_transposed(task: Any, thread: int, block: int) -> None:
-    """x as A of the weight's gradient, (C, positions); a block is 16 positions, from `first` before the images on."""
-    addresses = np.empty(TILE, np.int64)
-    pixel_bytes = task.channels * FLOAT
-    for channel in range(0, task.channels, TILE):
-        for i in range(TILE):
-            position = block * TILE + i - task.first
-            source = pixel_address(position, task.n, task.height, task.width, pixel_bytes, task.x, task.zeros)
-            addresses[i] = source + channel * FLOAT
-        destination = task.packed + channel * task.packed_row + block * TILE * BFLOAT16
-        transpose_values(addresses.ctypes.data, destination, task.packed_row)
+@njit(inline="never")
+def pack_transposed(addresses: Any, channel: int, count: int, packed: int, row: int) -> None:
+    """`count` channels of a multiple of 16 pixels as A of the weight's gradient, (count, positions)."""
+    for start in range(0, len(addresses), TILE):
+        for i in range(0, count, TILE):
+            transpose_values(
+                addresses.ctypes.data + start * 8, (channel + i) * FLOAT, packed + i * row + start * BFLOAT16, row
+            )
 
 
 @kernel(WEIGHTS)
@@ -137,34 +132,47 @@ def pack_weights(task: Any, thread: int, block: int) -> None:
 
 @kernel(PRODUCTS)
 def convolve(task: Any, thread: int, block: int) -> None:
-    """y = what follows a convolution of x; a block is `position_block` positions, or a part of their output channels.
+    """y = what follows a convolution of x; a block is a part of the output channels of `images` images or `rows` rows.
 
-    Scratch memory for each thread: 32 x 32 sums, and the positions of a block with `first` ones before and after it;
-    the last tile of sums may reach 31 positions further.
+    With `pool` a block has whole windows of 2x2 pixels, and y is pooled. Scratch memory for each thread: 32 x 32 sums,
+    and the positions of a block with `first` ones before and after it; the last tile of sums may reach 31 positions
+    further.
     """
     configure_tiles(task.tiles)
-    height, width = task.height, task.width
-    sums = task.scratch + thread * task.scratch_bytes
-    a, a_step = sums + SIDE * ROW, (task.position_block + 2 * task.first + SIDE) * PIXEL
-    panels, steps = task.out_channels // SIDE, task.in_channels // SIDE
-    start, part = block // task.parts * task.position_block, block % task.parts
-    stop = min(start + task.position_block, task.positions)
-    pack_pixels(
-        start - task.first, stop + task.first, task.n, height, width, task.in_channels, task.x, task.zeros, a, a_step
+    height, width, pool = task.height, task.width, task.pool
+    pitch, panels, steps = width + 1, task.out_channels // SIDE, task.in_channels // SIDE
+    size, bands = (height + 1) * pitch, -(-height // task.rows)
+    block, part = block // task.parts, block % task.parts
+    image, top = block // bands * task.images, block % bands * task.rows
+    start = image * size + top * pitch
+    stop = (min(image + task.images, task.n) - 1) * size + min(top + task.rows, height) * pitch
+    addresses = find_pixels(
+        start - task.first,
+        stop + task.first,
+        task.n,
+        height,
+        width,
+        task.in_channels * task.x_bytes,
+        task.x,
+        task.zeros,
     )
-    pixel_bytes = task.out_channels * FLOAT
+    sums = task.scratch + thread * task.scratch_bytes
+    a, a_step = sums + SIDE * ROW, (len(addresses) + SIDE) * PIXEL
+    pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
+    pixel_bytes = task.out_channels * task.y_bytes
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
-        channel = panel * SIDE * FLOAT
+        y, bias = task.y + panel * SIDE * task.y_bytes, task.bias + panel * SIDE * FLOAT
         for first in range(start, stop, SIDE):
             multiply_9(
                 a + (first - start) * PIXEL, PIXEL, a_step, task.offsets, task.b + panel * task.b_panel, sums, steps, 0
             )  # fmt: skip
-            image, rest = divmod(first, (height + 1) * (width + 1))
-            row, column = divmod(rest, width + 1)
+            image, rest = divmod(first, size)
+            row, column = divmod(rest, pitch)
             for i in range(min(SIDE, stop - first)):
                 if row < height and column < width:
-                    pixel = task.y + ((image * height + row) * width + column) * pixel_bytes
-                    finish_sums(sums + i * ROW, task.bias + channel, task.relu, pixel + channel)
+                    pixel = (image * (height >> pool) + (row >> pool)) * (width >> pool) + (column >> pool)
+                    others = (row | column) & pool  # a window's first pixel is in an even row and column
+                    finish_sums(sums + i * ROW, bias, task.relu, others, task.y_bytes, y + pixel * pixel_bytes)
                 column += 1
                 if column > width:
                     row, column = row + 1, 0
@@ -173,30 +181,63 @@ def convolve(task: Any, thread: int, block: int) -> None:
     release_tiles()
 
 
-@kernel(PRODUCTS)
+@kernel(WEIGHT_SUMS)
 def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
-    """The gradient y (K, C, 3, 3) in channels-last memory; a block is 32 input and 32 output channels of it.
+    """Sums of the weight's gradient, (parts, C / 32, K / 32, 9, 32, 32); a block is a part of the positions and of C.
 
-    a: (C, positions), b: (K / 32, positions / 2, 32, 2). Scratch memory for each thread: 9 times 32 x 32 sums.
+    Scratch memory for each thread: `a_bytes` for a group's channels of x, then the gradient of all output channels.
     """
     configure_tiles(task.tiles)
-    sums = task.scratch + thread * task.scratch_bytes
-    panels = task.out_channels // SIDE
-    channel, panel = block // panels, block % panels
-    a, b = task.a + channel * SIDE * task.a_row, task.b + panel * task.b_panel
-    for start in range(0, task.positions, DEPTH):
-        steps = min(DEPTH, task.positions - start) // SIDE
-        for tap in range(9):
-            multiply_1(
-                a + start * BFLOAT16, task.a_row, PIXEL, task.offsets + tap * 8, b + start // 2 * ROW,
-                sums + tap * SIDE * ROW, steps, int(start > 0),
-            )  # fmt: skip
+    a = task.scratch + thread * task.scratch_bytes
+    b = a + task.a_bytes
+    n, height, width, first = task.n, task.height, task.width, task.first
+    part, group = block // task.groups, block % task.groups
+    rows, panels = task.in_channels // SIDE, task.out_channels // SIDE
+    top, bottom = rows * group // task.groups, rows * (group + 1) // task.groups
+    chunks = -(-task.positions // CHUNK)
+    begin, end = chunks * part // task.parts * CHUNK, min(chunks * (part + 1) // task.parts * CHUNK, task.positions)
+    for start in range(begin, end, CHUNK):
+        count = -(-min(CHUNK, end - start) // SIDE) * SIDE
+        columns = -(-(count + 2 * first) // TILE) * TILE
+        pack_transposed(
+            find_pixels(
+                start - first, start - first + columns, n, height, width, task.in_channels * FLOAT, task.x, task.zeros
+            ),
+            top * SIDE, (bottom - top) * SIDE, a, task.a_row,
+        )  # fmt: skip
+        pack_pairs(
+            find_pixels(start, start + count, n, height, width, task.out_channels * FLOAT, task.grad, task.zeros),
+            task.out_channels, b, task.b_panel,
+        )  # fmt: skip
+        for panel in range(panels):
+            for row in range(top, bottom):
+                sums = task.sums + ((part * rows + row) * panels + panel) * SUMS
+                for depth in range(0, count, DEPTH):
+                    one = a + (row - top) * SIDE * task.a_row + depth * BFLOAT16
+                    other = b + panel * task.b_panel + depth // 2 * ROW
+                    steps, add = min(DEPTH, count - depth) // SIDE, int(start + depth > begin)
+                    for tap in range(9):
+                        multiply_1(
+                            one, task.a_row, PIXEL, task.offsets + tap * 8, other, sums + tap * SIDE * ROW, steps, add
+                        )
+    release_tiles()
+
+
+@kernel(WEIGHT_SUMS)
+def join_weight_gradients(task: Any, thread: int, block: int) -> None:
+    """The gradient y (K, C, 3, 3) in channels-last memory from the sums of all parts; a block is a square of them."""
+    rows, panels = task.in_channels // SIDE, task.out_channels // SIDE
+    row, panel = block // panels, block % panels
+    total = carray(floats_at(task.sums + block * SUMS), SUMS // FLOAT)
+    for part in range(1, task.parts):
+        others = carray(floats_at(task.sums + (part * rows * panels + block) * SUMS), SUMS // FLOAT)
+        for i in range(SUMS // FLOAT):
+            total[i] += others[i]
     tap_bytes = task.in_channels * FLOAT
     for tap in range(9):
         for i in range(2):
             for j in range(2):
-                source = sums + (tap * SIDE + i * TILE) * ROW + j * TILE * FLOAT
+                source = total.ctypes.data + (tap * SIDE + i * TILE) * ROW + j * TILE * FLOAT
                 k = panel * SIDE + j * TILE
-                place = task.y + (k * 9 + tap) * tap_bytes + (channel * SIDE + i * TILE) * FLOAT
+                place = task.y + (k * 9 + tap) * tap_bytes + (row * SIDE + i * TILE) * FLOAT
                 transpose_sums(source, place, 9 * tap_bytes)
-    release_tiles()

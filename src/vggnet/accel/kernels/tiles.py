@@ -10,7 +10,7 @@ Addresses and strides are int64, in bytes. Values are rounded to bfloat16 to the
 import ctypes
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -154,9 +154,20 @@ def round_values(typing: Any, source: Any, destination: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         source, destination = arguments
         for i in range(2):
-            values = builder.trunc(_rounded(builder, _load(builder, source, i * TILE * FLOAT)), _HALVES)
-            place = builder.add(destination, ir.Constant(_LONG, i * TILE * BFLOAT16))
-            builder.store(values, builder.inttoptr(place, _HALVES.as_pointer()), align=BFLOAT16)
+            values = _rounded(builder, _load(builder, source, i * TILE * FLOAT))
+            _store_halves(builder, values, builder.add(destination, ir.Constant(_LONG, i * TILE * BFLOAT16)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def copy_values(typing: Any, source: Any, destination: Any) -> Any:
+    """32 bfloat16 -> the same."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        source, destination = arguments
+        _store(builder, builder.bitcast(_load(builder, source, 0), _INTS), destination, 0)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -177,22 +188,22 @@ def round_pairs(typing: Any, first: Any, second: Any, destination: Any) -> Any:
 
 
 @intrinsic
-def transpose_values(typing: Any, sources: Any, destination: Any, row: Any) -> Any:
+def transpose_values(typing: Any, sources: Any, offset: Any, destination: Any, row: Any) -> Any:
     """16 rows of 16 float32 -> their transpose, rounded to bfloat16.
 
-    sources: the address of a list of addresses. Row i of the result lies at destination + i * row.
+    sources: the address of a list of addresses; each row lies `offset` after one of them. Row i of the result lies at
+    destination + i * row.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        sources, destination, row = arguments
-        values = [_rounded(builder, _load(builder, _listed(builder, sources, i), 0)) for i in range(TILE)]
+        sources, offset, destination, row = arguments
+        rows = [builder.add(_listed(builder, sources, i), offset) for i in range(TILE)]
+        values = [_rounded(builder, _load(builder, row, 0)) for row in rows]
         for i, column in enumerate(_transposed(builder, values)):
-            place = builder.add(destination, builder.mul(row, ir.Constant(_LONG, i)))
-            halves = builder.trunc(column, _HALVES)
-            builder.store(halves, builder.inttoptr(place, _HALVES.as_pointer()), align=BFLOAT16)
+            _store_halves(builder, column, builder.add(destination, builder.mul(row, ir.Constant(_LONG, i))))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 3), generate
+    return types.void(*[types.int64] * 4), generate
 
 
 @intrinsic
@@ -229,20 +240,54 @@ def transpose_sums(typing: Any, source: Any, destination: Any, row: Any) -> Any:
 
 
 @intrinsic
-def finish_sums(typing: Any, source: Any, bias: Any, relu: Any, destination: Any) -> Any:
-    """A row of 32 sums plus the bias, then ReLU if `relu` is not 0; a NaN stays one."""
+def finish_sums(typing: Any, source: Any, bias: Any, relu: Any, others: Any, value_bytes: Any, destination: Any) -> Any:
+    """A row of 32 sums plus the bias, then ReLU if `relu` is not 0; a NaN stays one.
+
+    others: if it is not 0, the largest of this and what is at the destination.
+    value_bytes: 4 for a result in float32, 2 for bfloat16.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        source, bias, relu, destination = arguments
-        zeros, lowest = (ir.Constant(_FLOATS, [value] * TILE) for value in (0.0, float("-inf")))
-        least = builder.select(builder.icmp_signed("!=", relu, ir.Constant(_LONG, 0)), zeros, lowest)
+        source, bias, relu, others, value_bytes, destination = arguments
+        zero, zeros, lowest = ir.Constant(_LONG, 0), *(ir.Constant(_FLOATS, [x] * TILE) for x in (0.0, float("-inf")))
+        least = builder.select(builder.icmp_signed("!=", relu, zero), zeros, lowest)
+        sums = []
         for i in range(2):
             total = builder.fadd(_load(builder, source, i * TILE * FLOAT), _load(builder, bias, i * TILE * FLOAT))
-            total = builder.select(builder.fcmp_ordered("<", total, least), least, total)
-            _store(builder, builder.bitcast(total, _INTS), destination, i * TILE * FLOAT)
+            sums.append(builder.select(builder.fcmp_ordered("<", total, least), least, total))
+
+        def store(load: Callable[[int], ir.Value], save: Callable[[ir.Value, int], None]) -> None:
+            with builder.if_else(builder.icmp_signed("!=", others, zero)) as (comparing, replacing):
+                with comparing:
+                    for i, total in enumerate(sums):
+                        save(_larger(builder, load(i), total), i)
+                with replacing:
+                    for i, total in enumerate(sums):
+                        save(total, i)
+
+        def place(i: int, size: int) -> ir.Value:
+            return builder.add(destination, ir.Constant(_LONG, i * TILE * size))
+
+        with builder.if_else(builder.icmp_signed("==", value_bytes, ir.Constant(_LONG, FLOAT))) as (wide, narrow):
+            with wide:
+                store(
+                    lambda i: _load(builder, place(i, FLOAT), 0),
+                    lambda total, i: _store(builder, builder.bitcast(total, _INTS), place(i, FLOAT), 0),
+                )
+            with narrow:
+                store(
+                    lambda i: _load_halves(builder, place(i, BFLOAT16)),
+                    lambda total, i: _store_halves(builder, _rounded(builder, total), place(i, BFLOAT16)),
+                )
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+    return types.void(*[types.int64] * 6), generate
+
+
+def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    """Of each pair of float32 the larger one; NaN if one is NaN."""
+    other_is_number = builder.fcmp_ordered("ord", other, other)
+    return builder.select(builder.and_(builder.fcmp_unordered(">", one, other), other_is_number), one, other)
 
 
 def _rounded(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
@@ -295,6 +340,18 @@ def _load(builder: ir.IRBuilder, address: ir.Value, offset: int) -> ir.Value:
 def _store(builder: ir.IRBuilder, values: ir.Value, address: ir.Value, offset: int) -> None:
     place = builder.add(address, ir.Constant(_LONG, offset))
     builder.store(values, builder.inttoptr(place, _INTS.as_pointer()), align=FLOAT)
+
+
+def _load_halves(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """16 bfloat16 -> float32."""
+    halves = builder.load(builder.inttoptr(address, _HALVES.as_pointer()), align=BFLOAT16)
+    return builder.bitcast(builder.shl(builder.zext(halves, _INTS), ir.Constant(_INTS, [16] * TILE)), _FLOATS)
+
+
+def _store_halves(builder: ir.IRBuilder, values: ir.Value, address: ir.Value) -> None:
+    """The lower 16 bits of each int32."""
+    halves = builder.trunc(values, _HALVES)
+    builder.store(halves, builder.inttoptr(address, _HALVES.as_pointer()), align=BFLOAT16)
 
 
 def _place(builder: ir.IRBuilder, address: ir.Value, offset: int) -> ir.Value:
