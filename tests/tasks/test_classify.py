@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
@@ -219,3 +220,11 @@ def test_a_loss_of_guessing_gets_advice(loss, is_said):
     assert (advice is not None) is is_said
     assert advice is None or "ln(10) = 2.303" in advice
     assert Classify().advice({"train_loss": loss}) is None
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", torch.float64), ("mps", torch.float32)])
+def test_sums_of_a_loss_fit_to_the_device(device, expected):
+    """Oracle: Apple's GPUs have no float64; tensors without memory stand for those of a device that is not here."""
+    with FakeTensorMode():
+        outputs, targets = torch.empty(4, 3, device=device), torch.zeros(4, dtype=torch.int64, device=device)
+        assert Classify(num_classes=3).loss(outputs, targets).sums.dtype == expected

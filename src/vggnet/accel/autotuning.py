@@ -16,10 +16,10 @@ from time import perf_counter
 from typing import TypedDict
 
 import torch
-from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
 from vggnet.accel.threads import num_threads
+from vggnet.devices import cpu_kind
 from vggnet.files import cache_folder
 
 DIRECT = "direct"
@@ -140,7 +140,7 @@ def autotuner() -> Autotuner:
 
 def default_path() -> Path:
     """A file for each CPU model, number of threads, and version of PyTorch and of the algorithms."""
-    machine = f"{get_host_cpu_name()}-{num_threads()}-threads"
+    machine = f"{cpu_kind()}-{num_threads()}-threads"
     return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.jsonl"
 
 

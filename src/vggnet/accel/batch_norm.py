@@ -9,10 +9,14 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vggnet.accel.buffers import FLOAT, floats, keep_freed_memory
-from vggnet.accel.kernels import batch_norm_kernels as kernels
+from vggnet.accel.compilation import problem
+
+if not problem():
+    from vggnet.accel.kernels import batch_norm_kernels as kernels
 
 BLOCK_BYTES = 64 << 10  # of activations in a block: small enough to stay in the cache for a second reading
 
@@ -23,6 +27,8 @@ def norm_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool) -
     Returns y (N, C, H, W), or (N, C, H/2, W/2) with `pool` (H and W must be even), and the batch's mean and biased
     variance (C,), which carry no gradient.
     """
+    if problem():
+        return _norm_relu_by_pytorch(x, weight, bias, eps, pool)
     keep_freed_memory()
     y, mean, variance = _norm_relu(x, weight, bias, eps, pool)
     return y, mean.detach(), variance.detach()
@@ -30,8 +36,20 @@ def norm_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool) -
 
 def scale_relu(x: Tensor, scale: Tensor, shift: Tensor, pool: bool) -> Tensor:
     """max(x * scale + shift, 0), and with `pool` its 2x2 max pool, as above: batch norm in eval mode. No gradient."""
+    if problem():
+        y = (x.detach() * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu_()
+        return F.max_pool2d(y, 2) if pool else y
     keep_freed_memory()
     return _normalize(x.detach().contiguous(memory_format=torch.channels_last), scale, shift, pool)
+
+
+def _norm_relu_by_pytorch(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `norm_relu`, without kernels."""
+    variance, mean = torch.var_mean(x.detach(), (0, 2, 3), correction=0)
+    y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps).relu_()
+    return (F.max_pool2d(y, 2) if pool else y), mean, variance
 
 
 @torch.library.custom_op("vggnet::norm_relu", mutates_args=())

@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
+from vggnet.devices import cpu_kind
 from vggnet.files import cache_folder
 
 TO_IMPORT = 0.5  # seconds of PyTorch's convolutions after which numba is imported
@@ -65,7 +65,7 @@ def note_compiled() -> None:
 def _marker() -> Path:
     """A file that is there once kernels of these sources were compiled for this CPU, by this numba, into its cache."""
     digest = blake2b(digest_size=8)
-    digest.update(f"{version('numba')} {get_host_cpu_name()} {os.environ.get('NUMBA_CACHE_DIR')}".encode())
+    digest.update(f"{version('numba')} {cpu_kind()} {os.environ.get('NUMBA_CACHE_DIR')}".encode())
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         status = file.stat()
         digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vggnet.accel.api import accelerate
 from vggnet.accel.autotuning import autotuner
-from vggnet.accel.kernels.tiles import has_tiles
+from vggnet.accel.compilation import problem
 from vggnet.accel.precision import products_in
 from vggnet.benchmarking.peers import installed_peers
 from vggnet.devices import environment
@@ -192,6 +192,15 @@ def build_network(model: str, num_classes: int, width: float, head: str) -> nn.M
         network: nn.Module = torchvision.models.get_model(model, num_classes=num_classes, **options)
         return network
     return build(model, num_classes=num_classes, head=head, width=width)
+
+
+def has_tiles() -> bool:
+    """Whether our engine computes in bfloat16 on this machine."""
+    if problem():
+        return False
+    from vggnet.accel.kernels import tiles
+
+    return tiles.has_tiles()
 
 
 def cpu_environment() -> dict[str, Any]:

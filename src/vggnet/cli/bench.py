@@ -1,6 +1,7 @@
 """`vgg bench`."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,7 +105,10 @@ def main(arguments: list[str]) -> int:
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.accel.autotuning import autotuner
+        from vggnet.accel.compilation import problem
 
+        if problem():
+            print(f"PyTorch computes all convolutions on this machine: {problem()}.", file=sys.stderr)
         measured = autotuner().measured()
         print(json.dumps(measured) if args.json else _choices_table(measured))
         return 0

@@ -131,8 +131,8 @@ def integrated_gradients(network: VGG, image: Tensor, target: int, *, steps: int
         image, baselines=0.0, target=target, n_steps=steps, internal_batch_size=_batch_size(image)
     )
     with torch.no_grad():
-        start, end = network(torch.cat([torch.zeros_like(image), image]))[:, target].double().tolist()
-    values = attributions[0].detach().double().sum(0)
+        start, end = network(torch.cat([torch.zeros_like(image), image]))[:, target].cpu().double().tolist()
+    values = attributions[0].detach().cpu().double().sum(0)
     rise = end - start
     return Integrated(values.float(), rise, values.sum().item() - rise)
 

@@ -197,7 +197,7 @@ def explain(
             name, pixels = picture
             batch = preprocess.normalize(pixels.to(opened.device)).unsqueeze(0)
             with torch.no_grad():
-                logits = network(batch).double().cpu()
+                logits = network(batch).cpu().double()
             check_finite_logits(logits)
             index = _class_index(opened, target, logits[0])
             attributions: dict[str, Attribution] = {

@@ -21,7 +21,17 @@ from vggnet.report.text import Fact
 from vggnet.tasks.class_evaluation import evaluate_classes
 from vggnet.tasks.class_prediction import predict_classes
 from vggnet.tasks.results import EvaluationResult, Prediction
-from vggnet.tasks.task import Evaluated, EvaluationJob, Loss, PredictionJob, Row, Task, common_facts, percent
+from vggnet.tasks.task import (
+    Evaluated,
+    EvaluationJob,
+    Loss,
+    PredictionJob,
+    Row,
+    Task,
+    common_facts,
+    percent,
+    stack_sums,
+)
 from vggnet.weights.checkpoint import OpenModel
 
 
@@ -65,15 +75,15 @@ class Classify(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Loss:
         """Cross-entropy (nats) of logits (n, K) and labels (n,), with class weights; no sum has label smoothing."""
         logits = outputs.detach()
-        correct = (logits.argmax(1) == targets).sum().double()
+        correct = (logits.argmax(1) == targets).sum()
         if not self.weights:
             minimized = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing, reduction="sum")
             plain = F.cross_entropy(logits, targets, reduction="sum")
-            return Loss(minimized, torch.stack([plain.double(), correct]))
+            return Loss(minimized, stack_sums(plain, correct))
         weights = outputs.new_tensor(self.weights)[targets]
         minimized = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing, reduction="none") @ weights
         losses = F.cross_entropy(logits, targets, reduction="none")
-        return Loss(minimized, torch.stack([losses.sum().double(), correct, (losses @ weights).double()]))
+        return Loss(minimized, stack_sums(losses.sum(), correct, losses @ weights))
 
     def validation_sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """In float64 on the CPU, so that the device changes no result.  Raises: NonFiniteError."""

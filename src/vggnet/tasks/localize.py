@@ -22,7 +22,17 @@ from vggnet.tasks.box_evaluation import evaluate_boxes
 from vggnet.tasks.box_geometry import decode, encode, is_correct
 from vggnet.tasks.box_prediction import draw_found, predict_boxes
 from vggnet.tasks.results import FoundBox, LocalizationResult
-from vggnet.tasks.task import Evaluated, EvaluationJob, Loss, PredictionJob, Row, Task, common_facts, percent
+from vggnet.tasks.task import (
+    Evaluated,
+    EvaluationJob,
+    Loss,
+    PredictionJob,
+    Row,
+    Task,
+    common_facts,
+    percent,
+    stack_sums,
+)
 from vggnet.weights.checkpoint import OpenModel
 
 
@@ -87,9 +97,9 @@ class Localize(Task):
         boxes = boxes[rows, targets[:, 0].long()] if boxes.shape[1] > 1 else boxes[:, 0]
         true = targets[:, 1:]
         loss = (boxes - true).square().sum() / 2
-        found, wanted = (decode(values.detach().double().cpu().numpy(), self.crop) for values in (boxes, true))
-        correct = torch.tensor(is_correct(found, wanted).sum(), dtype=torch.float64, device=loss.device)
-        return Loss(loss, torch.stack([loss.detach().double(), correct]))
+        found, wanted = (decode(values.detach().cpu().double().numpy(), self.crop) for values in (boxes, true))
+        correct = torch.tensor(int(is_correct(found, wanted).sum()), device=loss.device)
+        return Loss(loss, stack_sums(loss, correct))
 
     def metrics(self, sums: Sequence[float], images: int) -> dict[str, float]:
         """The mean loss and the share of correct boxes, 0..1."""

@@ -36,7 +36,13 @@ class Loss(NamedTuple):
     """The loss of a batch, summed over its images, and what the metrics of an epoch are computed from."""
 
     minimized: Tensor  # 0-d, with gradient
-    sums: Tensor  # float64 (len(Task.sums),), without gradient
+    sums: Tensor  # (len(Task.sums),), without gradient, by `stack_sums`
+
+
+def stack_sums(*sums: Tensor) -> Tensor:
+    """Numbers (0-d) side by side, in float64; in float32 on Apple's GPUs, which have no more."""
+    precise = torch.float32 if sums[0].device.type == "mps" else torch.float64
+    return torch.stack([each.detach().to(precise) for each in sums])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vggnet.accel.algorithms import float16_linear
+from vggnet.accel.vectors import VECTORS
 
-if not float16_linear.HAS_FLOAT16:
+if VECTORS is None or not VECTORS.float16:
     pytest.skip("this CPU does not convert vectors of float16", allow_module_level=True)
 
 

@@ -36,7 +36,7 @@ class Kernel:
     """A compiled function of one block of work. Calling it runs all blocks."""
 
     def __init__(self, function: Callable[[Any, int, int], None], task: np.dtype[Any]) -> None:
-        self._function = _CFunction(function, types.void(from_dtype(task), types.int64, types.int64))
+        self._function = CFunction(function, types.void(from_dtype(task), types.int64, types.int64))
         self._task = task
 
     def __call__(self, *, blocks: int, **fields: Tensor | int) -> None:
@@ -48,32 +48,43 @@ class Kernel:
         run_in_threads(_blocks.address, task.ctypes.data)
 
 
-class _CFunction:
-    """A function that is compiled when it is first used; its machine code is cached on disk."""
+class CFunction:
+    """A function that is compiled when it is first used; its machine code is cached on disk.
+
+    notes: whether later processes may take it as a sign that kernels are compiled, see `startup`.
+    """
 
     _compiling = threading.Lock()
 
-    def __init__(self, function: Callable[..., None], signature: Any) -> None:
-        self._function, self._signature = function, signature
+    def __init__(self, function: Callable[..., None], signature: Any, *, notes: bool = True) -> None:
+        self._function, self._signature, self._notes = function, signature, notes
         self._compiled: Any = None
 
     @property
     def address(self) -> int:
         """Of its machine code."""
+        address: int = self._machine_code().address
+        return address
+
+    def call(self, *arguments: int) -> None:
+        """Call it in this thread."""
+        self._machine_code().ctypes(*arguments)
+
+    def _machine_code(self) -> Any:
         if self._compiled is None:
             with self._compiling:
                 if self._compiled is None:
                     self._compiled = self._compile()
-        address: int = self._compiled.address
-        return address
+        return self._compiled
 
     def _compile(self) -> Any:
         try:
             compiled = cfunc(self._signature, cache=True)(self._function)
-            note_compiled()
-            return compiled
         except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
             return cfunc(self._signature)(self._function)
+        if self._notes:
+            note_compiled()
+        return compiled
 
 
 def _run_blocks(pointer: Any) -> None:
@@ -101,4 +112,4 @@ def _call(typing: Any, address: Any, task: Any, thread: Any, block: Any) -> Any:
     return types.void(*[types.int64] * 4), generate
 
 
-_blocks = _CFunction(_run_blocks, types.void(types.CPointer(types.int64)))
+_blocks = CFunction(_run_blocks, types.void(types.CPointer(types.int64)))

@@ -2,28 +2,25 @@
 
 numba's own loops leave register tiling and the choice of vectors to an optimizer that does neither well for these
 kernels, so the few inner loops are written here as LLVM instructions. Addresses and strides are int64, in bytes;
-values are float32. The largest vectors of the CPU are used: 16 lanes with AVX-512, else 8.
+values are float32. The vectors are the widest of the CPU, see `vectors`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.vectors import VECTORS
 from vggnet.accel.winograd_matrices import F2, F4, Matrix, transposed
 
-_AVX512 = bool(get_host_cpu_features().get("avx512f"))
-LANES = 16 if _AVX512 else 8
-ROWS = 14 if _AVX512 else 6  # a product's tile: ROWS x COLUMNS sums stay in registers
-VECTORS = 2
-COLUMNS = VECTORS * LANES
+assert VECTORS is not None  # `compilation.problem` says whether there are any
+LANES, ROWS, PER_ROW = VECTORS.lanes, VECTORS.rows, VECTORS.per_row
+COLUMNS = VECTORS.columns
 FLOAT16_ROWS = 4  # rows of float16 that are multiplied at a time
-HAS_FLOAT16 = _AVX512 or bool(get_host_cpu_features().get("f16c"))  # whether the CPU converts vectors of float16
 
 _INT = ir.IntType(64)
 _SCALAR = ir.FloatType()
@@ -42,7 +39,7 @@ def multiply_tile(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         a, a_row, a_depth, b, b_depth, c, c_row, depth, add = arguments
-        sums = _sum_products(builder, a, a_row, a_depth, b, b_depth, depth, [_zeros()] * VECTORS)
+        sums = _sum_products(builder, a, a_row, a_depth, b, b_depth, depth, [_zeros()] * PER_ROW)
         with builder.if_else(builder.icmp_signed("!=", add, _INT(0))) as (adding, replacing):
             with adding:
                 for place, total in _places(builder, c, c_row, sums):
@@ -68,7 +65,7 @@ def multiply_tile_and_finish(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         a, a_row, a_depth, b, b_depth, c, c_row, depth, bias, relu, stream = arguments
-        start = [_load(builder, builder.add(bias, _INT(j * LANES * FLOAT))) for j in range(VECTORS)]
+        start = [_load(builder, builder.add(bias, _INT(j * LANES * FLOAT))) for j in range(PER_ROW)]
         sums = _sum_products(builder, a, a_row, a_depth, b, b_depth, depth, start)
         least = builder.select(builder.icmp_signed("!=", relu, _INT(0)), _zeros(), _constant(float("-inf")))
         totals = [[builder.select(builder.fcmp_ordered("<", x, least), least, x) for x in row] for row in sums]
@@ -90,18 +87,18 @@ def _sum_products(
     builder: ir.IRBuilder, a: ir.Value, a_row: ir.Value, a_depth: ir.Value, b: ir.Value, b_depth: ir.Value,
     depth: ir.Value, start: Sequence[ir.Value],
 ) -> list[list[ir.Value]]:  # fmt: skip
-    """ROWS x VECTORS sums over `depth` products, every row from `start` on. See `multiply_tile`."""
+    """ROWS x PER_ROW vectors of sums over `depth` products, every row from `start` on. See `multiply_tile`."""
     rows = [builder.mul(a_row, _INT(i)) for i in range(ROWS)]
     before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
     builder.branch(loop)
     builder.position_at_end(loop)
     step, a_here, b_here = (_phi(builder, _INT, first, before) for first in (_INT(0), a, b))
-    sums = [[_phi(builder, _VECTOR, start[j], before) for j in range(VECTORS)] for _ in range(ROWS)]
-    row_of_b = [_load(builder, builder.add(b_here, _INT(j * LANES * FLOAT))) for j in range(VECTORS)]
+    sums = [[_phi(builder, _VECTOR, start[j], before) for j in range(PER_ROW)] for _ in range(ROWS)]
+    row_of_b = [_load(builder, builder.add(b_here, _INT(j * LANES * FLOAT))) for j in range(PER_ROW)]
     new = []
     for i in range(ROWS):
         value = _broadcast(builder, builder.add(a_here, rows[i]))
-        new.append([_fma(builder, value, row_of_b[j], sums[i][j]) for j in range(VECTORS)])
+        new.append([_fma(builder, value, row_of_b[j], sums[i][j]) for j in range(PER_ROW)])
     following = builder.add(step, _INT(1))
     for phi, value in (
         (step, following),
@@ -110,7 +107,7 @@ def _sum_products(
     ):
         phi.add_incoming(value, loop)
     for i in range(ROWS):
-        for j in range(VECTORS):
+        for j in range(PER_ROW):
             sums[i][j].add_incoming(new[i][j], loop)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
     builder.position_at_end(after)
