@@ -1,6 +1,7 @@
 """Which layers of a sequence run as one operator, and which do not."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from vggnet.accel import fusion
 from vggnet.accel.api import accelerate
+from vggnet.accel.precision import products_in
 
 
 def layers():
@@ -27,9 +29,9 @@ def groups(monkeypatch):
     """The numbers of layers that ran as one operator, as they run."""
     counts, run = [], fusion._Group.run
 
-    def counting(self, x):
+    def counting(self, x, **options):
         counts.append(self.count)
-        return run(self, x)
+        return run(self, x, **options)
 
     monkeypatch.setattr(fusion._Group, "run", counting)
     return counts
@@ -55,6 +57,41 @@ def test_which_layers_are_fused(change, training, inference, groups):
         with torch.set_grad_enabled(mode):
             torch.testing.assert_close(model.train(mode)(x), plain.train(mode)(x), rtol=1e-4, atol=1e-4)
         assert groups == expected
+
+
+@pytest.mark.parametrize(("hooked", "results"), [
+    (None, [torch.bfloat16, torch.bfloat16, torch.float32]),
+    (3, [torch.bfloat16, torch.float32, torch.float32]),  # a ReLU
+    (4, [torch.bfloat16, torch.float32]),  # a convolution, which runs by itself
+])  # fmt: skip
+@pytest.mark.parametrize("algorithm", ["bfloat16", "winograd4"])
+def test_bfloat16_between_convolutions(hooked, results, algorithm, monkeypatch):
+    """Oracle: by hand: only what a convolution alone gets is in bfloat16; PyTorch's layers."""
+    monkeypatch.setenv("VGGNET_CONV", algorithm)
+    torch.manual_seed(0)
+    pairs = [(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()) for channels in (16, 32, 32)]
+    plain = nn.Sequential(*itertools.chain(*pairs), nn.MaxPool2d(2)).eval()
+    model, found, run = accelerate(copy.deepcopy(plain)), [], fusion._Group.run
+
+    def noting(self, x, **options):
+        result = run(self, x, **options)
+        found.append(result.dtype)
+        return result
+
+    monkeypatch.setattr(fusion._Group, "run", noting)
+    if hooked is not None:
+        model[hooked].register_forward_hook(lambda module, arguments, output: None)
+    x = torch.randn(2, 16, 10, 10)
+    with torch.no_grad():
+        expected = plain(x)
+        with products_in("bfloat16"):
+            rounded = model(x)
+        assert found == results
+        exact = model(x)
+    assert set(found[len(results) :]) == {torch.float32}
+    assert rounded.dtype == torch.float32
+    assert (rounded - expected).norm() < 0.01 * expected.norm()
+    assert (exact - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("training", [True, False])

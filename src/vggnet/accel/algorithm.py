@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -80,6 +81,10 @@ class Algorithm(ABC):
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
         """The forward pass with weights that stay the same, then ReLU and a 2x2 max pool of an even map if wanted."""
         return relu_and_pool(self.forward(x, weights.weight, weights.bias), relu, pool)
+
+    def infer(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool, dtype: torch.dtype) -> Tensor:
+        """`inference` from and to float32 or bfloat16, which lies between two convolutions with such products."""
+        return self.inference(x.float(), weights, relu, pool).to(dtype)
 
 
 def relu_and_pool(y: Tensor, relu: bool, pool: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """The operator `conv3x3`: every pass runs by the fastest algorithm that supports its shape."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -63,10 +64,10 @@ def is_supported(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
-def run_fastest(work: Pass, shape: Shape, *arguments: Any, label: str = "") -> Tensor:
+def run_fastest(work: Pass, shape: Shape, run: Callable[[Algorithm], Tensor], label: str = "") -> Tensor:
     """Run a pass by the fastest algorithm that supports it; the result is channels-last.
 
-    arguments: of the algorithms' method of that name.
+    run: the pass by an algorithm.
     label: what the autotuning cache calls the pass; by default its name.
     """
     keep_freed_memory()
@@ -74,13 +75,13 @@ def run_fastest(work: Pass, shape: Shape, *arguments: Any, label: str = "") -> T
     key = shape.key(label or work)
     key = key if precision == "float32" else f"{precision} {key}"
     if not (autotuner().knows(key) or startup().pays()):
-        return channels_last(startup().run(partial(getattr(DirectConvolution(), work), *arguments)))
+        return channels_last(startup().run(partial(run, DirectConvolution())))
     algorithms = [
         algorithm
         for algorithm in _all_algorithms()
         if algorithm.precision in ("float32", precision) and algorithm.supports(work, shape)
     ]
-    runs = {algorithm.name: partial(getattr(algorithm, work), *arguments) for algorithm in algorithms}
+    runs = {algorithm.name: partial(run, algorithm) for algorithm in algorithms}
     return channels_last(autotuner().run(key, runs, partial(fastest, algorithms, work, shape)))
 
 
@@ -100,19 +101,22 @@ def _all_algorithms() -> tuple[Algorithm, ...]:
 @torch.library.custom_op("vggnet::conv3x3", mutates_args=())
 def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     bias = None if bias is None else bias.contiguous()
-    return run_fastest("forward", Shape.of(x, weight), channels_last(x), channels_last(weight), bias)
+    x, weight = channels_last(x), channels_last(weight)
+    return run_fastest("forward", Shape.of(x, weight), lambda algorithm: algorithm.forward(x, weight, bias))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_input", mutates_args=())
 def _grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    return run_fastest("grad_input", Shape.of(grad, weight), channels_last(grad), channels_last(weight))
+    grad, weight = channels_last(grad), channels_last(weight)
+    return run_fastest("grad_input", Shape.of(grad, weight), lambda algorithm: algorithm.grad_input(grad, weight))
 
 
 @torch.library.custom_op("vggnet::conv3x3_grad_weight", mutates_args=())
 def _grad_weight(grad: Tensor, x: Tensor) -> Tensor:
     n, in_channels, height, width = x.shape
     shape = Shape(n, height, width, in_channels, grad.shape[1])
-    return run_fastest("grad_weight", shape, channels_last(grad), channels_last(x))
+    grad, x = channels_last(grad), channels_last(x)
+    return run_fastest("grad_weight", shape, lambda algorithm: algorithm.grad_weight(grad, x))
 
 
 @_conv3x3.register_fake

@@ -6,6 +6,7 @@ unchanged; the weights themselves stay the module's.
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from vggnet.accel.algorithm import Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import keep_freed_memory
 from vggnet.accel.dispatch import channels_last, run_fastest
+from vggnet.accel.precision import allowed_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
 
@@ -20,14 +22,22 @@ FLOAT16 = "float16"
 FEW = 8  # images for which reading the weights takes longer than multiplying them
 
 
-def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: bool, pool: bool) -> Tensor:
+def convolve(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: bool, pool: bool, for_convolution: bool = False
+) -> Tensor:
     """3x3 convolution of x (N, C, H, W), then batch norm by its running statistics, ReLU and 2x2 max pool if wanted.
 
     float32 on a CPU. With `pool` the height and width must be even, and `relu` true. The result is channels-last.
+
+    for_convolution: whether the result goes into another one of these alone. It is in bfloat16 then if products may be
+        computed in it, and x may be: half of the memory traffic.
     """
     weights = FoldedWeights(conv, norm)
     label = "inference" + (" relu" if relu else "") + (" pool" if pool else "")
-    return run_fastest("inference", Shape.of(x, weights.weight), channels_last(x), weights, relu, pool, label=label)
+    x = channels_last(x)
+    dtype = torch.bfloat16 if for_convolution and allowed_precision() == "bfloat16" else torch.float32
+    shape = Shape.of(x, weights.weight)
+    return run_fastest("inference", shape, lambda algorithm: algorithm.infer(x, weights, relu, pool, dtype), label)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

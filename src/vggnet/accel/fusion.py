@@ -25,9 +25,12 @@ class FusedSequential(nn.Sequential):
         """As nn.Sequential."""
         layers = list(self)
         while layers:
-            group = _first_group(layers, input)
-            input = group.run(input) if group else layers[0](input)
-            layers = layers[group.count if group else 1 :]
+            groups = _first_groups(layers, input)
+            for i, group in enumerate(groups):
+                input = group.run(input, for_convolution=i + 1 < len(groups))
+            if not groups:
+                input = layers[0](input)
+            layers = layers[sum(group.count for group in groups) or 1 :]
         return input
 
 
@@ -45,12 +48,27 @@ class _Group:
         """The number of layers."""
         return sum([self.conv is not None, self.norm is not None, self.relu, self.pool])
 
-    def run(self, x: Tensor) -> Tensor:
-        """Apply all of them to x (N, C, H, W)."""
+    def run(self, x: Tensor, *, for_convolution: bool) -> Tensor:
+        """Apply all of them to x (N, C, H, W); `for_convolution` as `fused_inference.convolve`."""
         if self.conv is not None:
-            return convolve(self.conv, self.norm, x, relu=self.relu, pool=self.pool)
+            return convolve(self.conv, self.norm, x, relu=self.relu, pool=self.pool, for_convolution=for_convolution)
         assert self.norm is not None
         return _norm_relu(self.norm, x, pool=self.pool)
+
+
+def _first_groups(layers: Sequence[nn.Module], x: Tensor) -> list[_Group]:
+    """The first layers as convolutions with what follows them; or one group without a convolution; or none."""
+    groups: list[_Group] = []
+    rest = list(layers)
+    like = x  # of the type and shape of what the next group gets
+    while (group := _first_group(rest, like)) and (group.conv is not None or not groups):
+        groups.append(group)
+        rest = rest[group.count :]
+        if group.conv is None:
+            break
+        height, width = (size // 2 if group.pool else size for size in like.shape[2:])
+        like = x.new_empty(()).expand(len(x), group.conv.out_channels, height, width)
+    return groups
 
 
 def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:

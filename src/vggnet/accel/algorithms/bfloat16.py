@@ -77,8 +77,12 @@ class Bfloat16(Algorithm):
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
         """The weight is packed once; ReLU and the pool are part of the last step."""
+        return self.infer(x, weights, relu, pool, torch.float32)
+
+    def infer(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool, dtype: torch.dtype) -> Tensor:
+        """Factors are rounded anyway, so that a result in bfloat16 changes nothing for the next convolution."""
         packed = weights.derive(self.name, partial(_pack_weights, memory=floats))
-        return _convolve(x, packed, len(weights.weight), weights.bias, relu=relu, pool=pool)
+        return _convolve(x, packed, len(weights.weight), weights.bias, relu=relu, pool=pool, dtype=dtype)
 
 
 class _Layout:
