@@ -12,6 +12,7 @@ from torch import nn
 
 from vggnet.accel.api import accelerate, restore
 from vggnet.accel.modules import LargeLinear
+from vggnet.accel.precision import products_in
 from vggnet.models.vgg import build
 
 
@@ -124,3 +125,22 @@ def test_a_large_layer_is_within_the_bound_and_trains_in_float32(monkeypatch):
         plain.weight[0] = 1e6
         agree(ours(x), plain(x).double(), 1e-5)
     assert type(restore(ours)[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("images", [1, 40])
+def test_a_large_layer_in_bfloat16(images, monkeypatch):
+    """Oracle: float64 of the rounded factors; the rounded result is off by at most 2^-9 of itself. No bias, and one."""
+    torch.manual_seed(0)
+    monkeypatch.setenv("VGGNET_CONV", "bfloat16")
+    x = torch.randn(images, 2048)
+    for bias in (False, True):
+        plain = nn.Linear(2048, 512, bias=bias).eval()
+        ours = accelerate(nn.Sequential(copy.deepcopy(plain)))
+        product = F.linear(x.bfloat16().double(), plain.weight.bfloat16().double())
+        with torch.no_grad(), products_in("bfloat16"):
+            found = ours(x)
+            assert found.dtype == torch.float32
+            error = (found - product - (plain.bias if bias else 0)).abs()
+            assert bool((error <= 2**-8.9 * product.abs() + 1e-6).all())
+            ours[0].weight.mul_(2)
+            assert not torch.equal(ours(x), found)

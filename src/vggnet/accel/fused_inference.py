@@ -18,7 +18,7 @@ from vggnet.accel.precision import allowed_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
 
-FLOAT16 = "float16"
+FLOAT16, BFLOAT16 = "float16", "bfloat16"
 FEW = 8  # images for which reading the weights takes longer than multiplying them
 
 
@@ -43,11 +43,16 @@ def convolve(
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """x (N, in) float32 on a CPU -> (N, out), by weights in float16 where that is faster.
 
-    Rounding a weight changes it by at most 2^-11 of itself; weights too large for float16 are left as they are.
+    Rounding a weight changes it by at most 2^-11 of itself; weights too large for float16 are left as they are. Where
+    products may be computed in bfloat16, they are if that is faster.
     """
     keep_freed_memory()
     key = f"inference linear n={round_up(len(x))} {layer.in_features}->{layer.out_features}"
     candidates: dict[str, Candidate] = {DIRECT: partial(F.linear, x, layer.weight, layer.bias)}
+    for_many = DIRECT
+    if allowed_precision() == BFLOAT16:
+        key, for_many = f"{BFLOAT16} {key}", BFLOAT16
+        candidates[BFLOAT16] = partial(_linear_bfloat16, layer, x)
     if not (autotuner().knows(key) or startup().pays()):
         return startup().run(candidates[DIRECT])
     weight = cached(layer, FLOAT16, [layer.weight], partial(_to_float16, layer.weight.detach()))
@@ -55,7 +60,14 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
         from vggnet.accel.algorithms import float16_linear
 
         candidates[FLOAT16] = partial(float16_linear.linear, x, weight, layer.bias)
-    return autotuner().run(key, candidates, lambda: FLOAT16 if weight is not None and len(x) <= FEW else DIRECT)
+    return autotuner().run(key, candidates, lambda: FLOAT16 if weight is not None and len(x) <= FEW else for_many)
+
+
+def _linear_bfloat16(layer: nn.Linear, x: Tensor) -> Tensor:
+    """By PyTorch's own product, whose result is rounded before the bias is added."""
+    weight = cached(layer, BFLOAT16, [layer.weight], layer.weight.detach().bfloat16)
+    y = F.linear(x.bfloat16(), weight).float()
+    return y if layer.bias is None else y + layer.bias
 
 
 def _to_float16(weight: Tensor) -> Tensor | None:
