@@ -1,6 +1,6 @@
 """Convolution by products in bfloat16 with float32 sums, on the matrix unit (AMX) of a CPU that has one.
 
-Every output is the sum of its 9 C products, so that its error is that of rounding both factors, 2^-9 of each.
+Every output is the sum of its 9 C products, so that its error is that of rounding both factors, at most 2^-8 of each.
 """
 
 import math
