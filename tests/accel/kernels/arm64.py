@@ -99,8 +99,16 @@ def machine_code(function, target):
     module = llvm.parse_assembly(re.sub(r"(?m)( #\d+)+( \{)?$", r"\2", code))  # what fits to this CPU is gone
     module.triple, module.data_layout = TRIPLE, str(target.target_data)
     module.get_function(compiled._wrapper_name).name = "kernel"
-    builder = llvm.create_pass_builder(target, llvm.PipelineTuningOptions(speed_level=3))
-    builder.getModulePassManager().run(module, builder)
+    for level in (0, 3):  # as numba does
+        options = llvm.PipelineTuningOptions(speed_level=level)
+        options.loop_vectorization = options.slp_vectorization = level > 0
+        builder = llvm.create_pass_builder(target, options)
+        passes = builder.getModulePassManager()
+        if level == 0:
+            passes.add_loop_rotate_pass()
+            passes.add_instruction_combine_pass()
+            passes.add_jump_threading_pass()
+        passes.run(module, builder)
     return target.emit_assembly(module), target.emit_object(module)
 
 

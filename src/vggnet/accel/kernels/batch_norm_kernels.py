@@ -134,7 +134,10 @@ def normalize(task: Any, thread: int, block: int) -> None:
 
 @kernel(ROWS)
 def gradient_sums(task: Any, thread: int, block: int) -> None:
-    """By channel and part: sums of dz (first) and of dz * (x - center) (second). y is the gradient of the output."""
+    """By channel and part: sums of dz (first) and of dz * (x - center) (second). y is the gradient of the output.
+
+    Values are read before they are chosen from: else there are no vectors on CPUs that cannot mask what they read.
+    """
     width, channels = task.width, task.channels
     scale, shift = carray(floats_at(task.scale), channels), carray(floats_at(task.shift), channels)
     center = carray(floats_at(task.center), channels)
@@ -151,23 +154,24 @@ def gradient_sums(task: Any, thread: int, block: int) -> None:
             above = carray(floats_at(top), (2, channels))
             below = carray(floats_at(top + 2 * width * channels * FLOAT), (2, channels))
             for c in range(channels):
-                x = above[0, c]
+                x, right, left_below, right_below, grad = above[0, c], above[1, c], below[0, c], below[1, c], y[c]
                 z = x * scale[c] + shift[c]
-                other = above[1, c] * scale[c] + shift[c]
-                x, z = (above[1, c], other) if other > z else (x, z)
-                other = below[0, c] * scale[c] + shift[c]
-                x, z = (below[0, c], other) if other > z else (x, z)
-                other = below[1, c] * scale[c] + shift[c]
-                x, z = (below[1, c], other) if other > z else (x, z)
-                dz = y[c] if z > zero else zero
+                other = right * scale[c] + shift[c]
+                x, z = (right, other) if other > z else (x, z)
+                other = left_below * scale[c] + shift[c]
+                x, z = (left_below, other) if other > z else (x, z)
+                other = right_below * scale[c] + shift[c]
+                x, z = (right_below, other) if other > z else (x, z)
+                dz = grad if z > zero else zero
                 first[c] += dz
                 second[c] += dz * (x - center[c])
         else:
             x_row = carray(floats_at(task.x + row * channels * FLOAT), channels)
             for c in range(channels):
-                dz = y[c] if x_row[c] * scale[c] + shift[c] > zero else zero
+                x, grad = x_row[c], y[c]
+                dz = grad if x * scale[c] + shift[c] > zero else zero
                 first[c] += dz
-                second[c] += dz * (x_row[c] - center[c])
+                second[c] += dz * (x - center[c])
 
 
 @kernel(ROWS)
