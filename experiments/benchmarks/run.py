@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows
+from vggnet.benchmarking.accuracy import BFLOAT16, precision_of
 from vggnet.benchmarking.timing import cpu_environment
 from vggnet.errors import ConfigError
 
@@ -82,12 +83,13 @@ def section(row: Row) -> str:
 
 def timings(bench: Mapping[str, Any]) -> Row:
     """The row of a `vgg bench ... --json`: for each way its median, fastest and slowest time."""
-    ways: dict[str, dict[str, float]] = {}
+    ways: dict[str, dict[str, Any]] = {}
     for way, median in bench["medians"].items():
         seconds = bench["seconds"][way]
         ms = {"median_ms": 1e3 * median, "fastest_ms": 1e3 * min(seconds), "slowest_ms": 1e3 * max(seconds)}
         peak = {"peak_mb": bench["peak_bytes"][way] / 1e6} if bench["peak_bytes"] else {}
-        ways[way] = {**ms, "images_per_s": bench["batch"] / median, **peak}
+        error = {"error": bench["errors"][way]} if bench["errors"] else {}
+        ways[way] = {**ms, "images_per_s": bench["batch"] / median, **peak, "precision": precision_of(way), **error}
     return {"work": bench["work"], "ratio": bench["ratio"], "ways": ways, "environment": bench["environment"]}
 
 
@@ -134,15 +136,19 @@ def _ways(row: Row) -> Section:
 
 
 def ways_table(row: Row) -> str:
-    """A line for each way."""
-    peaks = "peak_mb" in next(iter(row["ways"].values()))
-    headings = ["way", "median (ms)", "fastest", "slowest", "images/s", *(["peak memory (MB)"] if peaks else [])]
-    keys = ("median_ms", "fastest_ms", "slowest_ms", "images_per_s")
+    """A line for each way. Old rows have neither precision nor error: all were float32."""
+    columns = {
+        "precision": ("precision", "{}"), "median (ms)": ("median_ms", "{:.1f}"), "fastest": ("fastest_ms", "{:.1f}"),
+        "slowest": ("slowest_ms", "{:.1f}"), "images/s": ("images_per_s", "{:.1f}"),
+        "peak memory (MB)": ("peak_mb", "{:.0f}"), "error": ("error", "{:.1e}"),
+    }  # fmt: skip
+    ways = {way: {"precision": precision_of(way), **found} for way, found in row["ways"].items()}
+    shown = {heading: column for heading, column in columns.items() if column[0] in next(iter(ways.values()))}
     lines = [
-        [way, *(f"{found[key]:.1f}" for key in keys), *([f"{found['peak_mb']:.0f}"] if peaks else [])]
-        for way, found in row["ways"].items()
+        [way.removesuffix(BFLOAT16), *(text.format(found[key]) for key, text in shown.values())]
+        for way, found in ways.items()
     ]
-    return page.markdown(headings, lines)
+    return page.markdown(["way", *shown], lines, left=2)
 
 
 def _shapes(row: Row) -> Section:

@@ -41,7 +41,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torchvision": version("torchvision"),
         "vggnet": version("vggnet"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-        "cpu_flags": " ".join(flag for name, flag in CPU_FLAGS.items() if name in cpu_features()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "date": f"{datetime.now():%Y-%m-%d}",
@@ -76,11 +75,12 @@ def _default_device() -> str:
 
 
 def _cpu_name() -> str:
-    """Its name, and its kind in brackets: virtual machines call CPUs of several generations the same."""
+    """Its name; in brackets its kind and flags, as virtual machines call CPUs of several generations the same."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
-    return f"{name} ({cpu_kind()})"
+    flags = [flag for feature, flag in CPU_FLAGS.items() if feature in cpu_features()]
+    return f"{name} ({' '.join([cpu_kind(), *flags])})"

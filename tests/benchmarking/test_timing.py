@@ -23,7 +23,7 @@ def test_medians_and_ratio_by_hand():
     assert bench.medians == {"vggnet": 2, "fast": 4, "slow": 6}
     assert bench.ratio == 2
     lines = bench_as_text(bench).splitlines()
-    assert lines[2].split() == ["vggnet", "2000.0", "1000.0", "9000.0", "4.0"]
+    assert lines[2].split() == ["vggnet", "float32", "2000.0", "1000.0", "9000.0", "4.0"]
     assert lines[-1] == "2.00 times as fast as the fastest other way"
 
 
@@ -36,7 +36,8 @@ def test_the_ratio_is_of_the_fastest_ways_in_any_precision():
 @pytest.fixture(autouse=True)
 def has_tiles(monkeypatch):
     """Machines with and without a matrix unit run the same tests."""
-    monkeypatch.setattr(timing, "has_tiles", lambda: False)
+    for module in (timing, feature_timing):
+        monkeypatch.setattr(module, "has_tiles", lambda: False)
 
 
 def test_bfloat16_where_the_cpu_has_a_unit_for_it(monkeypatch, watched):
@@ -52,6 +53,32 @@ def test_bfloat16_where_the_cpu_has_a_unit_for_it(monkeypatch, watched):
         error = (logits[1] - expected).norm() / expected.norm()
         assert error < (3e-2 if way.endswith("bfloat16") else 1e-4)
     assert not torch.equal(watched["PyTorch, channels-last, bfloat16"][0], watched["PyTorch, channels-last"][0])
+
+
+def test_precision_and_error_stand_beside_times():
+    """Oracle: by hand."""
+    seconds, errors = {"vggnet": [2.0], "vggnet, bfloat16": [1.0]}, {"vggnet": 1.2e-6, "vggnet, bfloat16": 4e-3}
+    bench = Bench(
+        work="step", batch=8, seconds={**seconds, "PyTorch": [3.0]}, environment={}, errors={**errors, "PyTorch": 0.0}
+    )
+    lines = [line.split() for line in bench_as_text(bench).splitlines()]
+    assert lines[1][-1] == "error"
+    assert lines[2][:2] + lines[2][-1:] == ["vggnet", "bfloat16", "4.0e-03"]
+    assert lines[3][:2] + lines[3][-1:] == ["vggnet", "float32", "1.2e-06"]
+
+
+def test_errors_are_those_of_each_way(monkeypatch, watched):
+    """Oracle: float64 by hand for the same seed; a matrix unit that only rounds the result, to bfloat16."""
+    monkeypatch.setattr(timing, "has_tiles", lambda: True)
+    bench = timing.bench_infer("vgg11_bn", width=0.5, head="gap", size=32, batch=3, rounds=1, peers=False)
+    torch.manual_seed(0)
+    network = timing.build_network("vgg11_bn", 1000, 0.5, "gap").eval().double()
+    with torch.no_grad():
+        expected = network(torch.randn(3, 3, 32, 32).double())[:2]
+    for way, error in bench.errors.items():
+        by_hand = (watched[way][0][:2] - expected).abs().max() / expected.abs().max()
+        assert error == pytest.approx(by_hand.item(), rel=0.5)
+        assert (1e-4 < error < 5e-2) == way.endswith("bfloat16")
 
 
 def test_ways_take_turns_after_two_calls_that_are_not_counted(monkeypatch):
@@ -84,8 +111,7 @@ def watched(monkeypatch):
             results[name] = [work(), work()]
         return {name: [1.0] for name in ways}
 
-    for module in (timing, feature_timing):
-        monkeypatch.setattr(module, "in_turns", watching)
+    monkeypatch.setattr(timing, "in_turns", watching)
     return results
 
 
@@ -136,8 +162,9 @@ def test_every_way_of_training_takes_the_same_step(monkeypatch):
 
 def test_features_of_every_way_are_the_same(watched):
     """Oracle: the network's own layers, run one by one."""
-    feature_timing.bench_features("vgg11_bn", layer="relu2_1", size=32, batch=2, rounds=1)
-    assert list(watched) == WAYS
+    bench = feature_timing.bench_features("vgg11_bn", layer="relu2_1", size=32, batch=2, rounds=1)
+    assert list(watched) == list(bench.errors) == WAYS
+    assert max(bench.errors.values()) < 5e-5
     stock = watched["PyTorch, NCHW"][0]["relu2_1"]
     assert stock.shape == (2, 128, 16, 16)
     for found in watched.values():
@@ -148,12 +175,13 @@ def test_features_of_every_way_are_the_same(watched):
 def test_lpips_is_timed_against_its_package(watched, gradient):
     """Oracle: one distance for each pair, the same each time; gradients have the shape of the images."""
     pytest.importorskip("lpips", reason="the package lpips is not installed")
-    feature_timing.bench_lpips(size=16, batch=2, rounds=1, gradient=gradient)
-    assert list(watched) == WAYS
+    bench = feature_timing.bench_lpips(size=16, batch=2, rounds=1, gradient=gradient)
+    assert list(watched) == list(bench.errors) == WAYS
+    assert max(bench.errors.values()) < 1e-3
     for first, second in watched.values():
         if gradient:
-            assert first[0].shape == (2, 3, 16, 16)
-            assert first[0].abs().sum() > 0
+            assert first.shape == (2, 3, 16, 16)
+            assert first.abs().sum() > 0
         else:
             assert torch.equal(first, second)
             assert first.numel() == 2
@@ -172,6 +200,9 @@ def test_the_command_prints_every_way(capsys, work):
     assert list(found["seconds"]) == WAYS
     assert all(len(values) == 2 and min(values) > 0 for values in found["seconds"].values())
     assert found["ratio"] == pytest.approx(min(found["medians"][way] for way in WAYS[1:]) / found["medians"]["vggnet"])
+    assert found["precisions"] == dict.fromkeys(WAYS, "float32")
+    assert all(0 < error < 1e-3 for error in found["errors"].values())
+    assert list(found["errors"]) == WAYS
 
 
 def test_a_network_of_torchvision_with_its_memory(capsys):
@@ -235,6 +266,7 @@ def test_shapes_are_measured(capsys, monkeypatch):
     assert len(found["rows"]) == 2 * 7
     assert all(min(row["ms"].values()) > 0 for row in found["rows"])
     assert found["ratio"] == min(row["ratio"] for row in found["rows"])
+    assert all(list(row["errors"]) == WAYS and 0 < max(row["errors"].values()) < 5e-5 for row in found["rows"])
 
 
 def test_choices_are_shown(capsys):

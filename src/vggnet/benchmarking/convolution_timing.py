@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vggnet.accel.buffers import keep_freed_memory
 from vggnet.accel.dispatch import conv3x3
+from vggnet.benchmarking.accuracy import errors_of
 from vggnet.benchmarking.timing import CHANNELS_LAST, NCHW, OURS, cpu_environment, in_turns
 from vggnet.models.table1 import layers
 from vggnet.progress import Progress, report_progress
@@ -22,9 +23,11 @@ COLUMNS = ("A", "B", "D", "E")
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesBench:
-    """Milliseconds of each pass of each shape."""
+    """Milliseconds of each pass of each shape, in float32, and errors as `accuracy.relative_error` defines them."""
 
-    rows: list[dict[str, Any]]  # "pass", "shape", "ms": {way: median}, "ratio": to the faster of PyTorch's formats
+    rows: list[
+        dict[str, Any]
+    ]  # "pass", "shape", "ms" and "errors": {way: ...}, "ratio": to the faster of PyTorch's formats
     environment: dict[str, Any]
 
     @property
@@ -78,12 +81,16 @@ def _rows(batch: int, side: int, in_channels: int, out_channels: int, rounds: in
         NCHW: _passes(_stock, *nchw),
         CHANNELS_LAST: _passes(_stock, *last),
     }
+    exact = _passes(_stock, *(tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in last))
     rows = []
     for index, work in enumerate(("forward", "backward")):
-        seconds = in_turns({name: pair[index] for name, pair in passes.items()}, rounds)
+        ways = {name: pair[index] for name, pair in passes.items()}
+        errors = errors_of(ways, exact[index]())
+        seconds = in_turns(ways, rounds)
         ms = {name: 1e3 * median(values) for name, values in seconds.items()}
         shape = f"{batch} x {side}x{side} {in_channels}->{out_channels}"
-        rows.append({"pass": work, "shape": shape, "ms": ms, "ratio": min(ms[NCHW], ms[CHANNELS_LAST]) / ms[OURS]})
+        ratio = min(ms[NCHW], ms[CHANNELS_LAST]) / ms[OURS]
+        rows.append({"pass": work, "shape": shape, "ms": ms, "errors": errors, "ratio": ratio})
     return rows
 
 

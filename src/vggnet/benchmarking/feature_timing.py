@@ -1,6 +1,8 @@
 """How fast VGG's features and LPIPS are on this CPU: ours against torchvision and the package lpips."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,19 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vgg import cfgs, make_layers
 
 from vggnet.accel.api import accelerate
-from vggnet.benchmarking.timing import CHANNELS_LAST, NCHW, OURS, Bench, cpu_environment, in_turns
+from vggnet.accel.precision import products_in
+from vggnet.benchmarking.accuracy import BFLOAT16, errors_of
+from vggnet.benchmarking.timing import (
+    CHANNELS_LAST,
+    FEW,
+    NCHW,
+    OURS,
+    Bench,
+    has_tiles,
+    in_autocast,
+    infer,
+    timed,
+)
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
 from vggnet.features.distance import LAYERS
@@ -48,15 +62,19 @@ def bench_features(
     network = build(model, head="gap", num_classes=1).eval()
     images = torch.randn(batch, 3, size, size)
     last = images.contiguous(memory_format=torch.channels_last)
-    ways = {OURS: _infer(accelerate(FeatureExtractor(network, layer)), last)}
-    for way, laid_out, memory_format in (
-        (NCHW, images, torch.contiguous_format),
-        (CHANNELS_LAST, last, torch.channels_last),
-    ):
-        stock = _torchvision_extractor(network.features, model, layer).to(memory_format=memory_format)
-        ways[way] = _infer(stock, laid_out)
-    work = f"features, {model}, {layer}, {size}x{size}, batch {batch}"
-    return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+    ours = accelerate(FeatureExtractor(network, layer))
+    stock, stock_last, exact = (_torchvision_extractor(network.features, model, layer) for _ in range(3))
+    stock_last.to(memory_format=torch.channels_last)
+    ways = {
+        OURS: partial(infer, ours, last),
+        NCHW: partial(infer, stock, images),
+        CHANNELS_LAST: partial(infer, stock_last, last),
+    }
+    if has_tiles():
+        ways[OURS + BFLOAT16] = products_in("bfloat16")(partial(infer, ours, last))
+        ways[CHANNELS_LAST + BFLOAT16] = partial(infer, in_autocast(stock_last), last)
+    errors = errors_of(ways, infer(exact.double(), images[:FEW].double()))
+    return timed(f"features, {model}, {layer}, {size}x{size}, batch {batch}", batch, ways, errors, rounds, progress)
 
 
 def bench_lpips(
@@ -81,13 +99,26 @@ def bench_lpips(
     with TemporaryDirectory() as folder:
         save(network, Path(folder) / "weights.safetensors", preprocess=Preprocess.imagenet())
         save_file({f"lin{i}": torch.rand(c) for i, c in enumerate(LAYERS.values())}, Path(folder) / HEADS_FILE)
-        ways = {OURS: _compare(LPIPS(folder), images, others, gradient)}
-    for way, memory_format in ((NCHW, torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
-        package = _lpips_package().to(memory_format=memory_format)
-        first, second = (tensor.contiguous(memory_format=memory_format) for tensor in (images, others))
-        ways[way] = _compare(package, first, second, gradient)
+        ours = LPIPS(folder)
+    package = _lpips_package()
+    last = copy.deepcopy(package).to(memory_format=torch.channels_last)
+    pair = (images, others)
+    pair_last = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in pair)
+    ways = {
+        OURS: partial(_compare, ours, pair, gradient),
+        NCHW: partial(_compare, package, pair, gradient),
+        CHANNELS_LAST: partial(_compare, last, pair_last, gradient),
+    }
+    if has_tiles():
+        ways[OURS + BFLOAT16] = products_in("bfloat16")(partial(_compare, ours, pair, gradient))
+        ways[CHANNELS_LAST + BFLOAT16] = partial(_compare, last, pair_last, gradient, autocast=True)
+    few = [tensor[:FEW].double() for tensor in pair]
+    errors: dict[str, float] = {}
+    for names, distance in ((OURS,), ours), ((NCHW, CHANNELS_LAST), package):  # of different random weights
+        exact = _compare(copy.deepcopy(distance).double(), few, gradient)
+        errors |= errors_of({name: way for name, way in ways.items() if name.startswith(names)}, exact)
     work = f"LPIPS{', with gradient' if gradient else ''}, {size}x{size}, batch {batch}"
-    return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+    return timed(work, batch, ways, errors, rounds, progress)
 
 
 def _lpips_package() -> nn.Module:
@@ -100,15 +131,12 @@ def _lpips_package() -> nn.Module:
     return module.requires_grad_(False).eval()
 
 
-def _compare(distance: nn.Module, images: Tensor, others: Tensor, gradient: bool) -> Callable[[], object]:
-    def compare() -> object:
-        if not gradient:
-            with torch.no_grad():
-                return distance(images, others)
-        leaf = images.detach().requires_grad_()
-        return torch.autograd.grad(distance(leaf, others).sum(), leaf)
-
-    return compare
+def _compare(distance: nn.Module, pair: Sequence[Tensor], gradient: bool, *, autocast: bool = False) -> Tensor:
+    """Distances, or the gradient of their sum for the first images."""
+    with torch.set_grad_enabled(gradient), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        leaf = pair[0].detach().requires_grad_(gradient)
+        found: Tensor = distance(leaf, pair[1])
+        return torch.autograd.grad(found.sum(), leaf)[0] if gradient else found
 
 
 def _torchvision_extractor(features: nn.Sequential, model: str, layer: str) -> nn.Module:
@@ -118,11 +146,3 @@ def _torchvision_extractor(features: nn.Sequential, model: str, layer: str) -> n
     index = [name for name, _ in features.named_children()].index(layer)
     extractor: nn.Module = create_feature_extractor(stock.eval(), {str(index): layer})
     return extractor
-
-
-def _infer(network: nn.Module, images: Tensor) -> Callable[[], object]:
-    def infer() -> object:
-        with torch.inference_mode():
-            return network(images)
-
-    return infer

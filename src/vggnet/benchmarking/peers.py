@@ -45,6 +45,8 @@ def installed_peers(network: nn.Module, images: Tensor, threads: int, *, bfloat1
 
 
 def _onnxruntime(network: nn.Module, images: Tensor, threads: int, folder: Path) -> Answer:
+    # float32 is its fastest precision here: 1.32 has no convolution in bfloat16 on CPUs ("could not find an
+    # implementation for Conv"), and 8-bit integers would be another network.
     import onnxruntime
 
     torch.onnx.export(network, (images,), folder / "network.onnx", dynamo=True, verbose=False)

@@ -21,6 +21,7 @@ from vggnet.accel.api import accelerate
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.compilation import problem
 from vggnet.accel.precision import products_in
+from vggnet.benchmarking.accuracy import BFLOAT16, errors_of, precision_of
 from vggnet.benchmarking.peers import installed_peers
 from vggnet.devices import environment
 from vggnet.errors import ConfigError
@@ -29,8 +30,9 @@ from vggnet.models.vgg import build
 from vggnet.progress import Progress, report_progress
 
 OURS = "vggnet"
+Forward = Callable[[Tensor], Any]
 NCHW, CHANNELS_LAST = "PyTorch, NCHW", "PyTorch, channels-last"
-BFLOAT16 = ", bfloat16"  # after the name of a way; the others are float32
+FEW = 2  # images whose results are compared with float64, where images do not depend on each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,18 @@ class Bench:
     batch: int  # images at a time
     seconds: dict[str, list[float]]  # way -> one value for each round
     environment: dict[str, Any]
+    errors: dict[str, float] | None = None  # way -> `accuracy.relative_error`, where all compute the same
     peak_bytes: dict[str, int] | None = None  # way -> peak memory of its process beyond what it held before
 
     @property
     def medians(self) -> dict[str, float]:
         """Way -> seconds, the fastest first."""
         return dict(sorted(((name, median(values)) for name, values in self.seconds.items()), key=lambda item: item[1]))
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Way -> the precision of its products."""
+        return {name: precision_of(name) for name in self.seconds}
 
     @property
     def ratio(self) -> float:
@@ -68,6 +76,8 @@ def bench_train(
     progress: Progress = False,
 ) -> Bench:
     """Time a whole training step on a CPU: forward, backward, and SGD with Nesterov momentum.
+
+    Errors are those of the first step's gradients, without dropout.
 
     Where the CPU has a matrix unit for bfloat16, that precision is timed as well: PyTorch's by autocast, ours by
     products alone.
@@ -92,14 +102,24 @@ def bench_train(
     network = build_network(model, 10, width, head)
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
 
-    def stepping(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+    def stepping(network: nn.Module, images: Tensor, forward: Forward) -> Callable[[], object]:
         return training_step(network, images, labels, forward)
 
-    seconds = in_turns(_ways(network, images, compiled, stepping, bfloat16=has_tiles()), rounds, progress)
+    def differentiating(network: nn.Module, images: Tensor, forward: Forward) -> Callable[[], list[Tensor]]:
+        return lambda: _gradients(network, images, labels, forward)
+
+    exact = copy.deepcopy(network).double()
+    bfloat16 = has_tiles()
+    errors = errors_of(
+        _ways(network, images, compiled, differentiating, bfloat16=bfloat16),
+        _gradients(exact, images.double(), labels, exact),
+    )
+    seconds = in_turns(_ways(network, images, compiled, stepping, bfloat16=bfloat16), rounds, progress)
     measured = seconds if memory and find_spec("resource") else ()  # Windows has no such module
     peaks = {way: peak_bytes(_steps, way, model, width, head, size, batch) for way in measured} or None
     work = f"training step, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
-    return Bench(work=work, batch=batch, seconds=seconds, environment=cpu_environment(), peak_bytes=peaks)
+    about: Any = {"environment": cpu_environment(), "errors": errors, "peak_bytes": peaks}
+    return Bench(work=work, batch=batch, seconds=seconds, **about)
 
 
 def bench_infer(
@@ -133,19 +153,31 @@ def bench_infer(
     network = build_network(model, 1000, width, head).eval()
     images = torch.randn(batch, 3, size, size)
 
-    def inferring(network: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        def infer() -> Tensor:
-            with torch.inference_mode():
-                return forward(images)
-
-        return infer
+    def inferring(network: nn.Module, images: Tensor, forward: Forward) -> Callable[[], Tensor]:
+        return lambda: infer(forward, images)
 
     bfloat16 = bfloat16 and has_tiles()
     ways = _ways(network, images, compiled, inferring, bfloat16=bfloat16)
     if peers:
         ways |= installed_peers(network, images, torch.get_num_threads(), bfloat16=bfloat16)
+    errors = errors_of(ways, infer(copy.deepcopy(network).double(), images[:FEW].double()))
     work = f"inference, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
-    return Bench(work=work, batch=batch, seconds=in_turns(ways, rounds, progress), environment=cpu_environment())
+    return timed(work, batch, ways, errors, rounds, progress)
+
+
+def infer(network: Forward, images: Tensor) -> Any:
+    """The network's result, without gradients."""
+    with torch.inference_mode():
+        return network(images)
+
+
+def timed(
+    work: str, batch: int, ways: Mapping[str, Callable[[], object]], errors: dict[str, float], rounds: int,
+    progress: Progress,
+) -> Bench:  # fmt: skip
+    """Measure the ways in turns."""
+    seconds = in_turns(ways, rounds, progress)
+    return Bench(work=work, batch=batch, seconds=seconds, environment=cpu_environment(), errors=errors)
 
 
 def training_step(
@@ -218,14 +250,14 @@ def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
         return pool.submit(_grown, work, arguments).result()
 
 
-Prepare = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor]], Callable[[], object]]
+Prepare = Callable[[nn.Module, Tensor, Forward], Callable[[], Any]]
 
 
 def _ways(
     network: nn.Module, images: Tensor, compiled: bool, prepare: Prepare, *, bfloat16: bool
-) -> dict[str, Callable[[], object]]:
+) -> dict[str, Callable[[], Any]]:
     """Ours and PyTorch's, each on its own copy of the network."""
-    ways: dict[str, Callable[[], object]] = {}
+    ways: dict[str, Callable[[], Any]] = {}
     for name in (OURS, NCHW, CHANNELS_LAST):
         copied, batch = _laid_out(name, copy.deepcopy(network), images)
         ways[name] = prepare(copied, batch, copied)
@@ -236,17 +268,27 @@ def _ways(
         if name == OURS:
             ways[name + BFLOAT16] = products_in("bfloat16")(prepare(copied, batch, copied))
         else:
-            ways[name + BFLOAT16] = prepare(copied, batch, _in_autocast(copied))
+            ways[name + BFLOAT16] = prepare(copied, batch, in_autocast(copied))
     return ways
 
 
-def _in_autocast(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    def forward(images: Tensor) -> Tensor:
+def in_autocast(network: nn.Module) -> Forward:
+    """The network in bfloat16 as PyTorch's autocast does it; what it returns is float32."""
+
+    def forward(images: Tensor) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            result: Tensor = network(images)
-        return result.float()
+            result = network(images)
+        return {k: v.float() for k, v in result.items()} if isinstance(result, dict) else result.float()
 
     return forward
+
+
+def _gradients(network: nn.Module, images: Tensor, labels: Tensor, forward: Forward) -> list[Tensor]:
+    """Of a training step's loss for all weights, without dropout."""
+    for module in network.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    return list(torch.autograd.grad(F.cross_entropy(forward(images), labels), list(network.parameters())))
 
 
 def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -262,7 +304,7 @@ def _steps(way: str, model: str, width: float, head: str, size: int, batch: int)
     network, images = _laid_out(way, build_network(model, 10, width, head), torch.randn(batch, 3, size, size))
     forward = torch.compile(network) if way.endswith("compiled") else network
     if way.endswith(BFLOAT16) and not way.startswith(OURS):
-        forward = _in_autocast(network)
+        forward = in_autocast(network)
     step = training_step(network, images, torch.arange(batch) % 10, forward)
     with products_in("bfloat16" if way == OURS + BFLOAT16 else "float32"), autotuner().fixed({}):
         step()

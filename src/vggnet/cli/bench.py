@@ -124,37 +124,54 @@ def main(arguments: list[str]) -> int:
         return 0
     measures: dict[type, Any] = {Train: bench_train, Infer: bench_infer, Features: bench_features, Lpips: bench_lpips}
     bench: Bench = measures[type(args)](**options, progress=True)
-    plain = {**to_plain(bench), "medians": bench.medians, "ratio": bench.ratio}
+    plain = {**to_plain(bench), "medians": bench.medians, "precisions": bench.precisions, "ratio": bench.ratio}
     print(to_json(plain) if args.json else bench_as_text(bench))
     return 0
 
 
 def bench_as_text(bench: "Bench") -> str:
-    """A line for each way, the fastest first; the last line is the ratio."""
+    """A line for each way, the fastest first; the last line is the ratio.
+
+    The error is the largest difference from float64, relative to the largest value.
+    """
+    from vggnet.benchmarking.accuracy import BFLOAT16
     from vggnet.report.text import table
 
     memory = bench.peak_bytes or {}
-    headings = ["way", "median (ms)", "fastest", "slowest", "images/s", *(["peak (MB)"] if memory else [])]
+    numbers = ["median (ms)", "fastest", "slowest", "images/s", *(["error"] if bench.errors else [])]
+    headings = ["way", "precision", *numbers, *(["peak (MB)"] if memory else [])]
     rows = []
     for way, seconds in bench.medians.items():
         ms = [f"{1e3 * value:.1f}" for value in (seconds, min(bench.seconds[way]), max(bench.seconds[way]))]
         peak = [f"{memory[way] / 1e6:.0f}"] if memory else []
-        rows.append([way, *ms, f"{bench.batch / seconds:.1f}", *peak])
+        found = [f"{bench.batch / seconds:.1f}", *([f"{bench.errors[way]:.1e}"] if bench.errors else [])]
+        rows.append([way.removesuffix(BFLOAT16), bench.precisions[way], *ms, *found, *peak])
     last = f"{bench.ratio:.2f} times as fast as the fastest other way"
-    return f"{bench.work}\n{table(headings, rows)}\n{last}"
+    return f"{bench.work}\n{table(headings, rows, left=(0, 1))}\n{last}"
 
 
 def shapes_as_text(shapes: "ShapesBench") -> str:
     """A line for each pass of each shape; the last line is the smallest ratio."""
     from vggnet.report.text import table
 
-    headings = ["pass", "shape", *(f"{way} (ms)" for way in shapes.rows[0]["ms"]), "ratio"]
+    headings = ["pass", "shape", *(f"{way} (ms)" for way in shapes.rows[0]["ms"]), "ratio", "errors"]
     rows = [
-        [row["pass"], row["shape"], *(f"{ms:.2f}" for ms in row["ms"].values()), f"{row['ratio']:.2f}"]
+        [
+            row["pass"],
+            row["shape"],
+            *(f"{ms:.2f}" for ms in row["ms"].values()),
+            f"{row['ratio']:.2f}",
+            _listed(row["errors"]),
+        ]
         for row in shapes.rows
     ]
-    last = f"at least {shapes.ratio:.2f} times as fast as the faster of PyTorch's formats"
+    last = f"float32: at least {shapes.ratio:.2f} times as fast as the faster of PyTorch's formats"
     return f"{table(headings, rows, left=(0, 1))}\n{last}"
+
+
+def _listed(errors: Mapping[str, float]) -> str:
+    """In the order of the ways."""
+    return " ".join(f"{error:.0e}" for error in errors.values())
 
 
 def _choices_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
