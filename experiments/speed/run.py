@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -60,6 +60,7 @@ def main(
     data: str | None = None,
     presets: tuple[str, ...] = ("quick", "fast"),
     seeds: int = 3,
+    precision: Literal["float32", "bfloat16"] = "float32",
     out: Path = Path("runs/speed"),
     rows: Path = ROWS,
 ) -> None:
@@ -69,18 +70,27 @@ def main(
         data: CIFAR-10, as `vgg train --data` takes it; without it pages and figure are written from the rows.
         presets: which to train.
         seeds: runs of each preset.
+        precision: of products; what is trained in bfloat16 has lines of its own.
         out: the run folders.
         rows: a row for each finished run; page and figure are written beside it.
     """
     if data is not None:
-        measure(data, presets=presets, seeds=seeds, out=out, rows=rows)
+        measure(data, presets=presets, seeds=seeds, precision=precision, out=out, rows=rows)
     write_page(rows)
     if rows == ROWS:
         for name, words in READMES.items():
             page.insert(page.ROOT / name, "speed", at_a_glance(read_rows(rows), words))
 
 
-def measure(data: str | Path, *, presets: Sequence[str], seeds: int, out: Path, rows: Path) -> list[Row]:
+def measure(
+    data: str | Path,
+    *,
+    presets: Sequence[str],
+    seeds: int,
+    out: Path,
+    rows: Path,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> list[Row]:
     """Train each preset with seeds 0 .. seeds - 1 on all of train, and test its last epoch once.
 
     It is tested as the images are and by six views. The preset `article` is timed for a few steps only; its row says
@@ -93,15 +103,16 @@ def measure(data: str | Path, *, presets: Sequence[str], seeds: int, out: Path, 
         ConfigError: a preset does not exist.
     """
     check_at_least(1, seeds=seeds)
-    configs = {name: preset(name).override(val_fraction=0.0) for name in presets}
+    options: dict[str, Any] = {"val_fraction": 0.0, **({} if precision == "float32" else {"precision": precision})}
+    labels = {name: name if precision == "float32" else f"{name}, {precision}" for name in presets}
     fingerprint = open_both(data)[0].fingerprint
     for seed in range(seeds):
-        for name, seedless in configs.items():
-            config = seedless.override(seed=seed)
-            if not find_row(read_rows(rows), "preset", name, config, fingerprint):
-                folder = folder_of(out, name, config, fingerprint)
-                run = train_or_resume(data, folder, name, seed=seed, val_fraction=0.0)
-                append_row(rows, _row(name, config, run, data))
+        for name, label in labels.items():
+            config = preset(name).override(seed=seed, **options)
+            if not find_row(read_rows(rows), "preset", label, config, fingerprint):
+                folder = folder_of(out, label, config, fingerprint)
+                run = train_or_resume(data, folder, name, seed=seed, **options)
+                append_row(rows, _row(label, config, run, data))
     if not find_row(read_rows(rows), "preset", "article", preset("article"), fingerprint):
         append_row(rows, _article_row(data))
     return [row for row in read_rows(rows) if row["fingerprint"] == fingerprint]
