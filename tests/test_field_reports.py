@@ -434,6 +434,7 @@ def photo_config(**options):
     return vggnet.preset("photos").override(**given | options)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that PyTorch leaves open then
 def test_a_killed_loader_process_is_one_line(vgg, tmp_path):
     """Symptom: the system kills a worker, and 40 lines of another library say so. Oracle: one line that names a way to
     go on. The worker really is killed, after the first step."""

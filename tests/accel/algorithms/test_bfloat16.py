@@ -101,3 +101,19 @@ def test_beside_onednn():
     for _ in range(5):
         assert torch.equal(F.conv2d(x.bfloat16(), weight.bfloat16(), padding=1), theirs)
         assert torch.equal(Bfloat16().forward(x, weight, None), ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("relu", "pool"), [(False, False), (True, False), (True, True)])
+def test_what_is_no_number_stays_none(dtype, relu, pool):
+    """Oracle: PyTorch's layers: the same places are NaN, also where a window has one; the rest within bfloat16."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False)
+    for row in range(2, 6):
+        x = channels_last(1, 32, 8, 8)
+        x[0, 3, row, 3] = float("nan")
+        expected = conv(x).relu() if relu else conv(x)
+        expected = F.max_pool2d(expected, 2) if pool else expected
+        found = Bfloat16().infer(x, FoldedWeights(conv, None), relu, pool, dtype)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02, equal_nan=True)

@@ -139,15 +139,16 @@ def _convolve(
     blocks = math.ceil(n / images) * math.ceil(height / rows)
     parts = min(math.ceil(threads * BLOCKS_PER_THREAD / blocks), out_channels // SIDE)
     positions = (images - 1) * layout.size + rows * layout.pitch
-    scratch_bytes = SIDE * ROW + in_channels // SIDE * (positions + 2 * layout.first + SIDE) * PIXEL
+    unused = out_channels * FLOAT
+    scratch_bytes = unused + SIDE * ROW + in_channels // SIDE * (positions + 2 * layout.first + SIDE) * PIXEL
     zeros = floats(max(in_channels, out_channels)).zero_()
     y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
+    least = zeros if relu else torch.full((out_channels,), -math.inf, dtype=dtype)
     kernels.convolve(
         blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
-        images=images, rows=rows, parts=parts, first=layout.first, relu=int(relu), pool=int(pool),
-        x_bytes=x.element_size(), y_bytes=y.element_size(), tiles=CONFIGURATION.ctypes.data,
-        offsets=layout.offsets(PIXEL), x=x, zeros=zeros, b=weights, b_panel=9 * in_channels // SIDE * STEP,
-        bias=zeros if bias is None else bias, y=y, scratch=scratch(threads * scratch_bytes)[0],
-        scratch_bytes=scratch_bytes,
+        images=images, rows=rows, parts=parts, first=layout.first, pool=int(pool), x_bytes=x.element_size(),
+        y_bytes=y.element_size(), tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), x=x, zeros=zeros,
+        b=weights, b_panel=9 * in_channels // SIDE * STEP, bias=zeros if bias is None else bias, least=least, y=y,
+        unused=unused, scratch=scratch(threads * scratch_bytes)[0], scratch_bytes=scratch_bytes,
     )  # fmt: skip
     return y

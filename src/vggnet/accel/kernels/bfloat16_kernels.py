@@ -22,7 +22,8 @@ from vggnet.accel.kernels.tiles import (
     TILE,
     configure_tiles,
     copy_values,
-    finish_sums,
+    finish_bfloat16,
+    finish_float32,
     multiply_1,
     multiply_9,
     release_tiles,
@@ -40,8 +41,9 @@ SUMS = 9 * SIDE * ROW  # bytes of the sums of 32 input and 32 output channels
 
 WEIGHTS = task_type("in_channels", "out_channels", "w", "packed", "turned")
 PRODUCTS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "relu", "pool",
-    "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "y", "scratch", "scratch_bytes",
+    "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool", "x_bytes",
+    "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused", "scratch",
+    "scratch_bytes",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
     "n", "height", "width", "in_channels", "out_channels", "positions", "parts", "groups", "first", "tiles", "offsets",
@@ -130,16 +132,41 @@ def pack_weights(task: Any, thread: int, block: int) -> None:
                     )
 
 
+@njit(inline="never")
+def find_results(
+    start: int, stop: int, height: int, width: int, pixel_bytes: int, pool: int, y: int, least: int, unused: int
+) -> Any:
+    """Where the results of positions go, and what each is compared with: `least`, or the largest of its window so far.
+
+    pool: 1 for 2x2 max pool, else 0. Results of the padding go to `unused`.
+    """
+    destinations, others = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
+    image, rest = divmod(start, (height + 1) * (width + 1))
+    row, column = divmod(rest, width + 1)
+    for i in range(stop - start):
+        destinations[i] = unused
+        if row < height and column < width:
+            pixel = (image * (height >> pool) + (row >> pool)) * (width >> pool) + (column >> pool)
+            destinations[i] = y + pixel * pixel_bytes
+        others[i] = destinations[i] if (row | column) & pool else least
+        column += 1
+        if column > width:
+            row, column = row + 1, 0
+        if row > height:
+            image, row = image + 1, 0
+    return destinations, others
+
+
 @kernel(PRODUCTS)
 def convolve(task: Any, thread: int, block: int) -> None:
     """y = what follows a convolution of x; a block is a part of the output channels of `images` images or `rows` rows.
 
-    With `pool` a block has whole windows of 2x2 pixels, and y is pooled. Scratch memory for each thread: 32 x 32 sums,
-    and the positions of a block with `first` ones before and after it; the last tile of sums may reach 31 positions
-    further.
+    y is at least `least`, a value for each output channel: 0 for ReLU. With `pool` a block has whole windows of 2x2
+    pixels, and y is pooled. Scratch memory for each thread: `unused` bytes, 32 x 32 sums, and the positions of a
+    block with `first` ones before and after it; the last sums may reach 31 positions further.
     """
     configure_tiles(task.tiles)
-    height, width, pool = task.height, task.width, task.pool
+    height, width = task.height, task.width
     pitch, panels, steps = width + 1, task.out_channels // SIDE, task.in_channels // SIDE
     size, bands = (height + 1) * pitch, -(-height // task.rows)
     block, part = block // task.parts, block % task.parts
@@ -147,37 +174,26 @@ def convolve(task: Any, thread: int, block: int) -> None:
     start = image * size + top * pitch
     stop = (min(image + task.images, task.n) - 1) * size + min(top + task.rows, height) * pitch
     addresses = find_pixels(
-        start - task.first,
-        stop + task.first,
-        task.n,
-        height,
-        width,
-        task.in_channels * task.x_bytes,
-        task.x,
+        start - task.first, stop + task.first, task.n, height, width, task.in_channels * task.x_bytes, task.x,
         task.zeros,
-    )
-    sums = task.scratch + thread * task.scratch_bytes
+    )  # fmt: skip
+    unused = task.scratch + thread * task.scratch_bytes
+    sums = unused + task.unused
     a, a_step = sums + SIDE * ROW, (len(addresses) + SIDE) * PIXEL
     pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
-    pixel_bytes = task.out_channels * task.y_bytes
+    destinations, others = find_results(
+        start, stop, height, width, task.out_channels * task.y_bytes, task.pool, task.y, task.least, unused
+    )
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
-        y, bias = task.y + panel * SIDE * task.y_bytes, task.bias + panel * SIDE * FLOAT
-        for first in range(start, stop, SIDE):
-            multiply_9(
-                a + (first - start) * PIXEL, PIXEL, a_step, task.offsets, task.b + panel * task.b_panel, sums, steps, 0
-            )  # fmt: skip
-            image, rest = divmod(first, size)
-            row, column = divmod(rest, pitch)
-            for i in range(min(SIDE, stop - first)):
-                if row < height and column < width:
-                    pixel = (image * (height >> pool) + (row >> pool)) * (width >> pool) + (column >> pool)
-                    others = (row | column) & pool  # a window's first pixel is in an even row and column
-                    finish_sums(sums + i * ROW, bias, task.relu, others, task.y_bytes, y + pixel * pixel_bytes)
-                column += 1
-                if column > width:
-                    row, column = row + 1, 0
-                if row > height:
-                    image, row = image + 1, 0
+        b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
+        for first in range(0, stop - start, SIDE):
+            multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, steps, 0)
+            rows = min(SIDE, stop - start - first)
+            to, other = destinations.ctypes.data + first * 8, others.ctypes.data + first * 8
+            if task.y_bytes == FLOAT:
+                finish_float32(sums, rows, bias, other, to, offset)
+            else:
+                finish_bfloat16(sums, rows, bias, other, to, offset)
     release_tiles()
 
 

@@ -10,7 +10,7 @@ Addresses and strides are int64, in bytes. Values are rounded to bfloat16 to the
 import ctypes
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -29,10 +29,18 @@ TILE = 16  # rows of a tile, and its columns of 4 bytes
 ROW = SIDE * FLOAT  # bytes of a row of B: 32 columns of pairs; and of the sums
 STEP = TILE * ROW  # bytes of B from one step to the next
 
+
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """LLVM's type, which llvmlite lacks."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
 _BYTE, _HALF, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _POINTER = _BYTE.as_pointer()
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), TILE), ir.VectorType(_INT, TILE)
-_HALVES = ir.VectorType(_HALF, TILE)
+_HALVES, _BFLOATS = ir.VectorType(_HALF, TILE), ir.VectorType(_BFloat16(), TILE)
 _SUMS, _A, _B = range(4), (4, 5), (6, 7)  # the registers
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # of Linux on x86-64
@@ -239,49 +247,51 @@ def transpose_sums(typing: Any, source: Any, destination: Any, row: Any) -> Any:
     return types.void(*[types.int64] * 3), generate
 
 
-@intrinsic
-def finish_sums(typing: Any, source: Any, bias: Any, relu: Any, others: Any, value_bytes: Any, destination: Any) -> Any:
-    """A row of 32 sums plus the bias, then ReLU if `relu` is not 0; a NaN stays one.
+def _finish(narrow: bool) -> Any:
+    """An intrinsic that makes results of sums: the larger one of each sum plus its bias, and another value.
 
-    others: if it is not 0, the largest of this and what is at the destination.
-    value_bytes: 4 for a result in float32, 2 for bfloat16.
+    sums: `count` rows of 32, ROW apart. Row i goes to the address destinations[i] + offset, and is compared with what
+    is at others[i] + offset; these are lists. A NaN stays one.
+    narrow: results and other values are bfloat16, not float32.
     """
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        source, bias, relu, others, value_bytes, destination = arguments
-        zero, zeros, lowest = ir.Constant(_LONG, 0), *(ir.Constant(_FLOATS, [x] * TILE) for x in (0.0, float("-inf")))
-        least = builder.select(builder.icmp_signed("!=", relu, zero), zeros, lowest)
-        sums = []
-        for i in range(2):
-            total = builder.fadd(_load(builder, source, i * TILE * FLOAT), _load(builder, bias, i * TILE * FLOAT))
-            sums.append(builder.select(builder.fcmp_ordered("<", total, least), least, total))
+    @intrinsic
+    def finish(typing: Any, sums: Any, count: Any, bias: Any, others: Any, destinations: Any, offset: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            sums, count, bias, others, destinations, offset = arguments
+            size = TILE * (BFLOAT16 if narrow else FLOAT)
+            biases = [_load(builder, bias, i * TILE * FLOAT) for i in range(2)]
+            before, loop, after = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("end")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            row = builder.phi(_LONG)
+            row.add_incoming(ir.Constant(_LONG, 0), before)
+            place = builder.mul(row, ir.Constant(_LONG, 8))
+            source = builder.add(sums, builder.mul(row, ir.Constant(_LONG, ROW)))
+            other, destination = (
+                builder.add(_listed(builder, builder.add(list_, place), 0), offset) for list_ in (others, destinations)
+            )
+            for i in range(2):
+                total = builder.fadd(_load(builder, source, i * TILE * FLOAT), biases[i])
+                there = builder.add(other, ir.Constant(_LONG, i * size))
+                total = _larger(builder, _load_halves(builder, there) if narrow else _load(builder, there, 0), total)
+                here = builder.add(destination, ir.Constant(_LONG, i * size))
+                if narrow:
+                    _store_halves(builder, _rounded(builder, total), here)
+                else:
+                    _store(builder, builder.bitcast(total, _INTS), here, 0)
+            following = builder.add(row, ir.Constant(_LONG, 1))
+            row.add_incoming(following, loop)
+            builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+            builder.position_at_end(after)
+            return context.get_dummy_value()
 
-        def store(load: Callable[[int], ir.Value], save: Callable[[ir.Value, int], None]) -> None:
-            with builder.if_else(builder.icmp_signed("!=", others, zero)) as (comparing, replacing):
-                with comparing:
-                    for i, total in enumerate(sums):
-                        save(_larger(builder, load(i), total), i)
-                with replacing:
-                    for i, total in enumerate(sums):
-                        save(total, i)
+        return types.void(*[types.int64] * 6), generate
 
-        def place(i: int, size: int) -> ir.Value:
-            return builder.add(destination, ir.Constant(_LONG, i * TILE * size))
+    return finish
 
-        with builder.if_else(builder.icmp_signed("==", value_bytes, ir.Constant(_LONG, FLOAT))) as (wide, narrow):
-            with wide:
-                store(
-                    lambda i: _load(builder, place(i, FLOAT), 0),
-                    lambda total, i: _store(builder, builder.bitcast(total, _INTS), place(i, FLOAT), 0),
-                )
-            with narrow:
-                store(
-                    lambda i: _load_halves(builder, place(i, BFLOAT16)),
-                    lambda total, i: _store_halves(builder, _rounded(builder, total), place(i, BFLOAT16)),
-                )
-        return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), generate
+finish_float32, finish_bfloat16 = _finish(narrow=False), _finish(narrow=True)
 
 
 def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
@@ -291,17 +301,8 @@ def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
 
 
 def _rounded(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
-    """float32 -> the upper 16 bits of each, rounded, as int32. What is no number stays none."""
-    bits = builder.bitcast(values, _INTS)
-
-    def constant(value: int) -> ir.Constant:
-        return ir.Constant(_INTS, [value] * TILE)
-
-    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
-    nearest = builder.add(builder.add(bits, constant(0x7FFF)), odd)
-    quiet = builder.or_(bits, constant(0x400000))
-    kept = builder.select(builder.fcmp_unordered("uno", values, values), quiet, nearest)
-    return builder.lshr(kept, constant(16))
+    """float32 -> the 16 bits of each as bfloat16, as int32. The CPU's instruction takes subnormal numbers for 0."""
+    return builder.zext(builder.bitcast(builder.fptrunc(values, _BFLOATS), _HALVES), _INTS)
 
 
 def _paired(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
