@@ -115,7 +115,7 @@ class Autotuner:
         with self._lock:
             choice = self._measured.get(key)
             if choice is None or choice["algorithm"] not in algorithms:
-                choice = self._measured[key] = _measure(algorithms)
+                choice = self._measured[key] = measure(algorithms)
                 self._write(key, choice)
         return choice
 
@@ -139,12 +139,17 @@ def autotuner() -> Autotuner:
 
 
 def default_path() -> Path:
-    """A file for each CPU model, number of threads, and version of PyTorch and of the algorithms."""
-    machine = f"{cpu_kind()}-{num_threads()}-threads"
-    return cache_folder() / f"conv3x3-{VERSION}-{machine}-torch-{torch.__version__}.jsonl"
+    """A file for each machine, as `machine_key` tells them apart."""
+    return cache_folder() / f"conv3x3-{machine_key()}.jsonl"
 
 
-def _measure(algorithms: Mapping[str, Candidate]) -> Choice:
+def machine_key() -> str:
+    """The version of the algorithms, the CPU model, the number of threads, and PyTorch's version."""
+    return f"{VERSION}-{cpu_kind()}-{num_threads()}-threads-torch-{torch.__version__}"
+
+
+def measure(algorithms: Mapping[str, Candidate]) -> Choice:
+    """Time each algorithm; the fastest of a few runs counts."""
     fastest = {}
     for name, algorithm in algorithms.items():
         algorithm()

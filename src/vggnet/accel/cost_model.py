@@ -3,13 +3,20 @@
 time = start + product * products + value * values + weight * weights, in milliseconds; the amounts are millions, as
 `Algorithm.amounts` counts them. The rates were fitted to 1,201 measured shapes on two cores of a Xeon with AVX-512. On
 half of these shapes, which the fit did not see, the predicted choices take 1.3 times as long in all as the best ones;
-PyTorch's convolution takes 1.7 times as long. What counts is the order of the algorithms, which most CPUs share.
+PyTorch's convolution takes 1.7 times as long. What counts is the order of the algorithms, which most CPUs share;
+`calibration` measures the rates of this machine.
 """
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from vggnet.accel.algorithm import Algorithm, Pass, Shape
+from vggnet.accel.autotuning import machine_key
+from vggnet.files import cache_folder
 
 
 class Rates(NamedTuple):
@@ -41,15 +48,50 @@ WEIGHT_GRADIENT: Mapping[str, Rates] = {
 }
 
 
-def predicted_ms(algorithm: Algorithm, work: Pass, shape: Shape) -> float:
-    """Milliseconds that a pass takes; infinite for an algorithm without rates."""
-    rates = (WEIGHT_GRADIENT if work == "grad_weight" else CONVOLUTION).get(algorithm.name)
-    if rates is None:
+Group = Literal["convolution", "grad_weight"]  # of passes that share rates
+Table = Mapping[Group, Mapping[str, Rates]]  # group -> algorithm -> its rates
+SHIPPED: Table = {"convolution": CONVOLUTION, "grad_weight": WEIGHT_GRADIENT}
+
+
+def group_of(work: Pass) -> Group:
+    """The passes that share rates."""
+    return "grad_weight" if work == "grad_weight" else "convolution"
+
+
+def predicted_ms(algorithm: Algorithm, work: Pass, shape: Shape, table: Table | None = None) -> float:
+    """Milliseconds that a pass takes; infinite for an algorithm without rates. table: by default that of `rates`."""
+    found = (table or rates())[group_of(work)].get(algorithm.name)
+    if found is None:
         return float("inf")
     products, values, weights = algorithm.amounts(work, shape)
-    return rates.start + 1e-6 * (rates.product * products + rates.value * values + rates.weight * weights)
+    return found.start + 1e-6 * (found.product * products + found.value * values + found.weight * weights)
 
 
-def fastest(algorithms: Iterable[Algorithm], work: Pass, shape: Shape) -> str:
+def fastest(algorithms: Iterable[Algorithm], work: Pass, shape: Shape, table: Table | None = None) -> str:
     """The name of the algorithm that is predicted to be the fastest; the first of equal ones."""
-    return min(algorithms, key=lambda algorithm: predicted_ms(algorithm, work, shape)).name
+    return min(algorithms, key=lambda algorithm: predicted_ms(algorithm, work, shape, table)).name
+
+
+@cache
+def rates() -> Table:
+    """Those of this machine where it was calibrated, else those that are shipped."""
+    return {group: {**SHIPPED[group], **found} for group, found in _read(rates_path()).items()}
+
+
+def rates_path() -> Path:
+    """The file with the rates of this machine, beside the autotuner's."""
+    return cache_folder() / f"rates-{machine_key()}.json"
+
+
+def _read(path: Path) -> Table:
+    """What the file holds; nothing of a damaged one."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        found: Table = {
+            group: {str(name): Rates(*map(float, values)) for name, values in stored[group].items()}
+            for group in SHIPPED
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {group: {} for group in SHIPPED}
+    sound = all(isfinite(rate) and rate >= 0 for one in found.values() for each in one.values() for rate in each)
+    return found if sound else {group: {} for group in SHIPPED}

@@ -12,6 +12,7 @@ from vggnet.cli.parsing import parse
 from vggnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vggnet.accel.calibration import Calibration
     from vggnet.benchmarking.convolution_timing import ShapesBench
     from vggnet.benchmarking.timing import Bench
 
@@ -82,6 +83,11 @@ class Choices(_Measured):
     """Show which algorithm each convolution takes on this machine, and the milliseconds that were measured."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(_Measured):
+    """Measure a few shapes, so that predicted choices of algorithms fit to this machine (half a minute)."""
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Infer, tyro.conf.subcommand("infer")]
@@ -89,6 +95,7 @@ Command = (
     | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Lpips, tyro.conf.subcommand("lpips")]
     | Annotated[Choices, tyro.conf.subcommand("choices")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
 )
 DESCRIPTION = """Measure how fast a network trains and infers on this CPU.
 
@@ -101,7 +108,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(
             "vgg bench article moved: in a copy of the repository, run python -m experiments.tutorial.run --measure."
         )
-    args: Train | Infer | Shapes | Features | Lpips | Choices
+    args: Train | Infer | Shapes | Features | Lpips | Choices | Calibrate
     args = parse(Command, arguments, prog="vgg bench", description=DESCRIPTION)
     if isinstance(args, Choices):
         from vggnet.accel.autotuning import autotuner
@@ -111,6 +118,13 @@ def main(arguments: list[str]) -> int:
             print(f"PyTorch computes all convolutions on this machine: {problem()}.", file=sys.stderr)
         measured = autotuner().measured()
         print(json.dumps(measured) if args.json else _choices_table(measured))
+        return 0
+    if isinstance(args, Calibrate):
+        from vggnet.accel.calibration import calibrate
+        from vggnet.report.text import to_json
+
+        calibration = calibrate(progress=True)
+        print(to_json(calibration) if args.json else calibration_as_text(calibration))
         return 0
     from vggnet.benchmarking.convolution_timing import bench_shapes
     from vggnet.benchmarking.feature_timing import bench_features, bench_lpips
@@ -167,6 +181,22 @@ def shapes_as_text(shapes: "ShapesBench") -> str:
     ]
     last = f"float32: at least {shapes.ratio:.2f} times as fast as the faster of PyTorch's formats"
     return f"{table(headings, rows, left=(0, 1))}\n{last}"
+
+
+def calibration_as_text(calibration: "Calibration") -> str:
+    """How good choices are without measuring, before and after; then where the rates are."""
+    from vggnet.report.text import table
+
+    rows = [
+        ["PyTorch, channels-last", f"{calibration.stock:.2f}"],
+        ["predicted, before", f"{calibration.before:.2f}"],
+        ["predicted, after", f"{calibration.after:.2f}"],
+    ]
+    kept = f"kept in {calibration.path}" if calibration.kept else "not kept: the choices before were better"
+    return (
+        f"fitted to {calibration.shapes} shapes; float32, on {calibration.held_out} others:\n"
+        f"{table(['choices', 'time by that of the best'], rows)}\n{kept}"
+    )
 
 
 def _listed(errors: Mapping[str, float]) -> str:
