@@ -82,6 +82,11 @@ def lpips_ours(weights):
     return perceptual.LPIPS(weights)
 
 
+@pytest.fixture(scope="module")
+def lpips_exact(weights):
+    return perceptual.LPIPS(weights, exact=True)
+
+
 def both_gradients(ours, other, images, others):
     """Distances and gradients for both images by two programs."""
     found = []
@@ -104,15 +109,17 @@ def photos():
 
 
 @pytest.mark.parametrize("images", [pair, photos, lambda: (photos()[0], (photos()[0] + 0.1).clamp(-1, 1))])
-def test_lpips_is_that_of_its_authors(lpips_package, lpips_ours, engine, images):
+def test_lpips_is_that_of_its_authors(lpips_package, lpips_ours, lpips_exact, engine, images):
     """Oracle: the package lpips 0.1.4, gradients of both images included."""
     images = images()
-    values, *gradients = both_gradients(lpips_ours, lpips_package(), *images)
+    values, *gradients = both_gradients(lpips_exact, lpips_package(), *images)
     assert torch.allclose(*values, rtol=1e-5, atol=1e-5)
     for found, expected in gradients:
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     with torch.no_grad():
         assert torch.allclose(lpips_ours(*images), values[1], rtol=1e-5, atol=1e-5)
+    wanted = [tensor.clone().requires_grad_() for tensor in images]
+    assert torch.allclose(lpips_ours(*wanted), values[1], rtol=1e-5, atol=1e-5)
 
 
 def test_heads_of_the_package(lpips_ours, weights, tmp_path):
@@ -206,7 +213,7 @@ def dists_ours(weights):
     return perceptual.DISTS(weights)
 
 
-def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
+def test_dists_is_that_of_its_authors(stock, dists_ours, weights, engine):
     """Oracle: the package DISTS-pytorch 0.1 with the same weights; it takes [0, 1]."""
     from DISTS_pytorch import DISTS
 
@@ -218,8 +225,10 @@ def test_dists_is_that_of_its_authors(stock, dists_ours, engine):
     def original(images, others):
         return package((images + 1) / 2, (others + 1) / 2, require_grad=True)
 
-    values, *gradients = both_gradients(dists_ours, original, *pair(height=48))
+    values, *gradients = both_gradients(perceptual.DISTS(weights, exact=True), original, *pair(height=48))
     assert torch.allclose(*values, atol=1e-5)
+    wanted = [tensor.requires_grad_() for tensor in pair(height=48)]
+    assert torch.allclose(dists_ours(*wanted), values[1], atol=1e-5)
     for found, expected in gradients:
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 

@@ -55,6 +55,7 @@ class Algorithm(ABC):
 
     name: str  # in the autotuning cache, in checkpoints and in $VGGNET_CONV
     precision: Precision = "float32"
+    keeps_ties = True  # whether outputs of a flat or a striped part are equal, so that a pool chooses the first one
 
     @abstractmethod
     def supports(self, work: Pass, shape: Shape) -> bool:

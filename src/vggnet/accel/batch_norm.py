@@ -71,7 +71,7 @@ def _norm_relu_backward(
     shift = bias - mean * scale
     channels = x.shape[1]
     rows = grad.numel() // channels
-    blocks = _num_blocks(rows, channels)
+    blocks = num_blocks(rows, channels)
     first, second = floats(2, blocks, channels)
     fields: dict[str, Any] = {
         "blocks": blocks, "rows": rows, "width": grad.shape[3], "channels": channels, "pool": pool,
@@ -119,7 +119,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance by channel."""
     channels = x.shape[1]
     rows = x.numel() // channels
-    blocks = _num_blocks(rows, channels)
+    blocks = num_blocks(rows, channels)
     means, squares = floats(2, blocks, channels)
     kernels.moments(blocks=blocks, rows=rows, channels=channels, x=x, first=means, second=squares)
     mean, variance = floats(channels), floats(channels)
@@ -134,7 +134,7 @@ def _normalize(x: Tensor, scale: Tensor, shift: Tensor, pool: bool) -> Tensor:
     y = _empty_output(x, pool)
     rows, channels = y.numel() // x.shape[1], x.shape[1]
     kernels.normalize(
-        blocks=_num_blocks(rows, channels), rows=rows, width=y.shape[3], channels=channels, pool=pool, x=x, y=y,
+        blocks=num_blocks(rows, channels), rows=rows, width=y.shape[3], channels=channels, pool=pool, x=x, y=y,
         scale=scale, shift=shift,
     )  # fmt: skip
     return y
@@ -147,5 +147,6 @@ def _empty_output(x: Tensor, pool: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _num_blocks(rows: int, channels: int) -> int:
+def num_blocks(rows: int, channels: int) -> int:
+    """Into how many blocks of work a kernel divides the rows of a map."""
     return max(1, rows * channels * FLOAT // BLOCK_BYTES)

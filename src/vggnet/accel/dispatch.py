@@ -22,8 +22,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     The algorithm is the fastest for the shape, as predicted or measured, or the one that $VGGNET_CONV names. Results
     differ from PyTorch's by rounding; products are computed in bfloat16 only where `allowed_precision` says so. float32
-    on a CPU is computed here; everything else, such as an empty batch or autocast, goes to F.conv2d. Gradients can be
-    taken once (no gradients of gradients).
+    on a CPU is computed here; everything else, such as an empty batch, autocast or `torch.vmap`, goes to F.conv2d.
+    Gradients can be taken once (no gradients of gradients).
 
     Args:
         x: images (N, C, H, W) in any memory format; channels-last is faster.
@@ -52,7 +52,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def is_supported(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the operator computes these itself: float32 on a CPU, of fitting shapes, without autocast."""
+    """Whether the operator computes these itself: float32 on a CPU, of fitting shapes, in no transform."""
     tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
     return (
         all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
@@ -61,14 +61,28 @@ def is_supported(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and weight.shape == (len(weight), x.shape[1], 3, 3)
         and (bias is None or bias.shape == (len(weight),))
         and not torch.is_autocast_enabled("cpu")
+        and not is_wrapped(x)
     )
 
 
-def run_fastest(work: Pass, shape: Shape, run: Callable[[Algorithm], Tensor], label: str = "") -> Tensor:
+def is_recorded(x: Tensor) -> bool:
+    """Whether autograd records what is done with x, for its gradient."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def is_wrapped(x: Tensor) -> bool:
+    """Whether x stands for other tensors inside `torch.vmap`, `torch.func.grad` and the like: it has no memory."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def run_fastest(
+    work: Pass, shape: Shape, run: Callable[[Algorithm], Tensor], label: str = "", *, keeps_ties: bool = False
+) -> Tensor:
     """Run a pass by the fastest algorithm that supports it; the result is channels-last.
 
     run: the pass by an algorithm.
     label: what the autotuning cache calls the pass; by default its name.
+    keeps_ties: whether to use only algorithms that do.
     """
     keep_freed_memory()
     precision = allowed_precision()
@@ -79,7 +93,9 @@ def run_fastest(work: Pass, shape: Shape, run: Callable[[Algorithm], Tensor], la
     algorithms = [
         algorithm
         for algorithm in _all_algorithms()
-        if algorithm.precision in ("float32", precision) and algorithm.supports(work, shape)
+        if algorithm.precision in ("float32", precision)
+        and (algorithm.keeps_ties or not keeps_ties)
+        and algorithm.supports(work, shape)
     ]
     runs = {algorithm.name: partial(run, algorithm) for algorithm in algorithms}
     return channels_last(autotuner().run(key, runs, partial(fastest, algorithms, work, shape)))

@@ -1,19 +1,21 @@
-"""Inference: convolutions with what follows them as one operator, and fully connected layers with float16 weights.
+"""Layers that do not learn: convolutions with what follows them as one operator, and float16 weights of linear layers.
 
-What is made from the weights (batch norm folded into them, kernels transformed, float16) is cached while they stay
-unchanged; the weights themselves stay the module's.
+The operator also gives the gradient of its input, which is a convolution with fixed weights too. What is made from the
+weights (batch norm folded into them, kernels transformed, float16) is cached while they stay unchanged; the weights
+themselves stay the module's.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggnet.accel.algorithm import Shape, round_up
+from vggnet.accel.algorithm import Algorithm, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import keep_freed_memory
-from vggnet.accel.dispatch import channels_last, run_fastest
+from vggnet.accel.dispatch import channels_last, is_recorded, run_fastest
 from vggnet.accel.precision import allowed_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
@@ -27,17 +29,58 @@ def convolve(
 ) -> Tensor:
     """3x3 convolution of x (N, C, H, W), then batch norm by its running statistics, ReLU and 2x2 max pool if wanted.
 
-    float32 on a CPU. With `pool` the height and width must be even, and `relu` true. The result is channels-last.
+    float32 on a CPU. With `pool` the height and width must be even, and `relu` true. The result is channels-last. The
+    weights get no gradient; that of x can be taken once. Where it is recorded, the algorithm is one that keeps ties,
+    as ReLU and pool decide where the gradient goes.
 
     for_convolution: whether the result goes into another one of these alone. It is in bfloat16 then if products may be
-        computed in it, and x may be: half of the memory traffic.
+        computed in it, and x may be: half of the memory traffic. Not where a gradient is recorded.
     """
-    weights = FoldedWeights(conv, norm)
-    label = "inference" + (" relu" if relu else "") + (" pool" if pool else "")
-    x = channels_last(x)
+    if is_recorded(x):
+        y: Tensor = _Convolution.apply(x, conv, norm, relu)
+        return F.max_pool2d(y, 2) if pool else y
     dtype = torch.bfloat16 if for_convolution and allowed_precision() == "bfloat16" else torch.float32
+    return _convolve(FoldedWeights(conv, norm), x, "inference", relu, pool, dtype)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool) -> Tensor:
+        weights = FoldedWeights(conv, norm)
+        y = _convolve(weights, x, "recorded", relu, keeps_ties=True)
+        ctx.weights = weights
+        ctx.save_for_backward(y if relu else None, *weights.sources)  # their changes would be noticed
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, *_ = ctx.saved_tensors
+        grad = channels_last(grad)
+        if y is not None:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        with torch.autocast("cpu", enabled=False):
+            return _convolve(ctx.weights.turned(), grad), None, None, None
+
+
+def _convolve(
+    weights: FoldedWeights,
+    x: Tensor,
+    label: str = "inference",
+    relu: bool = False,
+    pool: bool = False,
+    dtype: torch.dtype = torch.float32,
+    *,
+    keeps_ties: bool = False,
+) -> Tensor:
+    label += (" relu" if relu else "") + (" pool" if pool else "")
+    x = channels_last(x)
     shape = Shape.of(x, weights.weight)
-    return run_fastest("inference", shape, lambda algorithm: algorithm.infer(x, weights, relu, pool, dtype), label)
+
+    def run(algorithm: Algorithm) -> Tensor:
+        return algorithm.infer(x, weights, relu, pool, dtype)
+
+    return run_fastest("inference", shape, run, label, keeps_ties=keeps_ties)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

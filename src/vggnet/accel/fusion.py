@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from vggnet.accel.dispatch import is_recorded
 from vggnet.accel.fused_inference import convolve
-from vggnet.accel.modules import Conv3x3, can_infer, is_inference, is_plain
+from vggnet.accel.modules import Conv3x3, can_infer, is_fixed, is_plain
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -17,8 +18,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class FusedSequential(nn.Sequential):
     """nn.Sequential that fuses its layers on a CPU. `accelerate` makes it.
 
-    In training, batch norm, ReLU and a 2x2 max pool after them are one operator; in inference a 3x3 convolution and
-    these are. A layer with a hook runs by itself, so that every hook sees the values that it would see in PyTorch.
+    In training, batch norm, ReLU and a 2x2 max pool after them are one operator; in inference, and in a frozen network
+    (eval mode, and no parameter requires a gradient), a 3x3 convolution and these are. A layer with a hook runs by
+    itself, so that every hook sees the values that it would see in PyTorch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -102,7 +104,8 @@ def _can_fuse(norm: nn.BatchNorm2d, x: Tensor, conv: Conv3x3 | None) -> bool:
     channels = x.shape[1] if conv is None else conv.out_channels
     trains = conv is None and norm.training and norm.momentum is not None and x.numel() > channels
     complete = norm.affine and norm.running_mean is not None and norm.num_features == channels
-    return complete and (trains or is_inference(norm, x))
+    fixed = is_fixed(norm, x) and (conv is not None or not is_recorded(x))
+    return complete and (trains or fixed)
 
 
 def _is_two_by_two(pool: nn.MaxPool2d) -> bool:

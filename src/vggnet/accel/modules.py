@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vggnet.accel.autotuning import DIRECT
-from vggnet.accel.dispatch import conv3x3, is_supported
+from vggnet.accel.dispatch import conv3x3, is_recorded, is_supported, is_wrapped
 from vggnet.accel.fused_inference import convolve, linear
 from vggnet.accel.weight_cache import forget
 
@@ -36,14 +36,15 @@ class LargeLinear(_CachesWeights, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in) -> (N, out)."""
-        if is_plain(input) and input.ndim == 2 and self.weight.dtype == torch.float32 and is_inference(self, input):
+        fits = is_plain(input) and input.ndim == 2 and self.weight.dtype == torch.float32
+        if fits and is_fixed(self, input) and not is_recorded(input):
             return linear(self, input)
         return super().forward(input)
 
 
 def can_infer(conv: Conv3x3, x: Tensor) -> bool:
     """Whether `fused_inference.convolve` can do the convolution of x."""
-    return is_plain(x) and is_supported(x, conv.weight, conv.bias) and is_inference(conv, x)
+    return is_plain(x) and is_supported(x, conv.weight, conv.bias) and is_fixed(conv, x)
 
 
 def is_plain(x: Tensor) -> bool:
@@ -52,18 +53,24 @@ def is_plain(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
+        and not is_wrapped(x)
         and not torch.is_autocast_enabled("cpu")
         and os.environ.get("VGGNET_CONV") != DIRECT
     )
 
 
-def is_inference(layer: nn.Module, x: Tensor) -> bool:
-    """Whether the layer is in eval mode without gradients, not traced or compiled, and PyTorch counts its changes."""
+def is_fixed(layer: nn.Module, x: Tensor) -> bool:
+    """Whether the layer is in eval mode, gets no gradients, is not traced or compiled, and PyTorch counts its changes.
+
+    It gets none if none are recorded, or if its parameters require none, as those of a frozen network.
+    """
     return (
-        not torch.is_grad_enabled()
-        and not layer.training
+        not layer.training
         and type(x) is Tensor
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and all(type(p) is nn.Parameter and not p.is_inference() for p in layer.parameters(recurse=False))
+        and all(
+            type(p) is nn.Parameter and not p.is_inference() and not is_recorded(p)
+            for p in layer.parameters(recurse=False)
+        )
     )

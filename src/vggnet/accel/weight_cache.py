@@ -1,9 +1,10 @@
 """What is computed from a module's weights for inference, cached for as long as they do not change."""
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,14 +27,30 @@ class FoldedWeights:
         if norm is not None:
             sources += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
         self._conv = conv
+        self._prefix = ""  # of names in the cache
         self._sources = [tensor for tensor in sources if tensor is not None]
         self.weight: Tensor  # (K, C, 3, 3), channels-last
         self.bias: Tensor | None  # (K,)
         self.weight, self.bias = cached(conv, "folded", self._sources, partial(_fold, conv, norm))
 
+    @property
+    def sources(self) -> Sequence[Tensor]:
+        """What they are made from: parameters and statistics of the layers."""
+        return self._sources
+
     def derive(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
         """`make(self.weight)`, cached under this name."""
-        return cached(self._conv, name, self._sources, partial(make, self.weight))
+        return cached(self._conv, self._prefix + name, self._sources, partial(make, self.weight))
+
+    def turned(self) -> Self:
+        """Those of the convolution that takes the output's gradient to the input's.
+
+        The kernel is turned by 180 degrees, C and K are exchanged, and there is no bias.
+        """
+        turned = copy.copy(self)
+        turned.weight = self.derive("turned", _turn)
+        turned.bias, turned._prefix = None, "turned "
+        return turned
 
 
 def cached(module: nn.Module, name: str, tensors: Sequence[Tensor], make: Callable[[], Value]) -> Value:
@@ -66,6 +83,10 @@ def _same_memory(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
         one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
         for one, other in zip(tensors, others, strict=True)
     )
+
+
+def _turn(weight: Tensor) -> Tensor:
+    return weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:

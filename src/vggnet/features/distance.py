@@ -21,6 +21,10 @@ class Distance(nn.Module):
 
     features: FrozenFeatures
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._checked: set[torch.device] = set()  # where the range of images was checked
+
     def forward(self, images: Tensor, others: Tensor, *, normalize: bool = False) -> Tensor:
         """Compare two batches image by image.
 
@@ -36,7 +40,7 @@ class Distance(nn.Module):
         Raises:
             InputError: other shapes, types or values.
         """
-        images, others = checked_pair(images, others, normalize)
+        images, others = checked_pair(images, others, normalize, self._checked)
         with torch.autocast(images.device.type, enabled=False):
             return self._compare(images, others)
 

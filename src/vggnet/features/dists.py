@@ -28,6 +28,7 @@ class DISTS(Distance):
             DISTS-pytorch, which must be installed.
         layers: {name: weight} of image, relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, whose weighted sum is taken;
             by default 1 for each, which is DISTS. Layers that are not named have weight 0.
+        exact: see `FrozenFeatures`.
 
     Raises:
         ConfigError: there is no such layer, or a weight is negative or not finite.
@@ -52,20 +53,25 @@ class DISTS(Distance):
     beta: Tensor
 
     @accepts_weights
-    def __init__(self, model: VGG | Path | str = DEFAULT_MODEL, layers: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: VGG | Path | str = DEFAULT_MODEL,
+        layers: Mapping[str, float] | None = None,
+        *,
+        exact: bool = False,
+    ) -> None:
         super().__init__()
         self.layer_weights = weights_of_all(["image", *LAYERS], layers)
         alpha, beta = _dists_weights()
         total = alpha.sum() + beta.sum()
         self.register_buffer("alpha", alpha / total, persistent=False)
         self.register_buffer("beta", beta / total, persistent=False)
-        self.features = FrozenFeatures(model, list(LAYERS))
+        self.features = FrozenFeatures(model, list(LAYERS), exact=exact)
         check_full_vgg16("DISTS", self.features)
         pools = [BlurredPool(channels) for channels in DISTS_CHANNELS[1:-1]]
-        for extractor in self.features.extractors:
-            for stage, pool in zip(list(extractor.stages.values())[1:], pools, strict=True):
-                assert isinstance(stage, nn.Sequential)
-                stage[0] = pool
+        for stage, pool in zip(list(self.features.extractor.stages.values())[1:], pools, strict=True):
+            assert isinstance(stage, nn.Sequential)
+            stage[0] = pool
         self.eval()
 
     def _compare(self, images: Tensor, others: Tensor) -> Tensor:

@@ -151,12 +151,16 @@ class FeatureExtractor(nn.Module):
         Raises:
             InputError: the images are too small or have another number of channels.
         """
-        _check_images(images, self.name, self.in_channels, self.deepest, self.least)
+        self.check(images)
         maps: dict[str, Tensor] = {}
         for name, stage in self.stages.items():
             images = stage(images)
             maps[name] = images
         return maps
+
+    def check(self, images: Tensor) -> None:
+        """Raises: InputError, as `forward`."""
+        _check_images(images, self.name, self.in_channels, self.deepest, self.least)
 
 
 @torch.fx.wrap

@@ -11,7 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from vggnet.accel.api import accelerate, restore
+from vggnet.accel.api import accelerate
+from vggnet.accel.dispatch import is_recorded, is_wrapped
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import InputError, WeightsError
 from vggnet.features.extractor import FeatureExtractor
@@ -26,15 +27,24 @@ SLACK = 1e-4  # how far values may be outside of [-1, 1], for the rounding of wh
 class FrozenFeatures(nn.Module):
     """Outputs of layers for RGB images in [-1, 1], of a copy of a network whose weights get no gradients.
 
-    With a gradient for the images PyTorch's own convolutions run, else the fast ones: a gradient changes where a ReLU
-    or a pool is undecided, as in flat parts of photos, so that the last bit of an activation can change it.
-    `fast_gradient` uses the fast ones for both.
+    On a CPU the fast convolutions run, also for the gradient of the images, which can be taken once. Its cosine to the
+    gradient in float64 is above 0.9999: rounding decides a ReLU or a pool otherwise at few places. In compiled,
+    exported and vmapped programs PyTorch's own operators run.
+
     Shapes: images (N, 3, H, W) -> {layer: (N, C, h, w)}.
-    Raises: as `open_model` and FeatureExtractor; WeightsError for a network without preprocessing, or of other than
-        three channels.
+
+    Args:
+        model: as for `open_model`.
+        layers: by the paper's names.
+        exact: use PyTorch's own operators wherever a gradient is wanted. The gradient then differs from that of other
+            packages in the last bits only, and has gradients itself.
+
+    Raises:
+        WeightsError: the network has no preprocessing, or other than three channels; and as `open_model`.
+        ConfigError: as `FeatureExtractor`.
     """
 
-    def __init__(self, model: VGG | Path | str, layers: Sequence[str], *, fast_gradient: bool = False) -> None:
+    def __init__(self, model: VGG | Path | str, layers: Sequence[str], *, exact: bool = False) -> None:
         super().__init__()
         network = open_model(model, device=None if isinstance(model, VGG) else "cpu", accelerate=False).network
         if network.architecture.in_channels != 3:
@@ -43,21 +53,15 @@ class FrozenFeatures(nn.Module):
                 "transfer are for RGB images. Use a model with 3 channels."
             )
         self.preprocess = Preprocess.of(network)
-        exact, fast = copy.deepcopy([FeatureExtractor(network, layers) for _ in range(2)])  # with the same weights
-        self._fast = [accelerate(fast).eval()]  # in a list, so that its weights do not count twice
-        self.extractor = fast if fast_gradient else restore(exact).to(memory_format=torch.contiguous_format)
+        self.exact = exact
+        self.extractor = accelerate(copy.deepcopy(FeatureExtractor(network, layers)))
         self.requires_grad_(False)
         self.eval()
 
     @property
-    def extractors(self) -> list[FeatureExtractor]:
-        """Those with PyTorch's and with the fast convolutions."""
-        return [self.extractor, *self._fast]
-
-    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return self._weight.device
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, so that batch norm does not learn either."""
@@ -65,29 +69,52 @@ class FrozenFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) in [-1, 1] -> {layer: (N, C, h, w)}."""
-        if torch.compiler.is_compiling() or is_vmapped(images):
-            return self._layers(self.extractor, images)
-        if torch.is_grad_enabled() and images.requires_grad:
-            return self._layers(self.extractor, images)
-        extractor = self._fast[0] if images.device.type == "cpu" else self.extractor  # the one that replicas have
-        with torch.no_grad():
-            return self._layers(extractor, images)
-
-    def _layers(self, extractor: FeatureExtractor, images: Tensor) -> dict[str, Tensor]:
-        """In the precision of the weights whatever autocast says, as float32 or float64."""
-        weights = next(self.parameters())
-        with torch.autocast(images.device.type, enabled=False):
-            found = extractor(self.preprocess.from_minus_one_one(images).to(weights.dtype))
-        return {name: in_full_precision(values) for name, values in found.items()}
+        return self._layers(images, recorded=is_recorded(images))
 
     def pair(self, images: Tensor, others: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The features of both batches for each layer; an image that wants no gradient costs none."""
-        firsts, seconds = self(images), self(others)
+        """The features of both batches for each layer, computed alike, so that equal images have equal ones.
+
+        An image that wants no gradient costs none.
+        """
+        recorded = is_recorded(images) or is_recorded(others)
+        firsts, seconds = (self._layers(batch, recorded=recorded) for batch in (images, others))
         return list(zip(firsts.values(), seconds.values(), strict=True))
 
+    @property
+    def _weight(self) -> Tensor:
+        """One of them; the replicas of nn.DataParallel have no parameters, but these attributes."""
+        return next(layer.weight for layer in self.extractor.modules() if isinstance(layer, nn.Conv2d))
 
-def checked_pair(images: Tensor, others: Tensor, normalize: bool = False) -> tuple[Tensor, Tensor]:
+    def _layers(self, images: Tensor, *, recorded: bool) -> dict[str, Tensor]:
+        """In the precision of the weights whatever autocast says, as float32 or float64.
+
+        recorded: whether to compute them as for a gradient, even if these images want none.
+        """
+        by_pytorch = torch.compiler.is_compiling() or is_wrapped(images)
+        alike = recorded and not (by_pytorch or images.requires_grad)
+        given = images.detach().requires_grad_() if alike else images
+        extract = self._extract_by_pytorch if by_pytorch or (self.exact and recorded) else self.extractor
+        with torch.autocast(images.device.type, enabled=False):
+            found = extract(self.preprocess.from_minus_one_one(given).to(self._weight.dtype))
+        maps = {name: in_full_precision(values) for name, values in found.items()}
+        return {name: values.detach() for name, values in maps.items()} if alike else maps
+
+    def _extract_by_pytorch(self, images: Tensor) -> dict[str, Tensor]:
+        """As the extractor, without the engine."""
+        self.extractor.check(images)
+        maps: dict[str, Tensor] = {}
+        for name, stage in self.extractor.stages.items():
+            for layer in stage.children():
+                images = nn.Conv2d.forward(layer, images) if isinstance(layer, nn.Conv2d) else layer(images)
+            maps[name] = images
+        return maps
+
+
+def checked_pair(images: Tensor, others: Tensor, normalize: bool, checked: set[torch.device]) -> tuple[Tensor, Tensor]:
     """Both batches, in [-1, 1] and at least float32; with `normalize` they are given in [0, 1].
+
+    checked: devices on which the range of values is not checked any more, as that waits for the device; all but the
+        CPU are added.
 
     Raises: InputError unless both are RGB images (N, 3, H, W) of one shape, floats in that range; and for torch.fx.
     """
@@ -110,8 +137,8 @@ def checked_pair(images: Tensor, others: Tensor, normalize: bool = False) -> tup
     for tensor in (images, others):
         if not tensor.is_floating_point():
             raise InputError(f"expected floats in [{lowest}, 1], but got {tensor.dtype}. Pass {from_bytes}.")
-        if torch.compiler.is_compiling() or is_vmapped(tensor):
-            continue  # values are not known there
+        if torch.compiler.is_compiling() or is_wrapped(tensor) or tensor.device in checked:
+            continue  # values are not known there, or not looked at again
         low, high = (value.item() for value in tensor.detach().aminmax())
         if not lowest - SLACK <= low <= high <= 1 + SLACK:
             raise InputError(
@@ -119,13 +146,10 @@ def checked_pair(images: Tensor, others: Tensor, normalize: bool = False) -> tup
                 f"normalize=True, for [-1, 1] normalize=False, for 0 to 255 {from_bytes}; clamp what a generator "
                 "overshoots."
             )
+    if images.device.type != "cpu" and not torch.compiler.is_compiling():
+        checked.add(images.device)
     first, second = in_full_precision(images), in_full_precision(others)
     return (2 * first - 1, 2 * second - 1) if normalize else (first, second)
-
-
-def is_vmapped(tensor: Tensor) -> bool:
-    """Whether it stands for many tensors inside `torch.vmap`, where a value cannot decide anything."""
-    return torch._C._functorch.is_batchedtensor(tensor)
 
 
 def in_full_precision(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vggnet.accel.unit_vectors import unit_distance, unit_distance_by_pytorch
 from vggnet.errors import WeightsError
 from vggnet.features.distance import LAYERS, Distance, check_full_vgg16, installed_tensors, weights_of_all
 from vggnet.features.extractor import DEFAULT_MODEL, accepts_weights
@@ -19,7 +20,6 @@ from vggnet.weights.file_format import check_tensors
 from vggnet.weights.registry import locate
 
 HEADS_FILE = "lpips_vgg_heads.safetensors"  # the learned weights of LPIPS: lin0 to lin4
-EPSILON = 1e-10  # LPIPS: the least length that a vector is divided by
 
 
 class LPIPS(Distance):
@@ -35,6 +35,7 @@ class LPIPS(Distance):
             same folder; without that file the package lpips must be installed, which contains them.
         layers: {name: weight} of relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, whose weighted sum is taken; by
             default 1 for each, which is LPIPS. Layers that are not named have weight 0.
+        exact: see `FrozenFeatures`.
 
     Raises:
         ConfigError: there is no such layer, or a weight is negative or not finite.
@@ -56,10 +57,16 @@ class LPIPS(Distance):
     """
 
     @accepts_weights
-    def __init__(self, model: VGG | Path | str = DEFAULT_MODEL, layers: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: VGG | Path | str = DEFAULT_MODEL,
+        layers: Mapping[str, float] | None = None,
+        *,
+        exact: bool = False,
+    ) -> None:
         super().__init__()
         self.layer_weights = weights_of_all(LAYERS, layers)
-        self.features = FrozenFeatures(model, list(LAYERS))
+        self.features = FrozenFeatures(model, list(LAYERS), exact=exact)
         check_full_vgg16("LPIPS", self.features)
         self.heads = nn.ParameterList(_lpips_heads(model)).requires_grad_(False)
         self.eval()
@@ -80,15 +87,16 @@ class LPIPS(Distance):
         Raises:
             InputError: other shapes, types or values.
         """
-        images, others = checked_pair(images, others, normalize)
+        images, others = checked_pair(images, others, normalize, self._checked)
         with torch.autocast(images.device.type, enabled=False):
             return self._compare(images, others, images.shape[2:] if spatial else None)
 
     def _compare(self, images: Tensor, others: Tensor, size: torch.Size | None = None) -> Tensor:
         """With a size a map (N, 1, H, W)."""
         pairs = self.features.pair(images, others)
+        compare = unit_distance_by_pytorch if self.features.exact else unit_distance
         layers = [
-            weight * _place_distances(first, second, head.to(first.dtype), size)
+            weight * _over_places(compare(first, second, head.to(first.dtype)), size)
             for weight, (first, second), head in zip(self.layer_weights.values(), pairs, self.heads, strict=True)
         ]
         return torch.stack(layers).sum(0)
@@ -110,10 +118,8 @@ def _lpips_heads(model: VGG | Path | str) -> list[Tensor]:
     return [tensors[f"lin{index}.model.1.weight"].flatten() for index in range(len(LAYERS))]
 
 
-def _place_distances(first: Tensor, second: Tensor, head: Tensor, size: torch.Size | None) -> Tensor:
-    """LPIPS of one layer: averaged over places (N,), or as a map of this size (N, 1, H, W)."""
-    difference = F.normalize(first, dim=1, eps=EPSILON) - F.normalize(second, dim=1, eps=EPSILON)
+def _over_places(distances: Tensor, size: torch.Size | None) -> Tensor:
+    """LPIPS of one layer (N, h, w): averaged over places (N,), or as a map of this size (N, 1, H, W)."""
     if size is None:
-        return difference.square().mean((2, 3)) @ head
-    places = (difference.square().movedim(1, 3) @ head).unsqueeze(1)
-    return F.interpolate(places, size=list(size), mode="bilinear", align_corners=False)
+        return distances.mean((1, 2))
+    return F.interpolate(distances.unsqueeze(1), size=list(size), mode="bilinear", align_corners=False)

@@ -36,6 +36,7 @@ class ContentDistance(Distance):
     Args:
         model: a VGG, a run folder, a `.safetensors` file or a name of `vgg weights list`.
         layers: names of layers, whose mean is taken; or {name: weight}, whose weighted sum is taken.
+        exact: see `FrozenFeatures`.
 
     Raises:
         ConfigError: the network has no such layer, or a weight is negative or not finite.
@@ -53,11 +54,15 @@ class ContentDistance(Distance):
 
     @accepts_weights
     def __init__(
-        self, model: VGG | Path | str = DEFAULT_MODEL, layers: Sequence[str] | Mapping[str, float] = CONTENT_LAYERS
+        self,
+        model: VGG | Path | str = DEFAULT_MODEL,
+        layers: Sequence[str] | Mapping[str, float] = CONTENT_LAYERS,
+        *,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.layer_weights = _layer_weights(layers)
-        self.features = FrozenFeatures(model, list(self.layer_weights))
+        self.features = FrozenFeatures(model, list(self.layer_weights), exact=exact)
         self.eval()
 
     def _compare(self, images: Tensor, others: Tensor) -> Tensor:
@@ -73,6 +78,7 @@ class StyleDistance(Distance):
     Args:
         model: as for `ContentDistance`, which has the same errors and source.
         layers: names of layers, whose mean is taken; or {name: weight}, whose weighted sum is taken.
+        exact: see `FrozenFeatures`.
 
     Example:
         >>> distance = StyleDistance("vgg8_bn-cifar10-fast", layers=["relu1_1", "relu2_1"])
@@ -83,11 +89,15 @@ class StyleDistance(Distance):
 
     @accepts_weights
     def __init__(
-        self, model: VGG | Path | str = DEFAULT_MODEL, layers: Sequence[str] | Mapping[str, float] = STYLE_LAYERS
+        self,
+        model: VGG | Path | str = DEFAULT_MODEL,
+        layers: Sequence[str] | Mapping[str, float] = STYLE_LAYERS,
+        *,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.layer_weights = _layer_weights(layers)
-        self.features = FrozenFeatures(model, list(self.layer_weights))
+        self.features = FrozenFeatures(model, list(self.layer_weights), exact=exact)
         self.eval()
 
     def _compare(self, images: Tensor, others: Tensor) -> Tensor:

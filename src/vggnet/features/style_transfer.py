@@ -270,7 +270,7 @@ def _minimize(canvas: Tensor, objective: _Objective, task: _Task) -> Iterator[di
 
 
 def _network(model: VGG | Path | str, pooling: str) -> FrozenFeatures:
-    features = FrozenFeatures(model, [*CONTENT_LAYERS, *STYLE_LAYERS], fast_gradient=True)
+    features = FrozenFeatures(model, [*CONTENT_LAYERS, *STYLE_LAYERS])
     for stage in features.extractor.stages.values():
         assert isinstance(stage, nn.Sequential)
         for name, layer in stage.named_children():
