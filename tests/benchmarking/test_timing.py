@@ -36,7 +36,7 @@ def test_the_ratio_is_of_the_fastest_ways_in_any_precision():
 @pytest.fixture(autouse=True)
 def has_tiles(monkeypatch):
     """Machines with and without a matrix unit run the same tests."""
-    for module in (timing, feature_timing):
+    for module in (timing, feature_timing, convolution_timing):
         monkeypatch.setattr(module, "has_tiles", lambda: False)
 
 
@@ -255,6 +255,20 @@ def test_every_way_of_a_shape_computes_the_same(monkeypatch):
             assert len(found) == gradients
             for one, other in zip(found, backward["PyTorch, NCHW"], strict=True):
                 assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_shapes_in_bfloat16(monkeypatch):
+    """Oracle: float64 of the same tensors; rounded factors give 2^-7 of the largest value at most."""
+    monkeypatch.setattr(convolution_timing, "has_tiles", lambda: True)
+    rows = convolution_timing._rows(2, 8, 32, 32, rounds=1)
+    assert [(row["pass"], row["precision"]) for row in rows] == [
+        (work, precision) for work in ("forward", "backward") for precision in ("float32", "bfloat16")
+    ]
+    for row in rows:
+        low, high = (1e-4, 2**-7) if row["precision"] == "bfloat16" else (0, 5e-5)
+        assert low < row["errors"]["PyTorch, channels-last"] < high
+        assert 0 < row["errors"]["vggnet"] < high
+        assert row["ratio"] == min(ms for way, ms in row["ms"].items() if way != "vggnet") / row["ms"]["vggnet"]
 
 
 def test_shapes_are_measured(capsys, monkeypatch):

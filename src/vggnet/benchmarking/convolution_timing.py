@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vggnet.accel.algorithm import Precision
 from vggnet.accel.buffers import keep_freed_memory
 from vggnet.accel.dispatch import conv3x3
+from vggnet.accel.precision import products_in
 from vggnet.benchmarking.accuracy import errors_of
-from vggnet.benchmarking.timing import CHANNELS_LAST, NCHW, OURS, cpu_environment, in_turns
+from vggnet.benchmarking.timing import CHANNELS_LAST, NCHW, OURS, cpu_environment, has_tiles, in_turns
 from vggnet.models.table1 import layers
 from vggnet.progress import Progress, report_progress
 
@@ -23,11 +25,11 @@ COLUMNS = ("A", "B", "D", "E")
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesBench:
-    """Milliseconds of each pass of each shape, in float32, and errors as `accuracy.relative_error` defines them."""
+    """Milliseconds of each pass of each shape in each precision, and errors as `accuracy.relative_error` has them."""
 
     rows: list[
         dict[str, Any]
-    ]  # "pass", "shape", "ms" and "errors": {way: ...}, "ratio": to the faster of PyTorch's formats
+    ]  # "pass", "shape", "precision", "ms" and "errors": {way: ...}, "ratio": to PyTorch's faster way
     environment: dict[str, Any]
 
     @property
@@ -77,21 +79,37 @@ def _rows(batch: int, side: int, in_channels: int, out_channels: int, rounds: in
     last = _laid_out(x, weight, grad, torch.channels_last)  # the same memory for both: where it lies is worth percents
     nchw = _laid_out(x, weight, grad, torch.contiguous_format)
     passes = {
-        OURS: _passes(conv3x3, *last),
-        NCHW: _passes(_stock, *nchw),
-        CHANNELS_LAST: _passes(_stock, *last),
+        "float32": {
+            OURS: _passes(conv3x3, *last),
+            NCHW: _passes(_stock, *nchw),
+            CHANNELS_LAST: _passes(_stock, *last),
+        }
     }
-    exact = _passes(_stock, *(tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in last))
+    if has_tiles():
+        halves = _copies(last, torch.bfloat16)  # as autocast gives them to a layer
+        passes["bfloat16"] = {
+            OURS: _passes(conv3x3, *last, precision="bfloat16"),
+            CHANNELS_LAST: _passes(_stock, *halves),
+        }
+    exact = _passes(_stock, *_copies(last, torch.float64))
     rows = []
     for index, work in enumerate(("forward", "backward")):
-        ways = {name: pair[index] for name, pair in passes.items()}
-        errors = errors_of(ways, exact[index]())
-        seconds = in_turns(ways, rounds)
-        ms = {name: 1e3 * median(values) for name, values in seconds.items()}
-        shape = f"{batch} x {side}x{side} {in_channels}->{out_channels}"
-        ratio = min(ms[NCHW], ms[CHANNELS_LAST]) / ms[OURS]
-        rows.append({"pass": work, "shape": shape, "ms": ms, "errors": errors, "ratio": ratio})
+        wanted = exact[index]()
+        for precision, ways in passes.items():
+            runs = {name: pair[index] for name, pair in ways.items()}
+            errors = errors_of(runs, wanted)
+            ms = {name: 1e3 * median(values) for name, values in in_turns(runs, rounds).items()}
+            rows.append({
+                "pass": work, "shape": f"{batch} x {side}x{side} {in_channels}->{out_channels}",
+                "precision": precision, "ms": ms, "errors": errors,
+                "ratio": min(value for name, value in ms.items() if name != OURS) / ms[OURS],
+            })  # fmt: skip
     return rows
+
+
+def _copies(tensors: tuple[Tensor, ...], kind: torch.dtype) -> tuple[Tensor, ...]:
+    """Of another type, which need a gradient if the originals do."""
+    return tuple(tensor.detach().to(kind).requires_grad_(tensor.requires_grad) for tensor in tensors)
 
 
 def _laid_out(
@@ -107,9 +125,12 @@ def _stock(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _passes(
-    convolve: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, grad: Tensor
-) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward and backward."""
-    output = convolve(x, weight)
+    convolve: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, grad: Tensor,
+    *, precision: Precision = "float32",
+) -> tuple[Callable[[], Any], Callable[[], Any]]:  # fmt: skip
+    """Forward and backward, where our products may be in this precision."""
+    allowing = products_in(precision)
+    output = allowing(convolve)(x, weight)
     wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
-    return partial(convolve, x, weight), lambda: torch.autograd.grad(output, wanted, grad, retain_graph=True)
+    backward = partial(torch.autograd.grad, output, wanted, grad, retain_graph=True)
+    return allowing(partial(convolve, x, weight)), allowing(backward)

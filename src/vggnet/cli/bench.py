@@ -168,19 +168,15 @@ def shapes_as_text(shapes: "ShapesBench") -> str:
     """A line for each pass of each shape; the last line is the smallest ratio."""
     from vggnet.report.text import table
 
-    headings = ["pass", "shape", *(f"{way} (ms)" for way in shapes.rows[0]["ms"]), "ratio", "errors"]
-    rows = [
-        [
-            row["pass"],
-            row["shape"],
-            *(f"{ms:.2f}" for ms in row["ms"].values()),
-            f"{row['ratio']:.2f}",
-            _listed(row["errors"]),
-        ]
-        for row in shapes.rows
-    ]
-    last = f"float32: at least {shapes.ratio:.2f} times as fast as the faster of PyTorch's formats"
-    return f"{table(headings, rows, left=(0, 1))}\n{last}"
+    ways = list(shapes.rows[0]["ms"])
+    headings = ["pass", "shape", "precision", *(f"{way} (ms)" for way in ways), "ratio", "errors"]
+    rows = []
+    for row in shapes.rows:
+        ms = [f"{row['ms'][way]:.2f}" if way in row["ms"] else "-" for way in ways]
+        errors = " ".join(f"{error:.0e}" for error in row["errors"].values())
+        rows.append([row["pass"], row["shape"], row["precision"], *ms, f"{row['ratio']:.2f}", errors])
+    last = f"at least {shapes.ratio:.2f} times as fast as PyTorch's fastest way in the same precision"
+    return f"{table(headings, rows, left=(0, 1, 2))}\n{last}"
 
 
 def calibration_as_text(calibration: "Calibration") -> str:
@@ -197,11 +193,6 @@ def calibration_as_text(calibration: "Calibration") -> str:
         f"fitted to {calibration.shapes} shapes; float32, on {calibration.held_out} others:\n"
         f"{table(['choices', 'time by that of the best'], rows)}\n{kept}"
     )
-
-
-def _listed(errors: Mapping[str, float]) -> str:
-    """In the order of the ways."""
-    return " ".join(f"{error:.0e}" for error in errors.values())
 
 
 def _choices_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
