@@ -14,7 +14,7 @@ import vggnet
 from vggnet.accel import conv3x3
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.kernels.tiles import has_tiles
-from vggnet.accel.precision import allowed_precision, products_in
+from vggnet.accel.precision import allowed_precision, best_precision, products_in
 from vggnet.cli.main import main
 from vggnet.errors import InputError
 
@@ -54,6 +54,26 @@ def test_a_block_leaves_the_switches_as_they_were():
             raise KeyError
         assert allowed_precision() == "bfloat16"
     assert allowed_precision() == "float32"
+
+
+@pytest.mark.parametrize(("has_unit", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_what_the_cpu_is_best_at(has_unit, expected, monkeypatch):
+    """Oracle: the definition."""
+    monkeypatch.setattr("vggnet.accel.kernels.tiles.has_tiles", lambda: has_unit)
+    assert best_precision() == expected
+    with products_in("auto"):
+        assert allowed_precision() == expected
+
+
+def test_a_training_keeps_what_auto_was(monkeypatch, tmp_path):
+    """Oracle: the configuration that is saved. On another CPU the run goes on in the same precision."""
+    config = vggnet.preset("digits").override(model="vgg11_bn", width=0.05, epochs=1)
+    for has_unit, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("vggnet.accel.kernels.tiles.has_tiles", lambda has_unit=has_unit: has_unit)
+        run = vggnet.train("digits", config, out=tmp_path / expected)
+        assert run.config.run.precision == vggnet.Run.open(run.folder).config.run.precision == expected
+        explicit = config.override(precision="float32")
+        assert vggnet.train("digits", explicit, out=tmp_path / f"{has_unit}").config.run.precision == "float32"
 
 
 def test_by_default_nothing_is_rounded(monkeypatch):

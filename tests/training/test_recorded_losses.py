@@ -21,7 +21,7 @@ def test_the_losses_of_version_01(name, tmp_path, monkeypatch):
     """Oracle: losses that version 0.1 had."""
     monkeypatch.setenv("VGGNET_CONV", "direct")
     recorded = RECORDED[name]
-    options = {**recorded["options"], "epochs": len(TOLERANCES)}
+    options = {**recorded["options"], "epochs": len(TOLERANCES), "precision": "float32"}
     run = vggnet.train("digits", preset(recorded["preset"]).override(**options), out=tmp_path / "run")
     for row, expected, tolerance in zip(run.history, recorded["train_loss"], TOLERANCES, strict=False):
         assert row["train_loss"] == pytest.approx(expected, rel=tolerance)

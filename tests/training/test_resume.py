@@ -20,6 +20,7 @@ EVERY_STEP = {"checkpoint_minutes": 0.0}
 AVERAGED = {"ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8, "optimizer": "muon"}
 DROPOUT = {**AVERAGED, "head": "folded", "model": "vgg11_lrn", "optimizer": "sgd", "lr": 0.01}
 WORKERS = {"augment": "torchvision", "workers": 2}
+BFLOAT16 = {"precision": "bfloat16", "width": 0.25, "model": "vgg13_bn"}  # 16 to 128 channels: in part on the unit
 
 
 def start(folder, fields, kill_at=0, pause_at=""):
@@ -97,7 +98,9 @@ def test_kill_inside_saving(tmp_path, uninterrupted, part):
     assert_equal(tmp_path / "run", reference)
 
 
-@pytest.mark.parametrize("fields", [DROPOUT, WORKERS | EVERY_STEP], ids=["in-memory", "two-workers"])
+@pytest.mark.parametrize(
+    "fields", [DROPOUT, WORKERS | EVERY_STEP, BFLOAT16], ids=["in-memory", "two-workers", "bfloat16"]
+)
 def test_kill_at_any_step(tmp_path, uninterrupted, fields):
     """Oracle: the uninterrupted run. Killed by another process within an epoch, twice."""
     reference, _ = uninterrupted(fields)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from vggnet.accel.algorithm import Precision
+from vggnet.accel.compilation import problem
 
 
 def allowed_precision() -> Precision:
@@ -22,14 +23,26 @@ def allowed_precision() -> Precision:
     return "bfloat16" if "bf16" in (switches.conv.fp32_precision, switches.matmul.fp32_precision) else "float32"
 
 
+def best_precision() -> Precision:
+    """What "auto" means on this CPU: bfloat16 if it has a matrix unit for it (AMX), which is about twice as fast."""
+    if problem():
+        return "float32"
+    from vggnet.accel.kernels.tiles import has_tiles  # imports numba, which takes a part of a second
+
+    return "bfloat16" if has_tiles() else "float32"
+
+
 @contextmanager
-def products_in(precision: Precision) -> Iterator[None]:
+def products_in(precision: Precision | Literal["auto"]) -> Iterator[None]:
     """Set PyTorch's switch for float32 convolutions on CPUs within the block; it is that of the whole process.
+
+    precision: "auto" is that of `best_precision`.
 
     >>> with products_in("bfloat16"):
     ...     allowed_precision()
     'bfloat16'
     """
+    precision = best_precision() if precision == "auto" else precision
     switches: Any = torch.backends.mkldnn
     before = switches.conv.fp32_precision
     switches.conv.fp32_precision = "bf16" if precision == "bfloat16" else "ieee"

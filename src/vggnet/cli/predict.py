@@ -37,7 +37,7 @@ class Predict:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
     # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     json: bool = False  # print a JSON list instead of a table
 
 

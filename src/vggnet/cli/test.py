@@ -36,7 +36,7 @@ class Test:
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
     # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
     # what happens to an image that cannot be read: stop, or leave it out of the result, where it is counted and named
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -236,7 +236,7 @@ class RunConfig(_Group):
     device: str | None = option(None, "cpu, cuda, ...; by default a GPU if there is one")
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto",
-        "auto: bfloat16 on GPUs that have it; on a CPU bfloat16 is for products alone, as `vgg bench` measures it",
+        "auto: bfloat16 on GPUs that have it, and for products on CPUs with a matrix unit (AMX)",
     )
     compile: bool | None = option(None, "torch.compile; by default on GPUs only")
     checkpoint_minutes: float = option(5.0, "between checkpoints within an epoch; 0 saves after every step")

@@ -50,6 +50,7 @@ def first_line(
         ", ".join(_counts(data, division, columns)),
         f"{len(source.classes):,} classes",
         f"seen at {crop} x {crop}",
+        *(["products in bfloat16"] if config.run.precision == "bfloat16" else []),
     ]
     ignored = source.ignored()
     if ignored:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vggnet.accel.precision import best_precision
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
 from vggnet.data.sources.source import BY_NAME, Columns
@@ -54,7 +55,7 @@ def prepare(
         config = suggest_preset(source, init_from=init_from, task=options.get("task"))
     name = config if isinstance(config, str) else None
     config = preset(config, init_from=init_from) if isinstance(config, str) else config
-    config = config.override(**options)
+    config = _with_precision(config.override(**options))
     _check_network(config)
     division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
     if shown:
@@ -135,6 +136,12 @@ def _check_same(run: Run, division: Division, data: str | Path | None) -> None:
             f"{len(source.classes)} classes, then {was['images']} of {len(was['classes'])}, or files have changed. "
             "Restore them."
         )
+
+
+def _with_precision(config: TrainConfig) -> TrainConfig:
+    """The configuration with the precision that "auto" means on this CPU, so that a run goes on in the same one."""
+    on_cpu = choose_device(config.run.device).type == "cpu"
+    return config.override(precision=best_precision()) if on_cpu and config.run.precision == "auto" else config
 
 
 def _new_model(inputs: Inputs) -> VGG:
