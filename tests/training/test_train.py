@@ -133,13 +133,17 @@ def test_statistics_of_digits_are_measured(tmp_path):
     assert run.preprocess.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-4)
 
 
-def test_a_run_folder_tells_which_convolutions_were_used(tmp_path):
+@pytest.mark.parametrize(("precision", "prefix"), [("float32", ""), ("bfloat16", "bfloat16 ")])
+def test_a_run_folder_tells_which_convolutions_were_used(tmp_path, precision, prefix):
     """Oracle: the shapes of VGG-11 with 32 channels in block 2, by hand; both passes of the gradient and validation."""
-    run = train("digits", out=tmp_path / "run", model="vgg11_bn", width=0.25, epochs=1, batch_size=256)
+    options = {"model": "vgg11_bn", "width": 0.25, "epochs": 1, "batch_size": 256, "precision": precision}
+    run = train("digits", out=tmp_path / "run", **options)
     found = json.loads((run.folder / "choices.json").read_text())
-    for key in ("forward n<=256 16x16 16->32", "grad_input n<=256 16x16 16->32", "grad_weight n<=256 16x16 16->32"):
-        assert found[key]["algorithm"] in found[key]["ms"]
-    assert any(key.startswith("inference relu pool n<=") and key.endswith(" 16x16 16->32") for key in found)
+    for name in ("forward", "grad_input", "grad_weight"):
+        choice = found[f"{prefix}{name} n<=256 16x16 16->32"]
+        assert choice["algorithm"] in choice["ms"]
+    inference = [key for key in found if key.startswith(f"{prefix}inference relu pool n<=")]
+    assert any(key.endswith(" 16x16 16->32") for key in inference)
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path):
