@@ -100,9 +100,7 @@ def test_weights(turned):
     weight = channels_last(k, c, 3, 3)
     columns, depth = (c, k) if turned else (k, c)
     packed = torch.empty(columns // 32, depth // 32, 9, 16, 32, 2, dtype=torch.int16)
-    kernels.pack_weights(
-        blocks=columns // 32, in_channels=c, out_channels=k, w=weight, packed=packed, turned=int(turned)
-    )
+    kernels.pack_weights(blocks=k // 32, in_channels=c, out_channels=k, w=weight, packed=packed, turned=int(turned))
     rounded = weight.bfloat16().view(torch.int16)
     for panel, step, tap in np.ndindex(columns // 32, depth // 32, 9):
         for pair, column, odd in ((0, 0, 0), (0, 31, 1), (5, 16, 0), (15, 15, 1)):

@@ -61,8 +61,8 @@ class Bfloat16(Algorithm):
         a_bytes = math.ceil(in_channels // SIDE / groups) * SIDE * a_row
         b_panel = count // 2 * ROW
         scratch_bytes = a_bytes + out_channels // SIDE * b_panel
-        blocks = in_channels // SIDE * (out_channels // SIDE)
-        packed, sums = scratch(threads * scratch_bytes, parts * blocks * SUMS)
+        squares = in_channels // SIDE * (out_channels // SIDE)
+        packed, sums = scratch(threads * scratch_bytes, parts * squares * SUMS)
         result = feature_maps(out_channels, in_channels, 3, 3)
         fields: dict[str, Any] = {
             "n": n, "height": height, "width": width, "in_channels": in_channels, "out_channels": out_channels,
@@ -72,7 +72,7 @@ class Bfloat16(Algorithm):
             "b_panel": b_panel, "sums": sums, "y": result, "scratch": packed, "scratch_bytes": scratch_bytes,
         }  # fmt: skip
         kernels.sum_weight_gradients(blocks=parts * groups, **fields)
-        kernels.join_weight_gradients(blocks=blocks, **fields)
+        kernels.join_weight_gradients(blocks=out_channels // SIDE, **fields)
         return result
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
@@ -114,7 +114,7 @@ def _pack_weights(weight: Tensor, memory: Callable[[int], Tensor], *, turned: bo
     out_channels, in_channels = weight.shape[:2]
     packed = memory(weight.numel() * BFLOAT16 // FLOAT)
     kernels.pack_weights(
-        blocks=(in_channels if turned else out_channels) // SIDE, in_channels=in_channels, out_channels=out_channels,
+        blocks=out_channels // SIDE, in_channels=in_channels, out_channels=out_channels,
         w=weight, packed=packed, turned=int(turned),
     )  # fmt: skip
     return packed

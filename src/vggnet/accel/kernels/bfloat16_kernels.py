@@ -105,27 +105,23 @@ def pack_transposed(addresses: Any, channel: int, count: int, packed: int, row: 
 
 @kernel(WEIGHTS)
 def pack_weights(task: Any, thread: int, block: int) -> None:
-    """A weight (K, C, 3, 3) in channels-last memory as B of a convolution; a block is 32 channels of the result.
+    """A weight (K, C, 3, 3) in channels-last memory as B of a convolution; a block is 32 of its K rows.
 
     turned: by 180 degrees, C and K exchanged, as for the gradient of the input.
     """
     tap_bytes = task.in_channels * FLOAT
     kernel_bytes = 9 * tap_bytes
-    if task.turned:
-        depths = task.out_channels // SIDE
-        for chunk in range(depths):
-            for tap in range(9):
-                source = task.w + chunk * SIDE * kernel_bytes + (8 - tap) * tap_bytes + block * SIDE * FLOAT
-                destination = task.packed + ((block * depths + chunk) * 9 + tap) * STEP
+    rows, columns = task.out_channels // SIDE, task.in_channels // SIDE
+    for tap in range(9):
+        for column in range(columns):  # the rows are read in the order of memory
+            source = task.w + block * SIDE * kernel_bytes + tap * tap_bytes + column * SIDE * FLOAT
+            if task.turned:
+                destination = task.packed + ((column * rows + block) * 9 + 8 - tap) * STEP
                 for pair in range(TILE):
                     row = source + 2 * pair * kernel_bytes
                     round_pairs(row, row + kernel_bytes, destination + pair * ROW)
-    else:
-        depths = task.in_channels // SIDE
-        for chunk in range(depths):
-            for tap in range(9):
-                source = task.w + block * SIDE * kernel_bytes + tap * tap_bytes + chunk * SIDE * FLOAT
-                destination = task.packed + ((block * depths + chunk) * 9 + tap) * STEP
+            else:
+                destination = task.packed + ((block * columns + column) * 9 + tap) * STEP
                 for half in range(2):
                     transpose_pairs(
                         source + half * TILE * kernel_bytes, kernel_bytes, destination + half * TILE * FLOAT
@@ -241,19 +237,18 @@ def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
 
 @kernel(WEIGHT_SUMS)
 def join_weight_gradients(task: Any, thread: int, block: int) -> None:
-    """The gradient y (K, C, 3, 3) in channels-last memory from the sums of all parts; a block is a square of them."""
+    """The gradient y (K, C, 3, 3) in channels-last memory from the sums of all parts; a block is 32 of its K rows."""
     rows, panels = task.in_channels // SIDE, task.out_channels // SIDE
-    row, panel = block // panels, block % panels
-    total = carray(floats_at(task.sums + block * SUMS), SUMS // FLOAT)
-    for part in range(1, task.parts):
-        others = carray(floats_at(task.sums + (part * rows * panels + block) * SUMS), SUMS // FLOAT)
-        for i in range(SUMS // FLOAT):
-            total[i] += others[i]
-    tap_bytes = task.in_channels * FLOAT
+    tap_bytes, square = task.in_channels * FLOAT, SIDE * ROW
     for tap in range(9):
-        for i in range(2):
-            for j in range(2):
-                source = total.ctypes.data + (tap * SIDE + i * TILE) * ROW + j * TILE * FLOAT
-                k = panel * SIDE + j * TILE
-                place = task.y + (k * 9 + tap) * tap_bytes + (row * SIDE + i * TILE) * FLOAT
-                transpose_sums(source, place, 9 * tap_bytes)
+        for row in range(rows):
+            first = task.sums + (row * panels + block) * SUMS + tap * square
+            total = carray(floats_at(first), square // FLOAT)
+            for part in range(1, task.parts):
+                others = carray(floats_at(first + part * rows * panels * SUMS), square // FLOAT)
+                for i in range(square // FLOAT):
+                    total[i] += others[i]
+            for i in range(2):
+                for j in range(2):
+                    place = task.y + ((block * SIDE + j * TILE) * 9 + tap) * tap_bytes + (row * SIDE + i * TILE) * FLOAT
+                    transpose_sums(first + i * TILE * ROW + j * TILE * FLOAT, place, 9 * tap_bytes)
