@@ -37,8 +37,9 @@ BENCHMARKS = {
     "infer-vgg16-16": Benchmark("vgg bench infer --batch 16 --rounds 7", "Inference, VGG-16, 16 images"),
     "features": Benchmark("vgg bench features", "Features, relu4_3 of VGG-16"),
     "photos": Benchmark("python -m experiments.benchmarks.photos $PHOTOS", "Features of real photos"),
+    "first-contact": Benchmark("python -m experiments.benchmarks.first_contact $PHOTOS", "The first photos"),
     "lpips": Benchmark("vgg bench lpips", "LPIPS"),
-    "lpips-gradient": Benchmark("vgg bench lpips --gradient", "LPIPS with gradient"),
+    "lpips-gradient": Benchmark("vgg bench lpips --size 256 --batch 4 --gradient", "LPIPS with gradient"),
     "shapes": Benchmark("vgg bench shapes", "Each convolution alone"),
     "augmentation": Benchmark("python -m experiments.benchmarks.augment", "Augmentation of whole batches"),
     "decoding": Benchmark("python -m experiments.benchmarks.decoding $PHOTOS", "Decoding and augmenting photos"),
@@ -69,9 +70,13 @@ def main(
 
 
 def write_page(path: Path) -> None:
-    """Write a section for each benchmark into the README.md beside the rows."""
-    newest = {row["name"]: row for row in read_rows(path)}
-    sections = [f"## {one.title}\n\n{section(newest[name])}" for name, one in BENCHMARKS.items() if name in newest]
+    """Write a section for each benchmark into the README.md beside the rows: the newest row of each kind of CPU."""
+    newest = {(row["name"], row["environment"]["device"]): row for row in read_rows(path)}
+    sections = []
+    for name, one in BENCHMARKS.items():
+        rows = [row for (benchmark, _), row in newest.items() if benchmark == name]
+        if rows:
+            sections.append("\n\n".join([f"## {one.title}", *map(section, reversed(rows))]))
     page.insert(path.with_name("README.md"), "benchmarks", "\n\n".join(sections))
 
 
@@ -189,6 +194,24 @@ def _photos(row: Row) -> Section:
     return facts, page.markdown(["way", "images/s"], row["rates"].items())
 
 
+def _first_contact(row: Row) -> Section:
+    facts = {
+        "work": f"{row['photos']} photos of as many sizes, from 200x200 on, through VGG-16's features; and "
+        "`vgg predict` of one photo; each in a process of its own with empty caches, in turns",
+        "the photos": f"**{row['folder_ratio']:.2f} times as fast**",
+        "the prediction": f"**{row['predict_ratio']:.2f} times the time**",
+    }
+    headings = ["way", "the photos (s)", "`vgg predict` (s)"]
+    lines = [
+        [
+            way,
+            *(", ".join(f"{value:.1f}" for value in row[name][way]) for name in ("folder_seconds", "predict_seconds")),
+        ]
+        for way in row["folder_seconds"]
+    ]
+    return facts, page.markdown(headings, lines, left=1)
+
+
 def _decoding(row: Row) -> Section:
     facts = {
         "work": f"{row['photos']:,} photos from file to float32: random crops of 224x224, half of them mirrored, "
@@ -204,6 +227,7 @@ TABLES: dict[str, Callable[[Row], Section]] = {
     "augmentation": _augmentation,
     "overhead": _overhead,
     "photos": _photos,
+    "first-contact": _first_contact,
     "decoding": _decoding,
 }
 
