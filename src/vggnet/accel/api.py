@@ -24,9 +24,9 @@ def accelerate(model: Model) -> Model:
     float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
     $VGGNET_CONV=direct, PyTorch does all the work.
 
-    In eval mode without gradients, what is computed from the weights is cached until they change. PyTorch does not
-    notice a change through `.data`: call `model.eval()` after one. At the first convolution on the CPU, the engine
-    makes malloc keep freed memory (`vggnet.accel.buffers.keep_freed_memory`).
+    In eval mode without gradients of the weights, what is computed from the weights is cached until they change.
+    PyTorch does not notice a change through `.data`: call `model.eval()` after one. At the first convolution on the
+    CPU, the engine makes malloc keep freed memory (`vggnet.accel.buffers.keep_freed_memory`).
 
     Args:
         model: any module; of a subclass of nn.Conv2d, nn.Linear or nn.Sequential the layer is left as it is.

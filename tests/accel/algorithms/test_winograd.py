@@ -35,16 +35,15 @@ def test_kernels_equal_the_plain_algorithm(tile):
         assert relative_error(found, expected) < 1e-5
 
 
-@given(tiles=st.integers(1, 3000), threads=st.integers(1, 5))
-def test_the_busiest_thread_has_the_least_to_do(tiles, threads):
+@given(tiles=st.integers(1, 3000), threads=st.integers(1, 5), usual=st.sampled_from([TILE_BLOCK, 2 * TILE_BLOCK]))
+def test_the_busiest_thread_has_the_least_to_do(tiles, threads, usual):
     """Oracle: brute force over every size of a block from half to twice the usual one."""
 
     def most_work(size):
         return math.ceil(math.ceil(tiles / size) / threads) * size
 
-    chosen = _tile_block(tiles, threads)
+    chosen = _tile_block(tiles, threads, usual)
     assert chosen % ROWS == 0
-    if tiles > TILE_BLOCK:
-        usual = TILE_BLOCK
+    if tiles > usual:
         sizes = [size for size in range(ROWS, 2 * usual + 1, ROWS) if size >= min(usual / 2, tiles / threads)]
         assert most_work(chosen) <= min(map(most_work, sizes))

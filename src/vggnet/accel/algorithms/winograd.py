@@ -13,7 +13,8 @@ from vggnet.accel.kernels.llvm import COLUMNS, ROWS
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import FoldedWeights
 
-TILE_BLOCK = 66  # as many tiles, from half to twice, as a thread transforms and multiplies at a time
+TILE_BLOCK = 66  # as many tiles, from half to twice, as a thread transforms and multiplies at a time,
+MANY_WEIGHTS = 1 << 18  # and twice as many where so many kernels are read again for each block
 CHUNK_BYTES = 4 << 20  # of transformed tiles that the weight's gradient sums over at a time,
 CHUNK_TILES = 128  # but never fewer tiles than these: the sums of large layers leave the cache between two chunks
 PADDING = 16  # floats after each row of transformed values: rows of 2^n bytes would share a few places of the cache
@@ -119,7 +120,8 @@ class Winograd(Algorithm):
         """
         n, in_channels, height, width = x.shape
         planes, threads, tiles = self._planes, num_threads(), self._num_tiles(x)
-        tile_block = _tile_block(tiles, threads)
+        many = in_channels * out_channels >= MANY_WEIGHTS
+        tile_block = _tile_block(tiles, threads, 2 * TILE_BLOCK if many else TILE_BLOCK)
         blocks = math.ceil(tiles / tile_block)
         parts = 1 if blocks >= threads else min(threads, math.ceil(out_channels / COLUMNS))
         v_row, z_row = _row_bytes(in_channels), _row_bytes(_ceil(out_channels, COLUMNS))
@@ -140,20 +142,21 @@ class Winograd(Algorithm):
 
 
 @cache
-def _tile_block(tiles: int, threads: int) -> int:
+def _tile_block(tiles: int, threads: int, usual: int) -> int:
     """How many tiles to work through at a time, so that the busiest thread has the least to do.
 
+    From half to twice the usual number.
     Few tiles are one block, which the threads share by output channels.
     """
-    if tiles <= TILE_BLOCK:
+    if tiles <= usual:
         return _ceil(tiles, ROWS)
-    counts = range(math.ceil(tiles / (threads * 2 * TILE_BLOCK)), math.ceil(tiles / (threads * TILE_BLOCK / 2)) + 1)
+    counts = range(math.ceil(tiles / (threads * 2 * usual)), math.ceil(tiles / (threads * usual / 2)) + 1)
     sizes = [_ceil(math.ceil(tiles / (threads * count)), ROWS) for count in counts]  # each thread takes `count` blocks
 
     def most_work(size: int) -> int:
         return math.ceil(math.ceil(tiles / size) / threads) * size
 
-    return min(sizes, key=lambda size: (most_work(size), abs(size - TILE_BLOCK)))
+    return min(sizes, key=lambda size: (most_work(size), abs(size - usual)))
 
 
 def _ceil(value: int, step: int) -> int:
