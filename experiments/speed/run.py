@@ -23,7 +23,7 @@ from vggnet.errors import check_at_least
 from vggnet.interpret.costs import count_macs
 from vggnet.models.vgg import Architecture, empty
 from vggnet.training.config import TrainConfig
-from vggnet.training.presets import preset
+from vggnet.training.presets import PRESETS, preset
 from vggnet.training.run import Run
 
 ROWS = Path(__file__).with_name("rows.jsonl")
@@ -121,7 +121,7 @@ def measure(
 def write_page(path: Path) -> None:
     """Write the table into the README.md beside the rows, and draw the figure."""
     rows = read_rows(path)
-    draw_speed(by_preset(rows), path.with_name("figure.png"))
+    draw_speed(in_float32(rows), path.with_name("figure.png"))
     tested = next(row for row in reversed(rows) if not row["estimate"])
     facts = {
         "command": "`python -m experiments.speed.run --data $CIFAR10`",
@@ -161,9 +161,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def at_a_glance(rows: Sequence[Row], words: Words) -> str:
-    """The section of a README: a line for each preset, and the figure."""
+    """The section of a README: a line for each preset as it is, and the figure."""
     lines = []
-    for name, runs in sorted(by_preset(rows).items(), key=lambda group: mean(row["seconds"] for row in group[1])):
+    for name, runs in sorted(in_float32(rows).items(), key=lambda group: mean(row["seconds"] for row in group[1])):
         lines.append([
             f"`{name}`",
             words.network.format_map(runs[0]["config"]),
@@ -183,6 +183,11 @@ def by_preset(rows: Sequence[Row]) -> dict[str, list[Row]]:
         same = [other for other in groups.get(row["preset"], []) if budget_of(other) == budget_of(row)]
         groups[row["preset"]] = [row] if row["estimate"] else [*same, row]
     return groups
+
+
+def in_float32(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """`by_preset`, without what was trained in another precision: its times are of a machine that did other work."""
+    return {name: runs for name, runs in by_preset(rows).items() if name in PRESETS}
 
 
 def _row(name: str, config: TrainConfig, run: Run, data: str | Path) -> Row:
