@@ -205,6 +205,7 @@ def test_the_command_prints_every_way(capsys, work):
     assert list(found["errors"]) == WAYS
 
 
+@pytest.mark.slow  # every way in a process of its own
 def test_a_network_of_torchvision_with_its_memory(capsys):
     """Oracle: the ways that are promised; a step holds at least its images."""
     options = ["--model", "squeezenet1_1", "--size", "64", "--batch", "4", "--rounds", "1", "--memory"]

@@ -91,6 +91,7 @@ def in_shared_memory_of(size, *arguments, environment):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
+@pytest.mark.slow  # test_field_reports has 1 MB
 def test_a_small_shared_memory_is_enough(photos, tmp_path, environment):
     """Oracle: by hand: one batch of 16 images takes 2.4 MB, and 2 MB are there; the epoch is done all the same."""
     options = ["--epochs", 1, "--batch-size", 16, "--resize", 232, "--crop", 224]
