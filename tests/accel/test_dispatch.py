@@ -40,8 +40,10 @@ def assert_right(x, weight, bias, grad):
     assert y.is_contiguous(memory_format=torch.channels_last)
     y.backward(grad)
     expected.backward(grad.double())
-    for found, wanted in zip(ours, exact, strict=True):
+    for found, wanted in zip(ours[:2], exact[:2], strict=True):
         assert relative_error(found.grad, wanted.grad) < TOLERANCE
+    terms = grad.abs().sum((0, 2, 3))  # the bias has a gradient of sums that may be near 0
+    assert bool(((ours[2].grad.double() - exact[2].grad).abs() < TOLERANCE * terms).all())
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
