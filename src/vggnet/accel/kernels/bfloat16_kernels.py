@@ -12,6 +12,16 @@ import numpy as np
 from numba import carray, njit
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.bfloat16_vectors import (
+    copy_values,
+    finish_bfloat16,
+    finish_float32,
+    round_pairs,
+    round_values,
+    transpose_pairs,
+    transpose_sums,
+    transpose_values,
+)
 from vggnet.accel.kernels.kernel import kernel, task_type
 from vggnet.accel.kernels.llvm import floats_at
 from vggnet.accel.kernels.tiles import (
@@ -21,17 +31,9 @@ from vggnet.accel.kernels.tiles import (
     STEP,
     TILE,
     configure_tiles,
-    copy_values,
-    finish_bfloat16,
-    finish_float32,
     multiply_1,
     multiply_9,
     release_tiles,
-    round_pairs,
-    round_values,
-    transpose_pairs,
-    transpose_sums,
-    transpose_values,
 )
 
 PIXEL = SIDE * BFLOAT16  # bytes of the 32 channels of a position that lie side by side

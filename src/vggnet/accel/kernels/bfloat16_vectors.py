@@ -1,0 +1,226 @@
+"""bfloat16 in vectors: what is packed into tiles for `tiles`, and results of sums, as LLVM instructions for numba.
+
+Addresses and strides are int64, in bytes. Values are rounded to bfloat16 to the nearest, ties to even.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.tiles import BFLOAT16, ROW, TILE
+
+
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """LLVM's type, which llvmlite lacks."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_HALF, _INT, _LONG = (ir.IntType(bits) for bits in (16, 32, 64))
+_FLOATS, _INTS = ir.VectorType(ir.FloatType(), TILE), ir.VectorType(_INT, TILE)
+_HALVES, _BFLOATS = ir.VectorType(_HALF, TILE), ir.VectorType(_BFloat16(), TILE)
+
+
+@intrinsic
+def round_values(typing: Any, source: Any, destination: Any) -> Any:
+    """32 float32 -> 32 bfloat16."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        source, destination = arguments
+        for i in range(2):
+            values = _rounded(builder, _load(builder, source, i * TILE * FLOAT))
+            _store_halves(builder, values, builder.add(destination, ir.Constant(_LONG, i * TILE * BFLOAT16)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def copy_values(typing: Any, source: Any, destination: Any) -> Any:
+    """32 bfloat16 -> the same."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        source, destination = arguments
+        _store(builder, builder.bitcast(_load(builder, source, 0), _INTS), destination, 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def round_pairs(typing: Any, first: Any, second: Any, destination: Any) -> Any:
+    """Two rows of 32 float32 -> a row of B: 32 pairs of bfloat16."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        first, second, destination = arguments
+        for i in range(2):
+            low, high = (_rounded(builder, _load(builder, row, i * TILE * FLOAT)) for row in (first, second))
+            _store(builder, _paired(builder, low, high), destination, i * TILE * FLOAT)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def transpose_values(typing: Any, sources: Any, offset: Any, destination: Any, row: Any) -> Any:
+    """16 rows of 16 float32 -> their transpose, rounded to bfloat16.
+
+    sources: the address of a list of addresses; each row lies `offset` after one of them. Row i of the result lies at
+    destination + i * row.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        sources, offset, destination, row = arguments
+        rows = [builder.add(_listed(builder, sources, i), offset) for i in range(TILE)]
+        values = [_rounded(builder, _load(builder, row, 0)) for row in rows]
+        for i, column in enumerate(_transposed(builder, values)):
+            _store_halves(builder, column, builder.add(destination, builder.mul(row, ir.Constant(_LONG, i))))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def transpose_pairs(typing: Any, source: Any, row: Any, destination: Any) -> Any:
+    """16 rows of 32 float32 -> 16 rows of 16 pairs, ROW apart: a tile of B whose columns are the rows."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        source, row, destination = arguments
+        pairs = []
+        for i in range(TILE):
+            start = builder.add(source, builder.mul(row, ir.Constant(_LONG, i)))
+            left, right = (_rounded(builder, _load(builder, start, j * TILE * FLOAT)) for j in range(2))
+            low, high = (_shuffled(builder, left, right, range(odd, 2 * TILE, 2)) for odd in range(2))
+            pairs.append(_paired(builder, low, high))
+        for i, values in enumerate(_transposed(builder, pairs)):
+            _store(builder, values, destination, i * ROW)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def transpose_sums(typing: Any, source: Any, destination: Any, row: Any) -> Any:
+    """16 rows of 16 float32, ROW apart -> their transpose, rows `row` apart."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        source, destination, row = arguments
+        values = [builder.bitcast(_load(builder, source, i * ROW), _INTS) for i in range(TILE)]
+        for i, column in enumerate(_transposed(builder, values)):
+            _store(builder, column, builder.add(destination, builder.mul(row, ir.Constant(_LONG, i))), 0)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+def _finish(narrow: bool) -> Any:
+    """An intrinsic that makes results of sums: the larger one of each sum plus its bias, and another value.
+
+    sums: `count` rows of 32, ROW apart. Row i goes to the address destinations[i] + offset, and is compared with what
+    is at others[i] + offset; these are lists. A NaN stays one.
+    narrow: results and other values are bfloat16, not float32.
+    """
+
+    @intrinsic
+    def finish(typing: Any, sums: Any, count: Any, bias: Any, others: Any, destinations: Any, offset: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            sums, count, bias, others, destinations, offset = arguments
+            size = TILE * (BFLOAT16 if narrow else FLOAT)
+            biases = [_load(builder, bias, i * TILE * FLOAT) for i in range(2)]
+            before, loop, after = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("end")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            row = builder.phi(_LONG)
+            row.add_incoming(ir.Constant(_LONG, 0), before)
+            place = builder.mul(row, ir.Constant(_LONG, 8))
+            source = builder.add(sums, builder.mul(row, ir.Constant(_LONG, ROW)))
+            other, destination = (
+                builder.add(_listed(builder, builder.add(list_, place), 0), offset) for list_ in (others, destinations)
+            )
+            for i in range(2):
+                total = builder.fadd(_load(builder, source, i * TILE * FLOAT), biases[i])
+                there = builder.add(other, ir.Constant(_LONG, i * size))
+                total = _larger(builder, _load_halves(builder, there) if narrow else _load(builder, there, 0), total)
+                here = builder.add(destination, ir.Constant(_LONG, i * size))
+                if narrow:
+                    _store_halves(builder, _rounded(builder, total), here)
+                else:
+                    _store(builder, builder.bitcast(total, _INTS), here, 0)
+            following = builder.add(row, ir.Constant(_LONG, 1))
+            row.add_incoming(following, loop)
+            builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+            builder.position_at_end(after)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), generate
+
+    return finish
+
+
+finish_float32, finish_bfloat16 = _finish(narrow=False), _finish(narrow=True)
+
+
+def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    """Of each pair of float32 the larger one; NaN if one is NaN."""
+    other_is_number = builder.fcmp_ordered("ord", other, other)
+    return builder.select(builder.and_(builder.fcmp_unordered(">", one, other), other_is_number), one, other)
+
+
+def _rounded(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
+    """float32 -> the 16 bits of each as bfloat16, as int32. The CPU's instruction takes subnormal numbers for 0."""
+    return builder.zext(builder.bitcast(builder.fptrunc(values, _BFLOATS), _HALVES), _INTS)
+
+
+def _paired(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+    """Two rounded values side by side in each int32."""
+    return builder.or_(low, builder.shl(high, ir.Constant(_INTS, [16] * TILE)))
+
+
+def _transposed(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
+    """A square of int32: blocks of 1, 2, 4 and 8 change places with those across the diagonal."""
+    values = list(rows)
+    for size in (1, 2, 4, 8):
+        for i in range(TILE):
+            if not i & size:
+                upper, lower = values[i], values[i + size]
+                kept = [j if not j & size else TILE + j - size for j in range(TILE)]
+                other = [j + size if not j & size else TILE + j for j in range(TILE)]
+                values[i] = _shuffled(builder, upper, lower, kept)
+                values[i + size] = _shuffled(builder, upper, lower, other)
+    return values
+
+
+def _shuffled(builder: ir.IRBuilder, first: ir.Value, second: ir.Value, lanes: Sequence[int]) -> ir.Value:
+    return builder.shuffle_vector(first, second, ir.Constant(_INTS, list(lanes)))
+
+
+def _listed(builder: ir.IRBuilder, addresses: ir.Value, index: int) -> ir.Value:
+    place = builder.add(addresses, ir.Constant(_LONG, 8 * index))
+    return builder.load(builder.inttoptr(place, _LONG.as_pointer()))
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value, offset: int) -> ir.Value:
+    place = builder.add(address, ir.Constant(_LONG, offset))
+    return builder.load(builder.inttoptr(place, _FLOATS.as_pointer()), align=FLOAT)
+
+
+def _store(builder: ir.IRBuilder, values: ir.Value, address: ir.Value, offset: int) -> None:
+    place = builder.add(address, ir.Constant(_LONG, offset))
+    builder.store(values, builder.inttoptr(place, _INTS.as_pointer()), align=FLOAT)
+
+
+def _load_halves(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """16 bfloat16 -> float32."""
+    halves = builder.load(builder.inttoptr(address, _HALVES.as_pointer()), align=BFLOAT16)
+    return builder.bitcast(builder.shl(builder.zext(halves, _INTS), ir.Constant(_INTS, [16] * TILE)), _FLOATS)
+
+
+def _store_halves(builder: ir.IRBuilder, values: ir.Value, address: ir.Value) -> None:
+    """The lower 16 bits of each int32."""
+    halves = builder.trunc(values, _HALVES)
+    builder.store(halves, builder.inttoptr(address, _HALVES.as_pointer()), align=BFLOAT16)
