@@ -20,11 +20,11 @@ test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 quick: .venv/ready-test
 	$(BIN)/ruff check .
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not integration"
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow and not integration"
 
 test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow
