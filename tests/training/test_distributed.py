@@ -36,12 +36,12 @@ PROCESSES = 3
 
 SUMMED = {
     "data": "digits", "preset": "digits", "model": "vgg11", "width": 0.05, "batch_size": 250, "lr": 0.02, "epochs": 2,
-    "jitter": 0.2, "accumulate": 2, "ema": 0.5,
+    "jitter": 0.2, "accumulate": 2, "ema": 0.5, "precision": "float32",  # as other sums round otherwise in bfloat16
 }  # fmt: skip
 FROZEN = SUMMED | {"freeze": 2, "schedule": "plateau", "plateau_epochs": 1}
 BOXES = {
     "preset": "fast", "task": "localize", "model": "vgg11", "width": 0.1, "head": "gap", "epochs": 2, "batch_size": 16,
-    "val_fraction": 0.01, "optimizer": "sgd", "lr": 0.01, "init": "he",
+    "val_fraction": 0.01, "optimizer": "sgd", "lr": 0.01, "init": "he", "precision": "float32",
 }  # fmt: skip
 EXACT = {
     "preset": "digits", "model": "vgg11_bn", "width": 0.25, "head": "folded", "optimizer": "muon", "batch_size": 10,

@@ -63,7 +63,7 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("before_end", [2, 6, 10, 15])
+@pytest.mark.parametrize("before_end", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 10)), 15])
 def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
     """Oracle: the uninterrupted run, stopped early. Killed while weights, checkpoint, index or history are written."""
     still = {
@@ -131,7 +131,7 @@ def png(pixels):
     return data.getvalue()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_kill_within_a_stream(tmp_path, uninterrupted, shards, workers):
     """Oracle: the uninterrupted run, with another number of workers. Killed within each epoch."""
     fields = {"data": f"stream:{shards}", "batch_size": 40, "val_fraction": 0.2, "on_bad_image": "skip", **EVERY_STEP}
@@ -146,7 +146,11 @@ def test_kill_within_a_stream(tmp_path, uninterrupted, shards, workers):
     assert_equal(tmp_path / "run", reference)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("number", [
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),  # below by the command
+    pytest.param(signal.SIGHUP, marks=pytest.mark.slow),  # in test_field_reports by the command
+    signal.SIGTERM,
+])  # fmt: skip
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, uninterrupted, number):
     """Oracle: the uninterrupted run; Ctrl-C, a closed terminal or SIGTERM ends with a checkpoint at the
     step, so nothing is repeated."""
