@@ -76,6 +76,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.integration)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_from_the_start():
+    """Else a test that computes something twice could see the change from PyTorch's convolutions to the engine's."""
+    from vggnet.accel.startup import startup
+
+    startup().start()
+
+
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """Choices of convolutions in a folder of the test's own."""

@@ -1,18 +1,11 @@
 """The distance of unit vectors and its gradient, against autograd in float64."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggnet.accel.startup import startup
 from vggnet.accel.unit_vectors import unit_distance
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _kernels():
-    startup().start()
 
 
 def by_definition(first, second, weight):

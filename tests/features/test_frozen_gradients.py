@@ -12,7 +12,6 @@ from PIL import Image, ImageFilter
 from torch import nn
 
 import vggnet
-from vggnet.accel.startup import startup
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import InputError
 from vggnet.features.frozen_network import FrozenFeatures, checked_pair
@@ -26,7 +25,6 @@ SIZE = 64
 def engine(request, monkeypatch):
     """Kernels of ours wherever they are used at all."""
     monkeypatch.setenv("VGGNET_CONV", request.param)
-    startup().start()
 
 
 def pixels(image):
