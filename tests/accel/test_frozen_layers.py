@@ -61,7 +61,7 @@ def test_value_and_gradient_of_fused_layers(algorithm, kept, c, k, height, width
 
 @pytest.mark.parametrize("name", ["direct", "direct_nchw", "winograd2"])
 def test_pools_of_flat_and_striped_parts_choose_the_first(name, monkeypatch):
-    """Oracle: float64, where outputs that see equal pixels are equal; stripes lie in all four places of a window."""
+    """Oracle: float64. Equal columns and equal rows begin at odd places, so that windows of the pool have ties."""
     monkeypatch.setenv("VGGNET_CONV", name)
     torch.manual_seed(0)
     plain = layers(32, 32, norm=False)
