@@ -8,6 +8,10 @@ DATA ?= digits
 PYTHON ?= python3
 RUN := runs/$(notdir $(patsubst %/,%,$(DATA)))-$(shell date +%Y%m%d-%H%M%S)
 BIN := .venv/bin
+# Tests wait for processes of their own so often that three workers keep two cores busy.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist worksteal
+# Modules are compiled when they are first imported, not all at once.
+INSTALL := $(BIN)/pip install --quiet --no-compile
 
 .PHONY: train test quick test-slow mutate bench docs format clean
 
@@ -20,17 +24,17 @@ test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(PYTEST)
 
 quick: .venv/ready-test
 	$(BIN)/ruff check .
-	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow and not integration"
+	$(PYTEST) -m "not slow and not integration"
 
 test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow
 
 mutate: .venv/ready-test
-	$(BIN)/pip install --quiet --editable .[mutate]
+	$(INSTALL) --editable .[mutate]
 	$(BIN)/python scripts/mutate.py
 
 bench: .venv/ready-bench
@@ -48,19 +52,19 @@ format: .venv/ready-test
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vggnet needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .[report]
+	$(INSTALL) --editable .[report]
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(BIN)/pip install --quiet --editable .[test]
+	$(INSTALL) --editable .[test]
 	touch $@
 
 .venv/ready-bench: .venv/ready
-	$(BIN)/pip install --quiet --editable .[peers]
+	$(INSTALL) --editable .[peers]
 	touch $@
 
 .venv/ready-docs: .venv/ready
-	$(BIN)/pip install --quiet --editable .[docs]
+	$(INSTALL) --editable .[docs]
 	touch $@
 
 clean:

@@ -95,7 +95,13 @@ def run(script, tmp_path, **variables):
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="forks, and names x86-64")
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize(
+    "cause",
+    [
+        pytest.param(cause, marks=() if cause in ("no numba", "another architecture") else pytest.mark.slow)
+        for cause in CAUSES
+    ],
+)
 def test_pytorch_does_the_work(cause, tmp_path):
     """Oracle: the layers in float64: training, inference, threads, one thread, a fork; the reason, by hand."""
     prepare, reason = CAUSES[cause]

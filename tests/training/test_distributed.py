@@ -223,6 +223,7 @@ def test_a_stopped_training_goes_on_exactly(done, folder):
     assert rows(folder / "stopped") == rows(folder / "whole")
 
 
+@pytest.mark.slow  # a stopped one goes on, above; a kill of one process is in test_resume
 def test_a_killed_training_goes_on_exactly(done, folder):
     """Oracle: as many processes without interruption, bit for bit; one of them was killed before the step was saved."""
     assert newest(folder / "killed") == "epoch-0001-step-000001.safetensors"
@@ -232,6 +233,7 @@ def test_a_killed_training_goes_on_exactly(done, folder):
     assert rows(folder / "killed") == rows(folder / "whole")
 
 
+@pytest.mark.slow
 def test_the_command_stops_as_one(tmp_path):
     """Oracle: what the command says in one process, said once; the checkpoint that it goes on from."""
     options = ["--data", "digits", "--width", "0.05", "--epochs", "3", "--out", tmp_path / "run"]

@@ -63,7 +63,7 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("before_end", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 10)), 15])
+@pytest.mark.parametrize("before_end", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 10, 15))])
 def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
     """Oracle: the uninterrupted run, stopped early. Killed while weights, checkpoint, index or history are written."""
     still = {
@@ -82,7 +82,7 @@ def test_kill_at_the_end_of_the_last_epoch(tmp_path, uninterrupted, before_end):
     assert_equal(tmp_path / "run", reference)
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_inside_saving(tmp_path, uninterrupted, part):
     """Oracle: the uninterrupted run. Killed at consecutive file operations of saving, it always goes on."""
     reference, calls = uninterrupted(AVERAGED | EVERY_STEP)
@@ -98,9 +98,10 @@ def test_kill_inside_saving(tmp_path, uninterrupted, part):
     assert_equal(tmp_path / "run", reference)
 
 
-@pytest.mark.parametrize(
-    "fields", [DROPOUT, WORKERS | EVERY_STEP, BFLOAT16], ids=["in-memory", "two-workers", "bfloat16"]
-)
+@pytest.mark.parametrize("fields", [
+    pytest.param(DROPOUT, id="in-memory"), pytest.param(BFLOAT16, id="bfloat16"),
+    pytest.param(WORKERS | EVERY_STEP, id="two-workers", marks=pytest.mark.slow),  # a stream has two, below
+])  # fmt: skip
 def test_kill_at_any_step(tmp_path, uninterrupted, fields):
     """Oracle: the uninterrupted run. Killed by another process within an epoch, twice."""
     reference, _ = uninterrupted(fields)
