@@ -10,8 +10,8 @@ RUN := runs/$(notdir $(patsubst %/,%,$(DATA)))-$(shell date +%Y%m%d-%H%M%S)
 BIN := .venv/bin
 # Tests wait for processes of their own so often that three workers keep two cores busy.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist worksteal
-# Modules are compiled when they are first imported, not all at once.
-INSTALL := $(BIN)/pip install --quiet --no-compile
+# Else every process would compile our modules again where the environment says so.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: train test quick test-slow mutate bench docs format clean
 
@@ -34,7 +34,7 @@ test-slow: .venv/ready-test
 	$(BIN)/pytest -m slow
 
 mutate: .venv/ready-test
-	$(INSTALL) --editable .[mutate]
+	$(BIN)/pip install --quiet --editable .[mutate]
 	$(BIN)/python scripts/mutate.py
 
 bench: .venv/ready-bench
@@ -52,19 +52,19 @@ format: .venv/ready-test
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vggnet needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(INSTALL) --editable .[report]
+	$(BIN)/pip install --quiet --editable .[report]
 	touch $@
 
 .venv/ready-test: .venv/ready
-	$(INSTALL) --editable .[test]
+	$(BIN)/pip install --quiet --editable .[test]
 	touch $@
 
 .venv/ready-bench: .venv/ready
-	$(INSTALL) --editable .[peers]
+	$(BIN)/pip install --quiet --editable .[peers]
 	touch $@
 
 .venv/ready-docs: .venv/ready
-	$(INSTALL) --editable .[docs]
+	$(BIN)/pip install --quiet --editable .[docs]
 	touch $@
 
 clean:
