@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: tests share their cores with other work
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests and their processes run side by side; accel/ has two
 
 # Started in the background or under nohup, the tests and their processes would inherit that these are ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)

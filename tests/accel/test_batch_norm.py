@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vggnet.accel.api import accelerate
-from vggnet.accel.batch_norm import norm_relu
+from vggnet.accel.batch_norm import gradients, norm_relu, normalize, statistics
 from vggnet.accel.fusion import FusedSequential
 
 
@@ -97,6 +97,29 @@ def test_threads_change_no_bit():
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16),
+                                   (torch.bfloat16, torch.float32)], ids=str)  # fmt: skip
+def test_activations_in_bfloat16(types, pool):
+    """Oracle: the same work on the same values in float32, whose results are rounded by PyTorch."""
+    torch.manual_seed(0)
+    for_x, for_y = types
+    x = torch.randn(3, 40, 6, 10).contiguous(memory_format=torch.channels_last).to(for_x)
+    weight, bias, scale, shift = torch.randn(4, 40)
+    for found, expected in zip(statistics(x), statistics(x.float()), strict=True):
+        assert torch.equal(found, expected)
+    y = normalize(x, scale, shift, pool, for_y)
+    assert y.dtype == for_y
+    assert torch.equal(y, normalize(x.float(), scale, shift, pool, torch.float32).to(for_y))
+    mean, variance = statistics(x)
+    grad = torch.randn_like(y)
+    found = gradients(grad, x, weight, bias, mean, variance, 1e-5, pool)
+    expected = gradients(grad.float(), x.float(), weight, bias, mean, variance, 1e-5, pool)
+    assert found[0].dtype == for_x
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other.to(one.dtype))
+
+
 def test_nan_is_not_hidden():
     """Oracle: a NaN of a channel makes its mean NaN, and so all of the channel."""
     x = torch.randn(4, 16, 6, 6)
@@ -116,5 +139,6 @@ def test_it_is_a_sound_operator():
         torch.zeros(16),
         1e-5,
         True,
+        torch.float32,
     )
     torch.library.opcheck(torch.ops.vggnet.norm_relu.default, given)

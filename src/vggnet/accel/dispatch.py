@@ -88,7 +88,7 @@ def run_fastest(
     precision = allowed_precision()
     key = shape.key(label or work)
     key = key if precision == "float32" else f"{precision} {key}"
-    if not (autotuner().knows(key) or startup().pays()):
+    if not kernels_pay(key):
         return channels_last(startup().run(partial(run, DirectConvolution())))
     algorithms = [
         algorithm
@@ -99,6 +99,11 @@ def run_fastest(
     ]
     runs = {algorithm.name: partial(run, algorithm) for algorithm in algorithms}
     return channels_last(autotuner().run(key, runs, partial(fastest, algorithms, work, shape)))
+
+
+def kernels_pay(key: str) -> bool:
+    """Whether a pass of this name in the autotuning cache is long enough for compiled kernels, or is to be measured."""
+    return autotuner().knows(key) or startup().pays()
 
 
 def channels_last(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vggnet.accel.algorithm import Algorithm, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import keep_freed_memory
-from vggnet.accel.dispatch import channels_last, is_recorded, run_fastest
+from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest
 from vggnet.accel.precision import allowed_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
@@ -96,7 +96,7 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     if allowed_precision() == BFLOAT16:
         key, for_many = f"{BFLOAT16} {key}", BFLOAT16
         candidates[BFLOAT16] = partial(_linear_bfloat16, layer, x)
-    if not (autotuner().knows(key) or startup().pays()):
+    if not kernels_pay(key):
         return startup().run(candidates[DIRECT])
     weight = cached(layer, FLOAT16, [layer.weight], partial(_to_float16, layer.weight.detach()))
     if weight is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from vggnet.accel.bfloat16_training import can_train, conv_norm_relu
 from vggnet.accel.dispatch import is_recorded
 from vggnet.accel.fused_inference import convolve
 from vggnet.accel.modules import Conv3x3, can_infer, is_fixed, is_plain
@@ -18,9 +19,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class FusedSequential(nn.Sequential):
     """nn.Sequential that fuses its layers on a CPU. `accelerate` makes it.
 
-    In training, batch norm, ReLU and a 2x2 max pool after them are one operator; in inference, and in a frozen network
-    (eval mode, and no parameter requires a gradient), a 3x3 convolution and these are. A layer with a hook runs by
-    itself, so that every hook sees the values that it would see in PyTorch.
+    In training, batch norm, ReLU and a 2x2 max pool after them are one operator; in inference, in a frozen network
+    (eval mode, and no parameter requires a gradient), and in a training in bfloat16, a 3x3 convolution and these are. A
+    layer with a hook runs by itself, so that every hook sees the values that it would see in PyTorch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -38,12 +39,20 @@ class FusedSequential(nn.Sequential):
 
 @dataclass(frozen=True)
 class _Group:
-    """Layers that follow each other and run as one operator; without a convolution there are norm and ReLU."""
+    """Layers that follow each other and run as one operator.
+
+    Without a convolution, and in training, there are norm and ReLU.
+    """
 
     conv: Conv3x3 | None
     norm: nn.BatchNorm2d | None
     relu: bool
     pool: bool
+
+    @property
+    def trains(self) -> bool:
+        """Whether batch norm uses the statistics of the batch."""
+        return self.norm is not None and self.norm.training
 
     @property
     def count(self) -> int:
@@ -52,6 +61,8 @@ class _Group:
 
     def run(self, x: Tensor, *, for_convolution: bool) -> Tensor:
         """Apply all of them to x (N, C, H, W); `for_convolution` as `fused_inference.convolve`."""
+        if self.norm is not None and self.norm.training:
+            return _train(self.conv, self.norm, x, pool=self.pool, for_convolution=for_convolution)
         if self.conv is not None:
             return convolve(self.conv, self.norm, x, relu=self.relu, pool=self.pool, for_convolution=for_convolution)
         assert self.norm is not None
@@ -59,17 +70,18 @@ class _Group:
 
 
 def _first_groups(layers: Sequence[nn.Module], x: Tensor) -> list[_Group]:
-    """The first layers as convolutions with what follows them; or one group without a convolution; or none."""
+    """The first layers that run as one operator, and further convolutions of the same mode that follow; or none."""
     groups: list[_Group] = []
     rest = list(layers)
-    like = x  # of the type and shape of what the next group gets
-    while (group := _first_group(rest, like)) and (group.conv is not None or not groups):
+    like = x  # of the shape of what the next group gets
+    while group := _first_group(rest, like):
+        if groups and (group.conv is None or group.trains != groups[0].trains):
+            break
         groups.append(group)
         rest = rest[group.count :]
-        if group.conv is None:
-            break
+        channels = group.conv.out_channels if group.conv else like.shape[1]
         height, width = (size // 2 if group.pool else size for size in like.shape[2:])
-        like = x.new_empty(()).expand(len(x), group.conv.out_channels, height, width)
+        like = x.new_empty(()).expand(len(x), channels, height, width)
     return groups
 
 
@@ -78,18 +90,22 @@ def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:
     if not is_plain(x) or x.ndim != 4:
         return None
     rest = list(layers)
-    conv = _take(rest, Conv3x3)
-    if conv is not None and not can_infer(conv, x):
-        return None
-    norm = _take(rest, nn.BatchNorm2d)
-    if norm is not None and not _can_fuse(norm, x, conv):
-        return _Group(conv, None, False, False) if conv else None
+    conv, norm = _take(rest, Conv3x3), _take(rest, nn.BatchNorm2d)
+    channels = x.shape[1] if conv is None else conv.out_channels
+    if norm is not None and not _is_complete(norm, channels):
+        norm, rest = None, []
     relu = _take(rest, nn.ReLU) is not None
-    if conv is None and (norm is None or not relu):
-        return None
     pool = _take(rest, nn.MaxPool2d) if relu else None
     even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-    return _Group(conv, norm, relu, pool is not None and even and _is_two_by_two(pool))
+    group = _Group(conv, norm, relu, pool is not None and even and _is_two_by_two(pool))
+    if conv is not None and can_infer(conv, x):
+        return group if norm is None or is_fixed(norm, x) else _Group(conv, None, False, False)
+    if norm is None or not relu:
+        return None
+    if norm.training:
+        trains = norm.momentum is not None and x.numel() > x.shape[1] and (conv is None or can_train(conv, x))
+        return group if trains else None
+    return group if conv is None and is_fixed(norm, x) and not is_recorded(x) else None
 
 
 def _take(rest: list[nn.Module], kind: type[Layer]) -> Layer | None:
@@ -99,13 +115,9 @@ def _take(rest: list[nn.Module], kind: type[Layer]) -> Layer | None:
     return None
 
 
-def _can_fuse(norm: nn.BatchNorm2d, x: Tensor, conv: Conv3x3 | None) -> bool:
-    """Whether the norm is complete, and uses its running statistics or trains without a convolution before it."""
-    channels = x.shape[1] if conv is None else conv.out_channels
-    trains = conv is None and norm.training and norm.momentum is not None and x.numel() > channels
-    complete = norm.affine and norm.running_mean is not None and norm.num_features == channels
-    fixed = is_fixed(norm, x) and (conv is not None or not is_recorded(x))
-    return complete and (trains or fixed)
+def _is_complete(norm: nn.BatchNorm2d, channels: int) -> bool:
+    """Whether it has weights and running statistics for so many channels."""
+    return norm.affine and norm.running_mean is not None and norm.num_features == channels
 
 
 def _is_two_by_two(pool: nn.MaxPool2d) -> bool:
@@ -120,21 +132,32 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(own) or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
-def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, *, pool: bool) -> Tensor:
-    """Batch norm as PyTorch defines it, with its running statistics, then ReLU and the pool."""
-    from vggnet.accel.batch_norm import norm_relu, scale_relu  # imports numba
+def _train(conv: Conv3x3 | None, norm: nn.BatchNorm2d, x: Tensor, *, pool: bool, for_convolution: bool) -> Tensor:
+    """Batch norm in training, as PyTorch defines it, ReLU and the pool, after the convolution if there is one."""
+    from vggnet.accel.batch_norm import norm_relu  # imports numba
 
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
-    if not norm.training:
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return scale_relu(x, scale, norm.bias - norm.running_mean * scale, pool)
     assert norm.momentum is not None
-    y, mean, variance = norm_relu(x, norm.weight, norm.bias, norm.eps, pool)
+    dtype = torch.bfloat16 if for_convolution else torch.float32
+    if conv is None:
+        y, mean, variance = norm_relu(x, norm.weight, norm.bias, norm.eps, pool, dtype)
+    else:
+        y, mean, variance = conv_norm_relu(x, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, pool, dtype)
     with torch.no_grad():
         count = x.numel() // x.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
         norm.num_batches_tracked.add_(1)
     return y
+
+
+def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, *, pool: bool) -> Tensor:
+    """Batch norm by its running statistics, ReLU and the pool."""
+    from vggnet.accel.batch_norm import scale_relu  # imports numba
+
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale_relu(x, scale, norm.bias - norm.running_mean * scale, pool)

@@ -1,5 +1,7 @@
 """The convolution with products in bfloat16."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,8 +45,10 @@ def test_every_pass_is_right(n, c, k, height, width, with_bias, seed):
     assert_close(Bfloat16().forward(x, weight, bias), exact)
     found = Bfloat16().grad_input(grad, weight)
     assert_close(found, conv2d_input(x.shape, rounded(weight), rounded(grad), padding=1))
-    found = Bfloat16().grad_weight(grad, x)
-    assert_close(found, conv2d_weight(rounded(x), weight.shape, rounded(grad), padding=1))
+    expected = conv2d_weight(rounded(x), weight.shape, rounded(grad), padding=1)
+    for given_grad, given_x in itertools.product((grad, grad.bfloat16()), (x, x.bfloat16())):
+        assert_close(Bfloat16().grad_weight(given_grad, given_x), expected)
+    assert torch.equal(Bfloat16().grad_input(grad.bfloat16(), weight), Bfloat16().grad_input(grad, weight))
     conv = nn.Conv2d(c, k, 3, padding=1, bias=with_bias)
     with torch.no_grad():
         conv.weight.copy_(weight)

@@ -125,6 +125,9 @@ def compile_all(folder):
         for name, value in vars(importlib.import_module(f"vggnet.accel.kernels.{module}_kernels")).items()
         if isinstance(value, Kernel)
     }
+    from vggnet.accel.kernels.batch_norm_kernels import for_types
+
+    kernels |= {f"batch_norm.{name}": kernel for name, kernel in for_types(4, 4)._asdict().items()}
     for name, kernel in kernels.items():
         assembly, code = machine_code(kernel._function, target)
         (folder / f"{name}.s").write_text(assembly)

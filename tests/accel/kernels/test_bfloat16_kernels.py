@@ -63,30 +63,32 @@ def test_pixels(dtype, n, height, width, c):
     np.testing.assert_array_equal(inner, bits(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(deadline=None, max_examples=20)
 @given(**SIZES)
-def test_pairs(n, height, width, c):
+def test_pairs(dtype, n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding."""
-    x, zeros = channels_last(n, c, height, width), torch.zeros(c)
+    x, zeros = channels_last(n, c, height, width).to(dtype), torch.zeros(c)
     expected = positions(x)
     count = -(-len(expected) // 32) * 32
     packed = torch.full((c // 32, count // 2, 32, 2), 7, dtype=torch.int16)
-    kernels.pack_pairs(find(x, zeros, 0, count), c, packed.data_ptr(), packed.stride(0) * 2)
+    kernels.pack_pairs(find(x, zeros, 0, count), c, x.element_size(), packed.data_ptr(), packed.stride(0) * 2)
     flat = packed.permute(1, 3, 0, 2).reshape(count, c).numpy()
     np.testing.assert_array_equal(flat[: len(expected)], bits(expected))
     assert not flat[len(expected) :].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(deadline=None, max_examples=20)
 @given(**SIZES)
-def test_transposed(n, height, width, c):
+def test_transposed(dtype, n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding; the first 16 channels are left out."""
-    x, zeros = channels_last(n, c, height, width), torch.zeros(c)
+    x, zeros = channels_last(n, c, height, width).to(dtype), torch.zeros(c)
     first, expected = width + 2, positions(x)[:, 16:]
     columns = -(-(len(expected) + 2 * first) // 16) * 16
     packed = torch.full((c - 16, columns), 7, dtype=torch.int16)
     addresses = find(x, zeros, -first, columns - first)
-    kernels.pack_transposed(addresses, 16, c - 16, packed.data_ptr(), packed.stride(0) * 2)
+    kernels.pack_transposed(addresses, 16, c - 16, x.element_size(), packed.data_ptr(), packed.stride(0) * 2)
     assert not packed[:, :first].any()
     end = first + len(expected)
     np.testing.assert_array_equal(packed[:, first:end].numpy(), bits(expected.T))

@@ -37,13 +37,14 @@ class Bfloat16(Algorithm):
         """Whether the numbers of channels fill tiles, and the CPU has the unit."""
         return shape.in_channels % SIDE == shape.out_channels % SIDE == 0 and has_tiles()
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Packs the weight, then the image."""
-        return _convolve(x, _pack_weights(weight, memory=kernel_scratch), len(weight), bias)
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Packs the weight, then the image. Activations and gradients may be bfloat16 in all passes."""
+        return _convolve(x, _pack_weights(weight, memory=kernel_scratch), len(weight), bias, dtype=dtype)
 
-    def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
+    def grad_input(self, grad: Tensor, weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The convolution of the gradient with the kernel turned by 180 degrees, C and K exchanged."""
-        return _convolve(grad, _pack_weights(weight, memory=kernel_scratch, turned=True), weight.shape[1], None)
+        packed = _pack_weights(weight, memory=kernel_scratch, turned=True)
+        return _convolve(grad, packed, weight.shape[1], None, dtype=dtype)
 
     def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
         """For each tap the product of the shifted images, transposed, and the gradients, over all positions.
@@ -67,6 +68,7 @@ class Bfloat16(Algorithm):
         fields: dict[str, Any] = {
             "n": n, "height": height, "width": width, "in_channels": in_channels, "out_channels": out_channels,
             "positions": layout.positions, "parts": parts, "groups": groups, "first": layout.first,
+            "x_bytes": x.element_size(), "grad_bytes": grad.element_size(),
             "tiles": CONFIGURATION.ctypes.data, "offsets": layout.offsets(BFLOAT16), "x": x, "grad": grad,
             "zeros": floats(max(in_channels, out_channels)).zero_(), "a_row": a_row, "a_bytes": a_bytes,
             "b_panel": b_panel, "sums": sums, "y": result, "scratch": packed, "scratch_bytes": scratch_bytes,

@@ -16,7 +16,9 @@ from vggnet.accel.kernels.bfloat16_vectors import (
     copy_values,
     finish_bfloat16,
     finish_float32,
+    make_pairs,
     round_pairs,
+    round_transposed,
     round_values,
     transpose_pairs,
     transpose_sums,
@@ -48,8 +50,9 @@ PRODUCTS = task_type(
     "scratch_bytes",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "positions", "parts", "groups", "first", "tiles", "offsets",
-    "x", "grad", "zeros", "a_row", "a_bytes", "b_panel", "sums", "y", "scratch", "scratch_bytes",
+    "n", "height", "width", "in_channels", "out_channels", "positions", "parts", "groups", "first", "x_bytes",
+    "grad_bytes", "tiles", "offsets", "x", "grad", "zeros", "a_row", "a_bytes", "b_panel", "sums", "y", "scratch",
+    "scratch_bytes",
 )  # fmt: skip
 
 
@@ -87,22 +90,34 @@ def pack_pixels(addresses: Any, channels: int, value_bytes: int, packed: int, ro
 
 
 @njit(inline="never")
-def pack_pairs(addresses: Any, channels: int, packed: int, panel: int) -> None:
-    """Pixels as B of the weight's gradient, (C / 32, positions / 2, 32, 2). `panel`: bytes of 32 channels."""
+def pack_pairs(addresses: Any, channels: int, value_bytes: int, packed: int, panel: int) -> None:
+    """Pixels as B of the weight's gradient, (C / 32, positions / 2, 32, 2). `panel`: bytes of 32 channels.
+
+    value_bytes: as `pack_pixels`.
+    """
     for pair in range(len(addresses) // 2):
         for chunk in range(channels // SIDE):
-            offset, destination = chunk * SIDE * FLOAT, packed + chunk * panel + pair * ROW
-            round_pairs(addresses[2 * pair] + offset, addresses[2 * pair + 1] + offset, destination)
+            offset, destination = chunk * SIDE * value_bytes, packed + chunk * panel + pair * ROW
+            if value_bytes == FLOAT:
+                round_pairs(addresses[2 * pair] + offset, addresses[2 * pair + 1] + offset, destination)
+            else:
+                make_pairs(addresses[2 * pair] + offset, addresses[2 * pair + 1] + offset, destination)
 
 
 @njit(inline="never")
-def pack_transposed(addresses: Any, channel: int, count: int, packed: int, row: int) -> None:
-    """`count` channels of a multiple of 16 pixels as A of the weight's gradient, (count, positions)."""
+def pack_transposed(addresses: Any, channel: int, count: int, value_bytes: int, packed: int, row: int) -> None:
+    """`count` channels of a multiple of 16 pixels as A of the weight's gradient, (count, positions).
+
+    value_bytes: as `pack_pixels`.
+    """
     for start in range(0, len(addresses), TILE):
+        sources = addresses.ctypes.data + start * 8
         for i in range(0, count, TILE):
-            transpose_values(
-                addresses.ctypes.data + start * 8, (channel + i) * FLOAT, packed + i * row + start * BFLOAT16, row
-            )
+            offset, destination = (channel + i) * value_bytes, packed + i * row + start * BFLOAT16
+            if value_bytes == FLOAT:
+                round_transposed(sources, offset, destination, row)
+            else:
+                transpose_values(sources, offset, destination, row)
 
 
 @kernel(WEIGHTS)
@@ -215,13 +230,16 @@ def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
         columns = -(-(count + 2 * first) // TILE) * TILE
         pack_transposed(
             find_pixels(
-                start - first, start - first + columns, n, height, width, task.in_channels * FLOAT, task.x, task.zeros
+                start - first, start - first + columns, n, height, width, task.in_channels * task.x_bytes, task.x,
+                task.zeros,
             ),
-            top * SIDE, (bottom - top) * SIDE, a, task.a_row,
+            top * SIDE, (bottom - top) * SIDE, task.x_bytes, a, task.a_row,
         )  # fmt: skip
         pack_pairs(
-            find_pixels(start, start + count, n, height, width, task.out_channels * FLOAT, task.grad, task.zeros),
-            task.out_channels, b, task.b_panel,
+            find_pixels(
+                start, start + count, n, height, width, task.out_channels * task.grad_bytes, task.grad, task.zeros
+            ),
+            task.out_channels, task.grad_bytes, b, task.b_panel,
         )  # fmt: skip
         for panel in range(panels):
             for row in range(top, bottom):

@@ -11,19 +11,12 @@ from numba import types
 from numba.extending import intrinsic
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.llvm import BFLOAT
 from vggnet.accel.kernels.tiles import BFLOAT16, ROW, TILE
-
-
-class _BFloat16(ir.Type):  # type: ignore[misc]
-    """LLVM's type, which llvmlite lacks."""
-
-    def __str__(self) -> str:
-        return "bfloat"
-
 
 _HALF, _INT, _LONG = (ir.IntType(bits) for bits in (16, 32, 64))
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), TILE), ir.VectorType(_INT, TILE)
-_HALVES, _BFLOATS = ir.VectorType(_HALF, TILE), ir.VectorType(_BFloat16(), TILE)
+_HALVES, _BFLOATS = ir.VectorType(_HALF, TILE), ir.VectorType(BFLOAT, TILE)
 
 
 @intrinsic
@@ -52,37 +45,53 @@ def copy_values(typing: Any, source: Any, destination: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic
-def round_pairs(typing: Any, first: Any, second: Any, destination: Any) -> Any:
-    """Two rows of 32 float32 -> a row of B: 32 pairs of bfloat16."""
+def _make_pairs(narrow: bool) -> Any:
+    """An intrinsic that makes a row of B, 32 pairs of bfloat16, of two rows of 32 values.
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        first, second, destination = arguments
-        for i in range(2):
-            low, high = (_rounded(builder, _load(builder, row, i * TILE * FLOAT)) for row in (first, second))
-            _store(builder, _paired(builder, low, high), destination, i * TILE * FLOAT)
-        return context.get_dummy_value()
+    narrow: the values are bfloat16, not float32.
+    """
 
-    return types.void(*[types.int64] * 3), generate
+    @intrinsic
+    def make_pairs(typing: Any, first: Any, second: Any, destination: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            first, second, destination = arguments
+            for i in range(2):
+                low, high = (_as_bits(builder, row, i * TILE, narrow) for row in (first, second))
+                _store(builder, _paired(builder, low, high), destination, i * TILE * FLOAT)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 3), generate
+
+    return make_pairs
 
 
-@intrinsic
-def transpose_values(typing: Any, sources: Any, offset: Any, destination: Any, row: Any) -> Any:
-    """16 rows of 16 float32 -> their transpose, rounded to bfloat16.
+round_pairs, make_pairs = _make_pairs(narrow=False), _make_pairs(narrow=True)
+
+
+def _transpose(narrow: bool) -> Any:
+    """An intrinsic that makes the transpose, in bfloat16, of 16 rows of 16 values.
 
     sources: the address of a list of addresses; each row lies `offset` after one of them. Row i of the result lies at
     destination + i * row.
+    narrow: the values are bfloat16, not float32.
     """
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        sources, offset, destination, row = arguments
-        rows = [builder.add(_listed(builder, sources, i), offset) for i in range(TILE)]
-        values = [_rounded(builder, _load(builder, row, 0)) for row in rows]
-        for i, column in enumerate(_transposed(builder, values)):
-            _store_halves(builder, column, builder.add(destination, builder.mul(row, ir.Constant(_LONG, i))))
-        return context.get_dummy_value()
+    @intrinsic
+    def transpose(typing: Any, sources: Any, offset: Any, destination: Any, row: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            sources, offset, destination, row = arguments
+            rows = [builder.add(_listed(builder, sources, i), offset) for i in range(TILE)]
+            values = [_as_bits(builder, row, 0, narrow) for row in rows]
+            for i, column in enumerate(_transposed(builder, values)):
+                _store_halves(builder, column, builder.add(destination, builder.mul(row, ir.Constant(_LONG, i))))
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+        return types.void(*[types.int64] * 4), generate
+
+    return transpose
+
+
+round_transposed, transpose_values = _transpose(narrow=False), _transpose(narrow=True)
 
 
 @intrinsic
@@ -169,6 +178,15 @@ def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
     """Of each pair of float32 the larger one; NaN if one is NaN."""
     other_is_number = builder.fcmp_ordered("ord", other, other)
     return builder.select(builder.and_(builder.fcmp_unordered(">", one, other), other_is_number), one, other)
+
+
+def _as_bits(builder: ir.IRBuilder, address: ir.Value, index: int, narrow: bool) -> ir.Value:
+    """The 16 values from `index` on: the bits of each as bfloat16, as int32."""
+    if not narrow:
+        return _rounded(builder, _load(builder, address, index * FLOAT))
+    place = builder.add(address, ir.Constant(_LONG, index * BFLOAT16))
+    halves = builder.load(builder.inttoptr(place, _HALVES.as_pointer()), align=BFLOAT16)
+    return builder.zext(halves, _INTS)
 
 
 def _rounded(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:

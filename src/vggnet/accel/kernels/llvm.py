@@ -22,6 +22,16 @@ LANES, ROWS, PER_ROW = VECTORS.lanes, VECTORS.rows, VECTORS.per_row
 COLUMNS = VECTORS.columns
 FLOAT16_ROWS = 4  # rows of float16 that are multiplied at a time
 
+
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """LLVM's type, which llvmlite lacks."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+BFLOAT = _BFloat16()
+
 _INT = ir.IntType(64)
 _SCALAR = ir.FloatType()
 _VECTOR = ir.VectorType(_SCALAR, LANES)

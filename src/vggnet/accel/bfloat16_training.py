@@ -1,0 +1,111 @@
+"""Convolution, batch norm, ReLU and 2x2 max pool as one operator in bfloat16, for training on a matrix unit (AMX).
+
+Activations between two of these operators, and their gradients, are bfloat16, as under PyTorch's autocast: the next
+products round their factors anyway, and half of the bytes move. Sums, statistics, weights and the gradients of weights
+are float32.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggnet.accel.algorithm import Shape
+from vggnet.accel.buffers import keep_freed_memory
+from vggnet.accel.dispatch import channels_last, is_supported, kernels_pay
+from vggnet.accel.precision import allowed_precision, best_precision
+
+BFLOAT16 = "bfloat16"
+
+
+def can_train(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether `conv_norm_relu` can do this convolution of x (N, C, H, W), and its products may be in bfloat16."""
+    plain = type(x) is Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    allowed = allowed_precision() == best_precision() == BFLOAT16
+    chosen = os.environ.get("VGGNET_CONV") in (None, "", BFLOAT16)
+    if not (plain and allowed and chosen and is_supported(x, conv.weight, conv.bias)):
+        return False
+    shape = Shape.of(x, conv.weight)
+    if not kernels_pay(shape.key("bfloat16 training")):
+        return False
+    from vggnet.accel.algorithms.bfloat16 import Bfloat16  # imports numba
+
+    return Bfloat16().supports("grad_weight", shape)
+
+
+def conv_norm_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    pool: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """3x3 convolution of x (N, C, H, W), batch norm over (N, H, W), ReLU, and with `pool` the 2x2 max pool.
+
+    x is float32 or bfloat16, and y of `dtype`, one of both. Gradients can be taken once; that of the convolution's bias
+    is 0, as batch norm subtracts the bias again.
+
+    Returns:
+        y as `norm_relu`, and the mean and biased variance of the convolution's result, which carry no gradient.
+    """
+    keep_freed_memory()
+    result: tuple[Tensor, Tensor, Tensor] = _ConvNormRelu.apply(
+        x, weight, bias, norm_weight, norm_bias, eps, pool, dtype
+    )
+    return result
+
+
+class _ConvNormRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        eps: float,
+        pool: bool,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        from vggnet.accel.algorithms.bfloat16 import Bfloat16  # imports numba
+        from vggnet.accel.batch_norm import normalize, statistics
+
+        x, weight = channels_last(x), channels_last(weight)
+        z = Bfloat16().forward(x, weight, bias, torch.bfloat16)
+        mean, variance = statistics(z)
+        scale = norm_weight * (variance + eps).rsqrt()
+        y = normalize(z, scale, norm_bias - mean * scale, pool, dtype)
+        ctx.save_for_backward(x, weight, bias, norm_weight, norm_bias, z, mean, variance)
+        ctx.eps, ctx.pool = eps, pool
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)
+        return y, mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        from vggnet.accel.algorithms.bfloat16 import Bfloat16
+        from vggnet.accel.batch_norm import gradients
+
+        x, weight, bias, norm_weight, norm_bias, z, mean, variance = ctx.saved_tensors
+        for_z, for_norm_weight, for_norm_bias = gradients(
+            grad, z, norm_weight, norm_bias, mean, variance, ctx.eps, ctx.pool
+        )
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            Bfloat16().grad_input(for_z, weight, x.dtype) if needs_x else None,
+            Bfloat16().grad_weight(for_z, x) if needs_weight else None,
+            torch.zeros_like(bias) if needs_bias else None,
+            for_norm_weight,
+            for_norm_bias,
+            None,
+            None,
+            None,
+        )
