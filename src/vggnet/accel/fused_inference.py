@@ -16,7 +16,7 @@ from vggnet.accel.algorithm import Algorithm, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import keep_freed_memory
 from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest
-from vggnet.accel.precision import allowed_precision
+from vggnet.accel.precision import allowed_precision, best_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
 
@@ -107,9 +107,16 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _linear_bfloat16(layer: nn.Linear, x: Tensor) -> Tensor:
-    """By PyTorch's own product, whose result is rounded before the bias is added."""
-    weight = cached(layer, BFLOAT16, [layer.weight], layer.weight.detach().bfloat16)
-    y = F.linear(x.bfloat16(), weight).float()
+    """By kernels of ours, or by PyTorch's own product, whose result is rounded before the bias is added."""
+    weight = layer.weight.detach()
+    if best_precision() == BFLOAT16:
+        from vggnet.accel.algorithms import bfloat16_linear  # imports numba
+
+        if bfloat16_linear.supports(weight):
+            packed = cached(layer, f"packed {BFLOAT16}", [layer.weight], partial(bfloat16_linear.pack, weight))
+            return bfloat16_linear.linear(x, packed, len(weight), layer.bias)
+    rounded = cached(layer, BFLOAT16, [layer.weight], weight.bfloat16)
+    y = F.linear(x.bfloat16(), rounded).float()
     return y if layer.bias is None else y + layer.bias
 
 

@@ -60,6 +60,28 @@ def test_every_pass_is_right(n, c, k, height, width, with_bias, seed):
             assert_close(Bfloat16().inference(x, FoldedWeights(conv, None), True, True), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(1, 3), height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
+def test_the_first_layer_is_right(channels, n, height, width, seed):
+    """Oracle: direct convolution of the rounded factors in float64. A NaN reaches its own neighbors alone."""
+    torch.manual_seed(seed)
+    x, weight, bias = channels_last(n, channels, height, width), channels_last(64, channels, 3, 3), torch.randn(64)
+    exact = F.conv2d(rounded(x), rounded(weight), bias.double(), padding=1)
+    assert_close(Bfloat16().forward(x, weight, bias), exact)
+    conv = nn.Conv2d(channels, 64, 3, padding=1).requires_grad_(False)
+    conv.weight.copy_(weight)
+    conv.bias.copy_(bias)
+    found = Bfloat16().infer(x, FoldedWeights(conv, None), True, False, torch.bfloat16)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact.relu().float(), rtol=2**-7, atol=1e-5)
+    if height % 2 == width % 2 == 0:
+        found = Bfloat16().infer(x, FoldedWeights(conv, None), True, True, torch.float32)
+        assert_close(found, F.max_pool2d(exact.relu(), 2))
+    x[-1, 0, height // 2, width // 2] = float("nan")
+    assert torch.equal(Bfloat16().forward(x, weight, bias).isnan(), F.conv2d(x, weight, bias, padding=1).isnan())
+
+
 @pytest.mark.parametrize("shape", [(2, 64, 64, 16, 16), (1, 256, 256, 14, 14), (2, 512, 512, 4, 4)], ids=str)
 def test_the_error_is_at_most_that_of_onednn(shape):
     """Oracle: float64. oneDNN's own convolution in bfloat16 of the same values has the error that is allowed, 1.1x."""

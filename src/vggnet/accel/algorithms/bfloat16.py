@@ -5,7 +5,7 @@ Every output is the sum of its 9 C products, so that its error is that of roundi
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -28,14 +28,15 @@ MOST_PARTS = 8  # into which the positions are divided for the weight's gradient
 
 
 class Bfloat16(Algorithm):
-    """For numbers of channels that are multiples of 32."""
+    """For numbers of channels that are multiples of 32; forward and in inference also for 1 or 3 input channels."""
 
     name = "bfloat16"
     precision: Precision = "bfloat16"
 
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether the numbers of channels fill tiles, and the CPU has the unit."""
-        return shape.in_channels % SIDE == shape.out_channels % SIDE == 0 and has_tiles()
+        few = shape.in_channels in (1, 3) and work in ("forward", "inference")
+        return (few or shape.in_channels % SIDE == 0) and shape.out_channels % SIDE == 0 and has_tiles()
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Packs the weight, then the image. Activations and gradients may be bfloat16 in all passes."""
@@ -70,7 +71,7 @@ class Bfloat16(Algorithm):
             "positions": layout.positions, "parts": parts, "groups": groups, "first": layout.first,
             "x_bytes": x.element_size(), "grad_bytes": grad.element_size(),
             "tiles": CONFIGURATION.ctypes.data, "offsets": layout.offsets(BFLOAT16), "x": x, "grad": grad,
-            "zeros": floats(max(in_channels, out_channels)).zero_(), "a_row": a_row, "a_bytes": a_bytes,
+            "zeros": _constant(max(in_channels, out_channels), 0.0, torch.float32), "a_row": a_row, "a_bytes": a_bytes,
             "b_panel": b_panel, "sums": sums, "y": result, "scratch": packed, "scratch_bytes": scratch_bytes,
         }  # fmt: skip
         kernels.sum_weight_gradients(blocks=parts * groups, **fields)
@@ -105,7 +106,19 @@ class _Layout:
 
     def offsets(self, position_bytes: int) -> Tensor:
         """The distance of each tap from the first one, in bytes."""
-        return torch.tensor([(y * self.pitch + x) * position_bytes for y in range(3) for x in range(3)])
+        return _offsets(self.pitch, position_bytes)
+
+
+@lru_cache(maxsize=256)
+def _offsets(pitch: int, position_bytes: int) -> Tensor:
+    places = [(y * pitch + x) * position_bytes for y in range(3) for x in range(3)]
+    return torch.tensor(places, device="cpu")
+
+
+@lru_cache(maxsize=64)
+def _constant(channels: int, value: float, dtype: torch.dtype) -> Tensor:
+    """What kernels read only."""
+    return torch.full((channels,), value, dtype=dtype, device="cpu")
 
 
 def _pack_weights(weight: Tensor, memory: Callable[[int], Tensor], *, turned: bool = False) -> Tensor:
@@ -114,6 +127,10 @@ def _pack_weights(weight: Tensor, memory: Callable[[int], Tensor], *, turned: bo
     turned: by 180 degrees, C and K exchanged.
     """
     out_channels, in_channels = weight.shape[:2]
+    if in_channels < SIDE:
+        packed = memory(out_channels // SIDE * STEP // FLOAT)
+        kernels.pack_few_weights(blocks=out_channels // SIDE, in_channels=in_channels, w=weight, packed=packed)
+        return packed
     packed = memory(weight.numel() * BFLOAT16 // FLOAT)
     kernels.pack_weights(
         blocks=out_channels // SIDE, in_channels=in_channels, out_channels=out_channels,
@@ -135,22 +152,23 @@ def _convolve(
     """x (N, C, H, W) channels-last by packed weights -> (N, out_channels, H, W) channels-last, halved by a pool."""
     n, in_channels, height, width = x.shape
     layout, threads = _Layout(n, height, width), num_threads()
-    most = min(MOST_POSITIONS, BLOCK_BYTES // (in_channels * BFLOAT16))
+    steps = math.ceil(in_channels / SIDE)
+    most = min(MOST_POSITIONS, BLOCK_BYTES // (steps * PIXEL))
     share = math.ceil(layout.positions / (threads * BLOCKS_PER_THREAD))
     images, rows = layout.block(min(most, max(share, LEAST_POSITIONS)))
     blocks = math.ceil(n / images) * math.ceil(height / rows)
     parts = min(math.ceil(threads * BLOCKS_PER_THREAD / blocks), out_channels // SIDE)
     positions = (images - 1) * layout.size + rows * layout.pitch
     unused = out_channels * FLOAT
-    scratch_bytes = unused + SIDE * ROW + in_channels // SIDE * (positions + 2 * layout.first + SIDE) * PIXEL
-    zeros = floats(max(in_channels, out_channels)).zero_()
+    scratch_bytes = unused + SIDE * ROW + steps * (positions + 2 * layout.first + SIDE) * PIXEL
+    zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
     y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
-    least = zeros if relu else torch.full((out_channels,), -math.inf, dtype=dtype)
+    least = zeros if relu else _constant(out_channels, -math.inf, dtype)
     kernels.convolve(
         blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
         images=images, rows=rows, parts=parts, first=layout.first, pool=int(pool), x_bytes=x.element_size(),
         y_bytes=y.element_size(), tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), x=x, zeros=zeros,
-        b=weights, b_panel=9 * in_channels // SIDE * STEP, bias=zeros if bias is None else bias, least=least, y=y,
-        unused=unused, scratch=scratch(threads * scratch_bytes)[0], scratch_bytes=scratch_bytes,
+        b=weights, b_panel=math.ceil(9 * in_channels / SIDE) * STEP, bias=zeros if bias is None else bias, least=least,
+        y=y, unused=unused, scratch=scratch(threads * scratch_bytes)[0], scratch_bytes=scratch_bytes,
     )  # fmt: skip
     return y

@@ -13,10 +13,15 @@ from numba import carray, njit
 
 from vggnet.accel.buffers import FLOAT
 from vggnet.accel.kernels.bfloat16_vectors import (
+    WINDOW,
     copy_values,
     finish_bfloat16,
     finish_float32,
+    gather_1,
+    gather_3,
     make_pairs,
+    round_1,
+    round_3,
     round_pairs,
     round_transposed,
     round_values,
@@ -26,6 +31,7 @@ from vggnet.accel.kernels.bfloat16_vectors import (
 )
 from vggnet.accel.kernels.kernel import kernel, task_type
 from vggnet.accel.kernels.llvm import floats_at
+from vggnet.accel.kernels.stored_values import as_stored, values_at
 from vggnet.accel.kernels.tiles import (
     BFLOAT16,
     ROW,
@@ -90,6 +96,26 @@ def pack_pixels(addresses: Any, channels: int, value_bytes: int, packed: int, ro
 
 
 @njit(inline="never")
+def pack_windows(addresses: Any, pitch: int, channels: int, packed: int) -> None:
+    """For a convolution of 1 or 3 float32 channels: A whose rows are all 9 C factors of a position, and zeros.
+
+    addresses: of the positions, with `pitch` + 1 more before them and after them.
+    """
+    values = np.empty(len(addresses) * channels + WINDOW, np.uint16)
+    place, pixel_bytes = values.ctypes.data, channels * BFLOAT16
+    for i in range(len(addresses)):
+        if channels == 1:
+            round_1(addresses[i], place + i * pixel_bytes)
+        else:
+            round_3(addresses[i], place + i * pixel_bytes)
+    for i in range(len(addresses) - 2 * (pitch + 1)):
+        if channels == 1:
+            gather_1(place + i * pixel_bytes, pitch * pixel_bytes, packed + i * PIXEL)
+        else:
+            gather_3(place + i * pixel_bytes, pitch * pixel_bytes, packed + i * PIXEL)
+
+
+@njit(inline="never")
 def pack_pairs(addresses: Any, channels: int, value_bytes: int, packed: int, panel: int) -> None:
     """Pixels as B of the weight's gradient, (C / 32, positions / 2, 32, 2). `panel`: bytes of 32 channels.
 
@@ -145,6 +171,18 @@ def pack_weights(task: Any, thread: int, block: int) -> None:
                     )
 
 
+@kernel(WEIGHTS)
+def pack_few_weights(task: Any, thread: int, block: int) -> None:
+    """A weight of few input channels as B of a convolution of windows; a block is 32 of its K rows."""
+    factors = 9 * task.in_channels
+    w = values_at(task.w + block * SIDE * factors * FLOAT, (SIDE, factors), FLOAT)
+    b = values_at(task.packed + block * STEP, (TILE, 2 * SIDE), BFLOAT16)
+    b[:] = 0
+    for row in range(SIDE):
+        for i in range(factors):
+            b[i // 2, 2 * row + i % 2] = as_stored(w[row, i], BFLOAT16)
+
+
 @njit(inline="never")
 def find_results(
     start: int, stop: int, height: int, width: int, pixel_bytes: int, pool: int, y: int, least: int, unused: int
@@ -176,7 +214,8 @@ def convolve(task: Any, thread: int, block: int) -> None:
 
     y is at least `least`, a value for each output channel: 0 for ReLU. With `pool` a block has whole windows of 2x2
     pixels, and y is pooled. Scratch memory for each thread: `unused` bytes, 32 x 32 sums, and the positions of a
-    block with `first` ones before and after it; the last sums may reach 31 positions further.
+    block with `first` ones before and after it; the last sums may reach 31 positions further. Of few channels the nine
+    factors of a position lie side by side.
     """
     configure_tiles(task.tiles)
     height, width = task.height, task.width
@@ -193,14 +232,20 @@ def convolve(task: Any, thread: int, block: int) -> None:
     unused = task.scratch + thread * task.scratch_bytes
     sums = unused + task.unused
     a, a_step = sums + SIDE * ROW, (len(addresses) + SIDE) * PIXEL
-    pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
+    if steps:
+        pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
+    else:
+        pack_windows(addresses, pitch, task.in_channels, a)
     destinations, others = find_results(
         start, stop, height, width, task.out_channels * task.y_bytes, task.pool, task.y, task.least, unused
     )
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
         b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
         for first in range(0, stop - start, SIDE):
-            multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, steps, 0)
+            if steps:
+                multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, steps, 0)
+            else:
+                multiply_1(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, 1, 0)
             rows = min(SIDE, stop - start - first)
             to, other = destinations.ctypes.data + first * 8, others.ctypes.data + first * 8
             if task.y_bytes == FLOAT:

@@ -14,6 +14,8 @@ from vggnet.accel.buffers import FLOAT
 from vggnet.accel.kernels.llvm import BFLOAT
 from vggnet.accel.kernels.tiles import BFLOAT16, ROW, TILE
 
+WINDOW = 16  # bfloat16 that are read of each row of a window
+
 _HALF, _INT, _LONG = (ir.IntType(bits) for bits in (16, 32, 64))
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), TILE), ir.VectorType(_INT, TILE)
 _HALVES, _BFLOATS = ir.VectorType(_HALF, TILE), ir.VectorType(BFLOAT, TILE)
@@ -43,6 +45,62 @@ def copy_values(typing: Any, source: Any, destination: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+def _round_few(channels: int) -> Any:
+    """An intrinsic that makes so many bfloat16 of float32."""
+
+    @intrinsic
+    def round_few(typing: Any, source: Any, destination: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            source, destination = (
+                builder.inttoptr(address, kind.as_pointer())
+                for address, kind in zip(arguments, (ir.FloatType(), BFLOAT), strict=True)
+            )
+            for i in range(channels):
+                value = builder.load(builder.gep(source, [ir.Constant(_INT, i)]), align=FLOAT)
+                place = builder.gep(destination, [ir.Constant(_INT, i)])
+                builder.store(builder.fptrunc(value, BFLOAT), place, align=BFLOAT16)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return round_few
+
+
+round_1, round_3 = _round_few(1), _round_few(3)
+
+
+def _gather(channels: int) -> Any:
+    """An intrinsic that makes a row of A: the 3 x 3 pixels of a window, of so many bfloat16, and zeros.
+
+    Three pixels of a row lie side by side at `source`, the next row `row` after it. WINDOW values of each row are read.
+    """
+    count = 3 * channels
+
+    @intrinsic
+    def gather(typing: Any, source: Any, row: Any, destination: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            source, row, destination = arguments
+            upper, middle, lower = (
+                _load_window(builder, builder.add(source, builder.mul(row, ir.Constant(_LONG, i)))) for i in range(3)
+            )
+            zeros = ir.Constant(ir.VectorType(_HALF, WINDOW), [0] * WINDOW)
+            lanes = [*range(count), *range(WINDOW, WINDOW + count)]
+            pair = builder.shuffle_vector(upper, middle, _lanes([*lanes, *[WINDOW - 1] * (2 * WINDOW - len(lanes))]))
+            last = builder.shuffle_vector(lower, zeros, _lanes([*range(count), *[WINDOW] * (2 * WINDOW - count)]))
+            beyond = 2 * WINDOW
+            kept = [*range(2 * count), *range(beyond, beyond + count), *[2 * beyond - 1] * (beyond - 3 * count)]
+            values = builder.shuffle_vector(pair, last, _lanes(kept))
+            builder.store(values, builder.inttoptr(destination, values.type.as_pointer()), align=BFLOAT16)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 3), generate
+
+    return gather
+
+
+gather_1, gather_3 = _gather(1), _gather(3)
 
 
 def _make_pairs(narrow: bool) -> Any:
@@ -178,6 +236,14 @@ def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
     """Of each pair of float32 the larger one; NaN if one is NaN."""
     other_is_number = builder.fcmp_ordered("ord", other, other)
     return builder.select(builder.and_(builder.fcmp_unordered(">", one, other), other_is_number), one, other)
+
+
+def _lanes(numbers: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_INT, len(numbers)), list(numbers))
+
+
+def _load_window(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.load(builder.inttoptr(address, ir.VectorType(_HALF, WINDOW).as_pointer()), align=BFLOAT16)
 
 
 def _as_bits(builder: ir.IRBuilder, address: ir.Value, index: int, narrow: bool) -> ir.Value:
