@@ -30,7 +30,8 @@ def test_a_time(monkeypatch):
 
 def test_every_algorithm_has_rates():
     """Oracle: the list of algorithms; one that is not known is never predicted to be the fastest."""
-    assert set(CONVOLUTION) == set(WEIGHT_GRADIENT) == set(BY_NAME)
+    assert set(CONVOLUTION) == set(BY_NAME)
+    assert set(WEIGHT_GRADIENT) == set(BY_NAME) - {"bfloat16x3"}  # which has no such pass
 
 
 @pytest.mark.parametrize(("shape", "expected"), [

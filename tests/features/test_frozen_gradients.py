@@ -27,7 +27,8 @@ def winograd(monkeypatch):
 
 
 @pytest.fixture(params=[
-    ("winograd2", None), ("winograd4", None), ("winograd2", torch.bfloat16), ("winograd2", torch.float16),
+    ("winograd2", None), ("winograd4", None), ("bfloat16x3", None), ("winograd2", torch.bfloat16),
+    ("winograd2", torch.float16),
 ])  # fmt: skip
 def autocast(request, monkeypatch):
     """Which precision autocast has, if any. Without it, kernels of ours are used wherever they can be."""

@@ -55,7 +55,9 @@ class Algorithm(ABC):
 
     name: str  # in the autotuning cache, in checkpoints and in $VGGNET_CONV
     precision: Precision = "float32"
-    keeps_ties = True  # whether outputs of a flat or a striped part are equal, so that a pool chooses the first one
+    keeps_ties = (
+        True  # whether ReLU and pool decide as in float64, also in flat and striped parts, where values are equal
+    )
 
     @abstractmethod
     def supports(self, work: Pass, shape: Shape) -> bool:

@@ -36,6 +36,7 @@ CONVOLUTION: Mapping[str, Rates] = {  # forward, the gradient of the input, and 
     "winograd4": Rates(0.053, 0.0078, 0.34, 0.052),
     "winograd2": Rates(0.054, 0.0082, 0.19, 0.045),
     "bfloat16": Rates(0.06, 0.0018, 0.3, 0.05),
+    "bfloat16x3": Rates(0.06, 0.0054, 0.4, 0.1),
 }
 WEIGHT_GRADIENT: Mapping[str, Rates] = {
     "direct": Rates(0.024, 0.0, 1.35, 7.6),

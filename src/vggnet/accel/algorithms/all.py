@@ -13,11 +13,11 @@ def _compiled() -> tuple[Algorithm, ...]:
     """Those with kernels; none on a machine that cannot compile them."""
     if problem():
         return ()
-    from vggnet.accel.algorithms.bfloat16 import Bfloat16
+    from vggnet.accel.algorithms.bfloat16 import Bfloat16, SplitBfloat16
     from vggnet.accel.algorithms.im2col import Im2col
     from vggnet.accel.algorithms.winograd import Winograd
 
-    return Im2col(), Winograd(4), Winograd(2), Bfloat16()
+    return Im2col(), Winograd(4), Winograd(2), SplitBfloat16(), Bfloat16()
 
 
 ALGORITHMS: tuple[Algorithm, ...] = (  # in the order in which they are measured

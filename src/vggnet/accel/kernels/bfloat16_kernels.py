@@ -23,6 +23,7 @@ from vggnet.accel.kernels.bfloat16_vectors import (
     round_1,
     round_3,
     round_pairs,
+    round_rests,
     round_transposed,
     round_values,
     transpose_pairs,
@@ -51,8 +52,8 @@ SUMS = 9 * SIDE * ROW  # bytes of the sums of 32 input and 32 output channels
 
 WEIGHTS = task_type("in_channels", "out_channels", "w", "packed", "turned")
 PRODUCTS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool", "x_bytes",
-    "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused", "scratch",
+    "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool", "split",
+    "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused", "scratch",
     "scratch_bytes",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
@@ -93,6 +94,14 @@ def pack_pixels(addresses: Any, channels: int, value_bytes: int, packed: int, ro
                 round_values(source, destination)
             else:
                 copy_values(source, destination)
+
+
+@njit(inline="never")
+def pack_rests(addresses: Any, channels: int, packed: int, row: int) -> None:
+    """As `pack_pixels`: what rounding of the float32 values to bfloat16 loses, itself rounded."""
+    for i in range(len(addresses)):
+        for chunk in range(channels // SIDE):
+            round_rests(addresses[i] + chunk * SIDE * FLOAT, packed + chunk * row + i * PIXEL)
 
 
 @njit(inline="never")
@@ -215,7 +224,8 @@ def convolve(task: Any, thread: int, block: int) -> None:
     y is at least `least`, a value for each output channel: 0 for ReLU. With `pool` a block has whole windows of 2x2
     pixels, and y is pooled. Scratch memory for each thread: `unused` bytes, 32 x 32 sums, and the positions of a
     block with `first` ones before and after it; the last sums may reach 31 positions further. Of few channels the nine
-    factors of a position lie side by side.
+    factors of a position lie side by side. With `split` the rests of positions lie behind their values, and the packed
+    rests of the weights too; values by values, rests by values and values by rests are added.
     """
     configure_tiles(task.tiles)
     height, width = task.height, task.width
@@ -234,6 +244,8 @@ def convolve(task: Any, thread: int, block: int) -> None:
     a, a_step = sums + SIDE * ROW, (len(addresses) + SIDE) * PIXEL
     if steps:
         pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
+        if task.split:
+            pack_rests(addresses, task.in_channels, a + steps * a_step, a_step)
     else:
         pack_windows(addresses, pitch, task.in_channels, a)
     destinations, others = find_results(
@@ -244,6 +256,10 @@ def convolve(task: Any, thread: int, block: int) -> None:
         for first in range(0, stop - start, SIDE):
             if steps:
                 multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, steps, 0)
+                if task.split:
+                    rest, other = a + steps * a_step + first * PIXEL, b + panels * task.b_panel
+                    multiply_9(rest, PIXEL, a_step, task.offsets, b, sums, steps, 1)
+                    multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, other, sums, steps, 1)
             else:
                 multiply_1(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, 1, 0)
             rows = min(SIDE, stop - start - first)

@@ -36,6 +36,23 @@ def round_values(typing: Any, source: Any, destination: Any) -> Any:
 
 
 @intrinsic
+def round_rests(typing: Any, source: Any, destination: Any) -> Any:
+    """32 float32 -> 32 bfloat16: each value less the nearest bfloat16."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        source, destination = arguments
+        for i in range(2):
+            values = _load(builder, source, i * TILE * FLOAT)
+            bits = builder.shl(_rounded(builder, values), ir.Constant(_INTS, [16] * TILE))
+            rests = builder.fsub(values, builder.bitcast(bits, _FLOATS))
+            place = builder.add(destination, ir.Constant(_LONG, i * TILE * BFLOAT16))
+            _store_halves(builder, _rounded(builder, rests), place)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
 def copy_values(typing: Any, source: Any, destination: Any) -> Any:
     """32 bfloat16 -> the same."""
 
