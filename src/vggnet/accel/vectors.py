@@ -50,7 +50,7 @@ def choose_vectors(machine: str, features: frozenset[str]) -> Vectors | None:
     return AVX2._replace(float16="f16c" in features) if features >= {"avx2", "fma"} else None
 
 
-def _compiled_features() -> frozenset[str]:
+def compiled_features() -> frozenset[str]:
     """What numba compiles for: $NUMBA_CPU_FEATURES, such as "+avx2,-avx512f", or what this CPU can do."""
     named = os.environ.get("NUMBA_CPU_FEATURES")
     if named is None:
@@ -58,4 +58,4 @@ def _compiled_features() -> frozenset[str]:
     return frozenset(name[1:] for name in named.split(",") if name.startswith("+"))
 
 
-VECTORS = choose_vectors(platform.machine(), _compiled_features())  # None: PyTorch does all the work
+VECTORS = choose_vectors(platform.machine(), compiled_features())  # None: PyTorch does all the work

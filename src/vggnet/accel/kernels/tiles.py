@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.vectors import compiled_features
 
 BFLOAT16 = 2  # bytes
 SIDE = 32  # rows and columns of the sums that are computed at a time, and products that are added in one step
@@ -52,8 +52,7 @@ CONFIGURATION = _configuration()
 @cache
 def has_tiles() -> bool:
     """Whether the CPU has the unit for bfloat16, and the system lets this process use it."""
-    features = get_host_cpu_features()
-    if not (features.get("amx-tile") and features.get("amx-bf16")):
+    if not compiled_features() >= {"amx-tile", "amx-bf16", "avx512f"}:
         return False
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
