@@ -52,7 +52,9 @@ def test_equals_the_layers(n, c, k, height, width, pool, dtype, given_dtype, see
     parameters = make(n, c, k, height, width, seed)
     exact = [tensor.detach().double().requires_grad_() for tensor in parameters]
     x = parameters[0].detach().to(given_dtype).requires_grad_()
-    y, mean, variance = conv_norm_relu(x, *parameters[1:], 1e-5, pool, dtype)
+    conv, norm = nn.Conv2d(c, k, 3, padding=1), nn.BatchNorm2d(k)
+    conv.weight, conv.bias, norm.weight, norm.bias = (nn.Parameter(tensor.detach()) for tensor in parameters[1:])
+    y, mean, variance = conv_norm_relu(x, conv, norm, pool, dtype)
     expected = reference(*exact, pool)
     assert y.dtype == dtype
     assert y.shape == expected.shape
@@ -63,8 +65,8 @@ def test_equals_the_layers(n, c, k, height, width, pool, dtype, given_dtype, see
     grad = torch.randn(y.shape).bfloat16()
     y.backward(grad.to(dtype))
     expected.backward(grad.double())
-    for tensor, wanted in zip([x, *parameters[1:]], exact, strict=True):
-        if tensor is parameters[2]:  # the bias, which batch norm subtracts
+    for tensor, wanted in zip([x, conv.weight, conv.bias, norm.weight, norm.bias], exact, strict=True):
+        if tensor is conv.bias:  # which batch norm subtracts
             assert not tensor.grad.any()
         else:
             assert tensor.grad.dtype == tensor.dtype

@@ -59,10 +59,7 @@ def _norm_relu_by_pytorch(
 def _norm_relu(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = x.contiguous(memory_format=torch.channels_last)
-    mean, variance = statistics(x)
-    scale = weight * (variance + eps).rsqrt()
-    return normalize(x, scale, bias - mean * scale, pool, dtype), mean, variance
+    return outputs(x.contiguous(memory_format=torch.channels_last), weight, bias, eps, pool, dtype)
 
 
 @torch.library.custom_op("vggnet::norm_relu_backward", mutates_args=())
@@ -97,6 +94,15 @@ def _backward(context: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | N
 
 
 _norm_relu.register_autograd(_backward, setup_context=_save_inputs)
+
+
+def outputs(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y of `dtype`, mean and variance, as `norm_relu`, from x channels-last, float32 or bfloat16."""
+    mean, variance = statistics(x)
+    scale = weight * (variance + eps).rsqrt()
+    return normalize(x, scale, bias - mean * scale, pool, dtype), mean, variance
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,14 +35,7 @@ def can_train(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def conv_norm_relu(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    pool: bool,
-    dtype: torch.dtype,
+    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, pool: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """3x3 convolution of x (N, C, H, W), batch norm over (N, H, W), ReLU, and with `pool` the 2x2 max pool.
 
@@ -54,7 +47,7 @@ def conv_norm_relu(
     """
     keep_freed_memory()
     result: tuple[Tensor, Tensor, Tensor] = _ConvNormRelu.apply(
-        x, weight, bias, norm_weight, norm_bias, eps, pool, dtype
+        x, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, pool, dtype
     )
     return result
 
@@ -73,13 +66,11 @@ class _ConvNormRelu(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
         from vggnet.accel.algorithms.bfloat16 import Bfloat16  # imports numba
-        from vggnet.accel.batch_norm import normalize, statistics
+        from vggnet.accel.batch_norm import outputs
 
         x, weight = channels_last(x), channels_last(weight)
         z = Bfloat16().forward(x, weight, bias, torch.bfloat16)
-        mean, variance = statistics(z)
-        scale = norm_weight * (variance + eps).rsqrt()
-        y = normalize(z, scale, norm_bias - mean * scale, pool, dtype)
+        y, mean, variance = outputs(z, norm_weight, norm_bias, eps, pool, dtype)
         ctx.save_for_backward(x, weight, bias, norm_weight, norm_bias, z, mean, variance)
         ctx.eps, ctx.pool = eps, pool
         ctx.mark_non_differentiable(mean, variance)

@@ -144,7 +144,7 @@ def _train(conv: Conv3x3 | None, norm: nn.BatchNorm2d, x: Tensor, *, pool: bool,
     if conv is None:
         y, mean, variance = norm_relu(x, norm.weight, norm.bias, norm.eps, pool, dtype)
     else:
-        y, mean, variance = conv_norm_relu(x, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, pool, dtype)
+        y, mean, variance = conv_norm_relu(x, conv, norm, pool, dtype)
     with torch.no_grad():
         count = x.numel() // x.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)

@@ -81,6 +81,7 @@ def test_the_first_layer_is_right(channels, n, height, width, seed):
     x, weight, bias = channels_last(n, channels, height, width), channels_last(64, channels, 3, 3), torch.randn(64)
     exact = F.conv2d(rounded(x), rounded(weight), bias.double(), padding=1)
     assert_close(Bfloat16().forward(x, weight, bias), exact)
+    assert torch.equal(Bfloat16().forward(x.bfloat16(), weight, bias), Bfloat16().forward(x, weight, bias))
     conv = nn.Conv2d(channels, 64, 3, padding=1).requires_grad_(False)
     conv.weight.copy_(weight)
     conv.bias.copy_(bias)

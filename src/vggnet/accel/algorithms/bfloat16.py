@@ -193,6 +193,7 @@ def _convolve(
     split: whether factors have rests, as `SplitBfloat16` says.
     """
     n, in_channels, height, width = x.shape
+    x = x.float() if in_channels < SIDE else x  # as windows are packed from float32
     layout, threads = _Layout(n, height, width), num_threads()
     steps = math.ceil(in_channels / SIDE) * (1 + split)
     most = min(MOST_POSITIONS, BLOCK_BYTES // (steps * PIXEL))
