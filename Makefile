@@ -22,7 +22,7 @@ train: .venv/ready
 test: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(PYTEST)
 

@@ -47,6 +47,8 @@ class ImageError(DataError):
         name: where the image is: its path, or its data set and row; None if it is not known (yet).
         may_pass: whether the same file may be read later: permission was denied, a drive is away, or a limit is set.
 
+    One that is kept is raised as a copy: it would keep the frames that it was raised through, with all they refer to.
+
     Example:
         >>> error = ImageError("the file is empty.").named("photos/1.jpg")
         >>> error.name, str(error)

@@ -1,10 +1,14 @@
 """Batches: every image once with its label, in an order that seed and epoch fix, whoever loads them."""
 
+import gc
 import io
+import multiprocessing
 import os
 import random
 import signal
+import weakref
 from collections import Counter
+from contextlib import suppress
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -15,7 +19,7 @@ from hypothesis import given
 from PIL import Image
 
 from vggnet.data import workers
-from vggnet.data.decoded import forget_decoded
+from vggnet.data.decoded import decoded, forget_decoded
 from vggnet.data.decoding import StoredImage
 from vggnet.data.loading import (
     BalancedBatches,
@@ -288,6 +292,51 @@ def test_whole_images(workers):
     images = list(WholeImages(Flat(5), LARGE, workers))
     assert [(int(image[0, 0, 0]), tuple(image.shape)) for image in images] == [(n, (3, 80, 90)) for n in range(5)]
     assert complaint(WholeImages(Flat(5, bad={2}), LARGE, workers)) == "image 2: broken"
+
+
+def from_whole_images(source, *, workers):
+    return WholeImages(source, LARGE, workers)
+
+
+def to_evaluate(source, *, workers):
+    return EvalBatches(source, LARGE, 2, workers)
+
+
+def to_train(source, *, workers):
+    return train(source, LARGE, 2, workers=workers).epoch(0)
+
+
+@pytest.mark.parametrize("make", [from_whole_images, to_evaluate, to_train])
+def test_workers_end_with_the_error(make):
+    """Oracle: no process is left although nothing collects garbage, which would wait 5 s for each."""
+    gc.disable()
+    try:
+        assert complaint(make(Flat(9, bad={4}), workers=2)) == "image 4: broken"
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
+def test_a_kept_error_keeps_no_frames():
+    """Oracle: the object that a frame between refers to is freed with the exception."""
+
+    class Large:
+        pass
+
+    def load():
+        large = Large()
+        seen.append(weakref.ref(large))
+        decoded(source, SMALL)
+
+    source, seen = Flat(5, bad={2}), []
+    gc.disable()
+    try:
+        for _ in range(2):  # the second time by what is kept
+            with suppress(ImageError):
+                load()
+        assert [reference() for reference in seen] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_stacks_of_one_size():

@@ -14,6 +14,7 @@ import torch
 from trainings import train
 
 import vggnet
+from vggnet.models import heads
 from vggnet.training import loop as fitting
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -67,6 +68,7 @@ class Training:
 def _train(folder: str, fields: dict[str, Any], kill_at: int, pause_at: str, parent: Connection) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of its own workers, as in a process that a user starts
     torch.set_num_threads(1)
+    heads.FC_WIDTH = 64  # the layers with dropout; those of the paper would take most of the time
     calls = 0
 
     def killing(function):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -45,7 +46,7 @@ def decoded(source: Source, preprocess: Preprocess, *, progress: Progress = Fals
     """
     pixels, bad = decode_all(source, preprocess, progress=progress)
     if bad:
-        raise bad[min(bad)]
+        raise copy(bad[min(bad)])
     return pixels
 
 

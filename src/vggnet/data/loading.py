@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
@@ -203,7 +204,7 @@ class WholeImages:
             if not isinstance(pixels, ImageError):
                 yield received(pixels)
             elif self.skip is None:
-                raise pixels
+                raise copy(pixels)
             else:
                 self.skip(index, pixels)
 
@@ -318,6 +319,6 @@ def _readable(chunk: Tensor, bad: Mapping[int, ImageError], skip: Skip | None) -
     """The indices of a chunk that are left; `bad` are errors by their places in it, raised if there is no `skip`."""
     for place, error in bad.items():
         if skip is None:
-            raise error
+            raise copy(error)
         skip(int(chunk[place]), error)
     return chunk[[place for place in range(len(chunk)) if place not in bad]] if bad else chunk

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from traceback import clear_frames
@@ -85,7 +86,7 @@ class ViewedImages(Dataset[Tensor | ImageError]):
             return self.preprocess.pixels(_open(self.source, request).decode())
         pixels, bad = decode_all(self.source, self.preprocess)
         if request.image in bad:
-            raise bad[request.image]
+            raise copy(bad[request.image])
         return pixels[request.image]
 
 
