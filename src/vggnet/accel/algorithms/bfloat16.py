@@ -203,7 +203,7 @@ def _convolve(
     parts = min(math.ceil(threads * BLOCKS_PER_THREAD / blocks), out_channels // SIDE)
     positions = (images - 1) * layout.size + rows * layout.pitch
     unused = out_channels * FLOAT
-    scratch_bytes = unused + SIDE * ROW + steps * (positions + 2 * layout.first + SIDE) * PIXEL
+    scratch_bytes = unused + 2 * SIDE * ROW + steps * (positions + 2 * layout.first + SIDE) * PIXEL
     zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
     y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
     least = zeros if relu else _constant(out_channels, -math.inf, dtype)

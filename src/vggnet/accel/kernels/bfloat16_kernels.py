@@ -20,6 +20,8 @@ from vggnet.accel.kernels.bfloat16_vectors import (
     gather_1,
     gather_3,
     make_pairs,
+    multiply_9_finish_bfloat16,
+    multiply_9_finish_float32,
     round_1,
     round_3,
     round_pairs,
@@ -217,15 +219,25 @@ def find_results(
     return destinations, others
 
 
+@njit(inline="never")
+def finish(y_bytes: int, sums: int, count: int, bias: int, others: int, destinations: int, offset: int) -> None:
+    """As `finish_float32` or `finish_bfloat16`."""
+    if y_bytes == FLOAT:
+        finish_float32(sums, count, bias, others, destinations, offset)
+    else:
+        finish_bfloat16(sums, count, bias, others, destinations, offset)
+
+
 @kernel(PRODUCTS)
 def convolve(task: Any, thread: int, block: int) -> None:
     """y = what follows a convolution of x; a block is a part of the output channels of `images` images or `rows` rows.
 
     y is at least `least`, a value for each output channel: 0 for ReLU. With `pool` a block has whole windows of 2x2
-    pixels, and y is pooled. Scratch memory for each thread: `unused` bytes, 32 x 32 sums, and the positions of a
-    block with `first` ones before and after it; the last sums may reach 31 positions further. Of few channels the nine
-    factors of a position lie side by side. With `split` the rests of positions lie behind their values, and the packed
-    rests of the weights too; values by values, rests by values and values by rests are added.
+    pixels, and y is pooled. Scratch memory for each thread: `unused` bytes, 32 x 32 sums twice, as the last ones become
+    results while the next ones are computed, and the positions of a block with `first` ones before and after it; the
+    last sums may reach 31 positions further. Of few channels the nine factors of a position lie side by side. With
+    `split` the rests of positions lie behind their values, and the packed rests of the weights too; values by values,
+    rests by values and values by rests are added.
     """
     configure_tiles(task.tiles)
     height, width = task.height, task.width
@@ -240,8 +252,8 @@ def convolve(task: Any, thread: int, block: int) -> None:
         task.zeros,
     )  # fmt: skip
     unused = task.scratch + thread * task.scratch_bytes
-    sums = unused + task.unused
-    a, a_step = sums + SIDE * ROW, (len(addresses) + SIDE) * PIXEL
+    first_sums = unused + task.unused
+    a, a_step = first_sums + 2 * SIDE * ROW, (len(addresses) + SIDE) * PIXEL
     if steps:
         pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
         if task.split:
@@ -251,23 +263,33 @@ def convolve(task: Any, thread: int, block: int) -> None:
     destinations, others = find_results(
         start, stop, height, width, task.out_channels * task.y_bytes, task.pool, task.y, task.least, unused
     )
+    sums, before = first_sums, first_sums + SIDE * ROW
+    rate, rows, bias_before, offset_before = -(-SIDE // (9 * max(steps, 1))), 0, task.bias, 0
+    to, other = destinations.ctypes.data, others.ctypes.data
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
         b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
         for first in range(0, stop - start, SIDE):
-            if steps:
-                multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, steps, 0)
-                if task.split:
-                    rest, other = a + steps * a_step + first * PIXEL, b + panels * task.b_panel
-                    multiply_9(rest, PIXEL, a_step, task.offsets, b, sums, steps, 1)
-                    multiply_9(a + first * PIXEL, PIXEL, a_step, task.offsets, other, sums, steps, 1)
+            factors = a + first * PIXEL
+            if not steps:
+                finish(task.y_bytes, before, rows, bias_before, other, to, offset_before)
+                multiply_1(factors, PIXEL, a_step, task.offsets, b, sums, 1, 0)
+            elif task.y_bytes == FLOAT:
+                multiply_9_finish_float32(
+                    factors, PIXEL, a_step, task.offsets, b, sums, steps,
+                    rate, before, rows, bias_before, other, to, offset_before,
+                )  # fmt: skip
             else:
-                multiply_1(a + first * PIXEL, PIXEL, a_step, task.offsets, b, sums, 1, 0)
-            rows = min(SIDE, stop - start - first)
+                multiply_9_finish_bfloat16(
+                    factors, PIXEL, a_step, task.offsets, b, sums, steps,
+                    rate, before, rows, bias_before, other, to, offset_before,
+                )  # fmt: skip
+            if task.split:
+                multiply_9(factors + steps * a_step, PIXEL, a_step, task.offsets, b, sums, steps, 1)
+                multiply_9(factors, PIXEL, a_step, task.offsets, b + panels * task.b_panel, sums, steps, 1)
+            rows, bias_before, offset_before = min(SIDE, stop - start - first), bias, offset
             to, other = destinations.ctypes.data + first * 8, others.ctypes.data + first * 8
-            if task.y_bytes == FLOAT:
-                finish_float32(sums, rows, bias, other, to, offset)
-            else:
-                finish_bfloat16(sums, rows, bias, other, to, offset)
+            sums, before = before, sums
+    finish(task.y_bytes, before, rows, bias_before, other, to, offset_before)
     release_tiles()
 
 

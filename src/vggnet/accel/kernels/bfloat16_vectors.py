@@ -3,7 +3,8 @@
 Addresses and strides are int64, in bytes. Values are rounded to bfloat16 to the nearest, ties to even.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -12,7 +13,7 @@ from numba.extending import intrinsic
 
 from vggnet.accel.buffers import FLOAT
 from vggnet.accel.kernels.llvm import BFLOAT
-from vggnet.accel.kernels.tiles import BFLOAT16, ROW, TILE
+from vggnet.accel.kernels.tiles import BFLOAT16, ROW, TILE, emit_products
 
 WINDOW = 16  # bfloat16 that are read of each row of a window
 
@@ -213,40 +214,100 @@ def _finish(narrow: bool) -> Any:
     @intrinsic
     def finish(typing: Any, sums: Any, count: Any, bias: Any, others: Any, destinations: Any, offset: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-            sums, count, bias, others, destinations, offset = arguments
-            size = TILE * (BFLOAT16 if narrow else FLOAT)
-            biases = [_load(builder, bias, i * TILE * FLOAT) for i in range(2)]
-            before, loop, after = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("end")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            row = builder.phi(_LONG)
-            row.add_incoming(ir.Constant(_LONG, 0), before)
-            place = builder.mul(row, ir.Constant(_LONG, 8))
-            source = builder.add(sums, builder.mul(row, ir.Constant(_LONG, ROW)))
-            other, destination = (
-                builder.add(_listed(builder, builder.add(list_, place), 0), offset) for list_ in (others, destinations)
+            sums, count, bias, *places = arguments
+            biases = _load_biases(builder, bias)
+            _emit_rows(
+                builder, ir.Constant(_LONG, 0), count, lambda row: finish_row(builder, row, sums, biases, places)
             )
-            for i in range(2):
-                total = builder.fadd(_load(builder, source, i * TILE * FLOAT), biases[i])
-                there = builder.add(other, ir.Constant(_LONG, i * size))
-                total = _larger(builder, _load_halves(builder, there) if narrow else _load(builder, there, 0), total)
-                here = builder.add(destination, ir.Constant(_LONG, i * size))
-                if narrow:
-                    _store_halves(builder, _rounded(builder, total), here)
-                else:
-                    _store(builder, builder.bitcast(total, _INTS), here, 0)
-            following = builder.add(row, ir.Constant(_LONG, 1))
-            row.add_incoming(following, loop)
-            builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-            builder.position_at_end(after)
             return context.get_dummy_value()
 
+        finish_row = partial(_emit_finished_row, narrow)
         return types.void(*[types.int64] * 6), generate
 
     return finish
 
 
 finish_float32, finish_bfloat16 = _finish(narrow=False), _finish(narrow=True)
+
+
+def _multiply_and_finish(narrow: bool) -> Any:
+    """An intrinsic that computes sums as `multiply_9` while it makes results of other sums as `_finish`.
+
+    The unit's instructions fill the CPU's buffers, so that the CPU itself would not begin with the products before the
+    results are there. rate: results after the products of each tap, in rows; `count` rows at most, in all.
+    """
+
+    @intrinsic
+    def multiply_and_finish(
+        typing: Any, a: Any, a_row: Any, a_step: Any, offsets: Any, b: Any, c: Any, steps: Any, rate: Any, sums: Any,
+        count: Any, bias: Any, others: Any, destinations: Any, offset: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            a, a_row, a_step, offsets, b, c, steps, rate, sums, count, bias, *places = arguments
+            biases = _load_biases(builder, bias)
+
+            def finish_rows(number: ir.Value) -> None:
+                start = builder.mul(number, rate)
+                end = builder.add(start, rate)
+                end = builder.select(builder.icmp_signed("<", end, count), end, count)
+                _emit_rows(builder, start, end, lambda row: finish_row(builder, row, sums, biases, places))
+
+            replace = ir.Constant(_LONG, 0)
+            emit_products(builder, 9, a, a_row, a_step, offsets, b, c, steps, replace, finish_rows)
+            return context.get_dummy_value()
+
+        finish_row = partial(_emit_finished_row, narrow)
+        return types.void(*[types.int64] * 14), generate
+
+    return multiply_and_finish
+
+
+multiply_9_finish_float32, multiply_9_finish_bfloat16 = (_multiply_and_finish(narrow) for narrow in (False, True))
+
+
+def _load_biases(builder: ir.IRBuilder, bias: ir.Value) -> list[ir.Value]:
+    return [_load(builder, bias, i * TILE * FLOAT) for i in range(2)]
+
+
+def _emit_rows(builder: ir.IRBuilder, start: ir.Value, end: ir.Value, emit: Callable[[ir.Value], None]) -> None:
+    """What `emit` writes for a row, from row `start` to `end`."""
+    before, loop, after = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("end")
+    builder.cbranch(builder.icmp_signed("<", start, end), loop, after)
+    builder.position_at_end(loop)
+    row = builder.phi(_LONG)
+    row.add_incoming(start, before)
+    emit(row)
+    following = builder.add(row, ir.Constant(_LONG, 1))
+    row.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+    builder.position_at_end(after)
+
+
+def _emit_finished_row(
+    narrow: bool,
+    builder: ir.IRBuilder,
+    row: ir.Value,
+    sums: ir.Value,
+    biases: Sequence[ir.Value],
+    places: Sequence[ir.Value],
+) -> None:
+    """The results of one row, see `_finish`; places: others, destinations and offset."""
+    others, destinations, offset = places
+    size = TILE * (BFLOAT16 if narrow else FLOAT)
+    place = builder.mul(row, ir.Constant(_LONG, 8))
+    source = builder.add(sums, builder.mul(row, ir.Constant(_LONG, ROW)))
+    other, destination = (
+        builder.add(_listed(builder, builder.add(list_, place), 0), offset) for list_ in (others, destinations)
+    )
+    for i in range(2):
+        total = builder.fadd(_load(builder, source, i * TILE * FLOAT), biases[i])
+        there = builder.add(other, ir.Constant(_LONG, i * size))
+        total = _larger(builder, _load_halves(builder, there) if narrow else _load(builder, there, 0), total)
+        here = builder.add(destination, ir.Constant(_LONG, i * size))
+        if narrow:
+            _store_halves(builder, _rounded(builder, total), here)
+        else:
+            _store(builder, builder.bitcast(total, _INTS), here, 0)
 
 
 def _larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:

@@ -10,7 +10,7 @@ Addresses and strides are int64, in bytes.
 import ctypes
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -82,59 +82,78 @@ def release_tiles(typing: Any) -> Any:
     return types.void(), generate
 
 
-def _multiply(taps: int) -> Any:
-    """An intrinsic that computes C (+)= A B for 32 x 32 sums over 32 * `taps` * `steps` products.
+def emit_products(
+    builder: ir.IRBuilder,
+    taps: int,
+    a: ir.Value,
+    a_row: ir.Value,
+    a_step: ir.Value,
+    offsets: ir.Value,
+    b: ir.Value,
+    c: ir.Value,
+    steps: ir.Value,
+    add: ir.Value,
+    between: Callable[[ir.Value], None] = lambda number: None,
+) -> None:
+    """Write instructions that compute C (+)= A B for 32 x 32 sums over 32 * `taps` * `steps` products.
 
     In step s, for the tap t, element (i, d) of A lies at a + offsets[t] + s * a_step + i * a_row + 2 d, and the pair of
     rows 2 d and 2 d + 1 of B at b + (s * taps + t) * STEP + d * ROW. Element (i, j) of C lies at c + i * ROW + 4 j; it
     is added to if `add` is not 0. `offsets` is the address of a list.
+
+    between: writes what is done while the unit works, after the products of tap t of step s; it gets s * taps + t.
     """
+    row = ir.Constant(_LONG, ROW)
+
+    def quarter(i: int) -> ir.Value:
+        return _place(builder, c, i // 2 * TILE * ROW + i % 2 * ROW // 2)
+
+    with builder.if_else(builder.icmp_signed("!=", add, ir.Constant(_LONG, 0))) as (adding, replacing):
+        with adding:
+            for i in _SUMS:
+                _call(builder, "tileloadd64", i, quarter(i), row)
+        with replacing:
+            for i in _SUMS:
+                _call(builder, "tilezero", i)
+    listed = [builder.ptrtoint(_place(builder, offsets, 8 * tap), _LONG) for tap in range(taps)]
+    shifts = [builder.load(builder.inttoptr(place, _LONG.as_pointer())) for place in listed]
+    lower = builder.mul(a_row, ir.Constant(_LONG, TILE))
+    before, loop, after = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("sums")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step, a_here, b_here = (builder.phi(_LONG) for _ in range(3))
+    for phi, start in ((step, ir.Constant(_LONG, 0)), (a_here, a), (b_here, b)):
+        phi.add_incoming(start, before)
+    for tap, shift in enumerate(shifts):
+        here = builder.add(a_here, shift)
+        _call(builder, "tileloadd64", _B[0], _place(builder, b_here, tap * STEP), row)
+        _call(builder, "tileloadd64", _A[0], builder.inttoptr(here, _POINTER), a_row)
+        _call(builder, "tileloadd64", _B[1], _place(builder, b_here, tap * STEP + ROW // 2), row)
+        _call(builder, "tdpbf16ps", 0, _A[0], _B[0])
+        _call(builder, "tileloadd64", _A[1], builder.inttoptr(builder.add(here, lower), _POINTER), a_row)
+        _call(builder, "tdpbf16ps", 1, _A[0], _B[1])
+        _call(builder, "tdpbf16ps", 2, _A[1], _B[0])
+        _call(builder, "tdpbf16ps", 3, _A[1], _B[1])
+        between(builder.add(builder.mul(step, ir.Constant(_LONG, taps)), ir.Constant(_LONG, tap)))
+    following = builder.add(step, ir.Constant(_LONG, 1))
+    ends = following, builder.add(a_here, a_step), builder.add(b_here, ir.Constant(_LONG, taps * STEP))
+    for phi, end in zip((step, a_here, b_here), ends, strict=True):
+        phi.add_incoming(end, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
+    builder.position_at_end(after)
+    for i in _SUMS:
+        _call(builder, "tilestored64", i, quarter(i), row)
+
+
+def _multiply(taps: int) -> Any:
+    """An intrinsic of `emit_products`."""
 
     @intrinsic
     def multiply(
         typing: Any, a: Any, a_row: Any, a_step: Any, offsets: Any, b: Any, c: Any, steps: Any, add: Any
     ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-            a, a_row, a_step, offsets, b, c, steps, add = arguments
-            row = ir.Constant(_LONG, ROW)
-
-            def quarter(i: int) -> ir.Value:
-                return _place(builder, c, i // 2 * TILE * ROW + i % 2 * ROW // 2)
-
-            with builder.if_else(builder.icmp_signed("!=", add, ir.Constant(_LONG, 0))) as (adding, replacing):
-                with adding:
-                    for i in _SUMS:
-                        _call(builder, "tileloadd64", i, quarter(i), row)
-                with replacing:
-                    for i in _SUMS:
-                        _call(builder, "tilezero", i)
-            listed = [builder.ptrtoint(_place(builder, offsets, 8 * tap), _LONG) for tap in range(taps)]
-            shifts = [builder.load(builder.inttoptr(place, _LONG.as_pointer())) for place in listed]
-            lower = builder.mul(a_row, ir.Constant(_LONG, TILE))
-            before, loop, after = builder.block, builder.append_basic_block("steps"), builder.append_basic_block("sums")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            step, a_here, b_here = (builder.phi(_LONG) for _ in range(3))
-            for phi, start in ((step, ir.Constant(_LONG, 0)), (a_here, a), (b_here, b)):
-                phi.add_incoming(start, before)
-            for tap, shift in enumerate(shifts):
-                here = builder.add(a_here, shift)
-                _call(builder, "tileloadd64", _B[0], _place(builder, b_here, tap * STEP), row)
-                _call(builder, "tileloadd64", _A[0], builder.inttoptr(here, _POINTER), a_row)
-                _call(builder, "tileloadd64", _B[1], _place(builder, b_here, tap * STEP + ROW // 2), row)
-                _call(builder, "tdpbf16ps", 0, _A[0], _B[0])
-                _call(builder, "tileloadd64", _A[1], builder.inttoptr(builder.add(here, lower), _POINTER), a_row)
-                _call(builder, "tdpbf16ps", 1, _A[0], _B[1])
-                _call(builder, "tdpbf16ps", 2, _A[1], _B[0])
-                _call(builder, "tdpbf16ps", 3, _A[1], _B[1])
-            following = builder.add(step, ir.Constant(_LONG, 1))
-            step.add_incoming(following, loop)
-            a_here.add_incoming(builder.add(a_here, a_step), loop)
-            b_here.add_incoming(builder.add(b_here, ir.Constant(_LONG, taps * STEP)), loop)
-            builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
-            builder.position_at_end(after)
-            for i in _SUMS:
-                _call(builder, "tilestored64", i, quarter(i), row)
+            emit_products(builder, taps, *arguments)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 8), generate
