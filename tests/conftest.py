@@ -70,11 +70,12 @@ INTEGRATION = (
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of the files above."""
+    """Mark the tests of the files above. The longest ones come first, so that no core waits for the last of them."""
     assert all((TESTS / name).exists() for name in INTEGRATION), "INTEGRATION names files that are not there"
     for item in items:
         if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix().startswith(INTEGRATION):
             item.add_marker(pytest.mark.integration)
+    items.sort(key=lambda item: "training" not in item.path.parts)
 
 
 @pytest.fixture(scope="session", autouse=True)
