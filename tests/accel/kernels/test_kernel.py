@@ -36,5 +36,5 @@ def test_every_block_runs_once(threads, blocks):
 
 def test_a_field_that_the_task_lacks_is_an_error():
     """Oracle: a misspelled name."""
-    with pytest.raises(ValueError, match="sise"):
+    with pytest.raises(TypeError, match="sise"):
         count(blocks=1, sise=7)

@@ -37,14 +37,15 @@ class Kernel:
 
     def __init__(self, function: Callable[[Any, int, int], None], task: np.dtype[Any]) -> None:
         self._function = CFunction(function, types.void(from_dtype(task), types.int64, types.int64))
-        self._task = task
+        self._names: tuple[str, ...] = task.names or ()
 
     def __call__(self, *, blocks: int, **fields: Tensor | int) -> None:
         """Run all blocks and wait for them. A tensor stands for its address; a field that is not given is 0."""
-        task = np.zeros((), self._task)
-        task["kernel"], task["blocks"] = self._function.address, blocks
-        for name, value in fields.items():
-            task[name] = value.data_ptr() if isinstance(value, Tensor) else value
+        fields |= {"kernel": self._function.address, "blocks": blocks}
+        values = [fields.pop(name, 0) for name in self._names]
+        if fields:
+            raise TypeError(f"the task has no {', '.join(fields)}")
+        task = np.array([value.data_ptr() if isinstance(value, Tensor) else value for value in values], np.int64)
         run_in_threads(_blocks.address, task.ctypes.data)
 
 
