@@ -24,6 +24,7 @@ from vggnet.accel.weight_cache import FoldedWeights
 BLOCK_BYTES = 768 << 10
 MOST_POSITIONS = 4096
 LEAST_POSITIONS = 128
+SMALL_WEIGHTS = 1280 << 10  # bytes of packed ones that stay in a thread's cache as well
 BLOCKS_PER_THREAD = 4  # where there are positions enough
 MOST_PARTS = 8  # into which the positions are divided for the weight's gradient; each has sums of its own
 
@@ -121,17 +122,32 @@ class _Layout:
     """The memory layout of a batch: its positions in order, see `kernels.bfloat16_kernels`."""
 
     def __init__(self, n: int, height: int, width: int) -> None:
+        self.n = n
         self.height = height
         self.pitch = width + 1
         self.size = (height + 1) * self.pitch  # of an image
         self.first = self.pitch + 1  # positions of zeros before the first image
         self.positions = n * self.size
 
-    def block(self, positions: int) -> tuple[int, int]:
-        """How many images, and rows of each, about so many positions are; an even number of rows if not all."""
-        if positions >= self.size:
-            return positions // self.size, self.height
-        return 1, min(max(positions // self.pitch // 2 * 2, 2), self.height)
+    def partition(self, position_bytes: int, panels: int, threads: int) -> tuple[int, int, int]:
+        """How a convolution is divided into blocks: images, rows of each, and parts of the `panels` of 32 channels.
+
+        Packed positions, of so many bytes, stay in the cache of their thread, and all weights are read for each block.
+        So small weights are read again for each of a few rows, and of large ones each thread takes a part. Rows are an
+        even number, as a pool needs, or all.
+        """
+        most = min(MOST_POSITIONS, BLOCK_BYTES // position_bytes)
+        wanted = threads * BLOCKS_PER_THREAD
+        images = max(min(most // self.size, math.ceil(self.n / wanted)), 1)
+        bands = math.ceil(self.height * self.pitch / most)
+        rows = math.ceil(self.height / bands / 2) * 2
+        if 9 * position_bytes * panels * SIDE <= SMALL_WEIGHTS:
+            share = self.height * self.n // (images * wanted) // 2 * 2
+            least = math.ceil(LEAST_POSITIONS / self.pitch / 2) * 2
+            rows = min(rows, max(share, least))
+        rows = min(rows, self.height)
+        blocks = math.ceil(self.n / images) * math.ceil(self.height / rows)
+        return images, rows, min(max(wanted // blocks, 1), panels)
 
     def offsets(self, position_bytes: int) -> Tensor:
         """The distance of each tap from the first one, in bytes."""
@@ -196,11 +212,8 @@ def _convolve(
     x = x.float() if in_channels < SIDE else x  # as windows are packed from float32
     layout, threads = _Layout(n, height, width), num_threads()
     steps = math.ceil(in_channels / SIDE) * (1 + split)
-    most = min(MOST_POSITIONS, BLOCK_BYTES // (steps * PIXEL))
-    share = math.ceil(layout.positions / (threads * BLOCKS_PER_THREAD))
-    images, rows = layout.block(min(most, max(share, LEAST_POSITIONS)))
+    images, rows, parts = layout.partition(steps * PIXEL, out_channels // SIDE, threads)
     blocks = math.ceil(n / images) * math.ceil(height / rows)
-    parts = min(math.ceil(threads * BLOCKS_PER_THREAD / blocks), out_channels // SIDE)
     positions = (images - 1) * layout.size + rows * layout.pitch
     unused = out_channels * FLOAT
     scratch_bytes = unused + 2 * SIDE * ROW + steps * (positions + 2 * layout.first + SIDE) * PIXEL

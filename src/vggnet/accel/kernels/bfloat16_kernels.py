@@ -69,17 +69,20 @@ WEIGHT_SUMS = task_type(
 def find_pixels(start: int, stop: int, n: int, height: int, width: int, pixel_bytes: int, x: int, zeros: int) -> Any:
     """Where the pixels at positions from `start` to `stop` lie, and `zeros` for the padding; 0 is the first pixel."""
     addresses = np.empty(stop - start, np.int64)
-    image, rest = divmod(start, (height + 1) * (width + 1))
-    row, column = divmod(rest, width + 1)
-    for i in range(stop - start):
-        addresses[i] = zeros
-        if 0 <= image < n and row < height and column < width:
-            addresses[i] = x + ((image * height + row) * width + column) * pixel_bytes
-        column += 1
-        if column > width:
-            row, column = row + 1, 0
-        if row > height:
-            image, row = image + 1, 0
+    row, column = divmod(start, width + 1)  # of all images' rows, one of zeros after each image's
+    i = 0
+    while i < len(addresses):
+        image, y = divmod(row, height + 1)
+        end = min(i + width + 1 - column, len(addresses))
+        inside = i
+        if 0 <= image < n and y < height:
+            inside = max(min(i + width - column, len(addresses)), i)
+            first = x + ((image * height + y) * width + column) * pixel_bytes
+            for j in range(inside - i):
+                addresses[i + j] = first + j * pixel_bytes
+        for j in range(inside, end):
+            addresses[j] = zeros
+        i, row, column = end, row + 1, 0
     return addresses
 
 
@@ -203,19 +206,19 @@ def find_results(
     pool: 1 for 2x2 max pool, else 0. Results of the padding go to `unused`.
     """
     destinations, others = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
-    image, rest = divmod(start, (height + 1) * (width + 1))
-    row, column = divmod(rest, width + 1)
-    for i in range(stop - start):
-        destinations[i] = unused
-        if row < height and column < width:
-            pixel = (image * (height >> pool) + (row >> pool)) * (width >> pool) + (column >> pool)
-            destinations[i] = y + pixel * pixel_bytes
-        others[i] = destinations[i] if (row | column) & pool else least
-        column += 1
-        if column > width:
-            row, column = row + 1, 0
-        if row > height:
-            image, row = image + 1, 0
+    row, column = divmod(start, width + 1)
+    i = 0
+    while i < len(destinations):
+        image, row_of_image = divmod(row, height + 1)
+        end = min(i + width + 1 - column, len(destinations))
+        inside = max(min(i + width - column, len(destinations)), i) if row_of_image < height else i
+        first = y + (image * (height >> pool) + (row_of_image >> pool)) * (width >> pool) * pixel_bytes
+        for j in range(inside - i):
+            destinations[i + j] = first + ((column + j) >> pool) * pixel_bytes
+            others[i + j] = destinations[i + j] if (row_of_image | (column + j)) & pool else least
+        for j in range(inside, end):
+            destinations[j], others[j] = unused, least
+        i, row, column = end, row + 1, 0
     return destinations, others
 
 
