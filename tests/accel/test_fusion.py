@@ -9,6 +9,7 @@ from torch import nn
 
 from vggnet.accel import fusion
 from vggnet.accel.api import accelerate
+from vggnet.accel.autotuning import autotuner
 from vggnet.accel.precision import products_in
 
 
@@ -122,3 +123,56 @@ def test_what_cannot_be_fused_is_pytorchs(groups):
         gradients.append(given.grad)
     assert torch.equal(*gradients)
     assert groups == []
+
+
+def replace_convolution(model):
+    torch.manual_seed(2)
+    model[0] = nn.Conv2d(16, 16, 3, padding=1)
+
+
+def load_in_inference_mode(model):
+    with torch.inference_mode():
+        model[0].weight = nn.Parameter(model[0].weight * 2, requires_grad=False)
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: model[0].weight.mul_(2),
+    lambda model: model[1].running_var.mul_(2),
+    lambda model: (model[0].weight.data.mul_(2), model[0].eval()),
+    lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight * 2)),
+    load_in_inference_mode,
+    replace_convolution,
+    lambda model: model[1].train(),
+    lambda model: model.insert(2, nn.ReLU6()),
+    lambda model: model[0].register_forward_hook(lambda layer, inputs, output: output * 2),
+    lambda model: model[2].register_forward_pre_hook(lambda layer, inputs: inputs[0] - 1),
+])  # fmt: skip
+@pytest.mark.parametrize("algorithm", ["winograd2", "direct_nchw"])
+def test_a_plan_is_made_anew_after_a_change(change, algorithm, monkeypatch):
+    """Oracle: PyTorch's layers after the same change; before it, nothing is decided a second time."""
+    monkeypatch.setenv("VGGNET_CONV", algorithm)
+    decided, decide = [], fusion._first_groups
+    monkeypatch.setattr(fusion, "_first_groups", lambda layers, x: decided.append(x.shape) or decide(layers, x))
+    plain = nn.Sequential(*layers(), nn.Conv2d(16, 32, 3, padding=1)).eval()
+    model = accelerate(copy.deepcopy(plain))
+    with torch.no_grad(), products_in("float32"):
+        for size in (8, 8, 6, 6):
+            x = torch.randn(2, 16, size, size)
+            torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
+        assert [shape[2] for shape in decided] == [8, 6]
+        for each in (plain, model):
+            change(each)
+        for _ in range(2):
+            torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_holds_for_its_precision_and_mode():
+    """Oracle: what an equal model gives that has no plan."""
+    plain = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1)).eval()
+    model, x = accelerate(copy.deepcopy(plain)), torch.randn(1, 32, 8, 8)
+    for precision, records in itertools.product(("float32", "bfloat16", "float32"), (False, True)):
+        with products_in(precision), torch.set_grad_enabled(records), autotuner().fixed({}):
+            model(x)
+            found, expected = model(x), accelerate(copy.deepcopy(plain))(x)
+        assert torch.equal(found, expected)
+        assert found.requires_grad == records

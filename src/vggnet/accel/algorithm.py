@@ -1,6 +1,7 @@
 """What every convolution algorithm offers. They are listed in `algorithms.all`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,9 +84,14 @@ class Algorithm(ABC):
         """The forward pass with weights that stay the same, then ReLU and a 2x2 max pool of an even map if wanted."""
         return relu_and_pool(self.forward(x, weights.weight, weights.bias), relu, pool)
 
-    def infer(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool, dtype: torch.dtype) -> Tensor:
-        """`inference` from and to float32 or bfloat16, which lies between two convolutions with such products."""
-        return self.inference(x.float(), weights, relu, pool).to(dtype)
+    def prepare(
+        self, shape: Shape, weights: FoldedWeights, relu: bool, pool: bool, x_dtype: torch.dtype, dtype: torch.dtype
+    ) -> Callable[[Tensor], Tensor]:
+        """`inference` of x of this shape, to be called often.
+
+        x and the result are float32, or bfloat16 where it lies between two convolutions with such products.
+        """
+        return lambda x: self.inference(x.float(), weights, relu, pool).to(dtype)
 
 
 def relu_and_pool(y: Tensor, relu: bool, pool: bool) -> Tensor:

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -64,6 +64,22 @@ class Autotuner:
         known = key in self._chosen or key in self._measured or self._measures
         return known or bool(os.environ.get("VGGNET_CONV"))
 
+    @property
+    def choices(self) -> Choices:
+        """What `settled` is taken from: another object wherever other choices hold."""
+        return self._chosen
+
+    def settled(self, key: str, names: Collection[str]) -> str | None:
+        """The name of the algorithm that `run` will use from now on; None if it may still change."""
+        forced = os.environ.get("VGGNET_CONV")
+        if forced:
+            name = OLD_NAMES.get(forced, forced)
+            return name if name in names else DIRECT
+        if len(names) == 1:
+            return DIRECT
+        choice = self._chosen.get(key)
+        return choice["algorithm"] if choice and choice["algorithm"] in names else None
+
     def run(self, key: str, algorithms: Mapping[str, Candidate], predict: Callable[[], str] = lambda: DIRECT) -> Tensor:
         """The result of the fastest algorithm, or of the one that $VGGNET_CONV names if it is among them.
 
@@ -72,16 +88,12 @@ class Autotuner:
             algorithms: all that can be used for it, by their names.
             predict: gives the name of one of them as long as the key is not measured.
         """
-        forced = os.environ.get("VGGNET_CONV")
-        if forced:
-            return algorithms.get(OLD_NAMES.get(forced, forced), algorithms[DIRECT])()
-        if len(algorithms) == 1:
-            return algorithms[DIRECT]()
-        choice = self._chosen.get(key)
-        if choice is None or choice["algorithm"] not in algorithms:
-            if not self._is_worth_measuring(key):
-                return algorithms[predict()]()
-            choice = self._chosen[key] = self._cached(key, algorithms)
+        name = self.settled(key, algorithms)
+        if name is not None:
+            return algorithms[name]()
+        if not self._is_worth_measuring(key):
+            return algorithms[predict()]()
+        choice = self._chosen[key] = self._cached(key, algorithms)
         return algorithms[choice["algorithm"]]()
 
     @contextmanager

@@ -85,20 +85,40 @@ def run_fastest(
     keeps_ties: whether to use only algorithms that do.
     """
     keep_freed_memory()
-    precision = allowed_precision()
-    key = shape.key(label or work)
-    key = key if precision == "float32" else f"{precision} {key}"
+    key = _key(shape, label or work)
     if not kernels_pay(key):
         return channels_last(startup().run(partial(run, DirectConvolution())))
-    algorithms = [
-        algorithm
+    algorithms = _algorithms(work, shape, keeps_ties)
+    runs = {name: partial(run, algorithm) for name, algorithm in algorithms.items()}
+    return channels_last(autotuner().run(key, runs, partial(fastest, algorithms.values(), work, shape)))
+
+
+def settled(work: Pass, shape: Shape, label: str) -> Algorithm | None:
+    """The algorithm that `run_fastest` will use from now on, as long as `autotuner().choices` is the same; or None."""
+    key = _key(shape, label)
+    if not kernels_pay(key):
+        return None
+    algorithms = _algorithms(work, shape, keeps_ties=False)
+    name = autotuner().settled(key, algorithms)
+    return algorithms[name] if name else None
+
+
+def _key(shape: Shape, label: str) -> str:
+    """The name of a pass in the autotuning cache."""
+    precision = allowed_precision()
+    return shape.key(label) if precision == "float32" else f"{precision} {shape.key(label)}"
+
+
+def _algorithms(work: Pass, shape: Shape, keeps_ties: bool) -> dict[str, Algorithm]:
+    """Those that can be used, by their names."""
+    precisions = "float32", allowed_precision()
+    return {
+        algorithm.name: algorithm
         for algorithm in _all_algorithms()
-        if algorithm.precision in ("float32", precision)
+        if algorithm.precision in precisions
         and (algorithm.keeps_ties or not keeps_ties)
         and algorithm.supports(work, shape)
-    ]
-    runs = {algorithm.name: partial(run, algorithm) for algorithm in algorithms}
-    return channels_last(autotuner().run(key, runs, partial(fastest, algorithms, work, shape)))
+    }
 
 
 def kernels_pay(key: str) -> bool:

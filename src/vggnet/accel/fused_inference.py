@@ -5,6 +5,7 @@ weights (batch norm folded into them, kernels transformed, float16) is cached wh
 themselves stay the module's.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from vggnet.accel.algorithm import Algorithm, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import keep_freed_memory
-from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest
+from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest, settled
 from vggnet.accel.precision import allowed_precision, best_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
@@ -39,8 +40,40 @@ def convolve(
     if is_recorded(x):
         y: Tensor = _Convolution.apply(x, conv, norm, relu)
         return F.max_pool2d(y, 2) if pool else y
-    dtype = torch.bfloat16 if for_convolution and allowed_precision() == "bfloat16" else torch.float32
-    return _convolve(FoldedWeights(conv, norm), x, "inference", relu, pool, dtype)
+    return _convolve(FoldedWeights(conv, norm), x, "inference", relu, pool, _result_type(for_convolution))
+
+
+def prepare(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: bool, pool: bool, for_convolution: bool
+) -> Callable[[Tensor], Tensor] | None:
+    """What `convolve` does, without a gradient, with every image batch of the shape and type of x.
+
+    None as long as the algorithm is not settled. It holds as long as `autotuner().choices` and PyTorch's switches do;
+    it notices itself that weights have changed.
+    """
+    weights, shape = FoldedWeights(conv, norm), Shape.of(x, conv.weight)
+    algorithm = settled("inference", shape, _label("inference", relu, pool))
+    if algorithm is None:
+        return None
+    x_dtype, dtype = x.dtype, _result_type(for_convolution)
+    run = algorithm.prepare(shape, weights, relu, pool, x_dtype, dtype)
+
+    def convolve_again(x: Tensor) -> Tensor:
+        nonlocal weights, run
+        current = FoldedWeights(conv, norm)
+        if current.weight is not weights.weight:
+            weights, run = current, algorithm.prepare(shape, current, relu, pool, x_dtype, dtype)
+        return channels_last(run(channels_last(x)))
+
+    return convolve_again
+
+
+def _result_type(for_convolution: bool) -> torch.dtype:
+    return torch.bfloat16 if for_convolution and allowed_precision() == "bfloat16" else torch.float32
+
+
+def _label(label: str, relu: bool, pool: bool) -> str:
+    return label + (" relu" if relu else "") + (" pool" if pool else "")
 
 
 class _Convolution(torch.autograd.Function):
@@ -73,14 +106,13 @@ def _convolve(
     *,
     keeps_ties: bool = False,
 ) -> Tensor:
-    label += (" relu" if relu else "") + (" pool" if pool else "")
     x = channels_last(x)
     shape = Shape.of(x, weights.weight)
 
     def run(algorithm: Algorithm) -> Tensor:
-        return algorithm.infer(x, weights, relu, pool, dtype)
+        return algorithm.prepare(shape, weights, relu, pool, x.dtype, dtype)(x)
 
-    return run_fastest("inference", shape, run, label, keeps_ties=keeps_ties)
+    return run_fastest("inference", shape, run, _label(label, relu, pool), keeps_ties=keeps_ties)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

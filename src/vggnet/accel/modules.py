@@ -12,8 +12,8 @@ from vggnet.accel.fused_inference import convolve, linear
 from vggnet.accel.weight_cache import forget
 
 
-class _CachesWeights(nn.Module):
-    """A layer that caches what it computes from its weights for inference, until they change or the mode is set."""
+class CachesWeights(nn.Module):
+    """A module that caches what it computes from weights for inference, until they change or the mode is set."""
 
     def train(self, mode: bool = True) -> Self:
         """As nn.Module; `eval` calls it too."""
@@ -21,7 +21,7 @@ class _CachesWeights(nn.Module):
         return super().train(mode)
 
 
-class Conv3x3(_CachesWeights, nn.Conv2d):
+class Conv3x3(CachesWeights, nn.Conv2d):
     """nn.Conv2d(C, K, 3, padding=1) by `conv3x3`."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Conv3x3(_CachesWeights, nn.Conv2d):
         return conv3x3(input, self.weight, self.bias)
 
 
-class LargeLinear(_CachesWeights, nn.Linear):
+class LargeLinear(CachesWeights, nn.Linear):
     """nn.Linear that uses float16 weights for inference where that is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -67,10 +67,14 @@ def is_fixed(layer: nn.Module, x: Tensor) -> bool:
     return (
         not layer.training
         and type(x) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not is_traced()
         and all(
             type(p) is nn.Parameter and not p.is_inference() and not is_recorded(p)
             for p in layer.parameters(recurse=False)
         )
     )
+
+
+def is_traced() -> bool:
+    """Whether a compiler or tracer records what is done, instead of doing it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

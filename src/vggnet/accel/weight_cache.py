@@ -72,8 +72,21 @@ def cached(module: nn.Module, name: str, tensors: Sequence[Tensor], make: Callab
     return value
 
 
+def keep(module: nn.Module, name: str, value: object) -> None:
+    """Keep a value for the module under this name, whatever happens to its weights. `kept` returns it."""
+    with _lock:
+        _cache.setdefault(module, {})[name] = ([], [], value)
+
+
+def kept(module: nn.Module, name: str) -> Any:
+    """What `keep` was given, or None."""
+    with _lock:
+        entry = _cache.get(module, {}).get(name)
+    return entry and entry[2]
+
+
 def forget(module: nn.Module) -> None:
-    """Drop all that is cached for the module."""
+    """Drop all that is cached or kept for the module."""
     with _lock:
         _cache.pop(module, None)
 

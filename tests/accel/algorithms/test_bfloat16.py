@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from vggnet.accel.algorithm import Shape
 from vggnet.accel.algorithms.bfloat16 import Bfloat16, SplitBfloat16
 from vggnet.accel.kernels.tiles import has_tiles
 from vggnet.accel.weight_cache import FoldedWeights
@@ -72,6 +73,11 @@ def test_rests_make_it_exact_for_float32():
     assert torch.equal(SplitBfloat16().forward(x, weight, None).isnan(), F.conv2d(x, weight, padding=1).isnan())
 
 
+def infer(x, conv, *, relu, pool, dtype):
+    shape = Shape.of(x, conv.weight)
+    return Bfloat16().prepare(shape, FoldedWeights(conv, None), relu, pool, x.dtype, dtype)(x)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @settings(deadline=None, max_examples=20)
 @given(n=st.integers(1, 3), height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
@@ -85,11 +91,11 @@ def test_the_first_layer_is_right(channels, n, height, width, seed):
     conv = nn.Conv2d(channels, 64, 3, padding=1).requires_grad_(False)
     conv.weight.copy_(weight)
     conv.bias.copy_(bias)
-    found = Bfloat16().infer(x, FoldedWeights(conv, None), True, False, torch.bfloat16)
+    found = infer(x, conv, relu=True, pool=False, dtype=torch.bfloat16)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact.relu().float(), rtol=2**-7, atol=1e-5)
     if height % 2 == width % 2 == 0:
-        found = Bfloat16().infer(x, FoldedWeights(conv, None), True, True, torch.float32)
+        found = infer(x, conv, relu=True, pool=True, dtype=torch.float32)
         assert_close(found, F.max_pool2d(exact.relu(), 2))
     x[-1, 0, height // 2, width // 2] = float("nan")
     assert torch.equal(Bfloat16().forward(x, weight, bias).isnan(), F.conv2d(x, weight, bias, padding=1).isnan())
@@ -153,6 +159,6 @@ def test_what_is_no_number_stays_none(dtype, relu, pool):
         x[0, 3, row, 3] = float("nan")
         expected = conv(x).relu() if relu else conv(x)
         expected = F.max_pool2d(expected, 2) if pool else expected
-        found = Bfloat16().infer(x, FoldedWeights(conv, None), relu, pool, dtype)
+        found = infer(x, conv, relu=relu, pool=pool, dtype=dtype)
         assert found.dtype == dtype
         torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02, equal_nan=True)

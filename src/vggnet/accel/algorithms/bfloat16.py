@@ -82,12 +82,15 @@ class Bfloat16(Algorithm):
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
         """The weight is packed once; ReLU and the pool are part of the last step."""
-        return self.infer(x, weights, relu, pool, torch.float32)
+        shape = Shape.of(x, weights.weight)
+        return self.prepare(shape, weights, relu, pool, torch.float32, torch.float32)(x)
 
-    def infer(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool, dtype: torch.dtype) -> Tensor:
+    def prepare(
+        self, shape: Shape, weights: FoldedWeights, relu: bool, pool: bool, x_dtype: torch.dtype, dtype: torch.dtype
+    ) -> Callable[[Tensor], Tensor]:
         """Factors are rounded anyway, so that a result in bfloat16 changes nothing for the next convolution."""
         packed = weights.derive(self.name, partial(_pack_weights, memory=floats))
-        return _convolve(x, packed, len(weights.weight), weights.bias, relu=relu, pool=pool, dtype=dtype)
+        return _prepare(shape, packed, weights.bias, relu=relu, pool=pool, x_dtype=x_dtype, dtype=dtype)
 
 
 class SplitBfloat16(Algorithm):
@@ -209,7 +212,24 @@ def _convolve(
     split: whether factors have rests, as `SplitBfloat16` says.
     """
     n, in_channels, height, width = x.shape
-    x = x.float() if in_channels < SIDE else x  # as windows are packed from float32
+    shape = Shape(n, height, width, in_channels, out_channels)
+    return _prepare(shape, weights, bias, relu=relu, pool=pool, x_dtype=x.dtype, dtype=dtype, split=split)(x)
+
+
+def _prepare(
+    shape: Shape,
+    weights: Tensor,
+    bias: Tensor | None,
+    *,
+    relu: bool,
+    pool: bool,
+    x_dtype: torch.dtype,
+    dtype: torch.dtype,
+    split: bool = False,
+) -> Callable[[Tensor], Tensor]:
+    """What `_convolve` does with x of this shape and type."""
+    n, height, width, in_channels, out_channels = shape
+    few = in_channels < SIDE  # windows are packed from float32
     layout, threads = _Layout(n, height, width), num_threads()
     steps = math.ceil(in_channels / SIDE) * (1 + split)
     images, rows, parts = layout.partition(steps * PIXEL, out_channels // SIDE, threads)
@@ -218,14 +238,19 @@ def _convolve(
     unused = out_channels * FLOAT
     scratch_bytes = unused + 2 * SIDE * ROW + steps * (positions + 2 * layout.first + SIDE) * PIXEL
     zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
-    y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
     least = zeros if relu else _constant(out_channels, -math.inf, dtype)
-    kernels.convolve(
+    start = kernels.convolve.prepare(
         blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
         images=images, rows=rows, parts=parts, first=layout.first, pool=int(pool), split=int(split),
-        x_bytes=x.element_size(), y_bytes=y.element_size(), tiles=CONFIGURATION.ctypes.data,
-        offsets=layout.offsets(PIXEL), x=x, zeros=zeros,
-        b=weights, b_panel=math.ceil(9 * in_channels / SIDE) * STEP, bias=zeros if bias is None else bias, least=least,
-        y=y, unused=unused, scratch=scratch(threads * scratch_bytes)[0], scratch_bytes=scratch_bytes,
+        x_bytes=FLOAT if few else x_dtype.itemsize, y_bytes=dtype.itemsize, tiles=CONFIGURATION.ctypes.data,
+        offsets=layout.offsets(PIXEL), zeros=zeros, b=weights, b_panel=math.ceil(9 * in_channels / SIDE) * STEP,
+        bias=zeros if bias is None else bias, least=least, unused=unused, scratch_bytes=scratch_bytes,
     )  # fmt: skip
-    return y
+
+    def run(x: Tensor) -> Tensor:
+        x = x.float() if few else x
+        y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
+        start(x=x, y=y, scratch=scratch(threads * scratch_bytes)[0])
+        return y
+
+    return run

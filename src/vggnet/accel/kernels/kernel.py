@@ -41,12 +41,34 @@ class Kernel:
 
     def __call__(self, *, blocks: int, **fields: Tensor | int) -> None:
         """Run all blocks and wait for them. A tensor stands for its address; a field that is not given is 0."""
+        self.prepare(blocks=blocks, **fields)()
+
+    def prepare(self, *, blocks: int, **fields: Tensor | int) -> "PreparedKernel":
+        """What can be called often, with other values of some fields."""
         fields |= {"kernel": self._function.address, "blocks": blocks}
         values = [fields.pop(name, 0) for name in self._names]
         if fields:
             raise TypeError(f"the task has no {', '.join(fields)}")
-        task = np.array([value.data_ptr() if isinstance(value, Tensor) else value for value in values], np.int64)
+        return PreparedKernel(self._names, values)
+
+
+class PreparedKernel:
+    """A kernel with the values of its fields. It keeps the tensors among them."""
+
+    def __init__(self, names: Sequence[str], values: Sequence[Tensor | int]) -> None:
+        self._names, self._values = names, values
+        self._task = np.array([_number(value) for value in values], np.int64)
+
+    def __call__(self, **changed: Tensor | int) -> None:
+        """Run all blocks and wait for them, with these fields changed for this time."""
+        task = self._task.copy()  # the threads count in it
+        for name, value in changed.items():
+            task[self._names.index(name)] = _number(value)
         run_in_threads(_blocks.address, task.ctypes.data)
+
+
+def _number(value: Tensor | int) -> int:
+    return value.data_ptr() if isinstance(value, Tensor) else value
 
 
 class CFunction:
