@@ -33,6 +33,7 @@ INTEGRATION = (
     "cli/",
     "data/sources/test_columns.py",
     "data/sources/test_listing.py",
+    "data/sources/test_opening.py",
     "data/sources/test_stream.py",
     "data/test_decoding.py",
     "data/test_hub.py",

@@ -52,6 +52,7 @@ def torchvision_model(name):
     return model
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", TORCHVISION_NAMES)
 def test_logits_equal_torchvision(name):
     """Oracle: torchvision's VGG with the same weights in the same order, batch-norm statistics included."""
