@@ -1,6 +1,7 @@
 """Frozen layers (eval mode, no parameter requires a gradient): the gradient of their input, against float64."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -76,7 +77,8 @@ def test_pools_of_flat_and_striped_parts_choose_the_first(name, monkeypatch):
 
 def test_algorithms_that_do_not_keep_ties_are_not_used(monkeypatch):
     """Oracle: the list, by hand, and a marker in the result of that algorithm."""
-    assert [algorithm.name for algorithm in ALGORITHMS if not algorithm.keeps_ties] == ["winograd4", "bfloat16x3"]
+    from_channels = {algorithm.name: algorithm.keeps_ties_from for algorithm in ALGORITHMS if algorithm.keeps_ties_from}
+    assert from_channels == {"winograd4": math.inf, "bfloat16x3": 256}
     (winograd4,) = (algorithm for algorithm in ALGORITHMS if algorithm.name == "winograd4")
     monkeypatch.setenv("VGGNET_CONV", "winograd4")
     monkeypatch.setattr(winograd4, "inference", lambda x, weights, relu, pool: torch.full_like(x, 7))

@@ -56,7 +56,7 @@ class Algorithm(ABC):
 
     name: str  # in the autotuning cache, in checkpoints and in $VGGNET_CONV
     precision: Precision = "float32"
-    keeps_ties = True  # whether ReLU and pool decide as in float64, also in flat and striped parts
+    keeps_ties_from: float = 0  # input channels from which ReLU and pool decide as in float64, also in flat parts
 
     @abstractmethod
     def supports(self, work: Pass, shape: Shape) -> bool:

@@ -116,7 +116,7 @@ def _algorithms(work: Pass, shape: Shape, keeps_ties: bool) -> dict[str, Algorit
         algorithm.name: algorithm
         for algorithm in _all_algorithms()
         if algorithm.precision in precisions
-        and (algorithm.keeps_ties or not keeps_ties)
+        and (shape.in_channels >= algorithm.keeps_ties_from or not keeps_ties)
         and algorithm.supports(work, shape)
     }
 

@@ -100,7 +100,9 @@ class SplitBfloat16(Algorithm):
     """
 
     name = "bfloat16x3"
-    keeps_ties = False  # equal values stay equal, but nearly equal ones: a cosine of 0.9999 to the gradient in float64
+    keeps_ties_from = (
+        256  # below, nearly equal values change places too often: a cosine of 0.9999 to float64's gradient
+    )
 
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether the numbers of channels fill tiles, and the CPU has the unit."""
