@@ -81,7 +81,8 @@ def test_errors_are_those_of_each_way(monkeypatch, watched):
         assert (1e-4 < error < 5e-2) == way.endswith("bfloat16")
 
 
-def test_ways_take_turns_after_two_calls_that_are_not_counted(monkeypatch):
+@pytest.mark.parametrize(("fastest", "turn"), [(1.0, "ab"), (0.01, "aabb")])
+def test_ways_take_turns_after_two_calls_that_are_not_counted(monkeypatch, fastest, turn):
     """Oracle: the order of calls by hand, and a clock that a way moves on by its own number of seconds."""
     calls, now = [], [0.0]
     monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
@@ -94,9 +95,10 @@ def test_ways_take_turns_after_two_calls_that_are_not_counted(monkeypatch):
         return work
 
     reports = []
-    found = in_turns({"a": way("a", 1.0), "b": way("b", 10.0)}, 3, lambda done, total: reports.append((done, total)))
-    assert "".join(calls) == "aabb" + "ab" * 3
-    assert found == {"a": [1.0] * 3, "b": [10.0] * 3}
+    ways = {"a": way("a", fastest), "b": way("b", 10.0)}
+    found = in_turns(ways, 3, lambda done, total: reports.append((done, total)))
+    assert "".join(calls) == "aabb" + turn * 3
+    assert found == {"a": pytest.approx([fastest] * 3), "b": pytest.approx([10.0] * 3)}
     assert reports == [(1, 3), (2, 3), (3, 3)]
 
 
