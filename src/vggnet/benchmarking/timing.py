@@ -202,7 +202,9 @@ def in_turns(
     """Seconds of each way in each round, after two calls of each that warm up and are not counted.
 
     If a way takes less than SHORT seconds, each is called twice in its turn, and the second call counts: the first one
-    finds the caches full of what the other ways have read, unlike calls that follow each other. Our convolutions are measured in the first call, as in a training, so that the others show what long work gets.
+    finds the caches full of what the other ways have read, unlike calls that follow each other.
+
+    Our convolutions are measured in the first call, as in a training, so that the others show what long work gets.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with report_progress(progress, "measuring", unit="round") as report, autotuner().fixed({}):
