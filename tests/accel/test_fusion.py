@@ -166,6 +166,36 @@ def test_a_plan_is_made_anew_after_a_change(change, algorithm, monkeypatch):
             torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_type_are_refused(dtype, monkeypatch):
+    """Oracle: PyTorch's error for float32 images; before the change there is a plan."""
+    monkeypatch.setenv("VGGNET_CONV", "winograd2")
+    model, x = accelerate(layers().eval()), torch.randn(2, 16, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), model(x))
+        model[0].to(dtype)
+        with pytest.raises(RuntimeError, match="type"):
+            model(x)
+
+
+@pytest.mark.parametrize("algorithm", ["bfloat16", "winograd2"])
+def test_statistics_without_gradients(algorithm, monkeypatch):
+    """Oracle: PyTorch's layers: batch norm in training mode uses and keeps the statistics of every batch."""
+    monkeypatch.setenv("VGGNET_CONV", algorithm)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)]
+    plain = nn.Sequential(*layers).train()
+    model = accelerate(copy.deepcopy(plain))
+    with torch.no_grad(), products_in("bfloat16"):
+        for mode, _ in itertools.product((True, False, True), range(3)):
+            if model.training != mode:
+                model.train(mode)
+                plain.train(mode)
+            x = torch.randn(4, 32, 8, 8) * 3 + 1
+            torch.testing.assert_close(model(x), plain(x), rtol=0.02, atol=0.03)
+            torch.testing.assert_close(model[1].running_mean, plain[1].running_mean, rtol=0.01, atol=1e-3)
+
+
 def test_a_plan_holds_for_its_precision_and_mode():
     """Oracle: what an equal model gives that has no plan."""
     plain = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1)).eval()
