@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vggnet.accel.algorithm import Shape
 from vggnet.accel.buffers import keep_freed_memory
-from vggnet.accel.dispatch import channels_last, is_supported, kernels_pay
+from vggnet.accel.dispatch import channels_last, is_supported, is_traced, kernels_pay
 from vggnet.accel.precision import allowed_precision, best_precision
 
 BFLOAT16 = "bfloat16"
@@ -21,7 +21,7 @@ BFLOAT16 = "bfloat16"
 
 def can_train(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether `conv_norm_relu` can do this convolution of x (N, C, H, W), and its products may be in bfloat16."""
-    plain = type(x) is Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    plain = type(x) is Tensor and not is_traced()
     allowed = allowed_precision() == best_precision() == BFLOAT16
     chosen = os.environ.get("VGGNET_CONV") in (None, "", BFLOAT16)
     if not (plain and allowed and chosen and is_supported(x, conv.weight, conv.bias)):

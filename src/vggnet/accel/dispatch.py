@@ -70,6 +70,11 @@ def is_recorded(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
+def is_traced() -> bool:
+    """Whether a compiler or tracer records what is done, instead of doing it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
 def is_wrapped(x: Tensor) -> bool:
     """Whether x stands for other tensors inside `torch.vmap`, `torch.func.grad` and the like: it has no memory."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)

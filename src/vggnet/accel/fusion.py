@@ -12,9 +12,9 @@ from torch.nn.modules import module as torch_module
 
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.bfloat16_training import can_train, conv_norm_relu
-from vggnet.accel.dispatch import is_recorded
+from vggnet.accel.dispatch import is_recorded, is_traced
 from vggnet.accel.fused_inference import convolve, prepare
-from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain, is_traced
+from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain
 from vggnet.accel.precision import allowed_precision
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import keep, kept

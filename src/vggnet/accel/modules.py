@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vggnet.accel.autotuning import DIRECT
-from vggnet.accel.dispatch import conv3x3, is_recorded, is_supported, is_wrapped
+from vggnet.accel.dispatch import conv3x3, is_recorded, is_supported, is_traced, is_wrapped
 from vggnet.accel.fused_inference import convolve, linear
 from vggnet.accel.weight_cache import forget
 
@@ -73,8 +73,3 @@ def is_fixed(layer: nn.Module, x: Tensor) -> bool:
             for p in layer.parameters(recurse=False)
         )
     )
-
-
-def is_traced() -> bool:
-    """Whether a compiler or tracer records what is done, instead of doing it."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -100,9 +100,8 @@ class SplitBfloat16(Algorithm):
     """
 
     name = "bfloat16x3"
-    keeps_ties_from = (
-        256  # below, nearly equal values change places too often: a cosine of 0.9999 to float64's gradient
-    )
+    # Below, nearly equal values change places too often: a cosine of 0.9999 to the gradient in float64.
+    keeps_ties_from = 256
 
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether the numbers of channels fill tiles, and the CPU has the unit."""

@@ -27,9 +27,8 @@ class Winograd(Algorithm):
     def __init__(self, m: int) -> None:
         self.m = m  # side of an output tile, 2 or 4
         self.name = f"winograd{m}"
-        self.keeps_ties_from = (
-            0 if m == 2 else math.inf
-        )  # a tile is a window of a pool then; larger tiles also see what is beside it
+        # A tile of two is a window of a pool; larger tiles also see what is beside it.
+        self.keeps_ties_from = 0 if m == 2 else math.inf
         self._planes = (m + 2) ** 2
 
     def supports(self, work: Pass, shape: Shape) -> bool:
