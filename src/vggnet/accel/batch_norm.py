@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vggnet.accel.buffers import FLOAT, floats, keep_freed_memory
+from vggnet.accel.buffers import FLOAT, feature_maps, floats, keep_freed_memory
 from vggnet.accel.compilation import problem
 
 if not problem():
@@ -73,7 +73,8 @@ def _norm_relu_backward(
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_output(x, pool, dtype), torch.empty_like(weight), torch.empty_like(weight)
+    y = x.new_empty(_output_shape(x, pool), dtype=dtype).contiguous(memory_format=torch.channels_last)
+    return y, torch.empty_like(weight), torch.empty_like(weight)
 
 
 @_norm_relu_backward.register_fake
@@ -124,7 +125,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalize(x: Tensor, scale: Tensor, shift: Tensor, pool: bool, dtype: torch.dtype) -> Tensor:
     """y of `dtype` from x channels-last, both float32 or bfloat16."""
-    y = empty_output(x, pool, dtype)
+    y = feature_maps(*_output_shape(x, pool), dtype=dtype)
     rows, channels = y.numel() // x.shape[1], x.shape[1]
     kernels.for_types(x.element_size(), y.element_size()).normalize(
         blocks=num_blocks(rows, channels), rows=rows, width=y.shape[3], channels=channels, pool=pool, x=x, y=y,
@@ -157,17 +158,14 @@ def gradients(
         first=first, second=second, mean=mean, scale=scale, inverse=inverse, slope=slope, center=center,
         for_weight=for_weight, for_bias=for_bias,
     )  # fmt: skip
-    dx = torch.empty_like(x)
+    dx = feature_maps(*x.shape, dtype=x.dtype)
     typed.gradient(center=center, slope=slope, first=dx, **fields)
     return dx, for_weight, for_bias
 
 
-def empty_output(x: Tensor, pool: bool, dtype: torch.dtype) -> Tensor:
-    """Uninitialized memory for y."""
+def _output_shape(x: Tensor, pool: bool) -> tuple[int, int, int, int]:
     n, channels, height, width = x.shape
-    size = (height // 2, width // 2) if pool else (height, width)
-    shape = (n, channels, *size)
-    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    return (n, channels, height // 2, width // 2) if pool else (n, channels, height, width)
 
 
 def num_blocks(rows: int, channels: int) -> int:

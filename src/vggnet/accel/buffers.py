@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from vggnet.accel import arena
+
 FLOAT = 4  # bytes
 CACHE_LINE = 64  # bytes
 
@@ -31,15 +33,23 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, -1)
 
 
-def floats(*shape: int) -> Tensor:
-    """Uninitialized float32 on the CPU, whatever PyTorch's default type and device are."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uninitialized memory on the CPU that is kept, whatever PyTorch's default type and device are."""
+    memory = arena.kept(math.prod(shape) * dtype.itemsize)
+    if memory is None:
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def feature_maps(n: int, channels: int, height: int, width: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """As `floats`, of shape (n, channels, height, width), channels-last. Not a view, so it may be changed in place."""
     shape = (n, channels, height, width)
-    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
+    memory = arena.take(math.prod(shape) * dtype.itemsize)
+    if memory is None:
+        return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
+    strides = (height * width * channels, 1, width * channels, channels)
+    storage = torch.frombuffer(memory, dtype=dtype).untyped_storage()
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, shape, strides)
 
 
 class _Memory(threading.local):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vggnet.accel.algorithm import Algorithm, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
-from vggnet.accel.buffers import keep_freed_memory
+from vggnet.accel.buffers import floats, keep_freed_memory
 from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest, settled
 from vggnet.accel.precision import allowed_precision, best_precision
 from vggnet.accel.startup import startup
@@ -155,4 +155,6 @@ def _linear_bfloat16(layer: nn.Linear, x: Tensor) -> Tensor:
 def _to_float16(weight: Tensor) -> Tensor | None:
     from vggnet.accel.algorithms import float16_linear  # imports numba
 
-    return weight.half() if float16_linear.supports(weight) else None
+    if not float16_linear.supports(weight):
+        return None
+    return floats(*weight.shape, dtype=torch.float16).copy_(weight)

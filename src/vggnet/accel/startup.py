@@ -1,6 +1,6 @@
-"""When compiled kernels pay: importing numba takes a second, and compiling them for the first time ten.
+"""When compiled kernels pay: importing numba takes a second, and compiling them for the first time three to ten.
 
-Until a process has spent about as long in PyTorch's own convolutions, these go on: work that is too short for compiled
+Until a process has spent a while in PyTorch's own convolutions, these go on: work that is too short for compiled
 kernels never waits for them.
 """
 
@@ -18,7 +18,7 @@ from vggnet.devices import cpu_kind
 from vggnet.files import cache_folder
 
 TO_IMPORT = 0.5  # seconds of PyTorch's convolutions after which numba is imported
-TO_COMPILE = 3.0  # and if there is nothing compiled yet
+TO_COMPILE = 1.0  # and if there is nothing compiled yet: compiling takes three times as long, but once on a machine
 
 
 class Startup:

@@ -60,7 +60,8 @@ class Winograd(Algorithm):
         chunk = min(tiles, max(CHUNK_TILES, CHUNK_BYTES // (planes * (v_row + z_row))))
         sums_row = _row_bytes(_ceil(in_channels, COLUMNS))
         sums_plane = _ceil(out_channels, ROWS) * sums_row
-        v, z, sums = scratch(planes * chunk * v_row, planes * chunk * z_row, planes * sums_plane)
+        v, z = scratch(planes * chunk * v_row, planes * chunk * z_row)
+        sums = kernel_scratch(planes * sums_plane // FLOAT)
         zeros = floats(max(in_channels, out_channels)).zero_()
         for first in range(0, tiles, chunk):
             count = min(chunk, tiles - first)
