@@ -10,7 +10,9 @@ from torch import nn
 from vggnet.accel import fusion
 from vggnet.accel.api import accelerate
 from vggnet.accel.autotuning import autotuner
+from vggnet.accel.kernels.tiles import has_tiles
 from vggnet.accel.precision import products_in
+from vggnet.accel.weight_cache import kept
 
 
 def layers():
@@ -206,3 +208,21 @@ def test_a_plan_holds_for_its_precision_and_mode():
             found, expected = model(x), accelerate(copy.deepcopy(plain))(x)
         assert torch.equal(found, expected)
         assert found.requires_grad == records
+
+
+@pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
+@pytest.mark.parametrize("changed", [0, 2])
+def test_a_plan_takes_the_first_two_convolutions_in_one_step(changed, monkeypatch):
+    """Oracle: what an equal model gives that has no plan, to the last bit, also after a change of either weight."""
+    monkeypatch.setenv("VGGNET_CONV", "bfloat16")
+    convs = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+    plain = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    model, x = accelerate(copy.deepcopy(plain)), torch.randn(2, 3, 10, 12)
+    with torch.no_grad(), products_in("bfloat16"):
+        for _ in range(2):
+            expected = accelerate(copy.deepcopy(plain))(x)
+            model(x)
+            assert torch.equal(model(x), expected)
+            assert len(kept(model, fusion.PLAN).steps) == 1
+            for each in (model, plain):
+                each[changed].weight.mul_(2)

@@ -47,6 +47,21 @@ class Amounts(NamedTuple):
     weights: float  # that are read or transformed
 
 
+class Prepared:
+    """The inference of one convolution, or of two, to be called often with inputs of the same shape and type."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        self._run = run
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x and the result as `Algorithm.prepare` says."""
+        return self._run(x)
+
+    def after(self, first: "Prepared") -> "Prepared | None":
+        """Both in one pass, with the same result; None where there is no such kernel."""
+        return None
+
+
 class Algorithm(ABC):
     """One way to compute a 3x3 convolution with stride 1 and padding 1, of float32 on a CPU.
 
@@ -86,12 +101,12 @@ class Algorithm(ABC):
 
     def prepare(
         self, shape: Shape, weights: FoldedWeights, relu: bool, pool: bool, x_dtype: torch.dtype, dtype: torch.dtype
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Prepared:
         """`inference` of x of this shape, to be called often.
 
         x and the result are float32, or bfloat16 where it lies between two convolutions with such products.
         """
-        return lambda x: self.inference(x.float(), weights, relu, pool).to(dtype)
+        return Prepared(lambda x: self.inference(x.float(), weights, relu, pool).to(dtype))
 
 
 def relu_and_pool(y: Tensor, relu: bool, pool: bool) -> Tensor:

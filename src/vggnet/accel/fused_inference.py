@@ -5,7 +5,7 @@ weights (batch norm folded into them, kernels transformed, float16) is cached wh
 themselves stay the module's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggnet.accel.algorithm import Algorithm, Shape, round_up
+from vggnet.accel.algorithm import Algorithm, Prepared, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import floats, keep_freed_memory
 from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest, settled
@@ -43,29 +43,55 @@ def convolve(
     return _convolve(FoldedWeights(conv, norm), x, "inference", relu, pool, _result_type(for_convolution))
 
 
+class PreparedLayers:
+    """What `convolve` does, without a gradient, with every image batch of the same shape and type.
+
+    One convolution, or two in one pass. It notices itself that weights have changed; else it holds as long as
+    `autotuner().choices` and PyTorch's switches do.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d | None]],
+        prepare: Callable[[Sequence[FoldedWeights]], Prepared],
+    ) -> None:
+        self._layers, self._prepare = layers, prepare
+        self._weights = [FoldedWeights(*layer) for layer in layers]
+        self._prepared = prepare(self._weights)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) of that shape and type; the result is channels-last."""
+        weights = [FoldedWeights(*layer) for layer in self._layers]
+        if any(one.weight is not other.weight for one, other in zip(weights, self._weights, strict=True)):
+            self._weights, self._prepared = weights, self._prepare(weights)
+        return channels_last(self._prepared(channels_last(x)))
+
+    def after(self, first: "PreparedLayers") -> "PreparedLayers | None":
+        """Both in one pass; None where there is no kernel for that."""
+        count = len(first._layers)
+
+        def prepare(weights: Sequence[FoldedWeights]) -> Prepared:
+            both = self._prepare(weights[count:]).after(first._prepare(weights[:count]))
+            assert both is not None
+            return both
+
+        if self._prepared.after(first._prepared) is None:
+            return None
+        return PreparedLayers([*first._layers, *self._layers], prepare)
+
+
 def prepare(
     conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: bool, pool: bool, for_convolution: bool
-) -> Callable[[Tensor], Tensor] | None:
-    """What `convolve` does, without a gradient, with every image batch of the shape and type of x.
-
-    None as long as the algorithm is not settled. It holds as long as `autotuner().choices` and PyTorch's switches do;
-    it notices itself that weights have changed.
-    """
-    weights, shape = FoldedWeights(conv, norm), Shape.of(x, conv.weight)
+) -> PreparedLayers | None:
+    """What `convolve` does without a gradient, see `PreparedLayers`; None as long as the algorithm is not settled."""
+    shape = Shape.of(x, conv.weight)
     algorithm = settled("inference", shape, _label("inference", relu, pool))
     if algorithm is None:
         return None
     x_dtype, dtype = x.dtype, _result_type(for_convolution)
-    run = algorithm.prepare(shape, weights, relu, pool, x_dtype, dtype)
-
-    def convolve_again(x: Tensor) -> Tensor:
-        nonlocal weights, run
-        current = FoldedWeights(conv, norm)
-        if current.weight is not weights.weight:
-            weights, run = current, algorithm.prepare(shape, current, relu, pool, x_dtype, dtype)
-        return channels_last(run(channels_last(x)))
-
-    return convolve_again
+    return PreparedLayers(
+        [(conv, norm)], lambda weights: algorithm.prepare(shape, weights[0], relu, pool, x_dtype, dtype)
+    )
 
 
 def _result_type(for_convolution: bool) -> torch.dtype:

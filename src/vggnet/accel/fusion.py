@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.bfloat16_training import can_train, conv_norm_relu
 from vggnet.accel.dispatch import is_recorded, is_traced
-from vggnet.accel.fused_inference import convolve, prepare
+from vggnet.accel.fused_inference import PreparedLayers, convolve, prepare
 from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain
 from vggnet.accel.precision import allowed_precision
 from vggnet.accel.threads import num_threads
@@ -59,7 +59,7 @@ class FusedSequential(CachesWeights, nn.Sequential):
         if state:
             prepared = [step for step in steps if step is not None]
             if len(prepared) == len(steps):
-                keep(self, PLAN, _Plan(state, prepared))
+                keep(self, PLAN, _Plan(state, _joined(prepared)))
         return input
 
 
@@ -80,6 +80,16 @@ def _state(layers: nn.Sequential, x: Tensor) -> list[object]:
         for parameter in layer._parameters.values():
             state += [parameter, parameter is not None and (parameter.dtype, parameter.device.type)]
     return state
+
+
+def _joined(steps: Sequence[Step]) -> list[Step]:
+    """With two convolutions as one step where there is a kernel for both."""
+    joined: list[Step] = []
+    for step in steps:
+        before = joined[-1] if joined else None
+        both = step.after(before) if isinstance(step, PreparedLayers) and isinstance(before, PreparedLayers) else None
+        joined[len(joined) - bool(both) :] = [both or step]
+    return joined
 
 
 def _same(state: Sequence[object], other: Sequence[object]) -> bool:

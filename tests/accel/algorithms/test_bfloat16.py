@@ -101,6 +101,45 @@ def test_the_first_layer_is_right(channels, n, height, width, seed):
     assert torch.equal(Bfloat16().forward(x, weight, bias).isnan(), F.conv2d(x, weight, bias, padding=1).isnan())
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(1, 5), height=st.integers(1, 24), width=st.integers(1, 24), between=st.sampled_from([32, 64, 96]),
+    relu=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_two_layers_in_one_pass_give_the_same(channels, n, height, width, between, relu, dtype, seed):
+    """Oracle: one after the other, to the last bit. A NaN reaches the neighbors of its neighbors alone."""
+    torch.manual_seed(seed)
+    x = channels_last(n, channels, height, width)
+    convs = [nn.Conv2d(channels, between, 3, padding=1), nn.Conv2d(between, 64, 3, padding=1, bias=relu)]
+    shapes = [Shape(n, height, width, *conv.weight.shape[1::-1]) for conv in convs]
+    weights = [FoldedWeights(conv, None) for conv in convs]
+    pool = height % 2 == width % 2 == 0
+    first = Bfloat16().prepare(shapes[0], weights[0], relu, False, torch.float32, torch.bfloat16)
+    second = Bfloat16().prepare(shapes[1], weights[1], True, pool, torch.bfloat16, dtype)
+    both = second.after(first)
+    assert torch.equal(both(x), second(first(x)))
+    x[-1, 0, height // 2, width // 2] = float("nan")
+    assert torch.equal(both(x).isnan(), second(first(x)).isnan())
+
+
+def test_what_cannot_be_one_pass():
+    """Oracle: the contract: a pool between, float32 between, many input channels, three layers."""
+    shapes = [Shape(1, 8, 8, 3, 32), Shape(1, 8, 8, 32, 32)]
+    weights = [FoldedWeights(nn.Conv2d(c, 32, 3, padding=1), None) for c in (3, 32)]
+    float32, bfloat16 = torch.float32, torch.bfloat16
+    first = Bfloat16().prepare(shapes[0], weights[0], True, False, float32, bfloat16)
+    pooled = Bfloat16().prepare(shapes[0], weights[0], True, True, float32, bfloat16)
+    wide = Bfloat16().prepare(shapes[0], weights[0], True, False, float32, float32)
+    second = Bfloat16().prepare(shapes[1], weights[1], True, False, bfloat16, bfloat16)
+    other = Bfloat16().prepare(shapes[1], weights[1], True, False, float32, float32)
+    exact = SplitBfloat16().prepare(shapes[1], weights[1], True, False, float32, float32)
+    assert second.after(first) is not None
+    assert second.after(pooled) is second.after(wide) is second.after(second) is first.after(first) is None
+    assert other.after(first) is exact.after(first) is first.after(exact) is None
+    assert second.after(second.after(first)) is None
+
+
 @pytest.mark.parametrize("shape", [(2, 64, 64, 16, 16), (1, 256, 256, 14, 14), (2, 512, 512, 4, 4)], ids=str)
 def test_the_error_is_at_most_that_of_onednn(shape):
     """Oracle: float64. oneDNN's own convolution in bfloat16 of the same values has the error that is allowed, 1.1x."""

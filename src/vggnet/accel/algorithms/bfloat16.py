@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggnet.accel.algorithm import Algorithm, Pass, Precision, Shape
+from vggnet.accel.algorithm import Algorithm, Pass, Precision, Prepared, Shape
 from vggnet.accel.buffers import CACHE_LINE, FLOAT, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import bfloat16_kernels as kernels
 from vggnet.accel.kernels.bfloat16_kernels import CHUNK, PIXEL, SUMS
@@ -87,10 +87,10 @@ class Bfloat16(Algorithm):
 
     def prepare(
         self, shape: Shape, weights: FoldedWeights, relu: bool, pool: bool, x_dtype: torch.dtype, dtype: torch.dtype
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Prepared:
         """Factors are rounded anyway, so that a result in bfloat16 changes nothing for the next convolution."""
         packed = weights.derive(self.name, partial(_pack_weights, memory=floats))
-        return _prepare(shape, packed, weights.bias, relu=relu, pool=pool, x_dtype=x_dtype, dtype=dtype)
+        return _Prepared(shape, packed, weights.bias, relu=relu, pool=pool, x_dtype=x_dtype, dtype=dtype)
 
 
 class SplitBfloat16(Algorithm):
@@ -214,44 +214,77 @@ def _convolve(
     """
     n, in_channels, height, width = x.shape
     shape = Shape(n, height, width, in_channels, out_channels)
-    return _prepare(shape, weights, bias, relu=relu, pool=pool, x_dtype=x.dtype, dtype=dtype, split=split)(x)
+    return _Prepared(shape, weights, bias, relu=relu, pool=pool, x_dtype=x.dtype, dtype=dtype, split=split)(x)
 
 
-def _prepare(
-    shape: Shape,
-    weights: Tensor,
-    bias: Tensor | None,
-    *,
-    relu: bool,
-    pool: bool,
-    x_dtype: torch.dtype,
-    dtype: torch.dtype,
-    split: bool = False,
-) -> Callable[[Tensor], Tensor]:
-    """What `_convolve` does with x of this shape and type."""
-    n, height, width, in_channels, out_channels = shape
-    few = in_channels < SIDE  # windows are packed from float32
-    layout, threads = _Layout(n, height, width), num_threads()
-    steps = math.ceil(in_channels / SIDE) * (1 + split)
-    images, rows, parts = layout.partition(steps * PIXEL, out_channels // SIDE, threads)
-    blocks = math.ceil(n / images) * math.ceil(height / rows)
-    positions = (images - 1) * layout.size + rows * layout.pitch
-    unused = out_channels * FLOAT
-    scratch_bytes = unused + 2 * SIDE * ROW + steps * (positions + 2 * layout.first + SIDE) * PIXEL
-    zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
-    least = zeros if relu else _constant(out_channels, -math.inf, dtype)
-    start = kernels.convolve.prepare(
-        blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels, out_channels=out_channels,
-        images=images, rows=rows, parts=parts, first=layout.first, pool=int(pool), split=int(split),
-        x_bytes=FLOAT if few else x_dtype.itemsize, y_bytes=dtype.itemsize, tiles=CONFIGURATION.ctypes.data,
-        offsets=layout.offsets(PIXEL), zeros=zeros, b=weights, b_panel=math.ceil(9 * in_channels / SIDE) * STEP,
-        bias=zeros if bias is None else bias, least=least, unused=unused, scratch_bytes=scratch_bytes,
-    )  # fmt: skip
+class _Prepared(Prepared):
+    """What `_convolve` does with x of this shape and type.
 
-    def run(x: Tensor) -> Tensor:
-        x = x.float() if few else x
-        y = feature_maps(n, out_channels, height >> pool, width >> pool, dtype=dtype)
-        start(x=x, y=y, scratch=scratch(threads * scratch_bytes)[0])
+    first: one of few input channels and without a pool, whose result in bfloat16 is what this one convolves. It is
+        computed where its values are packed otherwise, and is never written to memory.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        weights: Tensor,
+        bias: Tensor | None,
+        *,
+        relu: bool,
+        pool: bool,
+        x_dtype: torch.dtype,
+        dtype: torch.dtype,
+        split: bool = False,
+        first: "_Prepared | None" = None,
+    ) -> None:
+        self._arguments: dict[str, Any] = {
+            "shape": shape, "weights": weights, "bias": bias, "relu": relu, "pool": pool, "x_dtype": x_dtype,
+            "dtype": dtype, "split": split,
+        }  # fmt: skip
+        n, height, width, in_channels, out_channels = shape
+        self._few = in_channels < SIDE or first is not None  # windows are packed from float32
+        layout, threads = _Layout(n, height, width), num_threads()
+        steps = math.ceil(in_channels / SIDE) * (1 + split)
+        planes = steps + (first is not None)  # for each position, 32 values
+        images, rows, parts = layout.partition(planes * PIXEL, out_channels // SIDE, threads)
+        blocks = math.ceil(n / images) * math.ceil(height / rows)
+        positions = (images - 1) * layout.size + rows * layout.pitch
+        unused = max(in_channels, out_channels) * FLOAT
+        scratch_bytes = unused + 2 * SIDE * ROW + planes * (positions + 2 * layout.first + SIDE) * PIXEL
+        zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
+        self._least = zeros if relu else _constant(out_channels, -math.inf, dtype)
+        self._bias, self._weights, self._first = zeros if bias is None else bias, weights, first
+        self._start = kernels.convolve.prepare(
+            blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels,
+            out_channels=out_channels, images=images, rows=rows, parts=parts, first=layout.first, pool=int(pool),
+            split=int(split), x_bytes=FLOAT if self._few else x_dtype.itemsize, y_bytes=dtype.itemsize,
+            tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), zeros=zeros, b=weights,
+            b_panel=math.ceil(9 * in_channels / SIDE) * STEP, bias=self._bias, least=self._least, unused=unused,
+            scratch_bytes=scratch_bytes, **(first._fields() if first else {}),
+        )  # fmt: skip
+        self._y = n, out_channels, height >> pool, width >> pool, dtype
+        self._scratch_bytes = threads * scratch_bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As the base class says."""
+        x = x.float() if self._few else x
+        *shape, dtype = self._y
+        y = feature_maps(*shape, dtype=dtype)
+        self._start(x=x, y=y, scratch=scratch(self._scratch_bytes)[0])
         return y
 
-    return run
+    def after(self, first: Prepared) -> Prepared | None:
+        """As the base class says."""
+        if not isinstance(first, _Prepared) or self._few or self._arguments["split"]:
+            return None
+        one, two = first._arguments, self._arguments
+        fits = one["dtype"] == two["x_dtype"] == torch.bfloat16 and first._few and not first._first and not one["pool"]
+        return _Prepared(**self._arguments, first=first) if fits else None
+
+    def _fields(self) -> dict[str, Any]:
+        """What the kernel is told about the one before it."""
+        shape: Shape = self._arguments["shape"]
+        return {
+            "before_channels": shape.in_channels, "before_b": self._weights, "before_bias": self._bias,
+            "before_least": self._least,
+        }  # fmt: skip

@@ -56,7 +56,7 @@ WEIGHTS = task_type("in_channels", "out_channels", "w", "packed", "turned")
 PRODUCTS = task_type(
     "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool", "split",
     "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused", "scratch",
-    "scratch_bytes",
+    "scratch_bytes", "before_channels", "before_b", "before_bias", "before_least",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
     "n", "height", "width", "in_channels", "out_channels", "positions", "parts", "groups", "first", "x_bytes",
@@ -231,6 +231,30 @@ def finish(y_bytes: int, sums: int, count: int, bias: int, others: int, destinat
         finish_bfloat16(sums, count, bias, others, destinations, offset)
 
 
+@njit(inline="never")
+def pack_results(task: Any, start: int, stop: int, packed: int, row: int, windows: int, sums: int, unused: int) -> None:
+    """As `pack_pixels` for positions from `start` to `stop`: the results of the convolution before this one."""
+    height, width, channels = task.height, task.width, task.before_channels
+    pitch, first, panels = width + 1, task.first, task.in_channels // SIDE
+    pixels = find_pixels(start - first, stop + first, task.n, height, width, channels * FLOAT, task.x, task.zeros)
+    pack_windows(pixels, pitch, channels, windows)
+    others = np.full(stop - start, task.before_least, np.int64)
+    for panel in range(panels):
+        destinations = find_pixels(start, stop, task.n, height, width, 0, 1, 0)  # 1 for a pixel, 0 for padding
+        for i in range(len(destinations)):
+            place = packed + panel * row + i * PIXEL
+            if destinations[i]:
+                destinations[i] = place
+            else:
+                destinations[i] = unused
+                copy_values(task.zeros, place)
+        b, bias = task.before_b + panel * STEP, task.before_bias + panel * SIDE * FLOAT
+        for i in range(0, stop - start, SIDE):
+            multiply_1(windows + i * PIXEL, PIXEL, 0, task.offsets, b, sums, 1, 0)
+            place, other = destinations.ctypes.data + i * 8, others.ctypes.data + i * 8
+            finish_bfloat16(sums, min(SIDE, stop - start - i), bias, other, place, 0)
+
+
 @kernel(PRODUCTS)
 def convolve(task: Any, thread: int, block: int) -> None:
     """y = what follows a convolution of x; a block is a part of the output channels of `images` images or `rows` rows.
@@ -240,7 +264,8 @@ def convolve(task: Any, thread: int, block: int) -> None:
     results while the next ones are computed, and the positions of a block with `first` ones before and after it; the
     last sums may reach 31 positions further. Of few channels the nine factors of a position lie side by side. With
     `split` the rests of positions lie behind their values, and the packed rests of the weights too; values by values,
-    rests by values and values by rests are added.
+    rests by values and values by rests are added. With `before_channels` x is what another convolution of so few
+    channels takes, and its results are what is convolved here.
     """
     configure_tiles(task.tiles)
     height, width = task.height, task.width
@@ -257,7 +282,9 @@ def convolve(task: Any, thread: int, block: int) -> None:
     unused = task.scratch + thread * task.scratch_bytes
     first_sums = unused + task.unused
     a, a_step = first_sums + 2 * SIDE * ROW, (len(addresses) + SIDE) * PIXEL
-    if steps:
+    if task.before_channels:
+        pack_results(task, start - task.first, stop + task.first, a, a_step, a + steps * a_step, first_sums, unused)
+    elif steps:
         pack_pixels(addresses, task.in_channels, task.x_bytes, a, a_step)
         if task.split:
             pack_rests(addresses, task.in_channels, a + steps * a_step, a_step)
