@@ -43,7 +43,7 @@ COLUMN_OF_NAME = {
 }
 # "Batch norm after each convolution" is younger than the paper; column A-LRN has its own normalization.
 MODEL_NAMES = (
-    *(name for name, column in COLUMN_OF_NAME.items() if column != "S"),
+    *COLUMN_OF_NAME,
     *(f"{name}_bn" for name, column in COLUMN_OF_NAME.items() if column not in ("A-LRN", "B-5x5")),
 )
 
