@@ -54,6 +54,7 @@ class LayerTable:
     column: str  # of Table 1
     head: str
     width: float
+    pruned: bool  # whether the convolutions have other channels than Table 1's times `width`
     num_classes: int
     size: int  # pixels, both sides of the image
     rows: tuple[LayerRow, ...]
@@ -134,6 +135,7 @@ def layer_table(
         column=resolve(of.name).column,
         head=of.head,
         width=of.width,
+        pruned=of.channels is not None,
         num_classes=of.num_classes,
         size=size,
         rows=tuple(_rows(built, size)),

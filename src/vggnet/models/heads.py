@@ -5,7 +5,7 @@ A head takes the feature map of the five blocks, (N, C, h, w) with C = 512 at wi
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from vggnet.errors import ConfigError, InputError
 from vggnet.models.table1 import FC_WIDTH, POOLED_SIZE, TOTAL_STRIDE
 
 GRID_SIZE = 4  # cells a side that the head "grid" tells apart
+REDUCE = "_reduce"  # ends the name of the first of the two layers that a factorized one is
 
 
 class OneCellMap(nn.Module):
@@ -181,7 +182,9 @@ def takes(head: str, crop: int) -> bool:
     return head in HEADS and head != "none"
 
 
-def build_head(name: str, *, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+def build_head(
+    name: str, *, channels: int, num_classes: int, dropout: float, ranks: Sequence[int] | None = None
+) -> nn.Sequential:
     """A head by its name.
 
     Args:
@@ -189,6 +192,8 @@ def build_head(name: str, *, channels: int, num_classes: int, dropout: float) ->
         channels: channels of the feature map, 512 at width 1.
         num_classes: number of outputs.
         dropout: probability in [0, 1), of the heads with three layers.
+        ranks: of each fully connected layer: fc6 of rank 100 becomes fc6_reduce, with 100 outputs and no bias, and fc6,
+            with 100 inputs; one of rank 0 stays whole.
 
     Raises:
         ConfigError: an unknown name.
@@ -199,7 +204,20 @@ def build_head(name: str, *, channels: int, num_classes: int, dropout: float) ->
     """
     if name not in HEADS:
         raise ConfigError(f"unknown head {name!r}. The heads are {', '.join(HEADS)}.")
-    return HEADS[name](channels, num_classes, dropout)
+    head = HEADS[name](channels, num_classes, dropout)
+    return head if ranks is None else _factorized(head, iter(ranks))
+
+
+def _factorized(head: nn.Sequential, ranks: Iterator[int]) -> nn.Sequential:
+    """The head with two layers in the place of each fully connected one whose rank is not 0."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in head.named_children():
+        if isinstance(layer, nn.Linear) and (rank := next(ranks)):
+            layers[f"{name}{REDUCE}"] = nn.Linear(layer.in_features, rank, bias=False)
+            layers[name] = nn.Linear(rank, layer.out_features)
+        else:
+            layers[name] = layer
+    return nn.Sequential(layers)
 
 
 def dense_from_paper(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -225,6 +243,7 @@ def folded_from_paper(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Pooling 1x1 "to 7x7" repeats one pixel x 49 times, so fc6 computes sum_p W_p x = (sum_p W_p) x. The sum is
     taken in float64.
     """
-    fc6 = head["fc6.weight"]
+    first = f"fc6{REDUCE}.weight" if f"fc6{REDUCE}.weight" in head else "fc6.weight"
+    fc6 = head[first]
     summed = fc6.reshape(len(fc6), -1, POOLED_SIZE**2).sum(2, dtype=torch.float64)
-    return {**head, "fc6.weight": summed.to(fc6.dtype)}
+    return {**head, first: summed.to(fc6.dtype)}

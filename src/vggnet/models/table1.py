@@ -4,7 +4,7 @@ Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale 
 arXiv:1409.1556v6).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from vggnet.errors import ConfigError
@@ -30,6 +30,8 @@ SMALL_IMAGES = ((32, 64), (64, 256), (256, 256), (256,), ())
 FC_WIDTH = 4096  # outputs of fc6 and fc7
 POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
 TOTAL_STRIDE = 32  # five pools of stride 2
+# How many fully connected layers a head has; those of "dense" are convolutions.
+FULLY_CONNECTED = {"paper": 3, "cifar": 1, "gap": 1, "grid": 1, "dense": 0, "folded": 3, "none": 0}
 
 COLUMN_OF_NAME = {
     "vgg11": "A",
@@ -93,18 +95,30 @@ class Layer(NamedTuple):
     channels: int  # outputs
 
 
-def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
+def num_convolutions(column: str) -> int:
+    """How many convolutions a column has.
+
+    Example:
+        >>> num_convolutions("D")
+        13
+    """
+    return sum(map(len, _blocks(column))) - (column == "A-LRN")
+
+
+def layers(column: str, width: float = 1.0, given: Sequence[int] | None = None) -> Iterator[Layer]:
     """The layers of a column, in order.
 
     Args:
         column: a key of `TABLE_1`, "B-5x5" (the shallow net of section 4.1) or "S" (ours).
         width: multiplies the channels of the convolutions.
+        given: the channels of each convolution of a pruned network, instead of Table 1's.
 
     Example:
         >>> [(layer.kind, layer.channels) for layer in layers("A")][:4]
         [('conv', 64), ('pool', 64), ('conv', 128), ('pool', 128)]
     """
     channels = 0
+    pruned = iter(given) if given is not None else None
     for block, members in enumerate(_blocks(column), start=1):
         number = 0
         for kernel, outputs in members:
@@ -112,7 +126,7 @@ def layers(column: str, width: float = 1.0) -> Iterator[Layer]:
                 yield Layer("lrn", block, number, 0, channels)
             else:
                 number += 1
-                channels = max(1, round(outputs * width))
+                channels = max(1, round(outputs * width)) if pruned is None else next(pruned)
                 yield Layer("conv", block, number, int(kernel), channels)
         yield Layer("pool", block, 0, 2, channels)
 

@@ -1,7 +1,7 @@
 """The VGG network: Table 1's features and a head."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from vggnet.errors import ConfigError, InputError
 from vggnet.models.heads import build_head, dense_from_paper, folded_from_paper, paper_from_dense
 from vggnet.models.initialization import INITIALIZERS, initialize
-from vggnet.models.table1 import TOTAL_STRIDE, layers, resolve
+from vggnet.models.table1 import FULLY_CONNECTED, TOTAL_STRIDE, layers, num_convolutions, resolve
 
 if TYPE_CHECKING:
     from vggnet.data.preprocess import Preprocess
+
+SHRUNK = ("channels", "ranks")  # what only shrunk networks have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,17 @@ class Architecture:
         width: multiplies the channels of the convolutions, in (0, 16].
         dropout: probability in [0, 1) of the heads with three layers.
         boxes: None for class scores, or boxes (paper, appendix A): "shared", one for all classes, or "per_class".
+        channels: of a pruned network, the outputs of each convolution, at least 1; None for Table 1's times `width`.
+        ranks: of a network with factorized fully connected layers, the rank of each of them, 0 for one that is whole;
+            None if none is factorized. The head "dense" has no fully connected layers.
 
     Raises:
-        ConfigError: an unknown name, or a number out of range.
+        ConfigError: an unknown name, a number out of range, or lists of another length than the network needs.
 
     Example:
-        >>> Architecture(name="D_bn", num_classes=10)
-        Architecture(name='vgg16_bn', num_classes=10, head='paper', in_channels=3, width=1.0, dropout=0.5, boxes=None)
+        >>> Architecture(name="D_bn", num_classes=10)  # doctest: +NORMALIZE_WHITESPACE
+        Architecture(name='vgg16_bn', num_classes=10, head='paper', in_channels=3, width=1.0, dropout=0.5, boxes=None,
+        channels=None, ranks=None)
     """
 
     name: str = "vgg16"
@@ -45,6 +51,8 @@ class Architecture:
     width: float = 1.0
     dropout: float = 0.5
     boxes: Literal["shared", "per_class"] | None = None
+    channels: tuple[int, ...] | None = None
+    ranks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", resolve(self.name).name)
@@ -63,6 +71,26 @@ class Architecture:
             raise ConfigError(f"dropout is {self.dropout}; it is a probability in [0, 1).")
         if self.boxes not in (None, "shared", "per_class"):
             raise ConfigError(f"boxes is {self.boxes!r}; it must be shared, per_class, or None for class scores.")
+        self._check_list("channels", 1, num_convolutions(resolve(self.name).column), f"convolutions of {self.name}")
+        if self.channels is not None and self.width != 1:
+            raise ConfigError(
+                f"width is {self.width}, but channels says how wide each convolution is; leave width out."
+            )
+        num_layers = FULLY_CONNECTED.get(self.head, 0)
+        self._check_list("ranks", 0, num_layers, f"fully connected layers of the head {self.head}")
+        if not any(self.ranks or ()):
+            object.__setattr__(self, "ranks", None)
+
+    def _check_list(self, name: str, least: int, length: int, what: str) -> None:
+        """Make a tuple of a list, as JSON has it.  Raises: ConfigError."""
+        values = getattr(self, name)
+        if values is None:
+            return
+        if not isinstance(values, list | tuple) or any(type(value) is not int or value < least for value in values):
+            raise ConfigError(f"{name} is {values!r}; it must be a list of whole numbers of at least {least}.")
+        if len(values) != length:
+            raise ConfigError(f"{name} has {len(values)} numbers; expected {length}, one for each of the {what}.")
+        object.__setattr__(self, name, tuple(values))
 
     @property
     def num_outputs(self) -> int:
@@ -70,8 +98,8 @@ class Architecture:
         return {None: self.num_classes, "shared": 4, "per_class": 4 * self.num_classes}[self.boxes]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; without `channels` and `ranks` if it has none, as in files of older versions."""
+        return {key: value for key, value in asdict(self).items() if key not in SHRUNK or value is not None}
 
 
 class VGG(nn.Module):
@@ -114,7 +142,7 @@ class VGG(nn.Module):
         network = resolve(architecture.name)
         self.features = nn.Sequential()
         channels = architecture.in_channels
-        for layer in layers(network.column, architecture.width):
+        for layer in layers(network.column, architecture.width, architecture.channels):
             place = f"{layer.block}_{layer.number}"
             if layer.kind == "conv":
                 conv = nn.Conv2d(channels, layer.channels, layer.kernel, padding=layer.kernel // 2)
@@ -129,7 +157,11 @@ class VGG(nn.Module):
                 self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(2))
             channels = layer.channels
         self.head = build_head(
-            architecture.head, channels=channels, num_classes=architecture.num_outputs, dropout=architecture.dropout
+            architecture.head,
+            channels=channels,
+            num_classes=architecture.num_outputs,
+            dropout=architecture.dropout,
+            ranks=architecture.ranks,
         )
 
     @property
@@ -175,9 +207,15 @@ def build(
     width: float = 1.0,
     dropout: float = 0.5,
     boxes: Literal["shared", "per_class"] | None = None,
+    channels: Sequence[int] | None = None,
+    ranks: Sequence[int] | None = None,
     init: str | None = "he",
 ) -> VGG:
-    """A network with new weights; see `vggnet.create_model`, which also takes trained ones, for the arguments."""
+    """A network with new weights.
+
+    See `vggnet.create_model`, which also takes trained ones, for the arguments, and `Architecture` for those of shrunk
+    networks.
+    """
     architecture = Architecture(
         name=name,
         num_classes=num_classes,
@@ -186,6 +224,8 @@ def build(
         width=width,
         dropout=dropout,
         boxes=boxes,
+        channels=None if channels is None else tuple(channels),
+        ranks=None if ranks is None else tuple(ranks),
     )
     if init is not None and init not in INITIALIZERS:
         raise ConfigError(f"unknown initialization {init!r}. The initializations are {', '.join(INITIALIZERS)}.")
@@ -212,7 +252,7 @@ def to_dense(model: VGG) -> VGG:
         model: a network with the head "paper".
 
     Raises:
-        ConfigError: it has another head.
+        ConfigError: it has another head, or factorized layers.
 
     Source: Simonyan & Zisserman (arXiv:1409.1556), section 3.2.
 
@@ -221,6 +261,8 @@ def to_dense(model: VGG) -> VGG:
         ...     to_dense(VGG(Architecture(name="vgg11"))).head.fc6.weight.shape
         torch.Size([4096, 512, 7, 7])
     """
+    if model.architecture.ranks:
+        raise ConfigError("the dense head has no factorized layers, but those of this model are; take the whole ones.")
     return _with_head(model, source="paper", target="dense", convert=dense_from_paper)
 
 

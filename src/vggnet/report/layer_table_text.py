@@ -27,7 +27,7 @@ def layer_table_dict(table: "LayerTable") -> dict[str, Any]:
 
 def layer_table_title(table: "LayerTable") -> str:
     """One line that names the network."""
-    width = "" if table.width == 1 else f", width {table.width:g}"
+    width = ", pruned" if table.pruned else "" if table.width == 1 else f", width {table.width:g}"
     classes = f", {table.num_classes:,} classes" if table.num_classes else ""
     network = f"{table.model} (column {table.column}){width}, head {table.head}{classes}"
     return f"{network}, {table.size}x{table.size} pixels"

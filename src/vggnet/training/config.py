@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from vggnet.errors import ConfigError
+from vggnet.models.table1 import FULLY_CONNECTED, num_convolutions, resolve
 from vggnet.tasks import OWN_OPTIONS, check_task_options
 from vggnet.training.options import (
     AugmentConfig,
@@ -43,8 +44,9 @@ class TrainConfig:
 
     Example:
         >>> config = TrainConfig(model=ModelConfig(name="vgg11_bn"), schedule=ScheduleConfig(epochs=3))
-        >>> config.override(width=0.5, lr=0.1).model
-        ModelConfig(name='vgg11_bn', head='paper', width=0.5, in_channels=3, dropout=0.5, init='he', freeze=0)
+        >>> config.override(width=0.5, lr=0.1).model  # doctest: +NORMALIZE_WHITESPACE
+        ModelConfig(name='vgg11_bn', head='paper', width=0.5, channels=None, in_channels=3, dropout=0.5, ranks=None,
+            init='he', freeze=0)
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -131,6 +133,18 @@ def _positive(name: str) -> _Rule:
 # Each after those that it depends on.
 _ACTS_ONLY: Mapping[str, _Rule] = {
     **{name: _only("task", task) for name, task in OWN_OPTIONS.items()},
+    "channels": _Rule(
+        lambda options: (
+            options["channels"] is None
+            or len(options["channels"]) == num_convolutions(resolve(options["model"]).column)
+        ),
+        "a model of as many convolutions",
+    ),
+    "width": _only("channels", None),
+    "ranks": _Rule(
+        lambda options: options["ranks"] is None or len(options["ranks"]) == FULLY_CONNECTED[options["head"]],
+        "a head of as many fully connected layers",
+    ),
     "dropout": _only("head", "paper", "dense", "folded"),
     **{
         name: _only("augment", "batch")

@@ -106,6 +106,8 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
         in_channels=options.in_channels,
         width=options.width,
         dropout=options.dropout,
+        channels=options.channels,
+        ranks=options.ranks,
         init=options.init,
         **configured_task(config).architecture_options(),
     )

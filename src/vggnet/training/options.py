@@ -121,8 +121,14 @@ class ModelConfig(_Group):
         "for 32 pixels; gap: one layer, any size; grid: one layer that keeps positions, for boxes",
     )
     width: float = option(1.0, "factor of the channels of all convolutions")
+    channels: tuple[int, ...] | None = option(
+        None, "of a pruned network: outputs of each convolution; those of weights to start from are taken over"
+    )
     in_channels: Literal[1, 3] = option(3, "1 trains on gray images")
     dropout: float = option(0.5, "in heads of three layers")
+    ranks: tuple[int, ...] | None = option(
+        None, "of factorized fully connected layers: the rank of each, 0 for a whole one; taken over likewise"
+    )
     init: Literal["he", "glorot", "gaussian", "dirac"] = option("he", "how the weights start")
     freeze: int = option(0, "blocks, from the first, whose convolutions and batch norm are not trained")
 

@@ -44,8 +44,9 @@ def preset(name: str, *, init_from: str | Path | None = None) -> TrainConfig:
     checkpoint = Checkpoint.open(init_from)
     given = checkpoint.architecture
     options: dict[str, Any] = {"model": given.name, "width": given.width, "in_channels": given.in_channels}
+    options["channels"] = given.channels
     if get_task(config.task.name).keeps_head(given) and takes(given.head, config.data.crop):
-        options["head"] = given.head
+        options |= {"head": given.head, "ranks": given.ranks}
     if checkpoint.preprocess is not None:
         options |= checkpoint.preprocess.statistics()
     return config.override(**options)

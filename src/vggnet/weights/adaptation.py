@@ -92,10 +92,10 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
     with A's first four convolutions, as the paper's did (section 3.1). Of the head, each tensor of the same name and
     shape is copied, but the last layer only if both models name the same `classes`, and give scores or boxes alike: it
     would otherwise answer with the old ones.
-    Raises: WeightsError if the networks differ in column, batch norm, width or input channels.
+    Raises: WeightsError if the networks differ in column, batch norm, width or channels.
     """
     grows = _grows(given, model)
-    for field in ("name", "width", "in_channels"):
+    for field in ("name", "width", "channels", "in_channels"):
         found, expected = getattr(given.architecture, field), getattr(model.architecture, field)
         if found != expected and not (field == "name" and grows):
             raise WeightsError(

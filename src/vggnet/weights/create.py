@@ -1,5 +1,6 @@
 """Make a network by name, with new weights or with trained ones."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +85,8 @@ def _with_head(model: VGG, changed: dict[str, Any]) -> VGG:
     """The features of `model` below a head with other options, and of its head what fits."""
     if changed.get("head", model.architecture.head) != "none" and not model.num_classes:
         raise ConfigError("the weights have no head; say for how many classes the new one is (num_classes).")
-    created = build(**{**model.architecture.as_dict(), **changed})
+    kept = model.architecture if "head" not in changed else replace(model.architecture, ranks=None)
+    created = build(**{**kept.as_dict(), **changed})
     created.preprocess = model.preprocess
     if changed.keys() == {"dropout"}:
         created.load_state_dict(model.state_dict())
