@@ -90,7 +90,7 @@ class MissingDependencyError(VGGError, ImportError):
     """An optional package is not installed."""
 
 
-_PACKAGES = {"google": "protobuf"}  # top-level module -> package, where the names differ
+_PACKAGES = {"google": "protobuf", "sklearn": "scikit-learn"}  # top-level module -> package, where the names differ
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -310,3 +310,15 @@ def test_fully_connected_layers(head, size, monkeypatch):
         vggnet.FeatureExtractor(network, "fc6", output_stride=16)
     with pytest.raises(ConfigError, match="Its layers are .*pool5, fc6, relu6, fc7, relu7, fc8"):
         vggnet.FeatureExtractor(network, "fc9")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooled_features_are_those_of_the_maps(pooling):
+    """Oracle: PyTorch's reductions of the maps, of prepared and of unprepared images."""
+    model = tiny()
+    for images in (torch.randn(3, 3, 32, 32), torch.randint(256, (3, 3, 40, 40), dtype=torch.uint8)):
+        maps = vggnet.extract_features(model, images, "relu2_1")["relu2_1"]
+        found = vggnet.extract_features(model, images, "relu2_1", pooling=pooling)["relu2_1"]
+        assert torch.equal(found, maps.mean((2, 3)) if pooling == "mean" else maps.amax((2, 3)))
+    with pytest.raises(ConfigError, match="median"):
+        vggnet.extract_features(model, images, "relu2_1", pooling="median")

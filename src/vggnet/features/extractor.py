@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 from warnings import warn
 
 import numpy as np
@@ -26,6 +26,7 @@ from vggnet.progress import Progress, report_progress
 from vggnet.weights.checkpoint import Checkpoint, open_model
 
 DEFAULT_MODEL = "vgg16:features"  # the convolutions of VGG-16, trained on ImageNet
+Pooling = Literal["mean", "max", "gem"]
 OUTPUT_STRIDES = (8, 16, TOTAL_STRIDE)
 
 P = ParamSpec("P")
@@ -196,6 +197,7 @@ def extract_features(
     images: Pictures,
     layers: Sequence[str] | str,
     *,
+    pooling: Pooling | None = None,
     output_stride: int = TOTAL_STRIDE,
     batch_size: int = 16,
     device: str | None = None,
@@ -212,13 +214,14 @@ def extract_features(
             preprocessing prepares: files, folders, the bytes of files, open files, PIL images, uint8 arrays (H, W, 3)
             or uint8 tensors (3, H, W).
         layers: one name or several, such as "relu4_3".
+        pooling: None keeps maps (C, h, w); "mean", "max" or "gem" (cubic root of the mean of cubes) leaves (C,).
         output_stride: see `FeatureExtractor`.
         batch_size: images at a time through the network.
         device: "cpu", "cuda", ...; by default a VGG stays where it is, and a file goes to the GPU if there is one.
         progress: False shows nothing, True a bar or lines on stderr; a callable gets (done, total) after each batch.
 
     Returns:
-        {layer: (N, C, h, w)}, the shallowest first; (N, C) for fully connected layers.
+        {layer: (N, C, h, w)}, the shallowest first; (N, C) for fully connected layers and with `pooling`.
 
     Raises:
         ConfigError: a layer or an option is unknown or impossible.
@@ -232,24 +235,54 @@ def extract_features(
         >>> maps["relu3_1"].shape
         torch.Size([1, 384, 8, 8])
     """
-    check_at_least(1, batch_size=batch_size)
     opened = open_model(model, device=device)
     extractor = FeatureExtractor(opened.network, layers, output_stride=output_stride).eval()
-    with torch.no_grad():
-        if isinstance(images, Tensor) and images.is_floating_point():
-            return extractor(images.to(opened.device))  # type: ignore[no-any-return]
-        found: dict[str, list[Tensor]] = {name: [] for name in extractor.channels}
-        pictures, done = list(named_pictures(images)), 0
-        with report_progress(progress, "features") as report:
-            for batch in read_batches(pictures, opened.preprocess, batch_size):
-                readable = [raised(pixels) for pixels in batch]
-                for name, values in extractor(normalized(readable, opened.preprocess, opened.device)).items():
-                    found[name].append(values)
-                done += len(batch)
-                report(done, len(pictures))
+    if isinstance(images, Tensor) and images.is_floating_point():
+        check_at_least(1, batch_size=batch_size)
+        with torch.no_grad():
+            return _pooled_maps(extractor(images.to(opened.device)), checked_pooling(pooling))
+    return features_of_pictures(
+        extractor, images, opened.preprocess, opened.device, pooling=pooling, batch_size=batch_size, progress=progress
+    )
+
+
+@torch.no_grad()
+def features_of_pictures(
+    extractor: FeatureExtractor,
+    images: Pictures,
+    preprocess: Preprocess,
+    device: torch.device,
+    *,
+    pooling: str | None = None,
+    batch_size: int = 16,
+    progress: Progress = False,
+) -> dict[str, Tensor]:
+    """As `extract_features`, of images that are not prepared yet, by an extractor in eval mode on the device."""
+    check_at_least(1, batch_size=batch_size)
+    pooling = checked_pooling(pooling)
+    found: dict[str, list[Tensor]] = {name: [] for name in extractor.channels}
+    pictures, done = list(named_pictures(images)), 0
+    with report_progress(progress, "features") as report:
+        for batch in read_batches(pictures, preprocess, batch_size):
+            readable = [raised(pixels) for pixels in batch]
+            for name, values in _pooled_maps(extractor(normalized(readable, preprocess, device)), pooling).items():
+                found[name].append(values)
+            done += len(batch)
+            report(done, len(pictures))
     if not all(found.values()):
         raise InputError("no images were given.")
     return {name: torch.cat(values) for name, values in found.items()}
+
+
+def _pooled_maps(maps: dict[str, Tensor], pooling: str | None) -> dict[str, Tensor]:
+    return {name: pooled(values, pooling) if pooling else values for name, values in maps.items()}
+
+
+def checked_pooling(pooling: str | None) -> str | None:
+    """Raises: ConfigError for an unknown one."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise ConfigError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}.")
+    return pooling
 
 
 def read_batches(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,7 +17,15 @@ from torch import Tensor
 
 from vggnet.data.formats import image_files, left_out
 from vggnet.errors import ConfigError, DataError, ImageError, OnError, StorageError, check_at_least
-from vggnet.features.extractor import POOLINGS, FeatureExtractor, normalized, pooled, raised, read_batches
+from vggnet.features.extractor import (
+    FeatureExtractor,
+    Pooling,
+    checked_pooling,
+    normalized,
+    pooled,
+    raised,
+    read_batches,
+)
 from vggnet.files import escaped, replacing, write_text
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
@@ -45,7 +53,7 @@ def extract_to_file(
     layers: Sequence[str] | str,
     out: Path | str,
     *,
-    pooling: Literal["mean", "max", "gem"] | None = None,
+    pooling: Pooling | None = None,
     output_stride: int = TOTAL_STRIDE,
     batch_size: int = 16,
     device: str | None = None,
@@ -95,8 +103,7 @@ def extract_to_file(
     check_at_least(1, batch_size=batch_size)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out}: unknown file format; expected a name that ends in {', '.join(SUFFIXES)}.")
-    if pooling is not None and pooling not in POOLINGS:
-        raise ConfigError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}.")
+    checked_pooling(pooling)
     opened = open_model(model, device=device)
     extractor = FeatureExtractor(opened.network, layers, output_stride=output_stride).eval()
     if out.suffix == ".npy" and len(extractor.channels) > 1:

@@ -1,0 +1,2 @@
+from .estimators import VGGClassifier as VGGClassifier
+from .estimators import VGGFeatures as VGGFeatures
