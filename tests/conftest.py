@@ -41,6 +41,7 @@ INTEGRATION = (
     "docs/",
     "evaluation/test_overlap.py",
     "experiments/",
+    "exporting/",
     "features/",
     "interpret/",
     "models/test_tracing.py",

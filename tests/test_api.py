@@ -35,6 +35,7 @@ PUBLIC = [
     "preset",
     "evaluate",
     "predict",
+    "export",
     "accelerate",
     "restore",
     "FeatureExtractor",

@@ -6,6 +6,7 @@ from .accel.api import restore as restore
 from .data.preprocess import Preprocess as Preprocess
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.predict import predict as predict
+from .exporting.export import export as export
 from .features import perceptual as perceptual
 from .features import retrieval as retrieval
 from .features import style_transfer

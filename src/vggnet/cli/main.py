@@ -30,6 +30,7 @@ COMMANDS = {
     "similar": "find the pictures of a folder that look most like one",
     "style": "paint one picture as others are painted",
     "weights": "list, fetch, convert and verify trained weights",
+    "export": "write a trained network for ONNX, OpenVINO, ncnn, torchvision, timm and others",
     "show": "show a network layer by layer, or the paper's tables",
     "compare": "measure VGGs beside AlexNet, GoogLeNet, ResNets, MobileNets and SqueezeNet",
     "bench": "time training and answering against stock PyTorch on this CPU",

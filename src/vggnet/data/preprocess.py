@@ -366,6 +366,28 @@ class Preprocess:
         """Plain values, for JSON."""
         return asdict(self)
 
+    def as_timm(self) -> dict[str, Any]:
+        """What timm's configuration calls it.
+
+        Raises:
+            ConfigError: the network takes BGR, which timm does not.
+
+        Example:
+            >>> Preprocess.imagenet().as_timm()["crop_pct"]
+            0.875
+        """
+        if self.bgr:
+            raise ConfigError("timm has no preprocessing to BGR; convert the weights without --keep-bgr first.")
+        share = self.crop / self.resize  # timm resizes the shorter side to the whole part of crop / share
+        return {
+            "input_size": [self.in_channels, self.crop, self.crop],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": share if int(self.crop / share) == self.resize else self.crop / (self.resize + 0.5),
+            "crop_mode": "center",
+        }
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `as_dict`; also reads the values that version 0.1 stored."""

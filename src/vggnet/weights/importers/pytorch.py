@@ -130,7 +130,7 @@ def recognize(
         "num_classes": _size(state, f"{[*head.values()][-1]}.weight", 0, 1000),
         "in_channels": _size(state, "features.0.weight", 1, 3),
     }
-    layouts = {name: _their_names(name, sizes["head"], tuple(head.items())) for name in NAMES}
+    layouts = {name: their_names(name, sizes["head"], tuple(head.items())) for name in NAMES}
     name = min(layouts, key=lambda name: len(state.keys() ^ set(layouts[name].values())))
     names, model = layouts[name], empty(Architecture(name=name, **sizes))
     counters = {theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith(".num_batches_tracked")}
@@ -141,7 +141,7 @@ def recognize(
 
 
 @cache
-def _their_names(name: str, head_name: str, head: tuple[tuple[str, str], ...]) -> dict[str, str]:
+def their_names(name: str, head_name: str, head: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Our name of each tensor -> theirs."""
     model = empty(Architecture(name=name, head=head_name))
     numbers = {f"features.{place}": f"features.{i}" for i, (place, _) in enumerate(model.features.named_children())}

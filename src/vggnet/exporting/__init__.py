@@ -1,0 +1,1 @@
+"""Trained networks for other libraries: each file is run by that library, and compared, before it is kept."""

@@ -1,0 +1,159 @@
+"""Export a network, run what was written, and keep it only if it gives what the network gives."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vggnet.data.decoding import decode_image
+from vggnet.data.formats import image_files
+from vggnet.data.sources.digits import open_digits
+from vggnet.errors import ConfigError, StorageError, WeightsError, one_line, require
+from vggnet.exporting.format import Exported, Format
+from vggnet.exporting.graphs import EXTRA, Ncnn, Onnx, OpenVino, TorchExport
+from vggnet.exporting.state_dicts import Timm, TorchVision
+from vggnet.models.vgg import VGG
+from vggnet.weights.checkpoint import Checkpoint
+
+FormatName = Literal["onnx", "openvino", "ncnn", "torch-export", "torchvision", "timm"]
+FORMATS: dict[str, Format] = {
+    kind.name: kind for kind in (Onnx(), OpenVino(), Ncnn(), TorchExport(), TorchVision(), Timm())
+}
+TOLERANCE = 1e-4  # of the largest output: what other orders of float32 sums may change
+MOST_IMAGES = 64  # that are compared
+DIGITS = 9  # of the package, compared where no images are given
+BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What was written, and how near its outputs are.
+
+    Args:
+        format: its name after --to.
+        path: the file, or the folder.
+        bytes: of all files that were written.
+        input: type and shape of what it takes; dimensions with a name are free.
+        images: how many were compared.
+        difference: the largest one between its outputs and the network's, by the largest output.
+        same_class: for how many images the largest output is the same one.
+    """
+
+    format: str
+    path: Path
+    bytes: int
+    input: str
+    images: int
+    difference: float
+    same_class: int
+
+
+def export(
+    source: VGG | Path | str,
+    out: Path | str,
+    *,
+    to: FormatName,
+    with_preprocessing: bool = False,
+    images: Sequence[Path | str] = (),
+) -> Export:
+    """Write a trained network for another library.
+
+    The file is run by that library on real images. Where an output differs by more than 1e-4 of the largest one,
+    nothing is left on the disk, and what was there before stays.
+
+    Args:
+        source: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`.
+        out: the file to write, or the folder for timm. A suffix that the format does not have is an error.
+        to: "onnx", "openvino", "ncnn", "torch-export", "torchvision" or "timm".
+        with_preprocessing: whether the file takes uint8 pixels (N, H, W, C) of images that are resized and cropped, and
+            normalizes them itself.
+        images: files and folders to compare outputs for, the first 64; by default digits that come with the package.
+
+    Raises:
+        ConfigError: an option cannot work, or the format cannot represent the network.
+        WeightsError: the source is damaged, has no preprocessing, or the outputs differ.
+        ImageError: an image cannot be read.
+        MissingDependencyError: the format needs `pip install 'vggnet[export]'`.
+        StorageError: the disk refuses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = export("vgg8_bn-cifar10-fast", f"{folder}/network.pt2", to="torch-export")
+        >>> done.input, done.same_class == done.images
+        ('float32, normalized (batch, 3, 32, 32)', True)
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"--to {to}: unknown format. The formats are {', '.join(FORMATS)}.")
+    kind, path = FORMATS[to], Path(out).expanduser()
+    if path.suffix.lower() != kind.suffix and (kind.suffix or path.suffix):
+        raise ConfigError(f"{path}: expected {f'a name that ends with {kind.suffix}' if kind.suffix else 'a folder'}.")
+    checkpoint = Checkpoint.of(source) if isinstance(source, VGG) else Checkpoint.open(source)
+    model = checkpoint.build()
+    network = Exported(model, from_pixels=with_preprocessing)
+    kind.check(network)
+    for package in kind.packages:
+        require(package, EXTRA)
+    batches = _batches(network, images)
+    with _in_place(path, is_folder=not kind.suffix) as temporary:
+        try:
+            kind.write(network, temporary)
+            outputs = kind.read(temporary, network)
+            found = torch.cat([outputs(network.inputs(batch)).reshape(len(batch), -1) for batch in batches])
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({one_line(error)}).") from error
+        with torch.no_grad():
+            expected = torch.cat([model(network.preprocess.normalize(batch)).flatten(1) for batch in batches])
+        difference = ((found - expected).abs().max() / expected.abs().max()).item()
+        if not difference <= TOLERANCE:
+            raise WeightsError(
+                f"{path}: not kept, as its outputs differ from the network's by {difference:.1e} of the largest one; "
+                f"at most {TOLERANCE:.0e} is expected. Please report this with the versions of torch and of {to}."
+            )
+        written = (temporary.parent if kind.suffix else temporary).iterdir()
+        size = sum(file.stat().st_size for file in written)
+    same = int((found.argmax(1) == expected.argmax(1)).sum())
+    return Export(
+        format=to,
+        path=path,
+        bytes=size,
+        input=network.input_text(),
+        images=len(found),
+        difference=difference,
+        same_class=same,
+    )
+
+
+def _batches(network: Exported, images: Sequence[Path | str]) -> list[Tensor]:
+    """uint8 (N, C, crop, crop) each; N of the last one may differ, as a free dimension must bear."""
+    pictures: list[Image.Image]
+    if images:
+        pictures = [decode_image(file) for file in image_files(images)[:MOST_IMAGES]]
+    else:
+        digits = open_digits("test")
+        pictures = [digits.open(i).decode() for i in range(DIGITS)]
+    pixels = [network.preprocess.pixels(picture) for picture in pictures]
+    return [torch.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+
+
+@contextmanager
+def _in_place(path: Path, *, is_folder: bool) -> Iterator[Path]:
+    """Yield a place beside `path`; what was written there takes the place of `path` when the block ends well."""
+    try:
+        if is_folder:
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(dir=path if is_folder else path.parent, prefix=".export-")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({one_line(error)}); choose another place.") from error
+    with folder as name:
+        yield Path(name) if is_folder else Path(name) / path.name
+        for file in Path(name).iterdir():
+            file.replace((path if is_folder else path.parent) / file.name)

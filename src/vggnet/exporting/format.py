@@ -1,0 +1,124 @@
+"""What every export format offers. They are listed in `exporting.export`."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggnet.data.preprocess import Preprocess
+from vggnet.errors import ConfigError
+from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
+from vggnet.models.vgg import VGG, fold_repeated_pool
+
+# Heads that other libraries can have at every size, from the least one on: a map of one pixel would fix the size.
+ANY_SIZE = {"gap": 2 * TOTAL_STRIDE, "none": 2 * TOTAL_STRIDE, "dense": POOLED_SIZE * TOTAL_STRIDE}
+INPUT, OUTPUT = "images", "outputs"  # names in the files
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network as an exported file has it.
+
+    Args:
+        model: the network, in eval mode, on the CPU, in float32.
+        from_pixels: whether the inputs are uint8 pixels (N, H, W, C), which are normalized in the file, instead of
+            normalized float32 images (N, C, H, W).
+    """
+
+    model: VGG
+    from_pixels: bool = False
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """That of the model."""
+        return Preprocess.of(self.model)
+
+    @property
+    def least_size(self) -> int | None:
+        """The least height and width of images where these are free; None where they are fixed."""
+        least = ANY_SIZE.get(self.model.architecture.head)
+        return least if least and least <= self.preprocess.crop else None
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """From inputs to outputs, without checks of the input, and without what does nothing at the native size."""
+        model, side = self.model, self.preprocess.crop
+        if model.architecture.head == "paper" and side < 2 * TOTAL_STRIDE:
+            model = fold_repeated_pool(model)  # else the one cell would be repeated 49 times
+        layers = nn.Sequential(model.features, model.head)
+        return (nn.Sequential(_Normalize(self.preprocess), layers) if self.from_pixels else layers).eval()
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What the file takes, from uint8 pixels (N, C, H, W)."""
+        return pixels.permute(0, 2, 3, 1).contiguous() if self.from_pixels else self.preprocess.normalize(pixels)
+
+    def example(self) -> Tensor:
+        """Two inputs."""
+        side = self.preprocess.crop
+        return self.inputs(torch.zeros(2, self.preprocess.in_channels, side, side, dtype=torch.uint8))
+
+    def shape(self) -> dict[int, str]:
+        """The names of the dimensions whose length is free, by their places."""
+        first = 1 if self.from_pixels else 2
+        sides = {first: "height", first + 1: "width"} if self.least_size else {}
+        return {0: "batch", **sides}
+
+    def input_text(self) -> str:
+        """The type and the shape of the inputs, for people."""
+        sizes = [str(size) for size in self.example().shape]
+        for place, name in self.shape().items():
+            sizes[place] = name
+        kind = "uint8 pixels" if self.from_pixels else "float32, normalized"
+        least = f", height and width at least {self.least_size}" if self.least_size else ""
+        return f"{kind} ({', '.join(sizes)}){least}"
+
+    def description(self) -> dict[str, str]:
+        """Architecture, task, class names and preprocessing, each as JSON: what a file says about itself."""
+        values: dict[str, Any] = {
+            "architecture": self.model.architecture.as_dict(),
+            "task": self.model.task,
+            "classes": self.model.classes,
+            "preprocess": self.preprocess.as_dict(),
+            "from_pixels": self.from_pixels,
+        }
+        return {name: json.dumps(value) for name, value in values.items()}
+
+
+class Format(ABC):
+    """One kind of file."""
+
+    name: str  # after --to
+    suffix: str  # of the file; empty for a folder
+    takes_pixels = True  # whether the preprocessing can be part of the file
+    packages: tuple[str, ...]  # imported for writing and running it, from the extra `export`
+
+    def check(self, network: Exported) -> None:
+        """Nothing.  Raises: ConfigError if the format cannot represent the network."""
+        if network.from_pixels and not self.takes_pixels:
+            raise ConfigError(f"--with-preprocessing: a file for {self.name} holds the network's own layers alone.")
+
+    @abstractmethod
+    def write(self, network: Exported, path: Path) -> None:
+        """Write the file, or the files of a folder that exists and is empty."""
+
+    @abstractmethod
+    def read(self, path: Path, network: Exported) -> Run:
+        """The written file in its own library: inputs -> outputs. It uses nothing of the network but its shapes."""
+
+
+class _Normalize(nn.Module):
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self._preprocess = preprocess
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) -> float32 (N, C, H, W)."""
+        return self._preprocess.normalize(pixels.permute(0, 3, 1, 2).contiguous())
