@@ -31,6 +31,7 @@ INTEGRATION = (
     "accel/",
     "benchmarking/",
     "cli/",
+    "compression/test_shrink.py",
     "data/sources/test_columns.py",
     "data/sources/test_listing.py",
     "data/sources/test_opening.py",

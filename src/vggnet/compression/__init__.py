@@ -1,0 +1,1 @@
+"""Smaller networks: batch norm and pools folded, channels removed, layers factorized, weights in half precision."""

@@ -1,0 +1,94 @@
+"""Fully connected layers as two: the best approximation of its rank."""
+
+import pytest
+import torch
+
+from vggnet.compression.factorize import factorize
+from vggnet.errors import ConfigError
+from vggnet.models.vgg import build
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 24)
+    torch.manual_seed(0)
+    network = build("vgg11", num_classes=20, head="paper", width=0.02).double().eval()
+    for layer in (network.head.fc6, network.head.fc7, network.head.fc8):
+        with torch.no_grad():  # singular values that fall
+            layer.weight.copy_(layer.weight @ torch.diag(0.9 ** torch.arange(layer.in_features).double()))
+    return network
+
+
+def product(model, name):
+    head = model.head
+    return getattr(head, name).weight @ getattr(head, f"{name}_reduce").weight
+
+
+@pytest.mark.parametrize("shape", ["wide", "tall"])
+def test_each_layer_is_the_truncated_svd(model, shape):
+    """Oracle: torch.linalg.svd in float64, for matrices with more columns than rows, and with fewer."""
+    if shape == "tall":
+        with torch.no_grad():
+            model.head.fc6 = torch.nn.Linear(24, 490).double()
+            model.head.fc6.weight.copy_(torch.randn(490, 24))
+        from vggnet.compression.factorize import _factors
+
+        expand, reduce = _factors(model.head.fc6.weight.detach(), None, 5)
+        found, weight = expand @ reduce, model.head.fc6.weight.detach()
+    else:
+        small = factorize(model, rank=5)
+        assert small.architecture.ranks == (5, 5, 5)
+        found, weight = product(small, "fc6"), model.head.fc6.weight.detach()
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    expected = left[:, :5] @ torch.diag(values[:5]) @ right[:5]
+    torch.testing.assert_close(found.detach(), expected)
+
+
+def test_energy_chooses_the_smallest_rank(model):
+    """Oracle: the singular values of torch.linalg.svd: one rank less keeps a smaller share."""
+    small = factorize(model, energy=0.8)
+    for name, rank in zip(("fc6", "fc7", "fc8"), small.architecture.ranks, strict=True):
+        squares = torch.linalg.svdvals(getattr(model.head, name).weight) ** 2
+        shares = (squares.cumsum(0) / squares.sum()).tolist()
+        assert rank
+        assert shares[rank - 1] >= 0.8 > (shares[rank - 2] if rank > 1 else 0)
+
+
+def test_logits_are_those_of_the_products(model):
+    """Oracle: the network with each weight replaced by the product; biases are kept."""
+    small = factorize(model, rank=6)
+    images = torch.randn(2, 3, 40, 40).double()
+    found = small(images)
+    with torch.no_grad():
+        for name in ("fc6", "fc7", "fc8"):
+            getattr(model.head, name).weight.copy_(product(small, name))
+    torch.testing.assert_close(found, model(images))
+
+
+def test_layers_that_would_grow_stay_whole(model):
+    """Oracle: by hand: 24 x 24 weights are fewer than 12 x (24 + 24), 490 x 24 more than 12 x (490 + 24)."""
+    small = factorize(model, rank=12)
+    assert small.architecture.ranks == (12, 0, 0)
+    assert torch.equal(small.head.fc7.weight, model.head.fc7.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "just one"),
+        ({"energy": 0.5, "rank": 3}, "just one"),
+        ({"energy": 1.0}, "in \\(0, 1\\)"),
+        ({"rank": 0}, "at least 1"),
+        ({"rank": 24}, "no fully connected layer that is smaller"),
+    ],
+)
+def test_mistakes(model, options, message):
+    """Oracle: the documented rules."""
+    with pytest.raises(ConfigError, match=message):
+        factorize(model, **options)
+
+
+def test_twice_is_refused(model):
+    """Oracle: the documented rule."""
+    with pytest.raises(ConfigError, match="factorized already"):
+        factorize(factorize(model, rank=3), rank=2)

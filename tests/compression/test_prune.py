@@ -1,0 +1,147 @@
+"""Pruning: channels removed are channels masked; what is chosen, and how far it goes."""
+
+import pytest
+import torch
+
+from vggnet.compression.prune import channel_scores, prune, remove_channels
+from vggnet.errors import ConfigError
+from vggnet.interpret.costs import count_macs
+from vggnet.models.vgg import build, empty
+
+
+def network(name="vgg11_bn", head="gap", width=0.5, dtype=torch.float64, **options):
+    """A network with random batch norm and biases."""
+    torch.manual_seed(0)
+    model = build(name, num_classes=5, head=head, width=width, **options).to(dtype).eval()
+    for key, tensor in model.state_dict().items():
+        if ".bn" in key and tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5) if key.endswith("running_var") else tensor.uniform_(-0.6, 0.9)
+        elif key.endswith("bias"):
+            tensor.uniform_(-0.3, 0.3)
+    return model
+
+
+def convolutions(model):
+    return {name: layer for name, layer in model.features.named_children() if isinstance(layer, torch.nn.Conv2d)}
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "size", "ranks"),
+    [
+        ("vgg11_bn", "gap", 45, None), ("vgg16_bn", "paper", 64, None), ("vgg11", "paper", 32, (3, 0, 2)),
+        ("vgg11", "folded", 32, None), ("vgg11_bn", "grid", 130, None), ("vgg8_bn", "cifar", 32, None),
+        ("vgg11", "dense", 230, None), ("vgg16_1x1", "gap", 32, None), ("vgg13_5x5", "gap", 32, None),
+        ("vgg11_bn", "none", 32, None),
+    ],
+)  # fmt: skip
+def test_removed_channels_are_masked_channels(name, head, size, ranks, monkeypatch):
+    """Oracle: the whole network in float64 with the channels set to zero after each ReLU, by hooks."""
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 8)
+    model = network(name, head, width=0.1, ranks=ranks)
+    generator = torch.Generator().manual_seed(1)
+    kept = []
+    for layer in convolutions(model).values():
+        count = layer.out_channels
+        chosen = torch.randperm(count, generator=generator)[: 1 + count // 2].sort().values
+        kept.append(
+            chosen if head != "none" or layer is not list(convolutions(model).values())[-1] else torch.arange(count)
+        )
+    small = remove_channels(model, kept)
+    for place, channels in zip(convolutions(model), kept, strict=True):
+        mask = torch.zeros(convolutions(model)[place].out_channels, dtype=torch.float64)
+        mask[channels] = 1
+        relu = model.features.get_submodule(place.replace("conv", "relu"))
+        relu.register_forward_hook(lambda _, __, y, mask=mask: y * mask[:, None, None])
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(images)
+        difference = (small(images) - expected).abs().max() / expected.abs().max()
+    assert difference < 1e-12
+    assert small.architecture.channels == tuple(len(channels) for channels in kept)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "bn"])
+def test_scores_by_hand(criterion):
+    """Oracle: plain loops over filters and channels, divided by the mean of the layer."""
+    model = network(width=0.1)
+    for (place, layer), found in zip(convolutions(model).items(), channel_scores(model, criterion), strict=True):
+        norm = model.features.get_submodule(place.replace("conv", "bn"))
+        expected = []
+        for channel in range(layer.out_channels):
+            values = layer.weight[channel].flatten().tolist()
+            expected.append({
+                "l1": sum(map(abs, values)), "l2": sum(value**2 for value in values) ** 0.5,
+                "bn": abs(norm.weight[channel].item()),
+            }[criterion])  # fmt: skip
+        mean = sum(expected) / len(expected)
+        assert found.tolist() == pytest.approx([value / mean for value in expected])
+
+
+@pytest.mark.parametrize("target", [0.6, 0.2])
+def test_the_target_is_reached_and_not_by_much(target):
+    """Oracle: the multiply-adds, counted; multiples of 8; a looser target keeps at least as many of each layer."""
+    model = network(dtype=torch.float32)
+    small = prune(model, to_macs=target, size=32, criterion="bn")
+    share = count_macs(empty(small.architecture), 32) / count_macs(empty(model.architecture), 32)
+    assert target - 0.08 < share <= target
+    channels = small.architecture.channels
+    given = [layer.out_channels for layer in convolutions(model).values()]
+    assert all(kept % 8 == 0 and kept >= 0.1 * count for kept, count in zip(channels, given, strict=True))
+    looser = prune(model, to_macs=target + 0.1, size=32, criterion="bn").architecture.channels
+    assert all(more >= kept for more, kept in zip(looser, channels, strict=True))
+
+
+def test_the_lowest_scores_of_the_whole_network_go_first():
+    """Oracle: batch norm whose scale is tiny in half of two layers: just these channels are removed."""
+    model = network(width=0.5)
+    chosen = {"bn3_2": torch.arange(0, 128, 2), "bn4_1": torch.arange(64, 192)}
+    for name, layer in model.features.named_children():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.weight.data.fill_(1.0)
+            if name in chosen:
+                layer.weight.data[chosen[name]] = 1e-3
+    whole = count_macs(empty(model.architecture), 32)
+    kept = [torch.arange(layer.out_channels) for layer in convolutions(model).values()]
+    kept[3], kept[4] = torch.arange(1, 128, 2), torch.cat([torch.arange(64), torch.arange(192, 256)])
+    expected = remove_channels(model, kept)
+    target = count_macs(empty(expected.architecture), 32) / whole
+    small = prune(model, to_macs=target + 1e-6, size=32, criterion="bn")
+    assert small.architecture == expected.architecture
+    assert all(torch.equal(small.state_dict()[key], tensor) for key, tensor in expected.state_dict().items())
+
+
+def test_a_floor_holds_and_an_impossible_target_says_how_near():
+    """Oracle: by hand: half of 32, 64, 128, 128, 256, ... channels."""
+    model = network(width=0.5, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"to_macs is 0.1, but with a floor of 0.5 a share of (0\.\d+) ") as error:
+        prune(model, to_macs=0.1, size=32, floor=0.5)
+    nearest = float(str(error.value).split("share of ")[1].split()[0])
+    small = prune(model, to_macs=nearest + 0.001, size=32, floor=0.5)
+    assert small.architecture.channels == (16, 32, 64, 64, 128, 128, 128, 128)
+
+
+def test_layers_of_few_channels_stay():
+    """Oracle: by hand: of 3 and 6 channels none is removed, nor is the first convolution before LRN."""
+    model = network("vgg11_lrn", width=0.5, dtype=torch.float32)
+    small = prune(model, to_macs=0.3, size=32, floor=0)
+    assert small.architecture.channels[0] == 32
+    assert small.architecture.channels[1] < 64
+    with pytest.raises(ConfigError, match="share of"):
+        prune(network(width=0.05, dtype=torch.float32), to_macs=0.05, size=32, floor=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to_macs": 0}, "in \\(0, 1\\)"),
+        ({"to_macs": 1.0}, "in \\(0, 1\\)"),
+        ({"to_macs": 0.5, "floor": 1.5}, "floor is 1.5"),
+        ({"to_macs": 0.5, "criterion": "taylor"}, "unknown criterion 'taylor'"),
+        ({"to_macs": 0.5, "criterion": "bn"}, "needs batch norm"),
+    ],
+)
+def test_mistakes(options, message):
+    """Oracle: the documented rules, on a network without batch norm."""
+    with pytest.raises(ConfigError, match=message):
+        prune(network("vgg11", width=0.1), size=32, **options)

@@ -1,0 +1,185 @@
+"""The command and its steps together: files, tables, training on, mistakes."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import vggnet
+from vggnet.cli.main import main
+from vggnet.compression.shrink import shrink
+from vggnet.errors import ConfigError
+from vggnet.models.vgg import build
+from vggnet.weights.checkpoint import Checkpoint
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A network for the digits whose batch norm does something."""
+    torch.manual_seed(0)
+    model = build("vgg11_bn", num_classes=10, head="cifar", width=0.15).eval()
+    for key, tensor in model.state_dict().items():
+        if ".bn" in key and tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5) if key.endswith("running_var") else tensor.uniform_(-0.2, 0.9)
+    classes = tuple("0123456789")
+    path = tmp_path / "given.safetensors"
+    vggnet.save(model, path, classes=classes, preprocess=vggnet.Preprocess(resize=32, crop=32), provenance={"epoch": 3})
+    return path
+
+
+@pytest.fixture
+def vgg(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_the_steps_compose_and_the_file_opens_like_any_other(given, tmp_path, vgg):
+    """Oracle: the file: its size, its numbers counted one by one, its metadata; the network before the last step."""
+    out = tmp_path / "small.safetensors"
+    code, text, err = vgg(
+        "shrink", given, "--steps", "prune,fold,factorize,half", "--to-macs", 0.5, "--rank", 4, "-o", out,
+        "--data", "digits", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(text)
+    assert [row["step"] for row in found["rows"]] == ["given", "prune", "fold", "factorize", "half"]
+    assert found["file_bytes"] == out.stat().st_size
+    before, pruned, folded, factorized, half = found["rows"]
+    assert pruned["macs"] <= 0.5 * before["macs"]
+    assert folded["macs"] == pruned["macs"]
+    assert folded["accuracy"] == pruned["accuracy"]
+    assert half["parameters"] == factorized["parameters"] < folded["parameters"] < pruned["parameters"]
+    with safe_open(out, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        provenance = json.loads(file.metadata()["provenance"])
+    assert sum(t.numel() for t in tensors.values()) == half["parameters"]
+    assert sum(t.numel() * t.element_size() for t in tensors.values()) == half["weights_bytes"]
+    assert {t.dtype for t in tensors.values() if t.ndim > 1} == {torch.float16}
+    assert provenance["epoch"] == 3
+    assert [row["step"] for row in provenance["shrunk"][0]["steps"]] == [row["step"] for row in found["rows"]]
+    model = Checkpoint.open(out).build()
+    assert (model.architecture.name, model.architecture.ranks) == ("vgg11", (4,))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert vggnet.evaluate(out, "digits").top1 == half["accuracy"]
+    assert "pruned" in vgg("show", out)[1]
+
+
+def test_a_table_for_people(given, tmp_path, vgg):
+    """Oracle: the steps in order, and no accuracy without data."""
+    code, text, _ = vgg("shrink", given, "--steps", "fold", "-o", tmp_path / "small.safetensors")
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["step", "parameters"]
+    assert [line.split()[0] for line in lines[1:3]] == ["given", "fold"]
+    assert "vgg11_bn is vgg11" in lines[2]
+    assert "small.safetensors" in lines[-1]
+
+
+def test_what_was_shrunk_is_shrunk_again_and_says_so(given, tmp_path):
+    """Oracle: both records, in order; half precision is exact the second time."""
+    shrink(given, ["fold", "half"], tmp_path / "a.safetensors")
+    result = shrink(tmp_path / "a.safetensors", ["half"], tmp_path / "b.safetensors")
+    a, b = Checkpoint.open(tmp_path / "a.safetensors"), Checkpoint.open(tmp_path / "b.safetensors")
+    assert [record["from"] for record in b.provenance["shrunk"]] == [str(given), str(tmp_path / "a.safetensors")]
+    assert all(torch.equal(tensor, b.tensors()[name]) for name, tensor in a.tensors().items())
+    assert result.rows[0].weights_bytes == result.rows[1].weights_bytes
+
+
+def test_the_tutorials_model_loses_100_million_parameters(tmp_path):
+    """Oracle: by hand: fc6 loses 48 of 49 blocks of 512 x 4096 weights; the logits, within 1e-4."""
+    model = build("vgg11_bn", num_classes=10, head="paper", width=0.02).eval()
+    model.preprocess = vggnet.Preprocess(resize=32, crop=32)
+    vggnet.save(model, tmp_path / "given.safetensors")
+    first, last = shrink(tmp_path / "given.safetensors", ["fold"], tmp_path / "small.safetensors").rows
+    channels = model.features.conv5_2.out_channels
+    norms = sum(2 * layer.num_features for layer in model.features if isinstance(layer, torch.nn.BatchNorm2d))
+    assert first.parameters - last.parameters == 48 * channels * 4096 + norms
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found, expected = vggnet.load(tmp_path / "small.safetensors")(images), model(images)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert 48 * 512 * 4096 > 100e6  # at width 1
+
+
+def test_training_goes_on_from_a_shrunk_network(given, tmp_path):
+    """Oracle: the shapes of the shrunk network before and after; its weights where training begins; a resumed run."""
+    small = tmp_path / "small.safetensors"
+    shrink(given, ["prune", "factorize"], small, to_macs=0.5, rank=4)
+    config = vggnet.preset("digits", init_from=small).override(
+        workers=0, batch_size=512, optimizer="sgd", lr=1e-9, weight_decay=0.0, epochs=1
+    )
+    run = vggnet.train("digits", config, init_from=small, out=tmp_path / "run")
+    before, after = Checkpoint.open(small), Checkpoint.open(run.folder)
+    assert after.architecture == before.architecture
+    for name, tensor in before.tensors().items():
+        if ".bn" not in name:
+            torch.testing.assert_close(after.tensors()[name], tensor, rtol=0, atol=1e-4)
+    run = vggnet.resume(run.folder, epochs=2)
+    assert Checkpoint.open(run.folder).architecture == before.architecture
+    assert len(run.history) == 2
+
+
+def test_a_shrunk_network_is_accelerated(given, tmp_path):
+    """Oracle: PyTorch's own layers."""
+    shrink(given, ["prune", "fold"], tmp_path / "small.safetensors", to_macs=0.5)
+    images = torch.randn(3, 3, 32, 32)
+    model = vggnet.load(tmp_path / "small.safetensors")
+    with torch.inference_mode():
+        expected = model(images)
+        found = vggnet.accelerate(vggnet.load(tmp_path / "small.safetensors"))(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "squeeze"], "unknown step 'squeeze'. The steps are prune, fold, factorize, half"),
+        (["--steps", ","], "no step was given"),
+        (["--steps", "fold,fold"], "2 times"),
+        (["--steps", "half,fold"], "Give fold,half"),
+        (["--steps", "factorize,prune", "--rank", 4, "--to-macs", 0.5], "Give prune,factorize"),
+        (["--steps", "prune"], "prune needs to_macs"),
+        (["--steps", "factorize"], "factorize needs energy"),
+        (["--steps", "factorize", "--rank", 4, "--energy", 0.5], "just one"),
+        (["--steps", "fold", "--to-macs", 0.5], "acts only with the step prune"),
+        (["--steps", "fold", "--rank", 5], "acts only with the step factorize"),
+        (["--steps", "fold,prune", "--to-macs", 0.5, "--criterion", "bn"], "Prune before fold"),
+        (["--steps", "prune", "--to-macs", 0.001], "a share of 0."),
+        (["--steps", "fold", "--input", 64], "takes images of 32 to 63 pixels"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(options, message, given, tmp_path, vgg):
+    """Oracle: exit code 2, one line, no file."""
+    code, out, err = vgg("shrink", given, *options, "-o", tmp_path / "small.safetensors")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_the_given_file_is_not_overwritten(given):
+    """Oracle: the bytes of the file."""
+    before = given.read_bytes()
+    with pytest.raises(ConfigError, match="write to another file"):
+        shrink(given, ["fold"], given)
+    with pytest.raises(ConfigError, match="safetensors"):
+        shrink(given, ["fold"], given.with_suffix(".pth"))
+    assert given.read_bytes() == before
+
+
+def test_numbers_that_float16_has_not(given, tmp_path):
+    """Oracle: the largest number of float16 is 65,504; a variance, which stays float32, may be larger."""
+    model = Checkpoint.open(given).build()
+    model.features.bn1_1.running_var.fill_(1e6)
+    vggnet.save(model, tmp_path / "large.safetensors")
+    shrink(tmp_path / "large.safetensors", ["half"], tmp_path / "small.safetensors")
+    assert Checkpoint.open(tmp_path / "small.safetensors").build().features.bn1_1.running_var[0] == 1e6
+    model.features.conv1_1.weight.data[0] = 1e5
+    vggnet.save(model, tmp_path / "large.safetensors")
+    with pytest.raises(ConfigError, match=r"conv1_1\.weight holds a number above 65,504"):
+        shrink(tmp_path / "large.safetensors", ["half"], tmp_path / "small.safetensors")
