@@ -51,6 +51,7 @@ INTEGRATION = (
     "tasks/test_localize.py",
     "tasks/test_protocols.py",
     "test_field_reports.py",
+    "test_hubconf.py",
     "test_paths.py",
     "test_run_report.py",
     "training/test_bad_images.py",
