@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import vggnet
-from vggnet import Preprocess
+from vggnet import VGG, Architecture, Preprocess
 from vggnet.cli.export import main
 from vggnet.data.decoding import decode_image
 from vggnet.errors import ConfigError, ImageError, MissingDependencyError, StorageError, WeightsError
 from vggnet.exporting.export import FORMATS, export
+from vggnet.exporting.format import Exported
 from vggnet.exporting.graphs import TorchExport
 from vggnet.weights.importers.pytorch import NAMES, TORCHVISION_HEAD, their_names
 
@@ -147,7 +148,7 @@ def test_what_differs_is_not_kept(tmp_path, monkeypatch):
     ({"to": "onnx", "out": "a.xml"}, ConfigError, "ends with .onnx"),
     ({"to": "timm", "out": "a.onnx"}, ConfigError, "a folder"),
     ({"to": "ncnn", "with_preprocessing": True}, ConfigError, "the network's own layers alone"),
-    ({"to": "torchvision"}, ConfigError, "torchvision has no vgg11_bn of width 0.05 with the head gap"),
+    ({"to": "torchvision"}, ConfigError, r"torchvision has no such network \(name vgg11_bn, .*head gap, .*width 0.05"),
     ({"to": "timm"}, ConfigError, "onnx, openvino and torch-export take every network"),
     ({"to": "torch-export", "images": ["broken.jpg"]}, ImageError, "broken.jpg"),
     ({"to": "torch-export", "out": "/proc/none/a.pt2"}, StorageError, "choose another place"),
@@ -159,6 +160,16 @@ def test_mistakes_are_told(options, error, message, tmp_path, monkeypatch):
     with pytest.raises(error, match=message):
         export(network(), options.pop("out", FILES.get(options["to"], "a")), **options)
     assert [file.name for file in tmp_path.iterdir()] == ["broken.jpg"]
+
+
+def test_a_pruned_network_is_no_torchvision_network(tmp_path):
+    """Oracle: the message; without the list of channels it is one."""
+    with torch.device("meta"):
+        model = VGG(Architecture(name="vgg11", num_classes=3, channels=(64, 128, 256, 256, 512, 512, 512, 504)))
+        whole = VGG(Architecture(name="vgg11", num_classes=3))
+    with pytest.raises(ConfigError, match=r"no such network \(.*channels \(64, .*504\)"):
+        FORMATS["torchvision"].check(Exported(model))
+    FORMATS["torchvision"].check(Exported(whole))
 
 
 def test_a_missing_package_is_named_before_work_begins(tmp_path, monkeypatch):

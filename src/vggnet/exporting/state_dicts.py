@@ -14,7 +14,7 @@ from vggnet.errors import ConfigError, require
 from vggnet.exporting.format import Exported, Format, Run
 from vggnet.files import write_text
 from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
-from vggnet.models.vgg import VGG, from_dense, to_dense
+from vggnet.models.vgg import VGG, Architecture, from_dense, to_dense
 from vggnet.weights.importers.pytorch import NAMES, TIMM_HEAD, TORCHVISION_HEAD, their_names
 
 NATIVE = POOLED_SIZE * TOTAL_STRIDE  # pixels at which pooling to 7x7 changes nothing
@@ -29,12 +29,15 @@ class _StateDict(Format):
         """As the base class says."""
         super().check(network)
         architecture = network.model.architecture
-        fits = architecture.name in NAMES and architecture.width == 1 and architecture.boxes is None
-        if not fits or architecture.head not in ("paper", "dense"):
+        theirs = Architecture(
+            name=architecture.name, num_classes=architecture.num_classes, head=architecture.head,
+            in_channels=architecture.in_channels, dropout=architecture.dropout,
+        )  # fmt: skip
+        if architecture.name not in NAMES or architecture.head not in ("paper", "dense") or architecture != theirs:
+            given = ", ".join(f"{name} {value}" for name, value in architecture.as_dict().items())
             raise ConfigError(
-                f"{self.name} has no {architecture.name} of width {architecture.width:g} with the head "
-                f"{architecture.head}; it has {', '.join(NAMES)} of width 1 with the paper's head. onnx, openvino and "
-                "torch-export take every network."
+                f"{self.name} has no such network ({given}); it has {', '.join(NAMES)} of width 1 with the paper's "
+                "head. onnx, openvino and torch-export take every network."
             )
 
 
