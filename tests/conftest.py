@@ -55,6 +55,7 @@ INTEGRATION = (
     "test_paths.py",
     "test_run_report.py",
     "training/test_bad_images.py",
+    "training/test_branches.py",
     "training/test_checkpoints.py",
     "training/test_distributed.py",
     "training/test_loop.py",

@@ -21,6 +21,7 @@ AVERAGED = {"ema": 0.9, "accumulate": 2, "jitter": 0.2, "cutout": 8, "optimizer"
 DROPOUT = {**AVERAGED, "head": "folded", "model": "vgg11_lrn", "optimizer": "sgd", "lr": 0.01}
 WORKERS = {"augment": "torchvision", "workers": 2}
 BFLOAT16 = {"precision": "bfloat16", "width": 0.25, "model": "vgg13_bn"}  # 16 to 128 channels: in part on the unit
+BRANCHES = {"branches": "repvgg", "ema": 0.9, "optimizer": "muon"}  # the folded average is what is kept
 
 
 def start(folder, fields, kill_at=0, pause_at=""):
@@ -100,6 +101,7 @@ def test_kill_inside_saving(tmp_path, uninterrupted, part):
 
 @pytest.mark.parametrize("fields", [
     pytest.param(DROPOUT, id="in-memory"), pytest.param(BFLOAT16, id="bfloat16"),
+    pytest.param(BRANCHES, id="branches", marks=pytest.mark.slow),  # test_branches has a short one
     pytest.param(WORKERS | EVERY_STEP, id="two-workers", marks=pytest.mark.slow),  # a stream has two, below
 ])  # fmt: skip
 def test_kill_at_any_step(tmp_path, uninterrupted, fields):

@@ -46,7 +46,7 @@ class TrainConfig:
         >>> config = TrainConfig(model=ModelConfig(name="vgg11_bn"), schedule=ScheduleConfig(epochs=3))
         >>> config.override(width=0.5, lr=0.1).model  # doctest: +NORMALIZE_WHITESPACE
         ModelConfig(name='vgg11_bn', head='paper', width=0.5, channels=None, in_channels=3, dropout=0.5, ranks=None,
-            init='he', freeze=0)
+            init='he', branches='none', freeze=0)
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -146,6 +146,7 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
         "a head of as many fully connected layers",
     ),
     "dropout": _only("head", "paper", "dense", "folded"),
+    "branches": _Rule(lambda options: str(options["model"]).lower().endswith("_bn"), "a model with batch norm (_bn)"),
     **{
         name: _only("augment", "batch")
         for name in ("shift", "flip", "rotation", "jitter", "cutout", "color_shift", "min_area", "max_resize")

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
+from vggnet.models.branches import BranchedVGG, add_branches
 from vggnet.models.vgg import VGG, build
 from vggnet.tasks.task import Targets, Task, split
 from vggnet.training.config import TrainConfig
@@ -37,9 +38,15 @@ class Learner:
     ranks: Ranks = ALONE  # the processes that learn together
 
     @property
-    def kept(self) -> VGG:
-        """The weights to validate and to keep."""
+    def learned(self) -> VGG:
+        """The network with its average weights, if there are any."""
         return cast(VGG, self.average.module) if self.average else self.model
+
+    @property
+    def kept(self) -> VGG:
+        """The network to validate and to keep: the learned one, its branches folded."""
+        network = self.learned
+        return _placed(network.folded(), self.device) if isinstance(network, BranchedVGG) else network
 
     def train(self) -> None:
         """Set the mode for training; frozen batch norms go on answering by their running statistics."""
@@ -111,6 +118,8 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
         init=options.init,
         **configured_task(config).architecture_options(),
     )
+    if options.branches != "none":
+        model = add_branches(model, options.branches, init=options.init)
     model.task = config.task.name
     return model
 
@@ -118,10 +127,8 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
 def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE, task: Task | None = None) -> Learner:
     """Move the model to its device and give it an optimizer. It starts as it is in the first of the processes."""
     device = choose_device(config.run.device)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _placed(model, device)
     ranks.copy_first(model.state_dict().values())
-    if device.type == "cpu":
-        accelerate(model)
     frozen = _freeze(model, config.model.freeze)
     ema = get_ema_multi_avg_fn(config.optimizer.ema)  # type: ignore[no-untyped-call]
     return Learner(
@@ -135,6 +142,12 @@ def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE, task: Ta
         frozen=frozen,
         ranks=ranks,
     )
+
+
+def _placed(model: VGG, device: torch.device) -> VGG:
+    """The same model, on its device and as fast there as it can be."""
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return accelerate(model) if device.type == "cpu" else model
 
 
 def _freeze(model: VGG, blocks: int) -> tuple[nn.Module, ...]:

@@ -126,8 +126,9 @@ def fit(
         if not position.images:
             raise DataError(f"no training image can be read. The first is {next(iter(position.skipped.values()))}")
         learner.share_statistics()
-        check_finite_weights(learner.kept)
-        validation = validate(learner.kept)
+        kept = learner.kept
+        check_finite_weights(kept)
+        validation = validate(kept)
         ranks.unite(position.skipped)
         yield position.finish_epoch(learner.task, validation, perf_counter() - started)
 

@@ -130,6 +130,11 @@ class ModelConfig(_Group):
         None, "of factorized fully connected layers: the rank of each, 0 for a whole one; taken over likewise"
     )
     init: Literal["he", "glorot", "gaussian", "dirac"] = option("he", "how the weights start")
+    branches: Literal["none", "acb", "repvgg"] = option(
+        "none",
+        "beside each 3x3 convolution of a _bn network while it is trained, folded into it in the weights to use. acb: "
+        "1x3 and 3x1 convolutions; repvgg: 1x1 convolutions, and the input itself where it has as many channels",
+    )
     freeze: int = option(0, "blocks, from the first, whose convolutions and batch norm are not trained")
 
     def _check(self) -> None:

@@ -56,6 +56,11 @@ def prepare(
     name = config if isinstance(config, str) else None
     config = preset(config, init_from=init_from) if isinstance(config, str) else config
     config = _with_precision(config.override(**options))
+    if init_from is not None and config.model.branches != "none":
+        raise ConfigError(
+            f"branches is {config.model.branches}, but given weights (init_from) have none: new ones beside them would "
+            "change what the network has learned. Leave one of them out."
+        )
     _check_network(config)
     division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
     if shown:

@@ -27,6 +27,7 @@ from vggnet.weights.registry import FILE_NAME
 
 CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
 CHOICES = "choices.json"
+BRANCHES = "branches.safetensors"
 SKIPPED = "skipped.json"
 STATE, EVENTS, LOCK = "state", "tensorboard", ".lock"
 

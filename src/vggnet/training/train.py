@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from vggnet.accel.autotuning import autotuner
 from vggnet.data.sources.source import Source
 from vggnet.data.trained_on import TrainedOn
 from vggnet.data.workers import lost_workers_named
 from vggnet.errors import ImageError, MissingDependencyError, RunError, StorageError
-from vggnet.files import remove_leftovers
+from vggnet.files import remove_leftovers, replacing
+from vggnet.models.branches import BranchedVGG
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.tasks.results import remove_result
@@ -25,6 +28,7 @@ from vggnet.training.learner import Learner, make_learner
 from vggnet.training.loop import Position, Row, make_validator
 from vggnet.training.preparation import prepare, reopen
 from vggnet.training.run import (
+    BRANCHES,
     CURVES,
     EVENTS,
     SKIPPED,
@@ -165,8 +169,9 @@ def resume(
 
 
 def _room(config: TrainConfig, model: VGG) -> int:
-    """Bytes: weights and their successor; three checkpoints with momentum, and with the average if there is one."""
-    copies = 2 + 3 * (3 if config.optimizer.ema else 2)
+    """Bytes: weights and their successor, twice with branches, which are kept as they are and folded; three checkpoints
+    with momentum, and with the average if there is one."""
+    copies = 2 * (1 + isinstance(model, BranchedVGG)) + 3 * (3 if config.optimizer.ema else 2)
     num_bytes: int = sum(tensor.nbytes for tensor in model.state_dict().values())
     return copies * num_bytes
 
@@ -261,7 +266,16 @@ def _save_if_best(run: Run, learner: Learner, rows: list[Row]) -> None:
     """Keep the weights if no row before the last is better."""
     if best_row(learner.task, rows) is rows[-1]:
         remove_result(run.folder)  # it is of the weights that are replaced now
+        if isinstance(learner.learned, BranchedVGG):
+            _save_branches(learner.learned, run.folder / BRANCHES)
         save(learner.kept, run.weights, provenance={"run": run.description, "epoch": rows[-1]})
+
+
+def _save_branches(network: BranchedVGG, path: Path) -> None:
+    """Write the tensors that the weights to use are folded from.  Raises: StorageError."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"format": "branches of vggnet"})
 
 
 def _write_rows(run: Run, session: Session, events: Events) -> None:

@@ -21,6 +21,7 @@ from vggnet.data.preprocess import NO_PREPROCESS, Preprocess
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.files import replacing
+from vggnet.models.branches import BranchedVGG
 from vggnet.models.vgg import VGG, Architecture, empty
 from vggnet.weights.adaptation import adapt
 from vggnet.weights.file_format import CHECKSUM, FORMAT, check_format, check_tensors, checksum, open_file, read_tensors
@@ -103,10 +104,13 @@ class Checkpoint:
             provenance: see `Checkpoint`.
 
         Raises:
-            ConfigError: the network has no weights, or the number of class names is not that of its classes.
+            ConfigError: the network has no weights, or it has branches, or the number of class names is not that of its
+                classes.
         """
         if any(tensor.is_meta for tensor in model.state_dict().values()):
             raise ConfigError("the model was built without weights (init=None); load some before it is saved.")
+        if isinstance(model, BranchedVGG):
+            raise ConfigError("the model has branches, which are for training only; save model.folded().")
         classes = tuple(classes or model.classes or ()) or None
         if classes is not None and len(classes) != model.num_classes:
             raise ConfigError(f"{len(classes)} class names were given, but the model has {model.num_classes} classes.")
@@ -179,7 +183,7 @@ def save(
 
     Raises:
         ConfigError: there is no preprocessing, the number of class names is not that of the outputs, or the network
-            has no weights.
+            has no weights, or has branches.
         StorageError: the disk refuses.
 
     Example:
