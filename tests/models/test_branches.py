@@ -73,6 +73,25 @@ def test_the_branches_are_those_of_the_papers():
     assert (branches["repvgg", 4], branches["repvgg", 5]) == (["3x3", "1x1", "identity"], ["3x3", "1x1"])
 
 
+@pytest.mark.parametrize("channels", [(6, 6), (4, 6)])
+def test_repvgg_is_that_of_timm(channels):
+    """Oracle: a block of timm with the same tensors: its outputs before its ReLU, and the kernel that timm folds."""
+    byobnet = pytest.importorskip("timm.models.byobnet")
+    module = randomize(BranchedConv(*channels, "repvgg")).eval()
+    theirs = byobnet.RepVggBlock(*channels).eval()
+    names = {"3x3": "conv_kxk", "1x1": "conv_1x1", "identity": "identity"}
+    theirs.load_state_dict({
+        f"{names[name.partition('.')[0]]}.{name.partition('.')[2]}": tensor
+        for name, tensor in module.state_dict().items()
+    })  # fmt: skip
+    x = torch.randn(2, channels[0], 9, 9)
+    kernel, bias = module.folded()
+    torch.testing.assert_close(F.conv2d(x, kernel, bias, padding=1).relu(), theirs(x), rtol=1e-5, atol=1e-4)
+    theirs.reparameterize()
+    torch.testing.assert_close(kernel, theirs.reparam_conv.weight, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bias, theirs.reparam_conv.bias, rtol=1e-5, atol=1e-4)
+
+
 def branched(name="vgg11_bn", kind="acb", head="gap"):
     torch.manual_seed(0)
     return randomize(add_branches(build(name, num_classes=3, head=head, width=0.06), kind))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vggnet.errors import ConfigError
+from vggnet.models.folding import fold_norm
 from vggnet.models.table1 import TOTAL_STRIDE, resolve
 from vggnet.models.vgg import VGG, empty, fold_repeated_pool
 
@@ -47,8 +48,7 @@ def repeats_one_cell(model: VGG, size: int) -> bool:
 def fold_batch_norm(model: VGG) -> VGG:
     """A copy without batch norm that computes what the network computes in eval mode.
 
-    Batch norm in eval mode is y = g (x - m) / sqrt(v + eps) + b for each channel, and so part of the convolution before
-    it: weights W g / sqrt(v + eps), biases (bias - m) g / sqrt(v + eps) + b. They are computed in float64.
+    The new weights and biases are computed in float64; see `fold_norm`.
 
     Args:
         model: a network with batch norm.
@@ -69,14 +69,10 @@ def fold_batch_norm(model: VGG) -> VGG:
     state = {key: tensor for key, tensor in model.state_dict().items() if ".bn" not in key}
     for layer, norm in model.features.named_children():
         if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
             place = f"features.{layer.replace('bn', 'conv')}"
             weight, bias = state[f"{place}.weight"], state[f"{place}.bias"]
-            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-            state[f"{place}.weight"] = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
-            shifted = (bias.double() - norm.running_mean.double()) * scale + norm.bias.double()
-            state[f"{place}.bias"] = shifted.to(bias.dtype)
+            kernel, shift = fold_norm(weight, bias, norm)
+            state[f"{place}.weight"], state[f"{place}.bias"] = kernel.to(weight.dtype), shift.to(bias.dtype)
     return with_state_of(model, folded, state).eval()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggnet.errors import ConfigError
+from vggnet.models.folding import fold_norm
 from vggnet.models.initialization import initialize
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, empty
@@ -84,11 +85,11 @@ class BranchedConv(nn.Module):
     def _of_branch(self, branch: nn.Module) -> tuple[Tensor, Tensor]:
         """Those of one branch, in float64."""
         if isinstance(branch, nn.BatchNorm2d):
-            identity = torch.eye(self.in_channels, dtype=torch.float64, device=branch.weight.device)
-            return _with_norm(F.pad(identity[:, :, None, None], (1, 1, 1, 1)), None, branch)
+            identity = torch.eye(self.in_channels, device=branch.weight.device)
+            return fold_norm(F.pad(identity[:, :, None, None], (1, 1, 1, 1)), None, branch)
         conv, norm = cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(branch.children()))
         across, down = (3 - conv.weight.shape[3]) // 2, (3 - conv.weight.shape[2]) // 2
-        return _with_norm(F.pad(conv.weight.double(), (across, across, down, down)), None, norm)
+        return fold_norm(F.pad(conv.weight, (across, across, down, down)), None, norm)
 
 
 class BranchedVGG(VGG):
@@ -114,7 +115,7 @@ class BranchedVGG(VGG):
                 kernel, bias = layer.folded()
             elif isinstance(layer, nn.Conv2d):
                 norm = cast(nn.BatchNorm2d, layers[name.replace("conv", "bn")])
-                kernel, bias = (t.float() for t in _with_norm(layer.weight.double(), layer.bias, norm))
+                kernel, bias = (t.float() for t in fold_norm(layer.weight, layer.bias, norm))
             else:
                 continue
             state |= {f"features.{name}.weight": kernel, f"features.{name}.bias": bias}
@@ -155,11 +156,3 @@ def add_branches(model: VGG, kind: str, *, init: str = "he") -> BranchedVGG:
             delattr(model.features, layer.replace("conv", "bn"))
     model.__class__ = BranchedVGG
     return cast(BranchedVGG, model)
-
-
-def _with_norm(kernel: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution that batch norm in eval mode follows, in float64."""
-    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
-    scale = norm.weight.double() / (variance + norm.eps).sqrt()
-    shift = norm.bias.double() - mean * scale
-    return kernel * scale[:, None, None, None], shift if bias is None else shift + bias.double() * scale
