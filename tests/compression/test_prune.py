@@ -122,11 +122,13 @@ def test_a_floor_holds_and_an_impossible_target_says_how_near():
 
 
 def test_layers_of_few_channels_stay():
-    """Oracle: by hand: of 3 and 6 channels none is removed, nor is the first convolution before LRN."""
+    """Oracle: by hand: of 3 and 6 channels none is removed, nor what LRN reads, nor the outputs without a head."""
     model = network("vgg11_lrn", width=0.5, dtype=torch.float32)
     small = prune(model, to_macs=0.3, size=32, floor=0)
     assert small.architecture.channels[0] == 32
     assert small.architecture.channels[1] < 64
+    small = prune(network(head="none", dtype=torch.float32), to_macs=0.3, size=32, floor=0)
+    assert small.architecture.channels[-2] < small.architecture.channels[-1] == 256  # the outputs
     with pytest.raises(ConfigError, match="share of"):
         prune(network(width=0.05, dtype=torch.float32), to_macs=0.05, size=32, floor=0)
 

@@ -20,6 +20,11 @@ CHANNELS = (3, 5, 4, 7, 6, 2, 8, 9)  # of vgg11's eight convolutions
 PREPROCESS = vggnet.Preprocess(resize=32, crop=32)
 
 
+@pytest.fixture(autouse=True)
+def _small_heads(monkeypatch):
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 16)
+
+
 def small(head="cifar", name="vgg11_bn", **options):
     torch.manual_seed(0)
     model = build(name, num_classes=4, head=head, channels=list(CHANNELS), **options).eval()
