@@ -12,6 +12,7 @@ from vggnet.interpret.costs import count_macs
 from vggnet.interpret.summary import layer_table
 from vggnet.models.vgg import Architecture, build, empty, fold_repeated_pool
 from vggnet.report.layer_table_text import layer_table_title
+from vggnet.training.config import TrainConfig
 from vggnet.weights.adaptation import adapt
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.create import create_model
@@ -124,6 +125,19 @@ def test_a_pruned_network_is_not_cut_to_a_width():
     """Oracle: the rule of Architecture."""
     with pytest.raises(ConfigError, match="leave width out"):
         adapt(small(), width=0.5)
+
+
+def test_training_keeps_channels_and_ranks_as_far_as_they_act(tmp_path):
+    """Oracle: the file; another model or head has no use for them; a width is refused."""
+    vggnet.save(small("folded", ranks=(2, 0, 3)), tmp_path / "small.safetensors")
+    config = vggnet.preset("quick", init_from=tmp_path / "small.safetensors")
+    assert (config.model.head, config.model.channels, config.model.ranks) == ("folded", CHANNELS, (2, 0, 3))
+    assert config.model.width == 1
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+    assert config.override(head="gap").model.ranks is None
+    assert config.override(model="vgg16_bn").model.channels is None
+    with pytest.raises(ConfigError, match="width is 0.5, but it acts only with a network that is not pruned"):
+        config.override(width=0.5)
 
 
 def test_weights_of_other_channels_are_refused():

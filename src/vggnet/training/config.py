@@ -140,7 +140,7 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
         ),
         "a model of as many convolutions",
     ),
-    "width": _only("channels", None),
+    "width": _Rule(lambda options: options["channels"] is None, "a network that is not pruned (channels None)"),
     "ranks": _Rule(
         lambda options: options["ranks"] is None or len(options["ranks"]) == FULLY_CONNECTED[options["head"]],
         "a head of as many fully connected layers",
