@@ -62,6 +62,7 @@ def test_the_steps_compose_and_the_file_opens_like_any_other(given, photos, tmp_
         "--data", photos, "--json",
     )  # fmt: skip
     assert code == 0, err
+    assert f"vgg train --data {photos} --init-from {out}" in err
     found = json.loads(text)
     assert [row["step"] for row in found["rows"]] == ["given", "prune", "fold", "factorize", "half"]
     assert found["file_bytes"] == out.stat().st_size

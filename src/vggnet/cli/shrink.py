@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import tyro
@@ -47,9 +48,10 @@ def main(arguments: list[str]) -> int:
     from vggnet.compression.shrink import shrink
     from vggnet.report.text import table, to_json
 
+    steps = [step for step in args.steps.split(",") if step]
     result = shrink(
         args.source,
-        [step for step in args.steps.split(",") if step],
+        steps,
         args.out,
         size=args.input,
         to_macs=args.to_macs,
@@ -62,6 +64,9 @@ def main(arguments: list[str]) -> int:
     )
     for note in result.notes:
         print(f"vgg: {note}", file=sys.stderr)
+    if "prune" in steps:
+        fine_tune = f"vgg train --data {quote(args.data or 'DATA')} --init-from {quote(str(result.out))}"
+        print(f"a pruned network needs fine-tuning: {fine_tune}", file=sys.stderr)
     if args.json:
         print(to_json(result))
         return 0
