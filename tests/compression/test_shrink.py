@@ -170,6 +170,8 @@ def test_a_shrunk_network_is_accelerated(given, tmp_path):
         (["--steps", "fold", "--rank", 5], "acts only with the step factorize"),
         (["--steps", "fold,prune", "--to-macs", 0.5, "--criterion", "bn"], "Prune before fold"),
         (["--steps", "prune", "--to-macs", 0.001], "a share of 0."),
+        (["--steps", "fold", "--input", -5], "input is -5; it must be at least 32"),
+        (["--steps", "fold", "--input", 0], "input is 0"),
         (["--steps", "fold", "--input", 64], "takes images of 32 to 63 pixels"),
     ],
 )

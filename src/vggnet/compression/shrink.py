@@ -14,7 +14,7 @@ from vggnet.accel import api as accel
 from vggnet.compression.factorize import factorize
 from vggnet.compression.fold import fold
 from vggnet.compression.prune import Criterion, prune
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.interpret.costs import count_macs
 from vggnet.models.table1 import TOTAL_STRIDE
@@ -111,7 +111,8 @@ def shrink(
     if out.resolve() == locate(source).resolve():
         raise ConfigError(f"{out} is the network to shrink; write to another file.")
     model = checkpoint.build()
-    size = size or _usual_size(model)
+    size = _usual_size(model) if size is None else size
+    check_at_least(TOTAL_STRIDE, input=size)
     notes: tuple[str, ...] = ()
 
     def row(step: str, tensors: Mapping[str, Tensor], change: str = "") -> ShrinkRow:
