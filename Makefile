@@ -51,15 +51,16 @@ format: .venv/ready-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.venv/ready: pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vggnet needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
+
+.venv/ready: pyproject.toml | $(BIN)/python
 	$(INSTALL) .[report]
 	touch $@
 
 # What `make train` needs too: one call of pip takes half a minute less than two.
-.venv/ready-test: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/ready-test: pyproject.toml | $(BIN)/python
 	$(INSTALL) .[test]
 	touch .venv/ready $@
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -12,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
+
+from vggnet.exporting.graphs import import_openvino
 
 Answer = Callable[[], Tensor]
 
@@ -66,10 +67,7 @@ def _openvino_bfloat16(network: nn.Module, images: Tensor, threads: int, folder:
 
 
 def _openvino(network: nn.Module, images: Tensor, threads: int, folder: Path, *, precision: str = "f32") -> Answer:
-    # Importing openvino and converting with it report to its makers over the network, unless this import of its fails.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
+    openvino = import_openvino()
     model = openvino.convert_model(network, example_input=images, input=[tuple(images.shape)])
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

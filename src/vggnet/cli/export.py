@@ -17,7 +17,7 @@ class Options:
     """
 
     source: Annotated[str, tyro.conf.Positional]  # a run folder, a .safetensors file, or a name of `vgg weights list`
-    # onnx and openvino have free batch and, with the heads gap and dense, free image size; ncnn takes one image;
+    # onnx and openvino have free batch and, with the heads gap, none and dense, free image size; ncnn takes one image;
     # torchvision and timm are weights for their own VGGs, timm's a folder that transformers loads too
     to: Literal["onnx", "openvino", "ncnn", "torch-export", "torchvision", "timm"]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # the file to write, for timm the folder

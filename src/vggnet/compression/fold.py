@@ -7,8 +7,8 @@ from torch import nn
 
 from vggnet.errors import ConfigError
 from vggnet.models.folding import fold_norm
-from vggnet.models.table1 import TOTAL_STRIDE, resolve
-from vggnet.models.vgg import VGG, empty, fold_repeated_pool
+from vggnet.models.table1 import resolve
+from vggnet.models.vgg import VGG, empty, fold_repeated_pool, repeats_one_cell
 
 
 def fold(model: VGG, size: int) -> VGG:
@@ -37,11 +37,6 @@ def fold(model: VGG, size: int) -> VGG:
         )
     folded = fold_batch_norm(model) if has_norms else model
     return (fold_repeated_pool(folded) if repeats else folded).eval()
-
-
-def repeats_one_cell(model: VGG, size: int) -> bool:
-    """Whether the head pools a map of one cell to 7x7."""
-    return model.architecture.head == "paper" and size < 2 * TOTAL_STRIDE
 
 
 @torch.no_grad()

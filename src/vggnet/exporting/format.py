@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
 from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
-from vggnet.models.vgg import VGG, fold_repeated_pool
+from vggnet.models.vgg import VGG, fold_repeated_pool, repeats_one_cell
 
 # Heads that other libraries can have at every size, from the least one on: a map of one pixel would fix the size.
 ANY_SIZE = {"gap": 2 * TOTAL_STRIDE, "none": 2 * TOTAL_STRIDE, "dense": POOLED_SIZE * TOTAL_STRIDE}
@@ -50,8 +50,8 @@ class Exported:
     @cached_property
     def module(self) -> nn.Module:
         """From inputs to outputs, without checks of the input, and without what does nothing at the native size."""
-        model, side = self.model, self.preprocess.crop
-        if model.architecture.head == "paper" and side < 2 * TOTAL_STRIDE:
+        model = self.model
+        if repeats_one_cell(model, self.preprocess.crop):
             model = fold_repeated_pool(model)  # else the one cell would be repeated 49 times
         layers = nn.Sequential(model.features, model.head)
         return (nn.Sequential(_Normalize(self.preprocess), layers) if self.from_pixels else layers).eval()

@@ -57,7 +57,7 @@ class OpenVino(Format):
 
     def write(self, network: Exported, path: Path) -> None:
         """From ONNX, so that both have the same free dimensions."""
-        openvino = _openvino()
+        openvino = import_openvino()
         with TemporaryDirectory(dir=path.parent) as folder:
             Onnx().write(network, Path(folder) / "network.onnx")
             model = openvino.convert_model(Path(folder) / "network.onnx")
@@ -67,7 +67,7 @@ class OpenVino(Format):
 
     def read(self, path: Path, network: Exported) -> Run:
         """By OpenVINO on the CPU."""
-        openvino = _openvino()
+        openvino = import_openvino()
         compiled = openvino.compile_model(openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda images: torch.from_numpy(compiled(images.numpy())[0].copy())
 
@@ -143,7 +143,8 @@ def _dimensions(network: Exported) -> dict[int, Any]:
     return {place: Dim(name, min=least) if place else Dim(name) for place, name in network.shape().items()}
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
+    """The package, without its reports over the network.  Raises: MissingDependencyError."""
     # Importing openvino and converting with it report to its makers over the network, unless this import of its fails.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return require("openvino", EXTRA)

@@ -82,7 +82,7 @@ class Architecture:
             object.__setattr__(self, "ranks", None)
 
     def _check_list(self, name: str, least: int, length: int, what: str) -> None:
-        """Make a tuple of a list, as JSON has it.  Raises: ConfigError."""
+        """Convert a list, as read from JSON, to a tuple, and check it.  Raises: ConfigError."""
         values = getattr(self, name)
         if values is None:
             return
@@ -281,6 +281,11 @@ def from_dense(model: VGG) -> VGG:
         torch.Size([4096, 25088])
     """
     return _with_head(model, source="dense", target="paper", convert=paper_from_dense)
+
+
+def repeats_one_cell(model: VGG, size: int) -> bool:
+    """Whether the head pools a map of one cell to 7x7, for images of `size` pixels a side."""
+    return model.architecture.head == "paper" and size < 2 * TOTAL_STRIDE
 
 
 def fold_repeated_pool(model: VGG) -> VGG:
