@@ -51,6 +51,8 @@ def prune(model: VGG, *, to_macs: float, size: int, criterion: Criterion = "l2",
     scores = channel_scores(model, criterion)
     if not 0 < to_macs < 1:
         raise ConfigError(f"to_macs is {to_macs}; it is the share of multiply-adds that may remain, and in (0, 1).")
+    if model.architecture.outputs == "masks":
+        raise ConfigError(f"the head {model.architecture.head} takes the maps of several layers; it cannot be pruned.")
     if not 0 <= floor <= 1:
         raise ConfigError(f"floor is {floor}; it is a share of each layer's channels, in [0, 1].")
     given = [len(of_layer) for of_layer in scores]

@@ -53,7 +53,7 @@ class Exported:
         model = self.model
         if repeats_one_cell(model, self.preprocess.crop):
             model = fold_repeated_pool(model)  # else the one cell would be repeated 49 times
-        layers = nn.Sequential(model.features, model.head)
+        layers = _Unchecked(model)
         return (nn.Sequential(_Normalize(self.preprocess), layers) if self.from_pixels else layers).eval()
 
     def inputs(self, pixels: Tensor) -> Tensor:
@@ -112,6 +112,16 @@ class Format(ABC):
     @abstractmethod
     def read(self, path: Path, network: Exported) -> Run:
         """The written file in its own library: inputs -> outputs. It uses nothing of the network but its shapes."""
+
+
+class _Unchecked(nn.Module):
+    def __init__(self, model: VGG) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the model."""
+        return self._model.compute(images)
 
 
 class _Normalize(nn.Module):

@@ -355,7 +355,7 @@ def _units(network: VGG) -> list[str]:
     return [name for name in names if name in ("fc6", "relu6", "fc7", "relu7", "fc8")]
 
 
-def _shared_layers(layers: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
+def _shared_layers(layers: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, layer in layers.named_children():
         yield name, copy.copy(layer)
 

@@ -302,8 +302,10 @@ def _attribute(
 
 def _check_classifies(network: VGG) -> None:
     """Raises: ConfigError if the network has no classes."""
-    if network.architecture.boxes is not None:
-        raise ConfigError("this network gives boxes, not classes, so there is no class to explain; give a classifier.")
+    if (gives := network.architecture.outputs) != "scores":
+        raise ConfigError(
+            f"this network gives {gives}, not classes, so there is no class to explain; give a classifier."
+        )
     if network.num_classes == 0:
         raise ConfigError(
             "the network has no head, so there is no class to explain: it ends at pool5 with a feature map. Look at "

@@ -126,6 +126,8 @@ def layer_table(
         architecture, crop = _architecture(str(model), head, width, num_classes)
         built = empty(architecture)
     of = built.architecture
+    if of.outputs == "masks":
+        raise ConfigError(f"the layers of the head {of.head} do not follow each other, so they make no table.")
     if size is None:
         size = crop or (TOTAL_STRIDE if of.head in ("cifar", "folded") else 224)
     if size < TOTAL_STRIDE:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def init_he(layer: nn.Conv2d | nn.Linear) -> None:
@@ -30,6 +31,28 @@ def init_dirac(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.dirac_(layer.weight[: layer.in_channels].detach())
 
 
+def bilinear_kernel(channels: int, factor: int) -> Tensor:
+    """The weights with which a transposed convolution enlarges each channel by bilinear interpolation.
+
+    Args:
+        channels: of input and output.
+        factor: the stride, even; the kernel is twice as wide, and the padding is half the stride.
+
+    Returns:
+        float32 (channels, channels, 2 factor, 2 factor), 0 between different channels.
+
+    Source:
+        Long et al., "Fully Convolutional Networks for Semantic Segmentation" (arXiv:1411.4038), section 3.3.
+
+    Example:
+        >>> bilinear_kernel(1, 2)[0, 0, 0].mul(16).tolist()
+        [1.0, 3.0, 3.0, 1.0]
+    """
+    distance = (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
+    line = 1 - distance
+    return torch.eye(channels)[:, :, None, None] * (line[:, None] * line)
+
+
 INITIALIZERS: dict[str, Callable[[nn.Conv2d | nn.Linear], None]] = {
     "he": init_he,
     "glorot": init_glorot,
@@ -41,8 +64,10 @@ INITIALIZERS: dict[str, Callable[[nn.Conv2d | nn.Linear], None]] = {
 def initialize(model: nn.Module, init: str) -> None:
     """Set every parameter and buffer in place: weights by `init`, biases 0, batch norm 1 and 0.
 
+    Transposed convolutions start as bilinear interpolation, whatever `init` is.
+
     Args:
-        model: any model of convolutions, linear layers and batch norm.
+        model: any model of convolutions, linear layers, batch norm, and transposed convolutions that enlarge.
         init: a key of `INITIALIZERS`.
 
     Example:
@@ -58,3 +83,6 @@ def initialize(model: nn.Module, init: str) -> None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
+        elif isinstance(layer, nn.ConvTranspose2d):
+            with torch.no_grad():
+                layer.weight.copy_(bilinear_kernel(layer.in_channels, layer.stride[0]))

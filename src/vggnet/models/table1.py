@@ -30,8 +30,11 @@ SMALL_IMAGES = ((32, 64), (64, 256), (256, 256), (256,), ())
 FC_WIDTH = 4096  # outputs of fc6 and fc7
 POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
 TOTAL_STRIDE = 32  # five pools of stride 2
-# How many fully connected layers a head has; those of "dense" are convolutions.
-FULLY_CONNECTED = {"paper": 3, "cifar": 1, "gap": 1, "grid": 1, "dense": 0, "folded": 3, "none": 0}
+MASK_HEADS = ("unet", "fcn8", "fcn32", "segnet")  # heads that give scores for each pixel
+# How many fully connected layers a head has; those of "dense" and of heads for pixels are convolutions.
+FULLY_CONNECTED = {"paper": 3, "cifar": 1, "gap": 1, "grid": 1, "dense": 0, "folded": 3, "none": 0} | dict.fromkeys(
+    MASK_HEADS, 0
+)
 
 COLUMN_OF_NAME = {
     "vgg11": "A",
@@ -129,6 +132,35 @@ def layers(column: str, width: float = 1.0, given: Sequence[int] | None = None) 
                 channels = max(1, round(outputs * width)) if pruned is None else next(pruned)
                 yield Layer("conv", block, number, int(kernel), channels)
         yield Layer("pool", block, 0, 2, channels)
+
+
+class Level(NamedTuple):
+    """The maps of a block, which heads for pixels take."""
+
+    last: str  # name of the layer before the pool; its map is twice as high and wide as that of the pool
+    pool: str  # name of the pool
+    channels: int  # of both
+    convolutions: int  # of the block
+
+
+def levels(column: str, width: float = 1.0, given: Sequence[int] | None = None) -> list[Level]:
+    """The five blocks of a column. Arguments: as `layers`.
+
+    Example:
+        >>> levels("D")[2]
+        Level(last='relu3_3', pool='pool3', channels=256, convolutions=3)
+    """
+    found: list[Level] = []
+    last, convolutions = "", 0
+    for layer in layers(column, width, given):
+        if layer.kind == "pool":
+            pool = f"pool{layer.block}"
+            found.append(Level(last, pool, layer.channels, convolutions))
+            last, convolutions = pool, 0
+        else:
+            last = f"{'lrn' if layer.kind == 'lrn' else 'relu'}{layer.block}_{layer.number}"
+            convolutions += layer.kind == "conv"
+    return found
 
 
 def _blocks(column: str) -> list[list[tuple[int | Literal["LRN"], int]]]:

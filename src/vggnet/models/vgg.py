@@ -6,12 +6,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, InputError
 from vggnet.models.heads import build_head, dense_from_paper, folded_from_paper, paper_from_dense
 from vggnet.models.initialization import INITIALIZERS, initialize
-from vggnet.models.table1 import FULLY_CONNECTED, TOTAL_STRIDE, layers, num_convolutions, resolve
+from vggnet.models.mask_heads import MaskHead, build_mask_head
+from vggnet.models.table1 import (
+    FULLY_CONNECTED,
+    MASK_HEADS,
+    TOTAL_STRIDE,
+    layers,
+    levels,
+    num_convolutions,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from vggnet.data.preprocess import Preprocess
@@ -26,10 +36,11 @@ class Architecture:
     Args:
         name: `vgg16`, `vgg16_bn`, ..., or the paper's column letter, `D`, `D_bn`; stored as the name.
         num_classes: number of classes; 0 with the head "none".
-        head: "paper", "cifar", "gap", "grid", "dense", "folded" or "none"; see `vggnet.create_model`.
+        head: "paper", "cifar", "gap", "grid", "dense", "folded", "none", or for pixels "unet", "fcn8", "fcn32",
+            "segnet"; see `vggnet.create_model`.
         in_channels: channels of the images.
         width: multiplies the channels of the convolutions, in (0, 16].
-        dropout: probability in [0, 1) of the heads with three layers.
+        dropout: probability in [0, 1) of the heads with three layers, and of "fcn8" and "fcn32".
         boxes: None for class scores, or boxes (paper, appendix A): "shared", one for all classes, or "per_class".
         channels: of a pruned network, the outputs of each convolution, at least 1; None for Table 1's times `width`.
         ranks: of a network with factorized fully connected layers, the rank of each of them, 0 for one that is whole;
@@ -71,6 +82,8 @@ class Architecture:
             raise ConfigError(f"dropout is {self.dropout}; it is a probability in [0, 1).")
         if self.boxes not in (None, "shared", "per_class"):
             raise ConfigError(f"boxes is {self.boxes!r}; it must be shared, per_class, or None for class scores.")
+        if self.boxes is not None and self.head in MASK_HEADS:
+            raise ConfigError(f"boxes is {self.boxes!r}, but the head {self.head} gives scores for each pixel.")
         self._check_list("channels", 1, num_convolutions(resolve(self.name).column), f"convolutions of {self.name}")
         if self.channels is not None and self.width != 1:
             raise ConfigError(
@@ -93,6 +106,18 @@ class Architecture:
         object.__setattr__(self, name, tuple(values))
 
     @property
+    def outputs(self) -> Literal["scores", "boxes", "masks"]:
+        """What the network gives for an image: class scores, boxes, or class scores for each of its pixels."""
+        if self.head in MASK_HEADS:
+            return "masks"
+        return "scores" if self.boxes is None else "boxes"
+
+    @property
+    def task(self) -> str:
+        """What such outputs are for, where nothing else is known: the name of a module of `vggnet.tasks`."""
+        return {"scores": "classify", "boxes": "localize", "masks": "segment"}[self.outputs]
+
+    @property
     def num_outputs(self) -> int:
         """Of the last layer: a score for each class, or four numbers for each box."""
         return {None: self.num_classes, "shared": 4, "per_class": 4 * self.num_classes}[self.boxes]
@@ -107,7 +132,8 @@ class VGG(nn.Module):
 
     Images (N, in_channels, H, W), normalized, H and W at least 32 -> logits (N, num_classes). With `boxes` the outputs
     are (N, 4) or (N, 4 num_classes): center x and y, width and height for each class, in units of the crop. With the
-    head "none" the output is the map of pool5, (N, C, H // 32, W // 32).
+    head "none" the output is the map of pool5, (N, C, H // 32, W // 32). Heads for pixels give (N, num_classes, H, W):
+    images are padded with zeros on the right and below to multiples of 32, and the logits cropped.
     Layers have the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
     place, so each can be hooked.
     Differences from the paper: optional batch norm after each convolution, and heads other than the paper's.
@@ -138,7 +164,7 @@ class VGG(nn.Module):
         self.architecture = architecture
         self.classes: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
-        self.task = "classify" if architecture.boxes is None else "localize"
+        self.task = architecture.task
         network = resolve(architecture.name)
         self.features = nn.Sequential()
         channels = architecture.in_channels
@@ -156,13 +182,22 @@ class VGG(nn.Module):
             else:
                 self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(2))
             channels = layer.channels
-        self.head = build_head(
-            architecture.head,
-            channels=channels,
-            num_classes=architecture.num_outputs,
-            dropout=architecture.dropout,
-            ranks=architecture.ranks,
-        )
+        self.head: nn.Sequential | MaskHead
+        if architecture.outputs == "masks":
+            self.head = build_mask_head(
+                architecture.head,
+                levels(network.column, architecture.width, architecture.channels),
+                num_classes=architecture.num_classes,
+                dropout=architecture.dropout,
+            )
+        else:
+            self.head = build_head(
+                architecture.head,
+                channels=channels,
+                num_classes=architecture.num_outputs,
+                dropout=architecture.dropout,
+                ranks=architecture.ranks,
+            )
 
     @property
     def num_classes(self) -> int:
@@ -170,9 +205,37 @@ class VGG(nn.Module):
         return self.architecture.num_classes
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes; without a head the map of pool5."""
+        """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes; without a head the map of pool5.
+
+        With a head for pixels (N, num_classes, H, W).
+        """
         _check_images(images, self.architecture, next(self.parameters()))
-        return self.head(self.features(images))  # type: ignore[no-any-return]
+        return self.compute(images)
+
+    def compute(self, images: Tensor) -> Tensor:
+        """`forward` without checks."""
+        if not isinstance(self.head, MaskHead):
+            return self.head(self.features(images))  # type: ignore[no-any-return]
+        height, width = images.shape[2:]
+        maps = self.tapped(_padded(images), self.head.taps)
+        return self.head(maps)[..., :height, :width]  # type: ignore[no-any-return]
+
+    def tapped(self, images: Tensor, taps: Sequence[str]) -> list[Tensor]:
+        """The maps of layers of `features`, which are named in their order."""
+        names, maps, start = [name for name, _ in self.features.named_children()], [], 0
+        for tap in taps:
+            end = names.index(tap) + 1
+            images = self.features[start:end].forward(images)  # type: ignore[no-untyped-call]  # of a sequence, whose layers `accelerate` fuses
+            maps.append(images)
+            start = end
+        return maps
+
+    @property
+    def class_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose shapes depend on the number of classes."""
+        if isinstance(self.head, MaskHead):
+            return tuple(f"head.scores.{name}" for name in self.head.scores)
+        return (list(self.state_dict())[-1].rpartition(".")[0],)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in PyTorch; a model built with `init=None` (on the meta device) takes the given tensors as its own."""
@@ -196,6 +259,13 @@ def _check_images(images: Tensor, architecture: Architecture, parameter: Tensor)
             f"{architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x"
             f"{TOTAL_STRIDE} pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
         )
+
+
+@torch.fx.wrap
+def _padded(images: Tensor) -> Tensor:
+    """With zeros on the right and below, to multiples of 32. A traced network calls it as one operator."""
+    down, right = (-size % TOTAL_STRIDE for size in images.shape[2:])
+    return F.pad(images, (0, right, 0, down)) if down or right else images
 
 
 def build(

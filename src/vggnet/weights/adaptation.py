@@ -1,11 +1,13 @@
 """Trained weights for another network: other classes, channels or widths, and the start of fine-tuning."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, WeightsError
+from vggnet.models.initialization import bilinear_kernel
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, empty
 
@@ -45,11 +47,11 @@ def adapt(
         state[FIRST_BIAS] = state[FIRST_BIAS] + bias
     else:
         state[FIRST] = to_channels(state[FIRST], architecture.in_channels)
-    last_layer = list(adapted.state_dict())[-1].rpartition(".")[0]
     is_new = architecture.num_classes != given.num_classes
+    fresh = adapted.class_layers if is_new else ()
     adapted.load_state_dict(
         {
-            name: _started(name, like) if is_new and name.startswith(f"{last_layer}.") else _cut(state[name], like)
+            name: _started(adapted, name, like) if _is_of(name, fresh) else _cut(state[name], like)
             for name, like in adapted.state_dict().items()
         }
     )
@@ -78,8 +80,16 @@ def _cut(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor[tuple(slice(size) for size in like.shape)].clone()
 
 
-def _started(name: str, like: Tensor) -> Tensor:
-    """A new last layer: weights N(0, sd 0.01), biases 0, as in torchvision."""
+def _is_of(name: str, layers: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of the layers."""
+    return name.rpartition(".")[0] in layers
+
+
+def _started(model: VGG, name: str, like: Tensor) -> Tensor:
+    """A new last layer: weights N(0, sd 0.01), biases 0, as in torchvision; one that enlarges is bilinear."""
+    layer = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(layer, nn.ConvTranspose2d):
+        return bilinear_kernel(layer.in_channels, layer.stride[0])
     started = torch.zeros(like.shape)
     return started.normal_(std=0.01) if name.endswith(".weight") else started
 
@@ -90,7 +100,8 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
 
     All convolutions (and their norms) must fit, unless `given` is column A and `model` a deeper one: it then starts
     with A's first four convolutions, as the paper's did (section 3.1). Of the head, each tensor of the same name and
-    shape is copied, but the last layer only if both models name the same `classes`, and give scores or boxes alike: it
+    shape is copied, also between a fully connected layer and the convolution that does the same, but layers that depend
+    on the number of classes only if both models name the same `classes`, and give scores, boxes or masks alike: they
     would otherwise answer with the old ones.
     Raises: WeightsError if the networks differ in column, batch norm, width or channels.
     """
@@ -106,19 +117,25 @@ def transfer(given: VGG, model: VGG) -> tuple[str, ...]:
     for network in (given, model):  # from the order of the given network to RGB, and on to that of the model
         if network.preprocess is not None:
             theirs[FIRST] = network.preprocess.in_rgb_order(theirs[FIRST])
-    last_layer = list(ours)[-1].rpartition(".")[0]
     same_classes = given.classes is not None and given.classes == model.classes
     same_classes = same_classes and given.architecture.boxes == model.architecture.boxes
-    kept = []
+    class_layers, kept = model.class_layers, []
     for name, tensor in ours.items():
-        is_last = name.startswith(f"{last_layer}.")
+        is_last = _is_of(name, class_layers)
         is_wanted = not grows or name.startswith("head.") or name.split(".")[1].endswith(FIRST_FOUR)
-        fits = name in theirs and theirs[name].shape == tensor.shape
+        fits = name in theirs and _fits(theirs[name], tensor)
         if fits and is_wanted and (same_classes or not is_last):
-            tensor.copy_(theirs[name])
+            tensor.copy_(theirs[name].reshape(tensor.shape))
         else:
             kept.append(name)
     return tuple(kept)
+
+
+def _fits(tensor: Tensor, like: Tensor) -> bool:
+    """Whether the shapes are equal, or those of a fully connected layer and of the convolution that does the same."""
+    return tensor.shape == like.shape or (
+        {tensor.ndim, like.ndim} == {2, 4} and len(tensor) == len(like) and tensor.numel() == like.numel()
+    )
 
 
 def _grows(given: VGG, model: VGG) -> bool:

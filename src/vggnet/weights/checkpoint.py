@@ -76,7 +76,7 @@ class Checkpoint:
             classes, preprocess = json.loads(metadata["classes"]), json.loads(metadata["preprocess"])
             return cls(
                 architecture=architecture,
-                task=metadata.get("task") or task_of(architecture),
+                task=metadata.get("task") or architecture.task,  # files of version 0.1 do not name it
                 classes=tuple(map(str, classes)) if classes else None,
                 preprocess=Preprocess.from_dict(preprocess) if preprocess else None,
                 provenance=dict(json.loads(metadata.get("provenance") or metadata["notes"])),
@@ -347,11 +347,6 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def task_of(architecture: Architecture) -> str:
-    """The task of a file that does not name it, as those of version 0.1."""
-    return "classify" if architecture.boxes is None else "localize"
 
 
 def _bare_features(path: Path, file: Any) -> Checkpoint:

@@ -38,11 +38,13 @@ def create_model(
         head: "paper" (4096-4096-classes), "cifar" (one linear layer, for 32x32 images), "gap" (global average pool, any
             size), "grid" (pool to 4x4, one linear layer, any size; for boxes), "dense" (the paper's as convolutions,
             224 pixels and more), "folded" (the paper's three layers for 32x32 images), "none" (the network returns the
-            map of pool5, and `num_classes` does not apply). By default that of `weights`, or "paper". Another head than
+            map of pool5, and `num_classes` does not apply); for scores of each pixel "unet", "fcn8", "fcn32" and
+            "segnet" (`vggnet.models.mask_heads`). By default that of `weights`, or "paper". Another head than
             that of `weights` is new, but for tensors of the same name and shape.
         in_channels: 3 for RGB, 1 for gray, or another number. By default that of `weights`, or 3.
         width: multiplies the channels of the convolutions. By default that of `weights`, or 1.
-        dropout: probability in [0, 1) of the heads with three layers. By default that of `weights`, or 0.5.
+        dropout: probability in [0, 1) of the heads with three layers, and of "fcn8" and "fcn32". By default that of
+            `weights`, or 0.5.
         boxes: let the last layer predict boxes instead of class scores: "shared", one for all classes, or "per_class".
         init: "he", "glorot", "gaussian", "dirac"; None builds on the meta device, without memory, to be filled by
             `load_state_dict`. Ignored with `weights`.
