@@ -58,6 +58,7 @@ INTEGRATION = (
     "training/test_branches.py",
     "training/test_checkpoints.py",
     "training/test_distributed.py",
+    "training/test_loggers.py",
     "training/test_loop.py",
     "training/test_lost_workers.py",
     "training/test_photos.py",

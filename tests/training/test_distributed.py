@@ -180,6 +180,7 @@ def test_processes_train_as_one(done, folder, tmp_path, name, job):
     given = {"init_from": folder / "given.safetensors"} if name == "frozen" else {}
     one = train(**{"data": folder / "data" / "boxes"} | job, **given, out=tmp_path / "run")
     assert rows(folder / name) == [pytest.approx(row, rel=1e-5) for row in rows(one.folder)]
+    assert len(list((folder / name / "tensorboard").iterdir())) == 1  # the first process logs
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(done, folder):

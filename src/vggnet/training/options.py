@@ -9,6 +9,7 @@ from vggnet.errors import ConfigError
 from vggnet.tasks import DEFAULT, TaskName
 
 T = TypeVar("T")
+LoggerName = Literal["tensorboard", "mlflow", "trackio"]
 
 
 def option(default: T, help: str) -> T:
@@ -252,8 +253,16 @@ class RunConfig(_Group):
     compile: bool | None = option(None, "torch.compile; by default on GPUs only")
     checkpoint_minutes: float = option(5.0, "between checkpoints within an epoch; 0 saves after every step")
 
+    log: tuple[LoggerName, ...] | None = option(
+        None,
+        "where the rows of history.jsonl are logged as well, one or several; by default TensorBoard's event files in "
+        "the run folder, if it is installed",
+    )
+
     def _check(self) -> None:
         self._at_least_0("checkpoint_minutes")
+        names = get_args(LoggerName)
+        self._require("log", set(self.log or ()) <= set(names), f"some of {', '.join(names)}")
         self._require("seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
 
 

@@ -28,6 +28,7 @@ from vggnet.training.inputs import (
     with_color_axes,
 )
 from vggnet.training.learner import build_model, is_frozen
+from vggnet.training.loggers import check_installed
 from vggnet.training.overview import first_line, near_copies, near_copies_line
 from vggnet.training.presets import preset, suggest_preset
 from vggnet.training.run import Run
@@ -62,6 +63,7 @@ def prepare(
             "change what the network has learned. Leave one of them out."
         )
     _check_network(config)
+    check_installed(config.run.log)
     division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
     if shown:
         print(first_line(data, division, config, columns, preset=name, is_chosen=is_chosen), file=sys.stderr)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -29,12 +29,13 @@ CONFIG, HISTORY, CURVES = "config.json", "history.jsonl", "results.png"
 CHOICES = "choices.json"
 BRANCHES = "branches.safetensors"
 SKIPPED = "skipped.json"
+LOGGED = "logged.json"
 STATE, EVENTS, LOCK = "state", "tensorboard", ".lock"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: config, history, choices of convolutions, weights, curves, state/, tensorboard/.
+    """A run folder: config, history, choices of convolutions, weights, curves, state/.
 
     Args:
         folder: as `Run.open` checks it.
@@ -165,7 +166,7 @@ class Run:
         """Remove what is there before the first epoch has ended, as far as the disk allows."""
         for folder in (STATE, EVENTS):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
-        for file in (CONFIG, LOCK, TRAINED_ON):
+        for file in (CONFIG, LOCK, LOGGED, TRAINED_ON):
             with suppress(OSError):
                 (self.folder / file).unlink(missing_ok=True)
 
@@ -193,6 +194,20 @@ class Run:
         if skipped:
             write_text(self.folder / SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False))
 
+    @property
+    def logged(self) -> dict[str, str]:
+        """Logger -> what finds its run again; see `vggnet.training.loggers`.  Raises: RunError."""
+        path = self.folder / LOGGED
+        try:
+            keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return {str(name): str(key) for name, key in keys.items()}
+        except (ValueError, AttributeError) as error:
+            raise RunError(f"{path} is damaged ({error}). Remove it; --resume begins new logged runs.") from error
+
+    def write_logged(self, keys: dict[str, str]) -> None:
+        """Replace logged.json."""
+        write_text(self.folder / LOGGED, json.dumps(keys, indent=1))
+
     def write_choices(self, choices: dict[str, Any]) -> None:
         """Replace choices.json: the algorithm that each convolution took on a CPU, with what was measured of it."""
         write_text(self.folder / CHOICES, json.dumps(choices, indent=1))
@@ -201,51 +216,6 @@ class Run:
 def best_row(task: Task, rows: Sequence[Row]) -> Row:
     """The row with the best validation, of equals the last; the last row if nothing was validated."""
     return max(reversed(rows), key=task.score)
-
-
-class Events:
-    """The history as TensorBoard events: scalars by epoch, written while entered. Without TensorBoard nothing is.
-
-    Args:
-        folder: of the events.
-        epoch: the first to come; later ones of an interrupted run are dropped.
-    """
-
-    def __init__(self, folder: Path, epoch: int) -> None:
-        self.folder = folder
-        self.epoch = epoch
-        self.writer: Any = None
-
-    def __enter__(self) -> Self:
-        with suppress(ModuleNotFoundError), self._on_disk():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.folder), purge_step=self.epoch)
-        return self
-
-    def write(self, row: Row, lr: float) -> None:
-        """Add the row of one epoch and its last learning rate.  Raises: StorageError."""
-        if self.writer is None:
-            return
-        with self._on_disk():
-            for name, value in {**row, "lr": lr}.items():
-                if name != "epoch":
-                    self.writer.add_scalar(name, value, row["epoch"])
-
-    def __exit__(self, *raised: object) -> None:
-        """Write what is still in memory.  Raises: StorageError."""
-        if self.writer is not None:
-            with self._on_disk():
-                self.writer.close()
-
-    @contextmanager
-    def _on_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"{self.folder}: TensorBoard events cannot be written ({error}). Make room, then go on with --resume."
-            ) from error
 
 
 def default_folder(data: str, model: str) -> Path:

@@ -25,15 +25,14 @@ from vggnet.training.config import TrainConfig, modernized
 from vggnet.training.distributed import Ranks, join
 from vggnet.training.inputs import Inputs
 from vggnet.training.learner import Learner, make_learner
+from vggnet.training.loggers import Log
 from vggnet.training.loop import Position, Row, make_validator
 from vggnet.training.preparation import prepare, reopen
 from vggnet.training.run import (
     BRANCHES,
     CURVES,
-    EVENTS,
     SKIPPED,
     STATE,
-    Events,
     Run,
     best_row,
     default_folder,
@@ -217,9 +216,9 @@ def _run(run: Run, model: VGG, inputs: Inputs, ranks: Ranks, progress: Progress)
         ) as session,
     ):
         _mend(run, session)
-        with ranks.within(Events(run.folder / EVENTS, session.position.epoch + 1)) as events:
+        with ranks.within(Log(run, session.position.epoch + 1)) as log:
             for _ in session.epochs(partial(ranks.first, _save_if_best, run, learner)):
-                ranks.first(_write_rows, run, session, events)
+                ranks.first(_write_rows, run, session, log)
                 session.console.skipped(skipped, run.folder / SKIPPED)
         if session.position.rows:
             ranks.first(_draw_curves, run, inputs.source, session)
@@ -278,13 +277,13 @@ def _save_branches(network: BranchedVGG, path: Path) -> None:
         save_file(tensors, temporary, {"format": "branches of vggnet"})
 
 
-def _write_rows(run: Run, session: Session, events: Events) -> None:
+def _write_rows(run: Run, session: Session, log: Log) -> None:
     """Write the last of the rows, which images were skipped, and which convolutions were chosen."""
     rows = session.position.rows
     run.write_history(rows)
     run.write_skipped(session.position.skipped)
     run.write_choices(autotuner().chosen())
-    events.write(rows[-1], session.last_lr())
+    log.write(rows[-1], session.last_lr())
 
 
 def _draw_curves(run: Run, source: Source, session: Session) -> None:
