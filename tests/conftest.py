@@ -68,6 +68,7 @@ INTEGRATION = (
     "training/test_train.py",
     "weights/importers/",
     "weights/test_damage.py",
+    "weights/test_exported_files.py",
     "weights/test_fetching.py",
     "weights/test_from_pytorch.py",
     "weights/test_hub.py",

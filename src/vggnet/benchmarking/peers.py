@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from vggnet.exporting.graphs import import_openvino
+from vggnet.weights.runtimes import import_openvino
 
 Answer = Callable[[], Tensor]
 

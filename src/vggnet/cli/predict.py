@@ -28,7 +28,8 @@ class Predict:
     Where it is, by a network trained with --task localize: vgg predict runs/boxes photo.jpg --classifier runs/mine
     """
 
-    # a run folder, a .safetensors file, or a name of `vgg weights list`; it may be left out before an image file
+    # a run folder, a .safetensors file, a name of `vgg weights list`, or a file of `vgg export`; it may be left out
+    # before an image file
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
     top: int | None = None  # classes to show, by default 5

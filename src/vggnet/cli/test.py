@@ -20,7 +20,7 @@ class Test:
     As the paper does: vgg test runs/d runs/e --data photos/ --protocol dense+multicrop --scales 256,384,512 --flip
     """
 
-    # a run folder, a .safetensors file, or a name of `vgg weights list`
+    # a run folder, a .safetensors file, a name of `vgg weights list`, or a file of `vgg export`
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     others: Annotated[tuple[Path, ...], tyro.conf.Positional]  # more of them: the softmax outputs of all are averaged
     data: str | None = None  # by default what it was trained on

@@ -294,6 +294,24 @@ class Preprocess:
         mean, std = _per_channel(statistics, images)
         return self._ordered((images - mean) / std)
 
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """The inverse of `normalize`.
+
+        Args:
+            images: float32 (..., C, H, W), normalized, in the channel order that the network takes.
+
+        Returns:
+            uint8 of the same shape, RGB or gray, rounded.
+
+        Example:
+            >>> gray = Preprocess(mean=(0.5,), std=(0.25,))
+            >>> gray.to_pixels(torch.full((1, 1, 1), 2.0)).item()
+            255
+        """
+        mean, std = _per_channel((self.mean, self.std), images)
+        pixels: Tensor = ((self._ordered(images) * std + mean) * 255).round().clamp(0, 255)
+        return pixels.to(torch.uint8)
+
     def in_rgb_order(self, tensor: Tensor, dim: int = 1) -> Tensor:
         """A tensor whose dimension `dim` has the network's input channels, such as the first kernel, in RGB order."""
         return tensor.flip(dim) if self.bgr else tensor

@@ -46,7 +46,8 @@ def evaluate(
     4.4); the boxes of several models that predict boxes are merged (appendix A).
 
     Args:
-        model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`; or several of them.
+        model: a network, a run folder, a `.safetensors` file, a name of `vgg weights list`, or a file of `vgg export`;
+            or several of them.
         data: "digits", "cifar10", "cifar100", a folder of parquet files or of class folders, or a Hugging Face id. Its
             classes must be among the model's; they are matched by name, and `notes` says what is missing.
         split: "train", "val" or "test", or as the data set calls it.

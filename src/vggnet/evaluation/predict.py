@@ -10,7 +10,8 @@ from vggnet.progress import Progress
 from vggnet.tasks import get_task
 from vggnet.tasks.results import FoundBox, Prediction
 from vggnet.tasks.task import PredictionJob
-from vggnet.weights.checkpoint import OpenModel, open_model
+from vggnet.weights.checkpoint import OpenModel
+from vggnet.weights.runtimes import open_runnable
 
 Model = VGG | Path | str
 
@@ -29,7 +30,7 @@ def predict(
     """Predict the classes of pictures, or the box of the object in each if that is the model's task.
 
     Args:
-        model: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`.
+        model: a network, a run folder, a `.safetensors` file, a name of `vgg weights list`, or a file of `vgg export`.
         images: files, folders (every image below), the bytes of files, PIL images, or arrays; one or several.
         top: how many classes to return for each picture, at least 1, by default 5; all of them if the model has fewer.
         classifier: for a model that predicts boxes: a model for the class, whose softmax scores the boxes.
@@ -71,7 +72,7 @@ def predict(
 
 def open_with_head(model: Model, device: str | None) -> OpenModel:
     """Open a model of any task.  Raises: ConfigError if it has no head; WeightsError if it has no preprocessing."""
-    opened = open_model(model, device=device)
+    opened = open_runnable(model, device=device)
     check_has_head(opened.num_classes)
     _ = opened.preprocess
     return opened

@@ -16,10 +16,11 @@ from vggnet.data.formats import image_files
 from vggnet.data.sources.digits import open_digits
 from vggnet.errors import ConfigError, StorageError, WeightsError, one_line, require
 from vggnet.exporting.format import Exported, Format
-from vggnet.exporting.graphs import EXTRA, Ncnn, Onnx, OpenVino, TorchExport
+from vggnet.exporting.graphs import Ncnn, Onnx, OpenVino, TorchExport
 from vggnet.exporting.state_dicts import Timm, TorchVision
 from vggnet.models.vgg import VGG
 from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.runtimes import EXTRA
 
 FormatName = Literal["onnx", "openvino", "ncnn", "torch-export", "torchvision", "timm"]
 FORMATS: dict[str, Format] = {
@@ -94,6 +95,12 @@ def export(
     kind, path = FORMATS[to], Path(out).expanduser()
     if path.suffix.lower() != kind.suffix and (kind.suffix or path.suffix):
         raise ConfigError(f"{path}: expected {f'a name that ends with {kind.suffix}' if kind.suffix else 'a folder'}.")
+    for other in FORMATS.values():
+        if other is not kind and {*other.beside} & {*kind.beside} and path.with_suffix(other.suffix).exists():
+            raise ConfigError(
+                f"{path.with_suffix(other.suffix)} has its weights in a file that this export would replace; choose "
+                "another name."
+            )
     checkpoint = Checkpoint.of(source) if isinstance(source, VGG) else Checkpoint.open(source)
     model = checkpoint.build()
     network = Exported(model, from_pixels=with_preprocessing)

@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,11 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError
 from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
 from vggnet.models.vgg import VGG, fold_repeated_pool, repeats_one_cell
+from vggnet.weights.runtimes import Run, run_exported
 
 # Heads that other libraries can have at every size, from the least one on: a map of one pixel would fix the size.
 ANY_SIZE = {"gap": 2 * TOTAL_STRIDE, "none": 2 * TOTAL_STRIDE, "dense": POOLED_SIZE * TOTAL_STRIDE}
 INPUT, OUTPUT = "images", "outputs"  # names in the files
-
-Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,16 @@ class Exported:
         return least if least and least <= self.preprocess.crop else None
 
     @cached_property
+    def written(self) -> VGG:
+        """The network in the file: without what does nothing at the native size."""
+        if repeats_one_cell(self.model, self.preprocess.crop):
+            return fold_repeated_pool(self.model)  # else the one cell would be repeated 49 times
+        return self.model
+
+    @property
     def module(self) -> nn.Module:
-        """From inputs to outputs, without checks of the input, and without what does nothing at the native size."""
-        model = self.model
-        if repeats_one_cell(model, self.preprocess.crop):
-            model = fold_repeated_pool(model)  # else the one cell would be repeated 49 times
-        layers = _Unchecked(model)
+        """From inputs to outputs, without checks of the input."""
+        layers = _Unchecked(self.written)
         return (nn.Sequential(_Normalize(self.preprocess), layers) if self.from_pixels else layers).eval()
 
     def inputs(self, pixels: Tensor) -> Tensor:
@@ -81,13 +83,14 @@ class Exported:
         return f"{kind} ({', '.join(sizes)}){least}"
 
     def description(self) -> dict[str, str]:
-        """Architecture, task, class names and preprocessing, each as JSON: what a file says about itself."""
+        """What a file says about itself, each as JSON; `weights.exported_files` reads it."""
         values: dict[str, Any] = {
-            "architecture": self.model.architecture.as_dict(),
+            "architecture": self.written.architecture.as_dict(),
             "task": self.model.task,
             "classes": self.model.classes,
             "preprocess": self.preprocess.as_dict(),
             "from_pixels": self.from_pixels,
+            "precision": "float32",
         }
         return {name: json.dumps(value) for name, value in values.items()}
 
@@ -97,6 +100,7 @@ class Format(ABC):
 
     name: str  # after --to
     suffix: str  # of the file; empty for a folder
+    beside: tuple[str, ...] = ()  # of other files that belong to it, of the same name
     takes_pixels = True  # whether the preprocessing can be part of the file
     packages: tuple[str, ...]  # imported for writing and running it, from the extra `export`
 
@@ -109,9 +113,9 @@ class Format(ABC):
     def write(self, network: Exported, path: Path) -> None:
         """Write the file, or the files of a folder that exists and is empty."""
 
-    @abstractmethod
     def read(self, path: Path, network: Exported) -> Run:
         """The written file in its own library: inputs -> outputs. It uses nothing of the network but its shapes."""
+        return run_exported(path)
 
 
 class _Unchecked(nn.Module):

@@ -2,7 +2,6 @@
 
 import logging
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,10 +15,10 @@ from torch import Tensor
 from torch.export import Dim
 
 from vggnet.errors import require
-from vggnet.exporting.format import INPUT, OUTPUT, Exported, Format, Run
+from vggnet.exporting.format import INPUT, OUTPUT, Exported, Format
 from vggnet.files import write_text
+from vggnet.weights.runtimes import EXTRA, Run, import_openvino
 
-EXTRA = "export"
 OPSET, IR_VERSION = 18, 8  # onnxruntime 1.14 and OpenVINO 2023.0 are the oldest releases that read both
 
 
@@ -42,17 +41,11 @@ class Onnx(Format):
         onnx: Any = require("onnx", EXTRA)
         onnx.checker.check_model(str(path), full_check=True)
 
-    def read(self, path: Path, network: Exported) -> Run:
-        """By onnxruntime."""
-        runtime: Any = require("onnxruntime", EXTRA)
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
-
 
 class OpenVino(Format):
     """OpenVINO's model: an .xml file, and a .bin file of the same name with the weights in float32."""
 
-    name, suffix = "openvino", ".xml"
+    name, suffix, beside = "openvino", ".xml", (".bin",)
     packages = ("openvino", *Onnx.packages[:2])
 
     def write(self, network: Exported, path: Path) -> None:
@@ -64,12 +57,6 @@ class OpenVino(Format):
             for key, value in network.description().items():
                 model.set_rt_info(value, ["vggnet", key])
             openvino.save_model(model, path, compress_to_fp16=False)
-
-    def read(self, path: Path, network: Exported) -> Run:
-        """By OpenVINO on the CPU."""
-        openvino = import_openvino()
-        compiled = openvino.compile_model(openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return lambda images: torch.from_numpy(compiled(images.numpy())[0].copy())
 
 
 class TorchExport(Format):
@@ -101,7 +88,7 @@ class Ncnn(Format):
     A .json file of the same name has the description.
     """
 
-    name, suffix = "ncnn", ".param"
+    name, suffix, beside = "ncnn", ".param", (".bin", ".json")
     takes_pixels = False
     packages = ("ncnn", "pnnx")
 
@@ -120,34 +107,11 @@ class Ncnn(Format):
         values = ",\n".join(f'  "{name}": {value}' for name, value in network.description().items())
         write_text(path.with_suffix(".json"), f"{{\n{values}\n}}\n")
 
-    def read(self, path: Path, network: Exported) -> Run:
-        """By ncnn in float32, each image by itself."""
-        ncnn: Any = require("ncnn", EXTRA)
-        net = ncnn.Net()
-        net.opt.use_fp16_storage = net.opt.use_fp16_packed = net.opt.use_fp16_arithmetic = False
-        if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-            raise OSError(f"{path}: ncnn cannot read it")
-
-        def run_one(image: Tensor) -> Tensor:
-            extractor = net.create_extractor()
-            extractor.input("in0", ncnn.Mat(image.contiguous().numpy()).clone())
-            _, found = extractor.extract("out0")
-            return torch.tensor(memoryview(found)).flatten()
-
-        return lambda images: torch.stack([run_one(image) for image in images])
-
 
 def _dimensions(network: Exported) -> dict[int, Any]:
     """Those that are free, as torch.export takes them."""
     least = network.least_size
     return {place: Dim(name, min=least) if place else Dim(name) for place, name in network.shape().items()}
-
-
-def import_openvino() -> Any:
-    """The package, without its reports over the network.  Raises: MissingDependencyError."""
-    # Importing openvino and converting with it report to its makers over the network, unless this import of its fails.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return require("openvino", EXTRA)
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vggnet.errors import ConfigError, require
-from vggnet.exporting.format import Exported, Format, Run
+from vggnet.exporting.format import Exported, Format
 from vggnet.files import write_text
 from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
 from vggnet.models.vgg import VGG, Architecture, from_dense, to_dense
 from vggnet.weights.importers.pytorch import NAMES, TIMM_HEAD, TORCHVISION_HEAD, their_names
+from vggnet.weights.runtimes import Run
 
 NATIVE = POOLED_SIZE * TOTAL_STRIDE  # pixels at which pooling to 7x7 changes nothing
 

@@ -61,12 +61,17 @@ class Checkpoint:
         """Read the description in a checkpoint, and no weight.
 
         Args:
-            source: a run folder, a `.safetensors` file, or a name of `vgg weights list`.
+            source: a run folder, a `.safetensors` file, or a name of `vgg weights list`; or a file of `vgg export`,
+                whose weights can be read if it is a `.pt2` file.
 
         Raises:
             WeightsError: there is no such file, or it is damaged, or not one of vggnet's.
         """
         path = locate(source)
+        from vggnet.weights.exported_files import ExportedFile, is_exported  # which make checkpoints
+
+        if is_exported(path):
+            return ExportedFile.open(path).checkpoint
         file, metadata = open_file(path)
         if "format" not in metadata and path.name == FEATURES_FILE:
             return _bare_features(path, file)
