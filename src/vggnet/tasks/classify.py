@@ -85,6 +85,11 @@ class Classify(Task):
         losses = F.cross_entropy(logits, targets, reduction="none")
         return Loss(minimized, stack_sums(losses.sum(), correct, losses @ weights))
 
+    def imitation(self, outputs: Tensor, answers: Tensor, temperature: float) -> Tensor:
+        """T^2 KL(teacher || network) of the probabilities at temperature T, in nats (Hinton et al. 2015, section 2)."""
+        found, wanted = ((logits / temperature).log_softmax(1) for logits in (outputs, answers))
+        return temperature**2 * F.kl_div(found, wanted, reduction="sum", log_target=True)
+
     def validation_sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """In float64 on the CPU, so that the device changes no result.  Raises: NonFiniteError."""
         check_finite_logits(outputs)

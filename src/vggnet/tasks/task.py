@@ -20,7 +20,7 @@ from vggnet.data.formats import left_out_text
 from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, matching_text
-from vggnet.errors import OnError
+from vggnet.errors import ConfigError, OnError
 from vggnet.models.vgg import VGG, Architecture
 from vggnet.progress import Progress
 from vggnet.report.text import Fact
@@ -181,6 +181,19 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Targets) -> Loss:
         """What a step minimizes.  outputs: (n, ...) of the network; targets: of the same n images."""
+
+    def imitation(self, outputs: Tensor, answers: Tensor, temperature: float) -> Tensor:
+        """How far outputs are from a teacher's, summed over the images: 0-d, with gradient of the outputs.
+
+        Args:
+            outputs: (n, ...) of the network that learns.
+            answers: of the same shape, the teacher's.
+            temperature: above 0; the higher, the more the small differences count.
+
+        Raises:
+            ConfigError: the task has no such loss.
+        """
+        raise ConfigError(f"teacher is given, but the task {self.name} has no loss against one. Leave it out.")
 
     def validation_sums(self, outputs: Tensor, targets: Targets) -> Tensor:
         """As `Loss.sums`, on the CPU, of images that are not trained on.  Raises: NonFiniteError."""

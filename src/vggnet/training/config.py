@@ -155,6 +155,8 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
     "color_axes": _positive("color_shift"),
     "kernel_lr": _only("optimizer", "muon"),
     "norm_bias_lr": _only("optimizer", "muon"),
+    "teacher_share": _Rule(lambda options: options["teacher"] is not None, "a teacher"),
+    "temperature": _Rule(lambda options: options["teacher"] is not None, "a teacher"),
     "nesterov": _positive("momentum"),
     "decay_norms": _positive("weight_decay"),
     "warmup": _only("schedule", "onecycle"),

@@ -18,6 +18,7 @@ from vggnet.models.branches import BranchedVGG, add_branches
 from vggnet.models.vgg import VGG, build
 from vggnet.tasks.task import Targets, Task, split
 from vggnet.training.config import TrainConfig
+from vggnet.training.distillation import Teacher, open_teacher
 from vggnet.training.distributed import ALONE, Ranks
 from vggnet.training.inputs import configured_task
 from vggnet.training.muon import Muon
@@ -36,6 +37,7 @@ class Learner:
     accumulate: int = 1
     frozen: tuple[nn.Module, ...] = ()  # layers that stay as they are
     ranks: Ranks = ALONE  # the processes that learn together
+    teacher: Teacher | None = None
 
     @property
     def learned(self) -> VGG:
@@ -75,8 +77,12 @@ class Learner:
             return sums, 0
         parts = images.chunk(self.accumulate) if len(images) else ()
         for part, part_targets in zip(parts, split(targets, [len(part) for part in parts]), strict=True):
-            loss = self.task.loss(self.forward(part), part_targets)
-            (loss.minimized / count).backward()  # type: ignore[no-untyped-call]
+            outputs = self.forward(part)
+            loss = self.task.loss(outputs, part_targets)
+            minimized = loss.minimized
+            if self.teacher is not None:
+                minimized = self.teacher.mixed(minimized, outputs, part, self.task)
+            (minimized / count).backward()  # type: ignore[no-untyped-call]
             sums = [total + value for total, value in zip(sums, loss.sums.tolist(), strict=True)]
         self.ranks.sum_gradients(self.model)
         sums = self.ranks.sum(*sums)
@@ -141,7 +147,17 @@ def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE, task: Ta
         accumulate=config.optimizer.accumulate,
         frozen=frozen,
         ranks=ranks,
+        teacher=_teacher(config, device),
     )
+
+
+def _teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
+    """The teacher, as fast on the device as it can be."""
+    network = open_teacher(config)
+    if network is None:
+        return None
+    forward = _forward(config, _placed(network, device), device)
+    return Teacher(forward, config.optimizer.teacher_share, config.optimizer.temperature)
 
 
 def _placed(model: VGG, device: torch.device) -> VGG:

@@ -203,14 +203,22 @@ class OptimizerConfig(_Group):
         "balanced: an image of a class with n of the N training images counts N / (C n) in the loss; the history has "
         "the loss with and without weights",
     )
+    teacher: str | None = option(
+        None,
+        "distillation: a run folder, .safetensors file or name whose answers are learned too, of the same classes and "
+        "preprocessing",
+    )
+    teacher_share: float = option(0.9, "of the loss, the rest is that of the labels")
+    temperature: float = option(4.0, "by which the logits of both are divided before they are compared")
     ema: float = option(
         0.0, "decay for each step of an average of the weights, which is validated and kept in their place; 0 is off"
     )
 
     def _check(self) -> None:
-        self._above_0("batch_size", "accumulate", "lr", "kernel_lr", "norm_bias_lr")
+        self._above_0("batch_size", "accumulate", "lr", "kernel_lr", "norm_bias_lr", "temperature")
         self._at_least_0("weight_decay")
         self._shares("momentum", "label_smoothing", "ema")
+        self._require("teacher_share", 0 < self.teacher_share <= 1, "in (0, 1]")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most batch_size ({self.batch_size})")
 
 

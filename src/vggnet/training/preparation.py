@@ -17,6 +17,7 @@ from vggnet.errors import ConfigError, DataError, RunError
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.training.config import TrainConfig
+from vggnet.training.distillation import check_same_teacher, check_teacher, with_statistics_of_teacher
 from vggnet.training.distributed import Ranks
 from vggnet.training.inputs import (
     Division,
@@ -62,6 +63,7 @@ def prepare(
             f"branches is {config.model.branches}, but given weights (init_from) have none: new ones beside them would "
             "change what the network has learned. Leave one of them out."
         )
+    config = with_statistics_of_teacher(config)
     _check_network(config)
     check_installed(config.run.log)
     division = Division.of(config, source, open_validation(data, source, columns) if config.data.val_fraction else None)
@@ -70,6 +72,7 @@ def prepare(
     preprocess = make_preprocess(config, source, progress=shown)
     config = with_color_axes(config, source, preprocess)
     _check(config, preprocess)
+    teacher = check_teacher(config, source.classes, preprocess)
     inputs = Inputs.of(config, division, preprocess, progress=shown)
     copies = near_copies(data, division, columns, progress=True) if shown else None
     if copies and (note := near_copies_line(data, copies)):
@@ -84,6 +87,7 @@ def prepare(
         "data": str(data),
         "preset": name,
         "init_from": None if init_from is None else str(init_from),
+        "teacher": teacher,
         "classes": source.classes,
         "images": len(source),
         "train_images": len(division.train_indices),
@@ -119,6 +123,7 @@ def reopen(
         moved = "" if data else " If the images have moved, say where they are now (data)."
         raise DataError(f"{error}{moved}") from error
     _check_same(run, division, data)
+    check_same_teacher(config, run.description.get("teacher"))
     if run.description.get("init_from") and not run.has_checkpoint:
         raise RunError(
             f"{run.folder} was stopped before its given weights were saved. Start it again into another folder."
