@@ -1,12 +1,15 @@
 """Pruning: channels removed are channels masked; what is chosen, and how far it goes."""
 
+import numpy as np
 import pytest
 import torch
 
-from vggnet.compression.prune import channel_scores, prune, remove_channels
+from vggnet.compression.prune import macs_limit, prune, remove_channels
+from vggnet.compression.scores import chip_scores, taylor_scores, weight_scores
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import count_macs
 from vggnet.models.vgg import build, empty
+from vggnet.tasks import get_task
 
 
 def network(name="vgg11_bn", head="gap", width=0.5, dtype=torch.float64, **options):
@@ -19,6 +22,10 @@ def network(name="vgg11_bn", head="gap", width=0.5, dtype=torch.float64, **optio
         elif key.endswith("bias"):
             tensor.uniform_(-0.3, 0.3)
     return model
+
+
+def pruned(model, share, criterion="l2", **options):
+    return prune(model, macs_limit(model, share, 32), scores=weight_scores(model, criterion), **options)
 
 
 def convolutions(model):
@@ -65,7 +72,7 @@ def test_removed_channels_are_masked_channels(name, head, size, ranks, monkeypat
 def test_scores_by_hand(criterion):
     """Oracle: plain loops over filters and channels, divided by the mean of the layer."""
     model = network(width=0.1)
-    for (place, layer), found in zip(convolutions(model).items(), channel_scores(model, criterion), strict=True):
+    for (place, layer), found in zip(convolutions(model).items(), weight_scores(model, criterion), strict=True):
         norm = model.features.get_submodule(place.replace("conv", "bn"))
         expected = []
         for channel in range(layer.out_channels):
@@ -82,13 +89,13 @@ def test_scores_by_hand(criterion):
 def test_the_target_is_reached_and_not_by_much(target):
     """Oracle: the multiply-adds, counted; multiples of 8; a looser target keeps at least as many of each layer."""
     model = network(dtype=torch.float32)
-    small = prune(model, to_macs=target, size=32, criterion="bn")
+    small = pruned(model, target, "bn")
     share = count_macs(empty(small.architecture), 32) / count_macs(empty(model.architecture), 32)
     assert target - 0.08 < share <= target
     channels = small.architecture.channels
     given = [layer.out_channels for layer in convolutions(model).values()]
     assert all(kept % 8 == 0 and kept >= 0.1 * count for kept, count in zip(channels, given, strict=True))
-    looser = prune(model, to_macs=target + 0.1, size=32, criterion="bn").architecture.channels
+    looser = pruned(model, target + 0.1, "bn").architecture.channels
     assert all(more >= kept for more, kept in zip(looser, channels, strict=True))
 
 
@@ -106,7 +113,7 @@ def test_the_lowest_scores_of_the_whole_network_go_first():
     kept[3], kept[4] = torch.arange(1, 128, 2), torch.cat([torch.arange(64), torch.arange(192, 256)])
     expected = remove_channels(model, kept)
     target = count_macs(empty(expected.architecture), 32) / whole
-    small = prune(model, to_macs=target + 1e-6, size=32, criterion="bn")
+    small = pruned(model, target + 1e-6, "bn")
     assert small.architecture == expected.architecture
     assert all(torch.equal(small.state_dict()[key], tensor) for key, tensor in expected.state_dict().items())
 
@@ -114,36 +121,78 @@ def test_the_lowest_scores_of_the_whole_network_go_first():
 def test_a_floor_holds_and_an_impossible_target_says_how_near():
     """Oracle: by hand: half of 32, 64, 128, 128, 256, ... channels."""
     model = network(width=0.5, dtype=torch.float32)
-    with pytest.raises(ConfigError, match=r"to_macs is 0.1, but with a floor of 0.5 a share of (0\.\d+) ") as error:
-        prune(model, to_macs=0.1, size=32, floor=0.5)
-    nearest = float(str(error.value).split("share of ")[1].split()[0])
-    small = prune(model, to_macs=nearest + 0.001, size=32, floor=0.5)
+    with pytest.raises(
+        ConfigError, match=r"a share of 0.100 .* may remain, but with a floor of 0.5 a share of"
+    ) as error:
+        pruned(model, 0.1, floor=0.5)
+    nearest = float(str(error.value).split("share of ")[2].split()[0])
+    small = pruned(model, nearest + 0.001, floor=0.5)
     assert small.architecture.channels == (16, 32, 64, 64, 128, 128, 128, 128)
 
 
 def test_layers_of_few_channels_stay():
     """Oracle: by hand: of 3 and 6 channels none is removed, nor what LRN reads, nor the outputs without a head."""
     model = network("vgg11_lrn", width=0.5, dtype=torch.float32)
-    small = prune(model, to_macs=0.3, size=32, floor=0)
+    small = pruned(model, 0.3, floor=0)
     assert small.architecture.channels[0] == 32
     assert small.architecture.channels[1] < 64
-    small = prune(network(head="none", dtype=torch.float32), to_macs=0.3, size=32, floor=0)
+    small = pruned(network(head="none", dtype=torch.float32), 0.3, floor=0)
     assert small.architecture.channels[-2] < small.architecture.channels[-1] == 256  # the outputs
     with pytest.raises(ConfigError, match="share of"):
-        prune(network(width=0.05, dtype=torch.float32), to_macs=0.05, size=32, floor=0)
+        pruned(network(width=0.05, dtype=torch.float32), 0.05, floor=0)
+
+
+def test_taylor_scores_by_hand():
+    """Oracle: the loss with each channel's scale and shift moved a little, in float64, squared and averaged."""
+    model = network(width=0.1)
+    batches = [(torch.randn(3, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 4, 2])) for _ in range(2)]
+    found = taylor_scores(model, batches, get_task("classify"))
+    norms = [layer for layer in model.features if isinstance(layer, torch.nn.BatchNorm2d)]
+    for place, channel in ((0, 3), (4, 10), (7, 0)):
+        norm, expected = norms[place], 0.0
+        for images, labels in batches:
+            losses = []
+            for factor in (1 + 1e-6, 1 - 1e-6):
+                with torch.no_grad():
+                    values = norm.weight[channel].item(), norm.bias[channel].item()
+                    norm.weight[channel], norm.bias[channel] = values[0] * factor, values[1] * factor
+                    losses.append(torch.nn.functional.cross_entropy(model(images), labels).item())
+                    norm.weight[channel], norm.bias[channel] = values
+            expected += ((losses[0] - losses[1]) / 2e-6) ** 2 / len(batches)
+        assert found[place][channel].item() == pytest.approx(expected, rel=1e-3, abs=1e-14)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_chip_scores_by_hand(size):
+    """Oracle: NumPy's nuclear norm of the maps with and without each channel."""
+    model = network(width=0.1, dtype=torch.float32)
+    images = torch.randn(2, 3, size, size)
+    maps = []
+    for layer in model.features:
+        if isinstance(layer, torch.nn.ReLU):
+            layer.register_forward_hook(lambda _, __, y: maps.append(y.detach().double().flatten(2).numpy()))
+    model(images)
+    for found, of_layer in zip(chip_scores(model, images), maps[: len(convolutions(model))], strict=True):
+        expected = []
+        for channel in range(of_layer.shape[1]):
+            others = np.delete(of_layer, channel, axis=1)
+            norms = [np.linalg.norm(maps, "nuc", axis=(1, 2)) for maps in (of_layer, others)]
+            expected.append((norms[0] - norms[1]).sum())
+        assert found.numpy() == pytest.approx(np.array(expected) / np.mean(expected), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("share", "criterion", "options", "message"),
     [
-        ({"to_macs": 0}, "in \\(0, 1\\)"),
-        ({"to_macs": 1.0}, "in \\(0, 1\\)"),
-        ({"to_macs": 0.5, "floor": 1.5}, "floor is 1.5"),
-        ({"to_macs": 0.5, "criterion": "taylor"}, "unknown criterion 'taylor'"),
-        ({"to_macs": 0.5, "criterion": "bn"}, "needs batch norm"),
+        (0, "l2", {}, "in \\(0, 1\\)"),
+        (1.0, "l2", {}, "in \\(0, 1\\)"),
+        (0.5, "l2", {"floor": 1.5}, "floor is 1.5"),
+        (0.5, "taylor", {}, "unknown criterion 'taylor'"),
+        (0.5, "bn", {}, "needs batch norm"),
     ],
 )
-def test_mistakes(options, message):
+def test_mistakes(share, criterion, options, message):
     """Oracle: the documented rules, on a network without batch norm."""
     with pytest.raises(ConfigError, match=message):
-        prune(network("vgg11", width=0.1), size=32, **options)
+        pruned(network("vgg11", width=0.1), share, criterion, **options)

@@ -9,8 +9,11 @@ from safetensors import safe_open
 
 import vggnet
 from vggnet.cli.main import main
+from vggnet.compression.options import ShrinkOptions
 from vggnet.compression.shrink import shrink
+from vggnet.compression.tuning import Tuner, recipe_of
 from vggnet.errors import ConfigError
+from vggnet.interpret.costs import count_macs
 from vggnet.models.vgg import Architecture, build, empty
 from vggnet.weights.checkpoint import Checkpoint
 
@@ -27,6 +30,14 @@ def given(tmp_path):
     path = tmp_path / "given.safetensors"
     vggnet.save(model, path, classes=classes, preprocess=vggnet.Preprocess(resize=32, crop=32), provenance={"epoch": 3})
     return path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A network trained on the digits for a moment, with what its file says of that."""
+    config = vggnet.preset("digits").override(epochs=1, width=0.25, batch_size=256, seed=7)
+    run = vggnet.train("digits", config, out=tmp_path_factory.mktemp("digits") / "run")
+    return run.weights
 
 
 @pytest.fixture
@@ -62,14 +73,16 @@ def test_the_steps_compose_and_the_file_opens_like_any_other(given, photos, tmp_
         "--data", photos, "--json",
     )  # fmt: skip
     assert code == 0, err
-    assert f"vgg train --data {photos} --init-from {out}" in err
+    assert f"--steps prune,distill, or vgg train --data {photos} --init-from {out}" in err
     found = json.loads(text)
     assert [row["step"] for row in found["rows"]] == ["given", "prune", "fold", "factorize", "half"]
     assert found["file_bytes"] == out.stat().st_size
     before, pruned, folded, factorized, half = found["rows"]
     assert pruned["macs"] <= 0.5 * before["macs"]
     assert folded["macs"] == pruned["macs"]
-    assert folded["accuracy"] == pruned["accuracy"]
+    assert [row["test_accuracy"] is None for row in found["rows"]] == [False, True, True, True, False]
+    assert folded["val_accuracy"] == pruned["val_accuracy"]
+    assert all(row["latency"] > 0 and row["images_per_second"] > 0 for row in found["rows"])
     assert half["parameters"] == factorized["parameters"] < folded["parameters"] < pruned["parameters"]
     with safe_open(out, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -82,7 +95,7 @@ def test_the_steps_compose_and_the_file_opens_like_any_other(given, photos, tmp_
     model = Checkpoint.open(out).build()
     assert (model.architecture.name, model.architecture.ranks) == ("vgg11", (1,))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert vggnet.evaluate(out, photos).top1 == half["accuracy"]
+    assert vggnet.evaluate(out, photos).top1 == half["test_accuracy"]
     assert "pruned" in vgg("show", out)[1]
 
 
@@ -129,7 +142,7 @@ def test_the_tutorials_model_loses_100_million_parameters(tmp_path, monkeypatch)
 def test_training_goes_on_from_a_shrunk_network(given, photos, tmp_path):
     """Oracle: the shapes of the shrunk network before and after; its weights where training begins; a resumed run."""
     small = tmp_path / "small.safetensors"
-    shrink(given, ["prune", "factorize"], small, to_macs=0.5, rank=1)
+    shrink(given, ["prune", "factorize"], small, ShrinkOptions(to_macs=0.5, rank=1))
     config = vggnet.preset("quick", init_from=small).override(
         workers=0, batch_size=4, optimizer="sgd", lr=1e-9, weight_decay=0.0, epochs=1, val_fraction=0.0
     )
@@ -146,7 +159,7 @@ def test_training_goes_on_from_a_shrunk_network(given, photos, tmp_path):
 
 def test_a_shrunk_network_is_accelerated(given, tmp_path):
     """Oracle: PyTorch's own layers."""
-    shrink(given, ["prune", "fold"], tmp_path / "small.safetensors", to_macs=0.5)
+    shrink(given, ["prune", "fold"], tmp_path / "small.safetensors", ShrinkOptions(to_macs=0.5))
     images = torch.randn(3, 3, 32, 32)
     model = vggnet.load(tmp_path / "small.safetensors")
     with torch.inference_mode():
@@ -155,15 +168,110 @@ def test_a_shrunk_network_is_accelerated(given, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+def test_a_network_is_pruned_in_rounds_taught_and_quantized(digits, tmp_path, monkeypatch):
+    """Oracle: the run folders and what they say; the file, read without vggnet; the same call trains nothing again."""
+    out = tmp_path / "small.safetensors"
+    options = ShrinkOptions(to_macs=0.5, rounds=2, criterion="taylor", epochs=1)
+    steps = ["prune", "distill", "fold", "quantize"]
+    result = shrink(digits, steps, out, options, data="digits")
+    runs = {
+        path.name.rsplit("-", 1)[0]: vggnet.Run.open(path) for path in (tmp_path / "small-steps").glob("*-*[0-9a-f]")
+    }
+    assert sorted(runs) == ["distill", "round-1"]
+    assert runs["distill"].config.optimizer.teacher == str(digits)
+    assert runs["round-1"].config.optimizer.teacher is None
+    assert all(run.config.run.seed == 7 and run.config.schedule.epochs == 1 for run in runs.values())
+    channels = Checkpoint.open(runs["distill"].folder).architecture.channels
+    assert channels == Checkpoint.open(out).architecture.channels
+    assert result.rows[1].macs <= 0.5 * result.rows[0].macs
+    assert result.rows[0].val_accuracy is not None
+    with safe_open(out, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    assert result.rows[-1].weights_bytes == sum(t.numel() * t.element_size() for t in tensors.values())
+    folded = {name: tensor for name, tensor in vggnet.load(out).state_dict().items() if tensor.ndim > 1}
+    for name, weight in folded.items():
+        assert tensors[name].dtype == torch.int8
+        steps_of = tensors[f"{name}.step"].reshape(-1, *[1] * (weight.ndim - 1))
+        torch.testing.assert_close(weight, tensors[name].float() * steps_of, rtol=0, atol=0)
+        assert tensors[name].flatten(1).abs().amax(1).tolist() == [127] * len(weight)
+    monkeypatch.setattr("vggnet.compression.tuning.train_with", None)
+    shrink(digits, steps, tmp_path / "small.safetensors", options, data="digits")
+    assert all(torch.equal(folded[name], vggnet.load(out).state_dict()[name]) for name in folded)
+
+
+def test_a_file_of_a_given_size(digits, tmp_path):
+    """Oracle: the size of the file on the disk, which is not far below the target."""
+    for kilobytes, steps in ((80, ["prune", "fold", "half"]), (70, ["prune", "quantize"])):
+        out = tmp_path / "small.safetensors"
+        shrink(digits, steps, out, ShrinkOptions(to_size=kilobytes * 1000))
+        assert 0.8 * kilobytes * 1000 < out.stat().st_size <= kilobytes * 1000
+
+
+def test_the_smallest_network_within_a_drop(digits, tmp_path, monkeypatch):
+    """Oracle: an accuracy that is a known function of the multiply-adds, so that 14/32 is the smallest share."""
+    whole = count_macs(empty(Checkpoint.open(digits).architecture), 32)
+    monkeypatch.setattr(
+        "vggnet.compression.tuning.Tuner.accuracy",
+        lambda self, network: 0.9 if count_macs(empty(network.architecture), 32) > 13 / 32 * whole else 0.5,
+    )
+    monkeypatch.setattr("vggnet.compression.tuning.Tuner.tune", lambda self, network, name, **options: network)
+    monkeypatch.setattr("vggnet.compression.tuning.Tuner.renew_statistics", lambda self, network: None)
+    options = ShrinkOptions(max_drop=1, floor=0)
+    result = shrink(digits, ["prune", "tune"], tmp_path / "small.safetensors", options, data="digits")
+    assert 13 / 32 < result.rows[1].macs / whole <= 14 / 32
+    monkeypatch.setattr(
+        "vggnet.compression.tuning.Tuner.accuracy",
+        lambda self, network: 0.9 if count_macs(empty(network.architecture), 32) == whole else 0.5,
+    )
+    with pytest.raises(ConfigError, match=r"the best validation accuracy was 50.00 %, without pruning 90.00 %"):
+        shrink(digits, ["prune", "tune"], tmp_path / "other.safetensors", options, data="digits")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_new_head_is_trained_alone(digits, tmp_path):
+    """Oracle: the tensors before and after: those of the convolutions are the same."""
+    out = tmp_path / "small.safetensors"
+    shrink(digits, ["head"], out, ShrinkOptions(head="gap", epochs=1), data="digits")
+    before, after = (Checkpoint.open(path).build() for path in (digits, out))
+    assert after.architecture.head == "gap"
+    assert all(torch.equal(t, before.features.state_dict()[name]) for name, t in after.features.state_dict().items())
+
+
+def test_statistics_are_those_of_training_images(digits):
+    """Oracle: the mean over batches of the first layer's mean and variance, computed from its outputs."""
+    model = vggnet.load(digits)
+    tuner = Tuner("digits", recipe_of(Checkpoint.open(digits), "digits"), digits.parent)
+    outputs = [model.features.conv1_1(images) for images, _ in tuner.batches(300)]
+    tuner.renew_statistics(model, 300)
+    expected = torch.stack([y.mean((0, 2, 3)) for y in outputs]).mean(0)
+    torch.testing.assert_close(model.features.bn1_1.running_mean, expected, rtol=1e-4, atol=1e-4)
+    variances = torch.stack([y.transpose(0, 1).flatten(1).var(1) for y in outputs]).mean(0)
+    torch.testing.assert_close(model.features.bn1_1.running_var, variances, rtol=1e-3, atol=1e-4)
+    assert not any(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "squeeze"], "unknown step 'squeeze'. The steps are prune, fold, factorize, half"),
+        (["--steps", "squeeze"], "unknown step 'squeeze'. The steps are prune, fold, factorize, head, tune, "),
         (["--steps", ","], "no step was given"),
         (["--steps", "fold,fold"], "2 times"),
         (["--steps", "half,fold"], "Give fold,half"),
         (["--steps", "factorize,prune", "--rank", 4, "--to-macs", 0.5], "Give prune,factorize"),
-        (["--steps", "prune"], "prune needs to_macs"),
+        (["--steps", "prune"], "prune takes one target and got none"),
+        (["--steps", "prune", "--to-macs", 0.5, "--to-size", "9kB"], "one target and got to_macs, to_size"),
+        (["--steps", "prune", "--to-size", "9kg"], "to_size is 9kg"),
+        (["--steps", "prune,fold", "--max-drop", 1], "Give prune,distill"),
+        (["--steps", "prune,tune", "--max-drop", -1], "max_drop is -1"),
+        (["--steps", "prune,tune", "--max-drop", 1], "the step tune trains, which needs images"),
+        (["--steps", "prune", "--to-macs", 0.5, "--criterion", "chip"], "the criterion chip needs images"),
+        (["--steps", "prune", "--to-macs", 0.5, "--rounds", 2], "in rounds trains between them, which needs images"),
+        (["--steps", "prune", "--to-macs", 0.5, "--rounds", 0], "rounds is 0"),
+        (["--steps", "head"], "head needs the option head"),
+        (["--steps", "half,tune"], "must be last. Give tune,half"),
+        (["--steps", "half,quantize"], "two ways to store weights"),
+        (["--steps", "fold", "--epochs", 3], "acts only with the step head or tune or distill"),
+        (["--steps", "prune", "--to-size", "1kB"], "a file of 1.0 kB may remain, but"),
         (["--steps", "factorize"], "factorize needs energy"),
         (["--steps", "factorize", "--rank", 4, "--energy", 0.5], "just one"),
         (["--steps", "fold", "--to-macs", 0.5], "acts only with the step prune"),

@@ -29,7 +29,7 @@ COMMANDS = {
     "distance": "tell how different two pictures look",
     "similar": "find the pictures of a folder that look most like one",
     "style": "paint one picture as others are painted",
-    "shrink": "make a trained network smaller: fold, prune, factorize, half precision",
+    "shrink": "make a trained network smaller: prune, distill, fold, factorize, quantize",
     "weights": "list, fetch, convert and verify trained weights",
     "export": "write a trained network for ONNX, OpenVINO, ncnn, torchvision, timm and others",
     "show": "show a network layer by layer, or the paper's tables",

@@ -4,55 +4,77 @@ A VGG is a chain: what follows a convolution are its own batch norm, and the nex
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import ceil
-from typing import Literal, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vggnet.compression.fold import with_state_of
+from vggnet.compression.scores import Scores, weight_scores
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import count_macs
 from vggnet.models.table1 import layers, resolve
 from vggnet.models.vgg import VGG, Architecture, empty
 
-Criterion = Literal["l1", "l2", "bn"]
 STEP = 8  # channels are kept in multiples of it, which kernels for vectors need
 
 
-def prune(model: VGG, *, to_macs: float, size: int, criterion: Criterion = "l2", floor: float = 0.1) -> VGG:
+class Limit(NamedTuple):
+    """How large a pruned network may be."""
+
+    most: float
+    measure: Callable[[Architecture], float]
+    shown: Callable[[float], str]  # such a number as words
+
+
+def macs_limit(model: VGG, share: float, size: int) -> Limit:
+    """The multiply-adds of one image.
+
+    Args:
+        model: the network before it is pruned.
+        share: of its multiply-adds, that may remain, in (0, 1).
+        size: pixels of both sides of the image.
+
+    Raises:
+        ConfigError: the share is out of range.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"to_macs is {share}; it is the share of multiply-adds that may remain, and in (0, 1).")
+    before = _macs(model.architecture, size)
+    return Limit(
+        share, lambda made: _macs(made, size) / before, lambda number: f"a share of {number:.3f} of the multiply-adds"
+    )
+
+
+def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: float = 0.1) -> VGG:
     """Remove the channels with the lowest scores from the whole network, at once.
 
-    Scores are divided by their mean in each layer, and ranked over all layers. Of each layer a multiple of 8 channels
-    remains, or all.
+    Of each layer a multiple of 8 channels remains, or all.
 
     Args:
         model: the network; it is not changed.
-        to_macs: the share of the multiply-adds of one image that may remain, in (0, 1).
-        size: pixels of both sides of the image for which they are counted.
-        criterion: "l1" or "l2", that norm of a channel's filter; "bn", the absolute scale of its batch norm.
+        limit: how large it may be, such as `macs_limit(model, 0.5, 32)`.
+        scores: of the channels, as `vggnet.compression.scores` gives them; by default Euclidean norms of filters.
         floor: share of each layer's channels that remains at least, in [0, 1]; 8 channels do in any case.
 
     Raises:
-        ConfigError: an option is out of range, the criterion needs batch norm, or so few multiply-adds cannot be
-            reached; the message says how few can.
-
-    Source: Li et al. (ICLR 2017, arXiv:1608.08710) for the norms, Liu et al. (ICCV 2017, arXiv:1708.06519) for "bn".
+        ConfigError: an option is out of range, or so small a network cannot be reached; the message says how near one
+            can get.
 
     Example:
         >>> from vggnet.models.vgg import build
-        >>> pruned = prune(build("vgg8_bn", num_classes=10, head="cifar", width=0.5), to_macs=0.5, size=32)
+        >>> model = build("vgg8_bn", num_classes=10, head="cifar", width=0.5)
+        >>> pruned = prune(model, macs_limit(model, 0.5, 32))
         >>> len(pruned.architecture.channels), pruned.head.fc.in_features == pruned.architecture.channels[-1]
         (7, True)
     """
-    scores = channel_scores(model, criterion)
-    if not 0 < to_macs < 1:
-        raise ConfigError(f"to_macs is {to_macs}; it is the share of multiply-adds that may remain, and in (0, 1).")
     if model.architecture.outputs == "masks":
         raise ConfigError(f"the head {model.architecture.head} takes the maps of several layers; it cannot be pruned.")
+    scores = weight_scores(model, "l2") if scores is None else scores
     if not 0 <= floor <= 1:
         raise ConfigError(f"floor is {floor}; it is a share of each layer's channels, in [0, 1].")
     given = [len(of_layer) for of_layer in scores]
@@ -63,48 +85,24 @@ def prune(model: VGG, *, to_macs: float, size: int, criterion: Criterion = "l2",
     layer_of = torch.cat([torch.full((count,), index) for index, count in enumerate(given)])
     ranked = layer_of[torch.cat(scores).argsort(stable=True)]  # the layer of each channel, from the lowest score on
 
-    def counts(removed: int) -> tuple[int, ...]:
-        left = torch.tensor(given) - ranked[:removed].bincount(minlength=len(given))
+    def left(removed: int) -> Architecture:
+        kept = torch.tensor(given) - ranked[:removed].bincount(minlength=len(given))
         rounded = [
-            kept if kept == count else max(lowest, min(count, STEP * round(kept / STEP)))
-            for kept, count, lowest in zip(left.tolist(), given, least, strict=True)
+            number if number == count else max(lowest, min(count, STEP * round(number / STEP)))
+            for number, count, lowest in zip(kept.tolist(), given, least, strict=True)
         ]
-        return tuple(rounded)
+        return replace(model.architecture, channels=tuple(rounded), width=1.0)
 
-    def share(channels: tuple[int, ...]) -> float:
-        return _macs(model.architecture, channels, size) / before
-
-    before = _macs(model.architecture, tuple(given), size)
-    total = len(ranked)
-    removed = bisect_left(range(total), True, key=lambda number: share(counts(number)) <= to_macs)
-    channels = counts(removed)
-    if (reached := share(channels)) > to_macs:
+    removed = bisect_left(range(len(ranked)), True, key=lambda number: limit.measure(left(number)) <= limit.most)
+    channels = left(removed).channels
+    assert channels is not None
+    if (reached := limit.measure(left(removed))) > limit.most:
         raise ConfigError(
-            f"to_macs is {to_macs}, but with a floor of {floor} a share of {reached:.3f} of the multiply-adds remains "
-            "at least. Give a larger share, or a lower floor."
+            f"{limit.shown(limit.most)} may remain, but with a floor of {floor} {limit.shown(reached)} does at least. "
+            "Give a larger target, or a lower floor."
         )
     kept = [of_layer.topk(count).indices.sort().values for of_layer, count in zip(scores, channels, strict=True)]
     return remove_channels(model, kept)
-
-
-@torch.no_grad()
-def channel_scores(model: VGG, criterion: Criterion) -> list[Tensor]:
-    """How much each channel of each convolution counts: float64 (channels,), with a mean of 1 in each layer.
-
-    Raises: ConfigError for an unknown criterion, or one that needs batch norm.
-    """
-    if criterion not in get_args(Criterion):
-        raise ConfigError(f"unknown criterion {criterion!r}. The criteria are {', '.join(get_args(Criterion))}.")
-    if criterion == "bn" and not resolve(model.architecture.name).batch_norm:
-        raise ConfigError(
-            f'the criterion "bn" needs batch norm, but {model.architecture.name} has none (or no longer, after fold). '
-            'Prune before fold, or take the criterion "l2".'
-        )
-    kind = nn.BatchNorm2d if criterion == "bn" else nn.Conv2d
-    weights = [layer.weight.double() for layer in model.features if isinstance(layer, kind)]
-    power = 2 if criterion == "l2" else 1
-    norms = [weight.reshape(len(weight), -1).norm(power, dim=1) for weight in weights]
-    return [of_layer / of_layer.mean().clamp(min=1e-300) for of_layer in norms]
 
 
 @torch.no_grad()
@@ -150,7 +148,5 @@ def _needed(model: VGG) -> list[bool]:
     return needed
 
 
-def _macs(architecture: Architecture, channels: tuple[int, ...], size: int) -> int:
-    return count_macs(
-        empty(replace(architecture, channels=channels, width=1.0)), size, in_channels=architecture.in_channels
-    )
+def _macs(architecture: Architecture, size: int) -> int:
+    return count_macs(empty(architecture), size, in_channels=architecture.in_channels)

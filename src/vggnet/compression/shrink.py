@@ -1,34 +1,40 @@
 """Steps that make a trained network smaller, one after the other, with what each of them changes."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vggnet.accel import api as accel
 from vggnet.compression.factorize import factorize
-from vggnet.compression.fold import fold
-from vggnet.compression.prune import Criterion, prune
+from vggnet.compression.fold import fold, with_state_of
+from vggnet.compression.options import ShrinkOptions
+from vggnet.compression.prune import Limit, macs_limit, prune
+from vggnet.compression.scores import Scores, chip_scores, taylor_scores, weight_scores
+from vggnet.compression.speed import measure_speed
+from vggnet.compression.storage import STORAGE, stored_bytes
+from vggnet.compression.tuning import Tuner, recipe_of
 from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.interpret.costs import count_macs
 from vggnet.models.table1 import TOTAL_STRIDE
-from vggnet.models.vgg import VGG, empty
+from vggnet.models.vgg import VGG, Architecture, build, empty
 from vggnet.progress import Progress
 from vggnet.report.text import to_plain
+from vggnet.tasks import get_task
 from vggnet.tasks.results import EvaluationResult
+from vggnet.training.config import TrainConfig
 from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.file_format import dequantized
 from vggnet.weights.registry import locate
 
-# Step -> its place: a lower one comes first. Pruning and folding change the layers that are factorized, and what is
-# rounded to float16 is computed with no more.
-STEPS = {"prune": 0, "fold": 0, "factorize": 1, "half": 2}
 GIVEN = "given"  # the row of the network before all steps
+TRIES = 5  # of the search by max_drop: steps of 1/32 of the multiply-adds
+SCORED_IMAGES = {"taylor": 2048, "chip": 64}
+HEADER = 4096  # bytes of a file's description that a network after the steps has more than before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,10 @@ class ShrinkRow:
     parameters: int
     macs: int  # multiply-adds for one image
     weights_bytes: int  # of all tensors as they are stored
-    accuracy: float | None  # 0..1, on the test images; of boxes the share that is correct; None without data
+    val_accuracy: float | None  # 0..1, on images kept apart from training; None without any
+    test_accuracy: float | None  # 0..1, on the test images, of the first and the last network only
+    latency: float  # seconds for one image on this machine
+    images_per_second: float  # in batches, on this machine
     change: str  # what the step has done
 
 
@@ -51,49 +60,51 @@ class ShrinkResult:
     out: Path
     file_bytes: int
     size: int  # pixels of both sides of the image for which multiply-adds are counted
+    batch_size: int  # images of a batch for `images_per_second`
     data: str | None
     rows: tuple[ShrinkRow, ...]  # the first is of the network that was given
-    notes: tuple[str, ...] = ()  # of the evaluation
+    notes: tuple[str, ...] = ()
 
 
 def shrink(
     source: Path | str,
     steps: Sequence[str],
     out: Path | str,
+    options: ShrinkOptions | None = None,
     *,
     size: int | None = None,
-    to_macs: float | None = None,
-    criterion: Criterion = "l2",
-    floor: float = 0.1,
-    energy: float | None = None,
-    rank: int | None = None,
     data: str | Path | None = None,
+    recipe: TrainConfig | None = None,
     progress: Progress = False,
 ) -> ShrinkResult:
     """Make a trained network smaller, and write it as a checkpoint that opens like any other.
 
+    Steps that train make run folders beside `out`, in a folder that ends in "-steps". The same call goes on where it
+    was interrupted.
+
     Args:
         source: a run folder, a `.safetensors` file, or a name of `vgg weights list`.
-        steps: "fold" (batch norm into convolutions, the repeated pool into fc6: exact), "prune" (remove channels),
-            "factorize" (fully connected layers as two), "half" (store weights as float16); each once, pruning and
-            folding before factorizing, half last.
+        steps: "prune" (remove channels), "tune" (train), "distill" (train, also on the answers of the given network),
+            "head" (another head, which is trained alone), "fold" (batch norm into convolutions, the repeated pool into
+            fc6: exact), "factorize" (fully connected layers as two), "half" or "quantize" (store weights as float16
+            or int8); each once, pruning and folding before factorizing, storage last.
         out: the `.safetensors` file to write.
+        options: of the steps.
         size: pixels of both sides of the images; by default the crop of the preprocessing, and without any 224, or 32
             for the heads "cifar" and "folded".
-        to_macs: of prune: the share of multiply-adds that may remain, in (0, 1).
-        criterion: of prune: "l1", "l2" or "bn".
-        floor: of prune: share of each layer's channels that remains at least.
-        energy: of factorize: share of the squares of singular values that is kept, in (0, 1).
-        rank: of factorize: of all layers, instead of `energy`.
-        data: evaluate the network after each step on the test images of these data, see `vggnet.evaluate`.
-        progress: of the evaluations.
+        data: images to train on, and to evaluate on: validation images after each step, test images of the first and
+            the last network; see `vggnet.train`.
+        recipe: of trainings; by default the one that the network was trained by, or the preset that fits the data.
+        progress: of trainings and evaluations.
 
     Raises:
-        ConfigError: unknown steps, an order that makes no sense, or options that cannot act or work.
+        ConfigError: unknown steps, an order that makes no sense, options that cannot act or work, a target that cannot
+            be reached.
         WeightsError: there is no such source, or it is damaged.
         InputError: the network does not take images of this size.
         DataError: the data cannot be read, or have other classes.
         StorageError: the file cannot be written.
+        KeyboardInterrupt: Ctrl-C came; what was trained is saved.
 
     Example:
         >>> import tempfile
@@ -102,10 +113,12 @@ def shrink(
         ...     Checkpoint.open(result.out).architecture.name, [row.step for row in result.rows]
         ('vgg8', ['given', 'fold', 'half'])
     """
-    out = Path(out).expanduser()
-    _check_steps(steps)
-    _check_options(steps, {"to_macs": to_macs, "criterion": criterion, "floor": floor, "energy": energy, "rank": rank})
+    out, options = Path(out).expanduser(), options or ShrinkOptions()
+    options.check(steps)
+    if data is None and (needing := options.needs_data(steps)):
+        raise ConfigError(f"{needing} needs images. Give data.")
     checkpoint = Checkpoint.open(source)
+    assert checkpoint.path is not None
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out}: expected a file name that ends in .safetensors.")
     if out.resolve() == locate(source).resolve():
@@ -113,100 +126,194 @@ def shrink(
     model = checkpoint.build()
     size = _usual_size(model) if size is None else size
     check_at_least(TOTAL_STRIDE, input=size)
-    notes: tuple[str, ...] = ()
-
-    def row(step: str, tensors: Mapping[str, Tensor], change: str = "") -> ShrinkRow:
-        nonlocal notes
-        accuracy = None
-        if data is not None:
-            accuracy, noted = _accuracy(source if step == GIVEN else model, data, progress)
-            notes += tuple(note for note in noted if note not in notes)
-        return ShrinkRow(
-            step=step,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            macs=count_macs(empty(model.architecture), size, in_channels=model.architecture.in_channels),
-            weights_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-            accuracy=accuracy,
-            change=change,
-        )
-
-    tensors = checkpoint.tensors()
-    rows = [row(GIVEN, tensors)]
+    tuner = None
+    if data is not None:
+        folder = out.with_name(f"{out.stem}-steps")
+        tuner = Tuner(data, recipe or recipe_of(checkpoint, data), folder, progress)
+    job = _Job(
+        source=source,
+        steps=tuple(steps),
+        options=options,
+        size=size,
+        tuner=tuner,
+        header=_header_bytes(checkpoint.path),
+    )
+    if options.max_drop is not None:
+        job = replace(job, options=replace(options, max_drop=None, to_macs=job.searched(model)))
+    networks = [model]
     for step in steps:
-        before = model
-        if step == "prune":
-            assert to_macs is not None
-            model = prune(model, to_macs=to_macs, size=size, criterion=criterion, floor=floor)
-        elif step == "fold":
-            model = fold(model, size)
-        elif step == "factorize":
-            model = factorize(model, energy=energy, rank=rank)
-        tensors = model.state_dict()
-        if step == "half":
-            tensors = in_half(model)
-            model.load_state_dict(
-                {name: tensor.float() for name, tensor in tensors.items() if tensor.ndim}, strict=False
-            )
-        rows.append(row(step, tensors, _change(before, model)))
-    record = {"from": str(source), "size": size, "steps": to_plain(rows)}
+        networks.append(APPLIED[step](networks[-1], job))
+    tensors = STORAGE[steps[-1]](networks[-2]) if steps[-1] in STORAGE else dict(networks[-1].state_dict())
+    weights = [checkpoint.path.stat().st_size - job.header]
+    weights += [sum(tensor.nbytes for tensor in network.state_dict().values()) for network in networks[1:-1]]
+    weights += [sum(tensor.nbytes for tensor in tensors.values())]
+    (first, last), notes = _tested(checkpoint.path, networks[-1], data, progress)
+    speed = measure_speed(networks, size)
+    rows = [
+        ShrinkRow(
+            step=step,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            macs=_macs(network.architecture, size),
+            weights_bytes=weights[number],
+            val_accuracy=None if tuner is None else tuner.accuracy(network),
+            test_accuracy={0: first, len(steps): last}.get(number),
+            latency=times.latency,
+            images_per_second=times.images_per_second,
+            change=_change(networks[number - 1], network) if number else "",
+        )
+        for number, (step, network, times) in enumerate(zip([GIVEN, *steps], networks, speed.each, strict=True))
+    ]
+    record = {"from": str(source), "size": size, "steps": [_of_record(row) for row in rows]}
     provenance: dict[str, Any] = dict(checkpoint.provenance)
     provenance["shrunk"] = [*provenance.get("shrunk", ()), record]
-    replace(Checkpoint.of(model, provenance=provenance), _read=lambda: tensors).save(out)
+    replace(Checkpoint.of(networks[-1], provenance=provenance), _read=lambda: tensors).save(out)
     return ShrinkResult(
         source=str(source),
         out=out,
         file_bytes=out.stat().st_size,
         size=size,
+        batch_size=speed.batch_size,
         data=None if data is None else str(data),
         rows=tuple(rows),
-        notes=notes,
+        notes=(*notes, *job.notes()),
     )
 
 
-def in_half(model: VGG) -> dict[str, Tensor]:
-    """The tensors of a network, weights of convolutions and fully connected layers as float16.
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a step is told."""
 
-    Vectors (biases, batch norm) stay float32: they are few, and the variances of batch norm can be large.
-    Raises: ConfigError for a weight that float16 cannot hold.
+    source: Path | str
+    steps: tuple[str, ...]
+    options: ShrinkOptions
+    size: int
+    tuner: Tuner | None  # none without images
+    header: int  # bytes of the given file that hold no tensors
 
-    Example:
-        >>> from vggnet.models.vgg import build
-        >>> tensors = in_half(build("vgg11", num_classes=2, head="gap", width=0.1))
-        >>> tensors["features.conv1_1.weight"].dtype, tensors["features.conv1_1.bias"].dtype
-        (torch.float16, torch.float32)
-    """
-    tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in model.state_dict().items()}
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ConfigError(f"{name} holds a number above 65,504, which float16 has not. Leave out the step half.")
-    return tensors
+    def training(self) -> Tuner:
+        """The tuner of a step that needs one, as `ShrinkOptions.needs_data` has said."""
+        assert self.tuner is not None
+        return self.tuner
+
+    def limit(self, model: VGG) -> Limit:
+        """How large the pruned network may be.  Raises: ConfigError."""
+        if self.options.to_size is None:
+            assert self.options.to_macs is not None
+            return macs_limit(model, self.options.to_macs, self.size)
+        storage = self.steps[-1] if self.steps[-1] in STORAGE else None
+
+        def measure(made: Architecture) -> float:
+            return self.header + HEADER + stored_bytes(made, storage=storage, folds="fold" in self.steps)
+
+        return Limit(self.options.to_size, measure, lambda number: f"a file of {number / 1000:,.1f} kB")
+
+    def scores(self, model: VGG) -> Scores:
+        """Of the channels, by the criterion."""
+        criterion = self.options.criterion
+        if criterion == "taylor":
+            batches = self.training().batches(SCORED_IMAGES[criterion])
+            return taylor_scores(model, batches, get_task(model.task))
+        if criterion == "chip":
+            images, _ = next(self.training().batches(1))
+            return chip_scores(model, images[: SCORED_IMAGES[criterion]])
+        return weight_scores(model, criterion)
+
+    def searched(self, model: VGG) -> float:
+        """The smallest share of multiply-adds with which validation accuracy drops by no more than `max_drop`.
+
+        Raises: ConfigError if none is found, or there are no images to validate on.
+        """
+        drop, tuner = self.options.max_drop, self.training()
+        before = tuner.accuracy(model)
+        if before is None or drop is None:
+            raise ConfigError(
+                "max_drop is searched on validation images, but the recipe keeps none apart. Give data with a split "
+                "val, or a network that was trained with a val_fraction above 0."
+            )
+        low, high, nearest = 0.0, 1.0, 0.0
+        for _ in range(TRIES):
+            share = (low + high) / 2
+            options = replace(self.options, max_drop=None, to_macs=share)
+            try:
+                found = _accuracy_of(model, replace(self, options=options))
+            except ConfigError:  # so few multiply-adds cannot remain
+                low = share
+                continue
+            nearest = max(nearest, found)
+            low, high = (low, share) if found >= before - drop / 100 else (share, high)
+        if high == 1.0:
+            raise ConfigError(
+                f"max_drop is {drop}, but with {1 - 0.5**TRIES:.3f} of the multiply-adds or fewer the best validation "
+                f"accuracy was {100 * nearest:.2f} %, without pruning {100 * before:.2f} %. Give a larger drop, or "
+                "more epochs."
+            )
+        return high
+
+    def notes(self) -> tuple[str, ...]:
+        """What should be known of the validation accuracy."""
+        if self.tuner is None or not self.tuner.has_unseen_images:
+            return ()
+        trained = Checkpoint.open(self.source).provenance.get("run", {}).get("val_images")
+        return () if trained else ("the network may have been trained on images of the validation split",)
 
 
-def _check_steps(steps: Sequence[str]) -> None:
-    """Raises: ConfigError."""
-    if not steps:
-        raise ConfigError(f"no step was given; expected some of {', '.join(STEPS)}.")
-    for step in steps:
-        if step not in STEPS:
-            raise ConfigError(f"unknown step {step!r}. The steps are {', '.join(STEPS)}.")
-        if steps.count(step) > 1:
-            raise ConfigError(f"the step {step} was given {steps.count(step)} times; give it once.")
-    for before, after in pairwise(steps):
-        if STEPS[before] > STEPS[after]:
-            raise ConfigError(f"{before} comes before {after}, but must follow it. Give {after},{before}.")
+def _accuracy_of(model: VGG, job: _Job) -> float:
+    """Validation accuracy once the network is pruned and trained."""
+    place = job.steps.index("prune")
+    for step in job.steps[: place + 2]:
+        model = APPLIED[step](model, job)
+    found = job.training().accuracy(model)
+    assert found is not None
+    return found
 
 
-def _check_options(steps: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Raises: ConfigError for an option whose step is missing, or a step whose option is."""
-    defaults = {"criterion": "l2", "floor": 0.1}
-    steps_of = {"to_macs": "prune", "criterion": "prune", "floor": "prune", "energy": "factorize", "rank": "factorize"}
-    for name, value in options.items():
-        if value != defaults.get(name) and steps_of[name] not in steps:
-            raise ConfigError(f"{name} is {value}, but it acts only with the step {steps_of[name]}. Leave it out.")
-    if "prune" in steps and options["to_macs"] is None:
-        raise ConfigError("prune needs to_macs, the share of multiply-adds that may remain, such as 0.5.")
-    if "factorize" in steps and options["energy"] is None and options["rank"] is None:
-        raise ConfigError("factorize needs energy, such as 0.9, or rank, such as 256.")
+def _prune(model: VGG, job: _Job) -> VGG:
+    """In rounds, of which each removes the same share; batch norm is measured anew where there are images."""
+    limit, rounds = job.limit(model), job.options.rounds
+    before = limit.measure(model.architecture)
+    for number in range(1, rounds + 1):
+        most = before * (limit.most / before) ** (number / rounds)
+        model = prune(model, limit._replace(most=most), scores=job.scores(model), floor=job.options.floor)
+        if job.tuner is not None:
+            job.tuner.renew_statistics(model)
+        if number < rounds:
+            model = job.training().tune(model, f"round-{number}", epochs=job.options.round_epochs)
+    return model
+
+
+def _head(model: VGG, job: _Job) -> VGG:
+    """The network with another head, trained while all convolutions stay as they are."""
+    made, head = model.architecture, job.options.head
+    assert head is not None
+    architecture = replace(made, head=head, ranks=None)
+    torch.manual_seed(job.training().recipe.run.seed)
+    fresh = build(**architecture.as_dict(), init="he")
+    state = fresh.state_dict() | {key: t for key, t in model.state_dict().items() if key.startswith("features.")}
+    with_head = with_state_of(model, fresh, state)
+    return job.training().tune(with_head, "head", epochs=job.options.epochs, freeze=5)
+
+
+def _distill(model: VGG, job: _Job) -> VGG:
+    teacher = str(Path(job.source).expanduser())
+    return job.training().tune(model, "distill", epochs=job.options.epochs, teacher=teacher)
+
+
+def _stored(model: VGG, job: _Job) -> VGG:
+    """The network that a file with rounded weights gives."""
+    rounded = dequantized(STORAGE[job.steps[-1]](model))
+    return with_state_of(model, empty(model.architecture), {k: t.float() if t.ndim else t for k, t in rounded.items()})
+
+
+APPLIED: Mapping[str, Callable[[VGG, _Job], VGG]] = {
+    "prune": _prune,
+    "fold": lambda model, job: fold(model, job.size),
+    "factorize": lambda model, job: factorize(model, energy=job.options.energy, rank=job.options.rank),
+    "head": _head,
+    "tune": lambda model, job: job.training().tune(model, "tune", epochs=job.options.epochs),
+    "distill": _distill,
+    "half": _stored,
+    "quantize": _stored,
+}
 
 
 def _usual_size(model: VGG) -> int:
@@ -215,11 +322,34 @@ def _usual_size(model: VGG) -> int:
     return TOTAL_STRIDE if model.architecture.head in ("cifar", "folded") else 224
 
 
-def _accuracy(model: VGG | Path | str, data: str | Path, progress: Progress) -> tuple[float, tuple[str, ...]]:
-    if isinstance(model, VGG):
-        model = accel.accelerate(copy.deepcopy(model))
-    result = evaluate(model, data, progress=progress)
-    return result.top1 if isinstance(result, EvaluationResult) else 1 - result.error_class_given, result.notes
+def _header_bytes(path: Path) -> int:
+    """Bytes of a safetensors file before its tensors: a length of eight bytes, and so many of description."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+def _macs(architecture: Architecture, size: int) -> int:
+    return count_macs(empty(architecture), size, in_channels=architecture.in_channels)
+
+
+def _tested(
+    first: Path, last: VGG, data: str | Path | None, progress: Progress
+) -> tuple[list[float | None], tuple[str, ...]]:
+    """Accuracy of two networks on the test images, None without images, and what the evaluations note."""
+    if data is None:
+        return [None, None], ()
+    models = (first, accel.accelerate(copy.deepcopy(last)))
+    results = [evaluate(model, data, progress=progress) for model in models]
+    accuracies: list[float | None] = [
+        result.top1 if isinstance(result, EvaluationResult) else 1 - result.error_class_given for result in results
+    ]
+    return accuracies, tuple(dict.fromkeys(note for result in results for note in result.notes))
+
+
+def _of_record(row: ShrinkRow) -> dict[str, Any]:
+    """What the file keeps of a row: no times, which are of a machine."""
+    plain: dict[str, Any] = to_plain(row)
+    return {name: value for name, value in plain.items() if name not in ("latency", "images_per_second")}
 
 
 def _change(before: VGG, after: VGG) -> str:
@@ -230,7 +360,7 @@ def _change(before: VGG, after: VGG) -> str:
         changes.append(f"{old.name} is {new.name}")
     if old.head != new.head:
         inputs = [next(model.head.parameters()).shape[1] for model in (before, after)]
-        changes.append(f"fc6 of {inputs[0]:,} inputs has {inputs[1]:,}")
+        changes.append(f"head {old.head} is {new.head}, its first layer of {inputs[0]:,} inputs has {inputs[1]:,}")
     if old.channels != new.channels:
         changes.append(f"channels {' '.join(map(str, new.channels or ()))}")
     if old.ranks != new.ranks:

@@ -14,6 +14,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.errors import DataError, NonFiniteError
 from vggnet.models.vgg import VGG
 from vggnet.tasks.task import Targets, Task, to_device
+from vggnet.training.distributed import ALONE, Ranks
 from vggnet.training.learner import Learner, check_finite_weights
 from vggnet.weights.checkpoint import inference_mode
 
@@ -134,27 +135,36 @@ def fit(
 
 
 def make_validator(
-    learner: Learner, batches: Iterable[Batch], *, preprocess: Preprocess, targets: Targets, images: int
+    task: Task,
+    batches: Iterable[Batch],
+    *,
+    preprocess: Preprocess,
+    targets: Targets,
+    images: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Callable[[VGG], Row]:
     """A function of the weights to keep that returns the validation columns of an epoch's row.
 
     Each image is counted once, by one of the processes.
 
     Args:
+        task: gives the sums and metrics.
         batches: this process's share of the validation images.
         targets: of all images of the source.
         images: how many there are to validate on; without any there are no columns.
+        device: of the network.
+        ranks: the processes.
 
     Raises: by the function: NonFiniteError, ImageError; DataError if not one of the images can be read.
     """
-    task, ranks = learner.task, learner.ranks
 
     def sums_of(model: VGG) -> tuple[list[float], int]:
         sums, count = [0.0] * len(task.sums), 0
         with inference_mode(model):
             for batch in batches:
-                outputs = model(preprocess.normalize(batch.images.to(learner.device, non_blocking=True)))
-                true = to_device(task.take(targets, batch.indices), learner.device)
+                outputs = model(preprocess.normalize(batch.images.to(device, non_blocking=True)))
+                true = to_device(task.take(targets, batch.indices), device)
                 found = task.validation_sums(outputs, true).tolist()
                 sums = [total + value for total, value in zip(sums, found, strict=True)]
                 count += len(batch.indices)

@@ -17,6 +17,7 @@ from vggnet.files import check_readable
 FORMAT = "vggnet 3"
 # "vggnet 1" has no checksum; 1 and 2 have no task, and call the provenance notes
 OLD_FORMATS = ("vggnet 1", "vggnet 2")
+STEP = ".step"  # behind the name of an int8 weight: the name of its steps, one for each output
 CHECKSUM = "crc32"  # of metadata and tensors, within the metadata
 
 _SETTLED = 2.0  # seconds after which another change of a file is sure to have another time
@@ -48,13 +49,42 @@ def read_tensors(
     path: Path, file: Any, metadata: Mapping[str, str], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """All tensors of an open file.  Raises: WeightsError if they do not fit `expected`, or the checksum is wrong."""
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    tensors = dequantized(stored)
     check_tensors(path, tensors, expected)
     if metadata["format"] != OLD_FORMATS[0]:
-        found = _digest(path, CHECKSUM, lambda: checksum(metadata, tensors))
+        found = _digest(path, CHECKSUM, lambda: checksum(metadata, stored))
         if metadata.get(CHECKSUM) != found:
             raise WeightsError(f"{path}: damaged: its checksum does not fit its content. Fetch or train it again.")
     return tensors
+
+
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight as int8 (K, ...), -127 to 127, and the step of each of its K outputs, float32 (K,).
+
+    Example:
+        >>> values, steps = quantized(torch.tensor([[0.5, -1.27]]))
+        >>> values.tolist(), [round(step, 6) for step in steps.tolist()]
+        ([[50, -127]], [0.01])
+    """
+    steps = weight.flatten(1).abs().amax(1).clamp(min=1e-30) / 127
+    return (weight / _beside(steps, weight)).round().clamp(-127, 127).to(torch.int8), steps
+
+
+def dequantized(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, each int8 weight that has steps beside it (NAME.step) multiplied by them."""
+    found = {}
+    for name, tensor in stored.items():
+        steps = stored.get(f"{name}{STEP}")
+        if tensor.dtype == torch.int8 and steps is not None and steps.shape == tensor.shape[:1]:
+            found[name] = tensor * _beside(steps, tensor)
+        elif stored.get(name.removesuffix(STEP), tensor).dtype != torch.int8:
+            found[name] = tensor
+    return found
+
+
+def _beside(steps: Tensor, weight: Tensor) -> Tensor:
+    return steps.view(-1, *[1] * (weight.ndim - 1))
 
 
 def check_tensors(
