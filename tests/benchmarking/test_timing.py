@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from vggnet.benchmarking import convolution_timing, feature_timing, timing
-from vggnet.benchmarking.timing import Bench, in_turns, peak_bytes
+from vggnet.benchmarking.peak_memory import peak_bytes
+from vggnet.benchmarking.timing import Bench, in_turns
 from vggnet.cli.bench import bench_as_text, main
 from vggnet.errors import ConfigError
 

@@ -15,6 +15,7 @@ from PIL import Image
 import vggnet
 from vggnet import Preprocess
 from vggnet.accel.precision import products_in
+from vggnet.benchmarking.timing import bench_infer
 from vggnet.cli.predict import main
 from vggnet.errors import ConfigError, WeightsError
 from vggnet.exporting.export import FORMATS, export
@@ -223,3 +224,20 @@ def test_pixels_come_back():
     for preprocess in (Preprocess.imagenet(), Preprocess.caffe(), Preprocess.imagenet(1)):
         pixels = torch.arange(256, dtype=torch.uint8).expand(preprocess.in_channels, 4, 256)
         assert torch.equal(preprocess.to_pixels(preprocess.normalize(pixels)), pixels)
+
+
+def test_the_benchmark_has_an_exported_file_as_one_more_way(exported, model, tmp_path):
+    """Oracle: the network in float64, from which the file's outputs differ little; the messages."""
+    path = exported(".onnx", **PIXELS)
+    for name, saved in (("mine", model), ("other", network(name="vgg13_bn"))):
+        vggnet.save(saved, tmp_path / f"{name}.safetensors")
+    bench = bench_infer(str(tmp_path / "mine.safetensors"), batch=2, rounds=1, exported=[path], peers=False)
+    assert bench.work.endswith("70x70, batch 2")
+    assert len(bench.seconds[str(path)]) == 1
+    assert 0 < bench.errors[str(path)] < 1e-5
+    with pytest.raises(ConfigError, match=r"is of another network .*; expected Architecture\(name='vgg13_bn'"):
+        bench_infer(str(tmp_path / "other.safetensors"), exported=[path], rounds=1, peers=False)
+    with pytest.raises(ConfigError, match="vgg11 has random weights; give the run folder"):
+        bench_infer("vgg11", width=0.05, head="gap", size=32, exported=[path], peers=False)
+    with pytest.raises(ConfigError, match="no library runs it as it is"):
+        bench_infer(str(tmp_path / "mine.safetensors"), exported=[exported(".pt2")], rounds=1, peers=False)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vggnet.accel.autotuning import autotuner
 
-BFLOAT16 = ", bfloat16"  # after the name of a way; the others are float32
+BFLOAT16, INT8 = ", bfloat16", ", int8"  # after the name of a way; the others are float32
 
 
 def precision_of(way: str) -> str:
@@ -16,7 +16,7 @@ def precision_of(way: str) -> str:
     >>> precision_of("PyTorch, NCHW"), precision_of("vggnet, bfloat16")
     ('float32', 'bfloat16')
     """
-    return "bfloat16" if way.endswith(BFLOAT16) else "float32"
+    return next((kind.removeprefix(", ") for kind in (BFLOAT16, INT8) if way.endswith(kind)), "float32")
 
 
 def errors_of(ways: Mapping[str, Callable[[], Any]], exact: Any) -> dict[str, float]:

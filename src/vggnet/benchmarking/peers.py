@@ -3,16 +3,22 @@
 import os
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vggnet.weights.runtimes import import_openvino
+from vggnet.benchmarking.accuracy import INT8
+from vggnet.errors import ConfigError
+from vggnet.weights.exported_files import ExportedFile
+from vggnet.weights.runtimes import ExportedNetwork, has_runtime, import_openvino
 
 Answer = Callable[[], Tensor]
 
@@ -43,6 +49,26 @@ def installed_peers(network: nn.Module, images: Tensor, threads: int, *, bfloat1
             version = import_module(library).__version__.partition("-")[0]
             peers[f"{library} {version}{', bfloat16' if convert is _openvino_bfloat16 else ''}"] = answer
     return peers
+
+
+def exported_files(files: Sequence[Path | str], network: Any, images: Tensor) -> dict[str, Answer]:
+    """The name of each exported file, and its precision unless that is float32 -> a function that infers.
+
+    network: the VGG that they were exported from.
+    Shapes: images (N, C, H, W), normalized -> logits (N, num_classes).
+    Raises: ConfigError if a file is of another network, or has no library of its own; WeightsError.
+    """
+    ways: dict[str, Answer] = {}
+    for path in map(Path, files):
+        if not has_runtime(path):
+            raise ConfigError(f"{path}: no library runs it as it is; give .onnx, .xml or .param files of `vgg export`.")
+        file = ExportedFile.open(path)
+        theirs, ours = file.checkpoint.architecture, network.architecture
+        if replace(theirs, head=ours.head) != ours:
+            raise ConfigError(f"{path} is of another network ({theirs}); expected {ours}.")
+        exported = ExportedNetwork(file)
+        ways[str(path) + (INT8 if file.precision == "int8" else "")] = partial(exported.run, exported.inputs(images))
+    return ways
 
 
 def _onnxruntime(network: nn.Module, images: Tensor, threads: int, folder: Path) -> Answer:

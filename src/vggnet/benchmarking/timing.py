@@ -1,10 +1,7 @@
 """How fast a network trains and infers on this CPU: ours against stock PyTorch, measured in turns in one process."""
 
 import copy
-import multiprocessing
-import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +19,16 @@ from vggnet.accel.autotuning import autotuner
 from vggnet.accel.compilation import problem
 from vggnet.accel.precision import products_in
 from vggnet.benchmarking.accuracy import BFLOAT16, errors_of, precision_of
-from vggnet.benchmarking.peers import installed_peers
+from vggnet.benchmarking.peak_memory import peak_bytes
+from vggnet.benchmarking.peers import exported_files, installed_peers
+from vggnet.data.preprocess import Preprocess
 from vggnet.devices import environment
 from vggnet.errors import ConfigError
 from vggnet.models.table1 import MODEL_NAMES
 from vggnet.models.vgg import build
 from vggnet.progress import Progress, report_progress
+from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.registry import find
 
 OURS = "vggnet"
 Forward = Callable[[Tensor], Any]
@@ -128,9 +129,10 @@ def bench_infer(
     *,
     width: float = 1.0,
     head: str = "paper",
-    size: int = 224,
+    size: int | None = None,
     batch: int = 1,
     rounds: int = 15,
+    exported: Sequence[Path | str] = (),
     compiled: bool = False,
     peers: bool = True,
     bfloat16: bool = True,
@@ -139,20 +141,38 @@ def bench_infer(
     """Time inference for one batch of images on a CPU, also in bfloat16 where the CPU has a matrix unit for it.
 
     Args:
-        model: a VGG, or a network of torchvision such as `resnet18`.
+        model: a VGG, or a network of torchvision such as `resnet18`, both with random weights; or a run folder, a
+            `.safetensors` file or a name of `vgg weights list`, for which `width` and `head` do not apply.
         width: multiplies the channels of a VGG's convolutions.
         head: of a VGG.
-        size: pixels of both sides of the images.
+        size: pixels of both sides of the images; by default 224, or what a trained network takes.
         batch: images at a time.
         rounds: batches that are timed for each way.
+        exported: files that `vgg export` has made of a trained network, timed in their own libraries.
         compiled: also time `torch.compile`, which needs a C++ compiler.
         peers: also time onnxruntime, openvino and ncnn, those that are installed.
         bfloat16: False times float32 alone.
         progress: see `vggnet.progress.Progress`.
+
+    Raises:
+        ConfigError: there is no such model, or an exported file is of another network.
+        WeightsError: the file of a trained network or an exported file is damaged.
     """
     torch.manual_seed(0)
-    network = build_network(model, 1000, width, head).eval()
-    images = torch.randn(batch, 3, size, size)
+    if trained := Path(model).exists() or find(model) is not None:
+        network: nn.Module = Checkpoint.open(model).build()
+        preprocess = Preprocess.of(network)
+        size, described = size or preprocess.crop, str(model)
+        images = preprocess.normalize(
+            torch.randint(256, (batch, preprocess.in_channels, size, size), dtype=torch.uint8)
+        )
+    else:
+        network, size = build_network(model, 1000, width, head).eval(), size or 224
+        images, described = torch.randn(batch, 3, size, size), f"{model}, width {width:g}, head {head}"
+    if exported and not trained:
+        raise ConfigError(
+            f"{model} has random weights; give the run folder that the files were exported from as the model."
+        )
 
     def inferring(network: nn.Module, images: Tensor, forward: Forward) -> Callable[[], Tensor]:
         return lambda: infer(forward, images)
@@ -161,8 +181,9 @@ def bench_infer(
     ways = _ways(network, images, compiled, inferring, bfloat16=bfloat16)
     if peers:
         ways |= installed_peers(network, images, torch.get_num_threads(), bfloat16=bfloat16)
+    ways |= exported_files(exported, network, images)
     errors = errors_of(ways, infer(copy.deepcopy(network).double(), images[:FEW].double()))
-    work = f"inference, {model}, width {width:g}, head {head}, {size}x{size}, batch {batch}"
+    work = f"inference, {described}, {size}x{size}, batch {batch}"
     return timed(work, batch, ways, errors, rounds, progress)
 
 
@@ -251,16 +272,6 @@ def cpu_environment() -> dict[str, Any]:
     return environment(torch.device("cpu"))
 
 
-def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
-    """Peak memory of `work(*arguments)` in a fresh process, beyond what that process held before.
-
-    `work` must be a function of a module.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_grown, work, arguments).result()
-
-
 Prepare = Callable[[nn.Module, Tensor, Forward], Callable[[], Any]]
 
 
@@ -320,19 +331,3 @@ def _steps(way: str, model: str, width: float, head: str, size: int, batch: int)
     with products_in("bfloat16" if way == OURS + BFLOAT16 else "float32"), autotuner().fixed({}):
         step()
         step()
-
-
-def _grown(work: Callable[..., object], arguments: tuple[Any, ...]) -> int:
-    before = _peak()
-    work(*arguments)
-    return _peak() - before
-
-
-def _peak() -> int:
-    """The largest resident set of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, whose getrusage counts what the parent held when it started this process
-        return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))[0])
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -38,14 +39,18 @@ class Train(_Measured):
 
 @dataclass(frozen=True, kw_only=True)
 class Infer(_Measured):
-    """Time inference for a batch of images: ours against stock PyTorch and the other libraries that are installed."""
+    """Time inference for a batch of images: ours against stock PyTorch and the other libraries that are installed.
 
-    model: str = "vgg16"  # or one of torchvision's, such as resnet18
+    Example: vgg bench infer --model runs/mine --exported mine.onnx mine.int8.onnx
+    """
+
+    model: str = "vgg16"  # or one of torchvision's, such as resnet18; or a run folder, a .safetensors file, a name
     width: float = 1.0
     head: str = "paper"
-    size: int = 224  # pixels
+    size: int | None = None  # pixels; by default 224, or what a trained network takes
     batch: int = 1  # images
     rounds: int = 15
+    exported: tuple[Path, ...] = ()  # .onnx, .xml, .param files of `vgg export` from a trained network, timed as well
     compiled: bool = False  # torch.compile as well (minutes; needs a C++ compiler)
     peers: bool = True  # onnxruntime, openvino, ncnn, if installed: pip install 'vggnet[peers]'
 

@@ -41,20 +41,24 @@ class ExportedNetwork(nn.Module):
         self.path = checkpoint.path
         self.architecture, self.task = checkpoint.architecture, checkpoint.task
         self.classes, self.preprocess = checkpoint.classes, checkpoint.preprocess
-        self._from_pixels = file.from_pixels
-        self._run = run_exported(self.path)
+        self.from_pixels, self.precision = file.from_pixels, file.precision
+        self.run = run_exported(self.path)
 
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 without a head."""
         return self.architecture.num_classes
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the file takes, from normalized images (N, C, H, W)."""
+        if self.from_pixels:
+            images = Preprocess.of(self).to_pixels(images).permute(0, 2, 3, 1)
+        return images.contiguous()
+
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, num_outputs), or what the network gives instead of scores."""
-        if self._from_pixels:
-            images = Preprocess.of(self).to_pixels(images).permute(0, 2, 3, 1)
         try:
-            outputs = self._run(images.contiguous())
+            outputs = self.run(self.inputs(images))
         except Exception as error:  # of whichever type the library has
             raise WeightsError(
                 f"{self.path}: cannot run images of shape {tuple(images.shape)} ({one_line(error)})."
@@ -66,6 +70,11 @@ class ExportedNetwork(nn.Module):
                 "Export it again."
             )
         return outputs
+
+
+def has_runtime(path: Path) -> bool:
+    """Whether the name is that of an exported file which its own library runs."""
+    return path.suffix.lower() in _RUNTIMES
 
 
 def open_runnable(source: VGG | Path | str, *, device: str | None = None) -> OpenModel:
@@ -80,7 +89,7 @@ def open_runnable(source: VGG | Path | str, *, device: str | None = None) -> Ope
         WeightsError: as `Checkpoint.open`, or the file's library cannot read it.
         MissingDependencyError: that library is not installed.
     """
-    if isinstance(source, nn.Module) or (path := locate(source)).suffix.lower() not in _RUNTIMES:
+    if isinstance(source, nn.Module) or not has_runtime(path := locate(source)):
         return open_model(source, device=device)
     if device not in (None, "cpu"):
         raise ConfigError(f"{path}: exported files run on the CPU, not on {device}; leave out the device.")
