@@ -50,6 +50,7 @@ INTEGRATION = (
     "tasks/test_box_evaluation.py",
     "tasks/test_localize.py",
     "tasks/test_protocols.py",
+    "test_estimators.py",
     "test_field_reports.py",
     "test_hubconf.py",
     "test_paths.py",

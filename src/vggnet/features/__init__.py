@@ -1,14 +1,9 @@
-"""VGG as a feature network: layers by name, perceptual distances, retrieval, style transfer.
-
-The public names are in `__init__.pyi`.
-"""
+"""VGG as a feature network: layers by name, perceptual distances, retrieval, style transfer."""
 
 import sys
 import warnings
 from types import ModuleType
 from typing import Any
-
-from vggnet.lazy import attach as _attach
 
 
 class _CallableModule(ModuleType):
@@ -22,4 +17,3 @@ class _CallableModule(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableModule
-__getattr__ = _attach(__name__, __file__)

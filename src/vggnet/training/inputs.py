@@ -42,7 +42,7 @@ EVAL_BATCH = 4  # times the training batch, for small images: no memory is held 
 COLOR_IMAGES = 1000  # from which the principal components of colors are measured, at most
 
 
-def open_validation(data: str | Path, source: Source, columns: Columns = BY_NAME) -> Source | None:
+def open_validation(data: str | Path | Source, source: Source, columns: Columns = BY_NAME) -> Source | None:
     """The validation split of a data set, with the classes of `source`; None if it has none.
 
     Raises: DataError if it cannot be used.

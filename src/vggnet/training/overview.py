@@ -8,7 +8,7 @@ from vggnet.data.inspection import typical_size
 from vggnet.data.near_copies import count_near_copies, sketch_source
 from vggnet.data.sources.layout import DIVIDED
 from vggnet.data.sources.opening import count_images, open_source, source_splits
-from vggnet.data.sources.source import BY_NAME, Columns
+from vggnet.data.sources.source import BY_NAME, Columns, Source
 from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError
 from vggnet.progress import Progress
@@ -20,7 +20,7 @@ MAX_COMPARED = 10_000  # images; `vgg data` compares more
 
 
 def first_line(
-    data: str | Path,
+    data: str | Path | Source,
     division: Division,
     config: TrainConfig,
     columns: Columns = BY_NAME,
@@ -59,7 +59,7 @@ def first_line(
     return " | ".join(parts)
 
 
-def near_copies_line(data: str | Path, counts: Mapping[str, int]) -> str | None:
+def near_copies_line(data: str | Path | Source, counts: Mapping[str, int]) -> str | None:
     """The line about near-copies that a training prints; None if there are none.
 
     Args:
@@ -73,7 +73,7 @@ def near_copies_line(data: str | Path, counts: Mapping[str, int]) -> str | None:
 
 
 def near_copies(
-    data: str | Path, division: Division, columns: Columns = BY_NAME, *, progress: Progress = False
+    data: str | Path | Source, division: Division, columns: Columns = BY_NAME, *, progress: Progress = False
 ) -> dict[str, int]:
     """How many images to validate or test on look nearly like one to train on, where they were divided here.
 
@@ -104,7 +104,7 @@ def near_copies(
     return {what: count for what, count in counts.items() if count}
 
 
-def _counts(data: str | Path, division: Division, columns: Columns) -> list[str]:
+def _counts(data: str | Path | Source, division: Division, columns: Columns) -> list[str]:
     """How many images each split has, as far as it is known."""
     counts = [f"train {len(division.train_indices):,}"]
     if len(division.val_indices):

@@ -11,7 +11,7 @@ import torch
 from vggnet.accel.precision import best_precision
 from vggnet.data.preprocess import SMALL, Preprocess
 from vggnet.data.sources.opening import open_source
-from vggnet.data.sources.source import BY_NAME, Columns
+from vggnet.data.sources.source import BY_NAME, Columns, Source
 from vggnet.devices import choose_device, environment
 from vggnet.errors import ConfigError, DataError, RunError
 from vggnet.models.vgg import VGG
@@ -38,7 +38,7 @@ from vggnet.weights.checkpoint import Checkpoint, load
 
 
 def prepare(
-    data: str | Path,
+    data: str | Path | Source,
     config: TrainConfig | str | None,
     options: Mapping[str, Any],
     init_from: str | Path | None,
@@ -107,7 +107,7 @@ def prepare(
 
 
 def reopen(
-    run: Run, config: TrainConfig, data: str | Path | None, ranks: Ranks, progress: Progress
+    run: Run, config: TrainConfig, data: str | Path | Source | None, ranks: Ranks, progress: Progress
 ) -> tuple[VGG, Inputs]:
     """The network and the images of a run.  Raises: DataError, RunError, ConfigError."""
     try:
@@ -133,7 +133,7 @@ def reopen(
     return _new_model(inputs), inputs
 
 
-def _check_same(run: Run, division: Division, data: str | Path | None) -> None:
+def _check_same(run: Run, division: Division, data: str | Path | Source | None) -> None:
     """Raises: RunError if these are not the images that the run was started with."""
     was, source = run.description, division.source
     same = list(source.classes) == was["classes"] and len(source) == was["images"]

@@ -44,7 +44,7 @@ from vggnet.weights.checkpoint import save
 
 
 def train(
-    data: str | Path,
+    data: str | Path | Source,
     config: TrainConfig | str | None = None,
     *,
     out: str | Path | None = None,
@@ -60,7 +60,8 @@ def train(
 
     Args:
         data: "digits", "cifar10", "cifar100", a folder of class folders or of parquet files, or a Hugging Face id; with
-            "stream:" before it, it is read as it is needed.
+            "stream:" before it, it is read as it is needed. Or a `vggnet.data.sources.pictures.Pictures`, images that
+            your program holds.
         config: all options, or the name of a preset. By default a preset that fits the data: "digits" for the digits,
             "fast" for images of up to 64 pixels, else "photos", or "finetune" with `init_from`.
         out: the run folder, which must be empty or missing; by default runs/DATA-MODEL-DATE-TIME.
@@ -100,7 +101,7 @@ def train(
 
 
 def train_with(
-    data: str | Path,
+    data: str | Path | Source,
     config: TrainConfig | str | None,
     options: Mapping[str, Any],
     *,
@@ -112,7 +113,7 @@ def train_with(
     ranks = join()
     inputs, model, description = ranks.in_turn(prepare, data, config, options, init_from, ranks, progress)
     folder = Path(ranks.text(str(out or default_folder(str(data), inputs.config.model.name)))).expanduser()
-    if progress is True and ranks.is_first and folder.resolve().is_relative_to(Path(data).expanduser().resolve()):
+    if progress is True and ranks.is_first and folder.resolve().is_relative_to(Path(str(data)).expanduser().resolve()):
         print(f"note: {folder} is inside the data {data}; run folders are never taken for images", file=sys.stderr)
     with ranks.within(_new_run(folder, description, _room(inputs.config, model))):
         return _run(Run(folder), model, inputs, ranks, progress)
@@ -121,7 +122,7 @@ def train_with(
 def resume(
     run: Run | str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Source | None = None,
     epochs: int | None = None,
     workers: int | None = None,
     progress: Progress = False,

@@ -20,13 +20,13 @@ STREAM = "stream:"  # before a name, id or folder
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def open_source(spec: str | Path, split: str, *, rule: Rule = "content", columns: Columns = BY_NAME) -> Source:
+def open_source(spec: str | Path | Source, split: str, *, rule: Rule = "content", columns: Columns = BY_NAME) -> Source:
     """One split of the data set that `spec` names.
 
     "digits"; "cifar10" or "cifar100" (parquet files in the folder data/<name> of the cache, see
     `vggnet.files.cache_folder`, else the hub); a folder with parquet files, or of class folders; a Hugging Face id with
     one slash. With "stream:" before it a name, an id, or a folder with parquet files or WebDataset tars is read a group
-    of images at a time (`Stream`).
+    of images at a time (`Stream`). A `Source` stands for itself.
     A split has several names: val, valid, validation and dev are the same, and so are train and training, test and
     testing. `rule`: see `open_folder`. `columns` of a table are those of images and labels, where their names do not
     tell.
@@ -35,12 +35,12 @@ def open_source(spec: str | Path, split: str, *, rule: Rule = "content", columns
     return _resolve(spec, rule, columns)[0](split)
 
 
-def source_splits(spec: str | Path) -> tuple[str, ...]:
+def source_splits(spec: str | Path | Source) -> tuple[str, ...]:
     """The splits of the data set that `spec` names, as in open_source.  Raises: DataError, as there."""
     return _resolve(spec)[1]()
 
 
-def count_images(spec: str | Path, split: str, columns: Columns = BY_NAME) -> int | None:
+def count_images(spec: str | Path | Source, split: str, columns: Columns = BY_NAME) -> int | None:
     """How many images a split has, readable or not, if that is known without reading them.
 
     None for streams, data sets of the hub, and splits that are not there. `columns`: as `open_source`.
@@ -48,6 +48,8 @@ def count_images(spec: str | Path, split: str, columns: Columns = BY_NAME) -> in
     """
     from vggnet.data.sources.parquet import count_rows, parquet_files  # heavy
 
+    if isinstance(spec, Source):
+        return len(spec) if same_split(split, [spec.split]) else None
     if spec == "digits":
         return len(open_digits(split))
     if isinstance(spec, str) and spec.startswith(STREAM):
@@ -71,9 +73,11 @@ def count_images(spec: str | Path, split: str, columns: Columns = BY_NAME) -> in
 
 
 def _resolve(
-    spec: str | Path, rule: Rule = "content", columns: Columns = BY_NAME
+    spec: str | Path | Source, rule: Rule = "content", columns: Columns = BY_NAME
 ) -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
     """How to open a split, and how to list the splits."""
+    if isinstance(spec, Source):
+        return partial(_itself, spec), lambda: (spec.split,)
     if spec == "digits":
         _refuse_columns(spec, columns)
         return open_digits, lambda: DIGITS_SPLITS
@@ -102,6 +106,13 @@ def _resolve(
             return partial(open_listing, folder, columns=columns, rule=rule), lambda: tuple(listings)
     _refuse_columns(spec, columns)
     return partial(open_folder, folder, rule=rule), partial(folder_splits, folder)
+
+
+def _itself(source: Source, split: str) -> Source:
+    """Raises: DataError if it is another split."""
+    if same_split(split, [source.split]) is None:
+        raise DataError(f"{source.name} has no split {split!r}; expected {source.split}.")
+    return source
 
 
 def _has_classes(folder: Path) -> bool:

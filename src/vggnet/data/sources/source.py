@@ -90,6 +90,9 @@ class Source(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __str__(self) -> str:
+        return self.name
+
     @abstractmethod
     def open(self, index: int) -> StoredImage:
         """The image, not decoded yet where it lies in a file.  Raises: ImageError, naming the image."""

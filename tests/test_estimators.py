@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import vggnet
 from vggnet.errors import ConfigError, ImageError, InputError, MissingDependencyError, WeightsError
-from vggnet.features import VGGClassifier, VGGFeatures
+from vggnet.estimators import VGGClassifier, VGGFeatures
 
 
 @pytest.fixture(scope="module")
@@ -208,19 +208,83 @@ def test_the_default_needs_no_download(photos):
 @pytest.mark.slow
 def test_the_example_of_the_guide_runs():
     """Oracle: ten classes by chance give 0.1; the pixels themselves give 0.87 on these digits."""
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "sklearn.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "sklearn.md").read_text(encoding="utf-8")
     names = {}
     exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
     assert names["classifier"].score(names["test"], names["test_labels"]) > 0.8
 
 
+def tuning(weights, **options):
+    """A short training of the given network."""
+    neutral = {"epochs": 1, "batch_size": 4, "val_fraction": 0, "lr": 0.01, "warmup": 0.0, "shift": 2, "rotation": 0.0}
+    return vggnet.preset("digits", init_from=weights).override(**neutral | options)
+
+
+def test_fine_tuning_is_the_training_of_the_same_files(weights, photos, files, tmp_path):
+    """Oracle: `vggnet.train` on class folders of these files: every weight is the same, so pixels, their augmentation
+    and their order are; the probabilities are those of the network, by PyTorch; a saved file has the names."""
+    for path, label in zip(files, LABELS, strict=True):
+        (tmp_path / "data" / "train" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "train" / label / path.name.zfill(8)).write_bytes(path.read_bytes())
+    seed = np.random.RandomState(3).randint(2**31)
+    config = tuning(weights, seed=int(seed))
+    expected = vggnet.load(vggnet.train(tmp_path / "data", config, out=tmp_path / "run", init_from=weights).folder)
+
+    for images in (photos, files):
+        ours = VGGClassifier(weights, fine_tune=tuning(weights), random_state=3).fit(images, LABELS)
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(ours.network_.state_dict()[name], tensor), name
+    batch = torch.stack([expected.preprocess(Image.fromarray(pixels)) for pixels in photos])
+    with torch.no_grad():
+        probabilities = expected(batch).softmax(1).numpy()
+    np.testing.assert_allclose(ours.predict_proba(photos), probabilities, rtol=1e-4)
+    np.testing.assert_allclose(
+        ours.decision_function(photos), np.log(probabilities[:, 1] / probabilities[:, 0]), rtol=1e-3, atol=1e-5
+    )
+    assert ours.predict(photos).tolist() == [ours.classes_[index] for index in probabilities.argmax(1)]
+    vggnet.save(ours.network_, tmp_path / "ours.safetensors")
+    assert vggnet.load(tmp_path / "ours.safetensors").classes == ("dark", "light")
+
+
+def test_a_fine_tuned_one_keeps_to_the_conventions(network, weights, photos, tmp_path):
+    """Oracle: the labels of the images, which differ in brightness; a network that is given stays as it was; joblib's
+    file predicts the same; a second fit without fine-tuning leaves nothing of the first."""
+    before = copy.deepcopy(network.state_dict())
+    config = tuning(weights, epochs=6, lr=0.05)
+    ours = VGGClassifier(network, fine_tune=config, random_state=0)
+    labels = np.repeat([7, 3], 6)
+    assert clone(ours).fit(photos, labels).score(photos, labels) == 1
+    assert not hasattr(ours, "classes_")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(before[name], tensor)
+    ours.fit(photos, labels)
+    assert ours.classes_.tolist() == [3, 7]
+    joblib.dump(ours, tmp_path / "ours.joblib")
+    assert np.array_equal(joblib.load(tmp_path / "ours.joblib").predict_proba(photos), ours.predict_proba(photos))
+    ours.set_params(fine_tune=False).fit(photos, labels)
+    assert not hasattr(ours, "network_")
+    assert ours.score(photos, labels) == 1
+
+
+def test_what_fine_tuning_does_not_use_is_refused(weights, photos):
+    """Oracle: the documented errors."""
+    for options in ({"layer": "pool4"}, {"pooling": None}, {"classifier": RidgeClassifier()}):
+        with pytest.raises(ConfigError, match="is not used with fine_tune"):
+            VGGClassifier(weights, fine_tune=True, **options).fit(photos, LABELS)
+    with pytest.raises(ConfigError, match="unknown preset 'slow'"):
+        VGGClassifier(weights, fine_tune="slow").fit(photos, LABELS)
+    with pytest.raises(ValueError, match="one class"):
+        VGGClassifier(weights, fine_tune=True).fit(photos, ["same"] * 12)
+    with pytest.raises(ImageError, match="broken"):
+        VGGClassifier(weights, fine_tune=tuning(weights)).fit([photos[0], "broken.png"], [0, 1])
+
+
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     """Oracle: the extra in pyproject.toml."""
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.delitem(sys.modules, "vggnet.features.estimators")
-    monkeypatch.delattr(vggnet.features, "estimators")
+    monkeypatch.delitem(sys.modules, "vggnet.estimators")
     with pytest.raises(MissingDependencyError, match=r"scikit-learn is not installed; pip install 'vggnet\[sklearn\]'"):
-        vggnet.features.VGGClassifier  # noqa: B018 (the attribute raises)
+        import vggnet.estimators  # noqa: F401
 
 
 # scikit-learn's own checks ------------------------------------------------------------------------------------------
@@ -339,5 +403,17 @@ def test_the_checks_of_scikit_learn_on_tables_that_become_images(estimator, netw
     vggnet.save(small, tmp_path / "small.safetensors")
     weights = str(tmp_path / "small.safetensors")
     failed, passed = failures(estimator(weights, layer="pool1", pooling=None, batch_size=256))
+    assert not failed
+    assert len(passed) >= 40
+
+
+@pytest.mark.slow
+def test_the_checks_of_scikit_learn_on_fine_tuning(network, tmp_path):
+    """Oracle: scikit-learn's checks, on images that are painted from their tables."""
+    small = copy.deepcopy(network)
+    small.preprocess = vggnet.Preprocess(resize=32, crop=32)
+    vggnet.save(small, tmp_path / "small.safetensors")
+    config = tuning(tmp_path / "small.safetensors", epochs=8, batch_size=16, lr=0.05, shift=0)
+    failed, passed = failures(PaintedClassifier(str(tmp_path / "small.safetensors"), fine_tune=config, batch_size=256))
     assert not failed
     assert len(passed) >= 40

@@ -1,8 +1,9 @@
-"""scikit-learn estimators: features of a VGG as a transformer, and a classifier of images on top of them."""
+"""scikit-learn estimators: features of a VGG as a transformer, and a classifier of images that may fine-tune it."""
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vggnet.data.images import Picture
+from vggnet.data.sources.pictures import Pictures
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, InputError, require
+from vggnet.evaluation.predict import predict
 from vggnet.features.extractor import FeatureExtractor, Pooling, features_of_pictures
 from vggnet.models.vgg import VGG
-from vggnet.weights.checkpoint import open_model
+from vggnet.training.config import TrainConfig
+from vggnet.training.train import train_with
+from vggnet.weights.checkpoint import open_model, save
 from vggnet.weights.registry import DEFAULT_WEIGHTS
 
 require("sklearn", "sklearn")
@@ -23,7 +28,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeatures
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 LAYER = "pool5"  # the last one of the convolutions of every network
@@ -144,22 +151,28 @@ def _if_on_top(name: str) -> Callable[[Method], Method]:
 
 
 class VGGClassifier(ClassifierMixin, _OfImages):  # type: ignore[misc]
-    """scikit-learn classifier of images: frozen features of a VGG and a classifier on top. Needs the extra `sklearn`.
+    """scikit-learn classifier of images by a VGG. Needs the extra `sklearn`.
 
-    To train the network itself, see `vggnet.train`.
+    By default the network is frozen, and a classifier is trained on its features. With `fine_tune` the network itself
+    is trained from its weights, as `vggnet.train` does it: with the same preprocessing, augmentation and options.
 
     Args:
         model: as for `VGGFeatures`, as are `layer`, `pooling`, `batch_size` and `device`.
-        layer: by the paper's name.
-        pooling: of the layer's map.
+        layer: by the paper's name; not used with `fine_tune`.
+        pooling: of the layer's map; not used with `fine_tune`.
         classifier: any classifier of scikit-learn, which is cloned; by default each feature is standardized and a
-            `LogisticRegression` follows.
-        batch_size: images at a time through the network.
+            `LogisticRegression` follows. Not used with `fine_tune`.
+        fine_tune: False trains a classifier on frozen features. True trains the network, by a preset that fits the
+            images; the name of a preset, or a `TrainConfig` with the network and the preprocessing of the weights
+            (see `vggnet.preset`), says how.
+        random_state: seed of a fine-tuning: an int for the same result each time, a `RandomState`, or None.
+        batch_size: images at a time through the network, when it is not trained.
         device: "cpu", "cuda", ...
 
     Attributes:
-        features_: the fitted `VGGFeatures`.
-        classifier_: the fitted classifier on top.
+        features_: the fitted `VGGFeatures`; not with `fine_tune`.
+        classifier_: the fitted classifier on top; with `fine_tune` one that asks the network.
+        network_: with `fine_tune` the trained network with its classes and its preprocessing, for `vggnet.save`.
         classes_: the labels, in the order of the columns of `predict_proba`.
 
     Example:
@@ -177,6 +190,8 @@ class VGGClassifier(ClassifierMixin, _OfImages):  # type: ignore[misc]
         layer: str = LAYER,
         pooling: Pooling | None = "mean",
         classifier: Any = None,
+        fine_tune: bool | str | TrainConfig = False,
+        random_state: Any = None,
         batch_size: int = 16,
         device: str | None = None,
     ) -> None:
@@ -184,18 +199,21 @@ class VGGClassifier(ClassifierMixin, _OfImages):  # type: ignore[misc]
         self.layer = layer
         self.pooling = pooling
         self.classifier = classifier
+        self.fine_tune = fine_tune
+        self.random_state = random_state
         self.batch_size = batch_size
         self.device = device
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Compute the features of the images and train the classifier on top.
+        """Train the classifier on the features of the images, or the network on the images.
 
         Args:
             X: N images, as for `VGGFeatures`.
             y: their N labels, numbers or strings.
 
         Raises:
-            ConfigError: a layer or an option is unknown or impossible.
+            ConfigError: an option is unknown, impossible, or not used with `fine_tune`.
+            DataError: too few images to validate on, which `val_fraction` 0 in `fine_tune` spares.
             InputError: `X` are no images.
             ImageError: an image cannot be read.
             WeightsError: there is no such model, or it has no preprocessing.
@@ -203,10 +221,44 @@ class VGGClassifier(ClassifierMixin, _OfImages):  # type: ignore[misc]
         """
         pictures = _pictures(X)
         check_consistent_length(pictures, y)
-        options = {name: value for name, value in self.get_params(deep=False).items() if name != "classifier"}
-        self.features_ = VGGFeatures(**options).fit(pictures)
+        for name in {"features_", "network_"} & vars(self).keys():  # of an earlier fit
+            delattr(self, name)
+        if self.fine_tune is not False:
+            return self._fit_network(pictures, y)
+        of_features = VGGFeatures().get_params(deep=False)
+        self.features_ = VGGFeatures(**{name: getattr(self, name) for name in of_features}).fit(pictures)
         self.classifier_ = self._new_top().fit(self.features_.transform(pictures), y)
         self.classes_ = self.classifier_.classes_
+        return self
+
+    def _fit_network(self, pictures: list[Picture], y: Any) -> Self:
+        """Train in a temporary run folder."""
+        for name, unused in (("layer", LAYER), ("pooling", "mean"), ("classifier", None)):
+            if getattr(self, name) != unused:
+                raise ConfigError(f"{name} is not used with fine_tune, which trains the whole network. Leave it out.")
+        check_classification_targets(y)
+        classes, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"the labels have one class, {classes[0]!r}; expected two classes or more.")
+        options: dict[str, Any] = {"seed": int(check_random_state(self.random_state).randint(2**31)), "log": ()}
+        if self.device is not None:
+            options["device"] = self.device
+        with TemporaryDirectory() as folder:
+            start = Path(folder) / "model.safetensors" if isinstance(self.model, VGG) else self.model
+            if isinstance(self.model, VGG):
+                save(self.model, start)
+            run = train_with(
+                Pictures(pictures, labels, [str(label) for label in classes]),  # type: ignore[arg-type]
+                None if isinstance(self.fine_tune, bool) else self.fine_tune,
+                options,
+                out=Path(folder) / "run",
+                init_from=start,
+            )
+            if not run.finished:
+                raise KeyboardInterrupt
+            self.network_ = open_model(run.weights, device="cpu").network
+        self.classifier_ = _Network(self.network_, classes, self.batch_size, self.device)
+        self.classes_ = classes
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -236,6 +288,8 @@ class VGGClassifier(ClassifierMixin, _OfImages):  # type: ignore[misc]
         return self._on_top("decision_function", X)
 
     def _new_top(self) -> Any:
+        if self.fine_tune is not False:
+            return _Network
         if self.classifier is not None:
             return clone(self.classifier)
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -246,8 +300,35 @@ class VGGClassifier(ClassifierMixin, _OfImages):  # type: ignore[misc]
 
     def _on_top(self, method: str, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
-        found: NDArray[Any] = getattr(self.classifier_, method)(self.features_.transform(X))
+        samples = self.features_.transform(X) if hasattr(self, "features_") else _pictures(X)
+        found: NDArray[Any] = getattr(self.classifier_, method)(samples)
         return found
+
+
+class _Network:
+    """The methods of a classifier of scikit-learn, of pictures, by a network with as many classes."""
+
+    def __init__(self, network: VGG, classes: NDArray[Any], batch_size: int, device: str | None) -> None:
+        self.network = network
+        self.classes_ = classes
+        self.options: dict[str, Any] = {"batch_size": batch_size, "device": device, "on_error": "raise"}
+
+    def predict_proba(self, pictures: list[Picture]) -> NDArray[np.float64]:
+        names = self.network.classes or ()
+        found: Any = predict(self.network, pictures, top=len(names), **self.options)
+        rows = np.empty((len(found), len(names)))
+        for row, prediction in zip(rows, found, strict=True):
+            row[[names.index(name) for name in prediction.classes]] = prediction.probabilities
+        return rows
+
+    def decision_function(self, pictures: list[Picture]) -> NDArray[np.float64]:
+        """The logarithms of the probabilities, which differ as the logits do."""
+        rows: NDArray[np.float64] = np.log(np.maximum(self.predict_proba(pictures), np.finfo(np.float64).tiny))
+        return rows[:, 1] - rows[:, 0] if len(self.classes_) == 2 else rows
+
+    def predict(self, pictures: list[Picture]) -> NDArray[Any]:
+        best: NDArray[Any] = self.classes_[self.predict_proba(pictures).argmax(1)]
+        return best
 
 
 def _pictures(X: Any) -> list[Picture]:

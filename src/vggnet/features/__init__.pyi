@@ -1,2 +1,0 @@
-from .estimators import VGGClassifier as VGGClassifier
-from .estimators import VGGFeatures as VGGFeatures
