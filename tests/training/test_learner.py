@@ -69,6 +69,24 @@ def test_a_batch_without_images_changes_nothing():
     assert all(torch.equal(before[name], tensor) for name, tensor in learner.model.state_dict().items())
 
 
+def test_scales_of_batch_norm_have_a_penalty():
+    """Oracle: a step of plain SGD with and without it differs by rate times penalty times sign, and in scales alone."""
+    images, labels = batch()
+    config = TINY.override(model="vgg11_bn", momentum=0.0, lr=0.1, weight_decay=0.0)
+    plain, penalized = (
+        make_learner(config.override(norm_l1=penalty), build_model(config, 3)) for penalty in (0.0, 0.01)
+    )
+    for learner in (plain, penalized):
+        learner.model.features.bn1_1.weight.data[0] = -1.0
+        learner.train_step(images, labels)
+    for (name, other), own in zip(plain.model.named_parameters(), penalized.model.parameters(), strict=True):
+        sign = torch.ones_like(own)
+        if name == "features.bn1_1.weight":
+            sign[0] = -1
+        expected = other - 0.1 * 0.01 * sign if ".bn" in name and name.endswith("weight") else other
+        torch.testing.assert_close(own, expected, rtol=0, atol=1e-7)
+
+
 def test_average_follows_its_formula():
     """Oracle: average = decay * average + (1 - decay) * weights, in a loop; it starts at the first weights."""
     images, labels = batch()

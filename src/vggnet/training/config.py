@@ -159,6 +159,7 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
     "temperature": _Rule(lambda options: options["teacher"] is not None, "a teacher"),
     "nesterov": _positive("momentum"),
     "decay_norms": _positive("weight_decay"),
+    "norm_l1": _Rule(lambda options: str(options["model"]).lower().endswith("_bn"), "a model with batch norm (_bn)"),
     "warmup": _only("schedule", "onecycle"),
     "restarts": _only("schedule", "onecycle"),
     "step_epochs": _only("schedule", "step"),

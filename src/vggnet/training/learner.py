@@ -38,6 +38,7 @@ class Learner:
     frozen: tuple[nn.Module, ...] = ()  # layers that stay as they are
     ranks: Ranks = ALONE  # the processes that learn together
     teacher: Teacher | None = None
+    norm_l1: float = 0.0  # of the penalty on scales of batch norm
 
     @property
     def learned(self) -> VGG:
@@ -85,6 +86,7 @@ class Learner:
             (minimized / count).backward()  # type: ignore[no-untyped-call]
             sums = [total + value for total, value in zip(sums, loss.sums.tolist(), strict=True)]
         self.ranks.sum_gradients(self.model)
+        self._add_penalty()
         sums = self.ranks.sum(*sums)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         _require_finite("the loss", sums[0])
@@ -93,6 +95,15 @@ class Learner:
         if self.average:
             self.average.update_parameters(self.model)
         return sums, int(count)
+
+    @torch.no_grad()
+    def _add_penalty(self) -> None:
+        """Add the gradient of the L1 penalty (Liu et al. 2017, arXiv:1708.06519, equation 1)."""
+        if not self.norm_l1:
+            return
+        for layer in self.model.modules():
+            if isinstance(layer, nn.BatchNorm2d) and layer.weight.grad is not None:
+                layer.weight.grad.add_(layer.weight.sign(), alpha=self.norm_l1)
 
     def share_statistics(self) -> None:
         """Take over the running statistics of batch norm that the first process has gathered from its shares."""
@@ -148,6 +159,7 @@ def make_learner(config: TrainConfig, model: VGG, ranks: Ranks = ALONE, task: Ta
         frozen=frozen,
         ranks=ranks,
         teacher=_teacher(config, device),
+        norm_l1=config.optimizer.norm_l1,
     )
 
 

@@ -197,6 +197,11 @@ class OptimizerConfig(_Group):
     nesterov: bool = option(False, "Nesterov's form of momentum")
     weight_decay: float = option(5e-4, "L2 penalty on the weights that SGD trains")
     decay_norms: bool = option(False, "weight decay of batch norm and biases as well")
+    norm_l1: float = option(
+        0.0,
+        "L1 penalty on the scales of batch norm, such as 1e-4, which drives those of needless channels to 0 before "
+        "`vgg shrink --criterion bn`",
+    )
     label_smoothing: float = option(0.0, "share of each label that is spread over all classes")
     class_weights: Literal["none", "balanced"] = option(
         "none",
@@ -216,7 +221,7 @@ class OptimizerConfig(_Group):
 
     def _check(self) -> None:
         self._above_0("batch_size", "accumulate", "lr", "kernel_lr", "norm_bias_lr", "temperature")
-        self._at_least_0("weight_decay")
+        self._at_least_0("weight_decay", "norm_l1")
         self._shares("momentum", "label_smoothing", "ema")
         self._require("teacher_share", 0 < self.teacher_share <= 1, "in (0, 1]")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most batch_size ({self.batch_size})")
