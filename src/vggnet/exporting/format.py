@@ -29,10 +29,12 @@ class Exported:
         model: the network, in eval mode, on the CPU, in float32.
         from_pixels: whether the inputs are uint8 pixels (N, H, W, C), which are normalized in the file, instead of
             normalized float32 images (N, C, H, W).
+        calibration: uint8 pixels (N, C, H, W) for a file in 8-bit integers; None for one in float32.
     """
 
     model: VGG
     from_pixels: bool = False
+    calibration: Tensor | None = None
 
     @property
     def preprocess(self) -> Preprocess:
@@ -90,7 +92,7 @@ class Exported:
             "classes": self.model.classes,
             "preprocess": self.preprocess.as_dict(),
             "from_pixels": self.from_pixels,
-            "precision": "float32",
+            "precision": "float32" if self.calibration is None else "int8",
         }
         return {name: json.dumps(value) for name, value in values.items()}
 
@@ -102,12 +104,15 @@ class Format(ABC):
     suffix: str  # of the file; empty for a folder
     beside: tuple[str, ...] = ()  # of other files that belong to it, of the same name
     takes_pixels = True  # whether the preprocessing can be part of the file
+    takes_int8 = False  # whether the file can be one in 8-bit integers
     packages: tuple[str, ...]  # imported for writing and running it, from the extra `export`
 
     def check(self, network: Exported) -> None:
         """Nothing.  Raises: ConfigError if the format cannot represent the network."""
         if network.from_pixels and not self.takes_pixels:
             raise ConfigError(f"--with-preprocessing: a file for {self.name} holds the network's own layers alone.")
+        if network.calibration is not None and not self.takes_int8:
+            raise ConfigError(f"--int8: a file for {self.name} is in float32; onnx and openvino have 8-bit integers.")
 
     @abstractmethod
     def write(self, network: Exported, path: Path) -> None:

@@ -16,9 +16,11 @@ from torch.export import Dim
 
 from vggnet.errors import require
 from vggnet.exporting.format import INPUT, OUTPUT, Exported, Format
+from vggnet.exporting.int8 import quantize
 from vggnet.files import write_text
 from vggnet.weights.runtimes import EXTRA, Run, import_openvino
 
+BATCH = 32  # images of one calibration step
 OPSET, IR_VERSION = 18, 8  # onnxruntime 1.14 and OpenVINO 2023.0 are the oldest releases that read both
 
 
@@ -27,6 +29,7 @@ class Onnx(Format):
 
     name, suffix = "onnx", ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    takes_int8 = True
 
     def write(self, network: Exported, path: Path) -> None:
         """As the base class says. It passes ONNX's checker with shape inference."""
@@ -38,6 +41,8 @@ class Onnx(Format):
         program.model.ir_version = IR_VERSION
         program.model.metadata_props.update(network.description())
         program.save(path)
+        if network.calibration is not None:
+            quantize(path, [network.inputs(batch) for batch in torch.split(network.calibration, BATCH)], INPUT)
         onnx: Any = require("onnx", EXTRA)
         onnx.checker.check_model(str(path), full_check=True)
 
@@ -46,7 +51,8 @@ class OpenVino(Format):
     """OpenVINO's model: an .xml file, and a .bin file of the same name with the weights in float32."""
 
     name, suffix, beside = "openvino", ".xml", (".bin",)
-    packages = ("openvino", *Onnx.packages[:2])
+    packages = ("openvino", *Onnx.packages)
+    takes_int8 = True
 
     def write(self, network: Exported, path: Path) -> None:
         """From ONNX, so that both have the same free dimensions."""
