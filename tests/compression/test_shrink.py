@@ -108,6 +108,8 @@ def test_a_table_for_people(given, tmp_path, vgg):
     assert [line.split()[0] for line in lines[1:3]] == ["given", "fold"]
     assert "vgg11_bn is vgg11" in lines[2]
     assert "small.safetensors" in lines[-1]
+    with Image.open(tmp_path / "small.png") as picture:
+        assert picture.width > 2 * picture.height
 
 
 def test_what_was_shrunk_is_shrunk_again_and_says_so(given, tmp_path):

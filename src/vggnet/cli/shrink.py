@@ -5,12 +5,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from vggnet.cli.parsing import parse
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from vggnet.compression.shrink import ShrinkResult
 
 UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -84,6 +87,7 @@ def main(arguments: list[str]) -> int:
     if "prune" in steps and not {"tune", "distill"} & set(steps):
         fine_tune = f"vgg train --data {quote(args.data or 'DATA')} --init-from {quote(str(result.out))}"
         print(f"a pruned network needs fine-tuning: --steps prune,distill, or {fine_tune}", file=sys.stderr)
+    picture = _draw(result)
     if args.json:
         print(to_json(result))
         return 0
@@ -109,8 +113,22 @@ def main(arguments: list[str]) -> int:
         f"MACs: multiply-adds for one image of {result.size}x{result.size} pixels. ms: for one image on this machine; "
         f"images/s: in batches of {result.batch_size}, both in float32."
     )
-    print(f"written: {result.out}, {result.file_bytes / 1e6:,.3f} MB")
+    print(f"written: {result.out}, {result.file_bytes / 1e6:,.3f} MB{picture}")
     return 0
+
+
+def _draw(result: "ShrinkResult") -> str:
+    """Draw the steps beside the file, if there is matplotlib; what to say about it."""
+    from vggnet.report.text import to_plain
+
+    try:
+        from vggnet.report.figures import draw_steps
+    except MissingDependencyError as error:
+        print(f"vgg: no figure: {error}", file=sys.stderr)
+        return ""
+    path = result.out.with_suffix(".png")
+    draw_steps([to_plain(row) for row in result.rows], path, title=f"{Path(result.source).name}, shrunk")
+    return f"; {path}"
 
 
 def _num_bytes(text: str) -> int:

@@ -119,7 +119,9 @@ def shrink(
     tuner = None
     if data is not None:
         folder = out.with_name(f"{out.stem}-steps")
-        tuner = Tuner(data, recipe or recipe_of(checkpoint, data), folder, progress)
+        recipe = recipe or recipe_of(checkpoint, data)
+        recipe = recipe.override(freeze=0) if "prune" in steps else recipe  # which changes all layers
+        tuner = Tuner(data, recipe, folder, progress)
     job = Job(
         source=source,
         steps=tuple(steps),

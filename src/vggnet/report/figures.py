@@ -59,6 +59,34 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
     save_figure(figure, path)
 
 
+def draw_steps(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """A network before and after each step of a shrinking: a panel for each number, a bar for each step.
+
+    Each row has `step`, `parameters`, `macs`, `weights_bytes`, `latency` (seconds), and `val_accuracy` and
+    `test_accuracy` (0..1 or None).  Raises: StorageError if `path` cannot be written.
+    """
+    panels = [
+        ("parameters (millions)", 1e-6, "parameters"), ("multiply-adds (millions)", 1e-6, "macs"),
+        ("weights (MB)", 1e-6, "weights_bytes"), ("ms for one image", 1e3, "latency"),
+        ("validation accuracy (%)", 100, "val_accuracy"), ("test accuracy (%)", 100, "test_accuracy"),
+    ]  # fmt: skip
+    shown = [panel for panel in panels if any(row[panel[2]] is not None for row in rows)]
+    figure = Figure(figsize=(2.6 * len(shown), 0.9 + 0.42 * len(rows)), layout="constrained")
+    for axes, (label, scale, name) in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
+        values = [None if row[name] is None else scale * row[name] for row in rows]
+        bars = axes.barh(range(len(rows)), [value or 0 for value in values], color=BLUE)
+        axes.bar_label(bars, ["" if value is None else f"{value:.4g}" for value in values], padding=3, fontsize=9)
+        axes.set_xlabel(label)
+        axes.margins(x=0.28)  # room for the numbers
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    first = figure.axes[0]
+    first.set_yticks(range(len(rows)), [row["step"] for row in rows])
+    first.invert_yaxis()
+    write_title(figure, title)
+    save_figure(figure, path)
+
+
 def draw_predictions(
     images: Sequence[Image.Image],
     true: Sequence[str],
