@@ -20,6 +20,7 @@ READ_ALL = 0b110  # the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, w
 collect_ignore = [
     "accel/kernels/arm64.py",
     "evaluation/colors.py",
+    "serving/crashing.py",
     "training/killable.py",
     "training/ranked.py",
     "training/trainings.py",
@@ -47,6 +48,7 @@ INTEGRATION = (
     "interpret/",
     "models/test_tracing.py",
     "report/test_page.py",
+    "serving/",
     "tasks/test_box_evaluation.py",
     "tasks/test_localize.py",
     "tasks/test_protocols.py",

@@ -90,7 +90,10 @@ class MissingDependencyError(VGGError, ImportError):
     """An optional package is not installed."""
 
 
-_PACKAGES = {"google": "protobuf", "sklearn": "scikit-learn"}  # top-level module -> package, where the names differ
+_PACKAGES = {
+    "google": "protobuf", "sklearn": "scikit-learn", "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}  # fmt: skip  # top-level module -> package, where the names differ
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -61,6 +61,24 @@ def test_a_fixed_choice_is_used_and_never_written(tmp_path, fixed_clock, monkeyp
     assert tuner.chosen()["another"]["algorithm"] == "winograd4"
 
 
+def test_a_server_keeps_predicted_choices(tmp_path, fixed_clock, monkeypatch):
+    """Oracle: the calls, counted; a shape that is in the cache keeps its measured choice."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    monkeypatch.setattr("vggnet.accel.autotuning.MEASURE_AFTER", 2)
+    calls, path = [], tmp_path / "choices.json"
+    algorithms = counted(calls, direct=3.0, winograd4=1.0, winograd2=2.0)
+    path.write_text('{"key": "cached", "algorithm": "winograd4", "ms": {}}\n')
+    tuner = Autotuner(path)
+    with tuner.without_measuring():
+        assert tuner.knows("new")
+        for _ in range(9):
+            tuner.run("new", algorithms, lambda: "winograd2")
+        tuner.run("cached", algorithms, lambda: "winograd2")
+        assert tuner.settled("new", algorithms) == "winograd2"
+    assert calls == ["winograd2"] * 9 + ["winograd4"]
+    assert tuner.settled("new", algorithms) is None
+
+
 def test_a_fixed_choice_that_cannot_run_here_is_measured(fixed_clock, monkeypatch):
     """Oracle: the fastest of those offered; the name of an algorithm that another version may bring."""
     monkeypatch.delenv("VGGNET_CONV", raising=False)

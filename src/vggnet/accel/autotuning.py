@@ -57,11 +57,12 @@ class Autotuner:
         self._measured: dict[str, Choice] = _read(path) if path else {}
         self._chosen: dict[str, Choice] = {}
         self._measures = False  # whether a key is measured at its first use
+        self._predicts = False  # whether a key keeps its predicted choice
         self._uses: Counter[str] = Counter()  # of keys that are not measured
 
     def knows(self, key: str) -> bool:
-        """Whether `run` will not predict: the key is measured, will be now, or $VGGNET_CONV is set."""
-        known = key in self._chosen or key in self._measured or self._measures
+        """Whether the choice of `run` is final: measured before or now, kept as predicted, or that of $VGGNET_CONV."""
+        known = key in self._chosen or key in self._measured or self._measures or self._predicts
         return known or bool(os.environ.get("VGGNET_CONV"))
 
     @property
@@ -91,9 +92,12 @@ class Autotuner:
         name = self.settled(key, algorithms)
         if name is not None:
             return algorithms[name]()
-        if not self._is_worth_measuring(key):
+        if self._predicts and key not in self._measured:
+            choice = self._chosen[key] = {"algorithm": predict(), "ms": {}}
+        elif self._is_worth_measuring(key):
+            choice = self._chosen[key] = self._cached(key, algorithms)
+        else:
             return algorithms[predict()]()
-        choice = self._chosen[key] = self._cached(key, algorithms)
         return algorithms[choice["algorithm"]]()
 
     @contextmanager
@@ -109,6 +113,20 @@ class Autotuner:
             yield
         finally:
             self._chosen, self._measures = outer
+
+    @contextmanager
+    def without_measuring(self) -> Iterator[None]:
+        """Within the block, a key that is not in the cache keeps its predicted choice, as a server needs it.
+
+        No call then takes many times as long as the others, and results do not change with the number of calls. It
+        applies to the whole process.
+        """
+        outer = self._chosen, self._predicts
+        self._chosen, self._predicts = {}, True
+        try:
+            yield
+        finally:
+            self._chosen, self._predicts = outer
 
     def chosen(self) -> dict[str, Choice]:
         """The choices that the innermost `fixed` block was given or has used; outside of one, those used so far."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "shrink": "make a trained network smaller: prune, distill, fold, factorize, quantize",
     "weights": "list, fetch, convert and verify trained weights",
     "export": "write a trained network for ONNX, OpenVINO, ncnn, torchvision, timm and others",
+    "serve": "serve trained networks over HTTP, with a page for the browser",
     "show": "show a network layer by layer, or the paper's tables",
     "compare": "measure VGGs beside AlexNet, GoogLeNet, ResNets, MobileNets and SqueezeNet",
     "bench": "time training and answering against stock PyTorch on this CPU",

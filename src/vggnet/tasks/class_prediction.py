@@ -54,12 +54,37 @@ def _predict_batch(
 
 def _best(classifier: OpenModel, images: Tensor, top: int) -> list[tuple[list[str], list[float]]]:
     """uint8 (N, C, H, W) -> the most probable classes of each image, and their probabilities."""
-    with inference_mode(classifier.network):
-        logits = classifier.network(classifier.preprocess.normalize(images.to(classifier.device))).cpu().double()
+    logits = class_logits(classifier, classifier.preprocess.normalize(images.to(classifier.device)))
     check_finite_logits(logits)
-    probabilities, order = logits.softmax(1).sort(dim=1, descending=True, stable=True)
+    return rank_classes(classifier, logits.softmax(1), top)
+
+
+def class_logits(classifier: OpenModel, inputs: Tensor) -> Tensor:
+    """The outputs of a network.
+
+    Args:
+        classifier: a network with classes.
+        inputs: float32 (N, C, H, W), normalized, on any device.
+
+    Returns:
+        float64 (N, K), on the CPU; the softmax of a row is the probabilities.
+    """
+    with inference_mode(classifier.network):
+        logits: Tensor = classifier.network(inputs.to(classifier.device)).cpu().double()
+    return logits
+
+
+def rank_classes(classifier: OpenModel, probabilities: Tensor, top: int) -> list[tuple[list[str], list[float]]]:
+    """The most probable classes of each image, and their probabilities; equal ones rank by class index.
+
+    Args:
+        classifier: gives the class names.
+        probabilities: (N, K).
+        top: how many classes.
+    """
+    values, order = probabilities.sort(dim=1, descending=True, stable=True)
     classes = [[classifier.class_name(index) for index in row] for row in order[:, :top].tolist()]
-    return list(zip(classes, probabilities[:, :top].tolist(), strict=True))
+    return list(zip(classes, values[:, :top].tolist(), strict=True))
 
 
 def _named(name: str, classes: list[str], probabilities: list[float]) -> Prediction:

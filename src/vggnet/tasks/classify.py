@@ -40,6 +40,7 @@ class Classify(Task):
     """Predict the class of an image."""
 
     name: ClassVar[str] = "classify"
+    ranks_classes: ClassVar[bool] = True
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "protocol", "views")
 
     label_smoothing: float = 0.0  # share of each label that is spread over all classes

@@ -120,6 +120,7 @@ class Task(ABC):
     # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
     draws_predictions: ClassVar[bool] = False  # whether `draw_predictions` can be called
+    ranks_classes: ClassVar[bool] = False  # whether the outputs are logits of classes, a row for each image
     # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
     conditions: ClassVar[tuple[str, ...]] = ()
 

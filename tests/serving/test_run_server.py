@@ -1,0 +1,114 @@
+"""A server as a process of its own: what it prints, slow senders, and its end."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import encoded
+
+import vggnet
+from vggnet.cli.main import main
+
+FILE = encoded(1)
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n' + FILE + b"\r\n--b--\r\n"
+)  # fmt: skip
+HEAD = (
+    "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    f"Content-Length: {len(FORM)}\r\n\r\n"
+).encode()
+
+
+class Server:
+    """A process of `vgg serve` that listens."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "vggnet", "serve", *map(str, arguments), "--port", "0", "--device", "cpu"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.line = self.process.stdout.readline()
+        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", self.line)[1])
+
+    def connect(self, sent):
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(sent)
+        return connection
+
+    def ask(self, sent):
+        """All that comes back until the server closes the connection."""
+        return rest(self.connect(sent))
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+
+
+def accepts(server):
+    """Whether it still listens."""
+    try:
+        server.connect(b"").close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def rest(connection):
+    received = b""
+    while part := connection.recv(1 << 16):
+        received += part
+    connection.close()
+    return received
+
+
+@pytest.fixture
+def server(sources):
+    started = Server(*sources[:2], "--header-timeout", "0.2", "--max-connections", "4")
+    yield started
+    started.process.kill()
+    started.process.communicate()
+
+
+def test_a_server_bends_and_ends(server, sources):
+    """Slow and broken senders cost no other request its answer; SIGTERM ends it once an accepted one is answered."""
+    assert server.line.startswith("serving mine, gray at http://127.0.0.1:")
+    pending = server.connect(HEAD + FORM[:-1])
+    assert server.ask(b"GET / HTTP/1.1\r\nHost: loc") == b""  # no more comes: closed after 0.2 s
+    assert server.ask(b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+    answer = server.ask(HEAD.replace(b"Host:", b"Connection: close\r\nHost:") + FORM)
+    expected = vggnet.predict(sources[0], [FILE], device="cpu")[0]
+    found = json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"][0]
+    assert found["classes"] == list(expected.classes)
+    assert found["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    idle = [server.connect(b"") for _ in range(3)]
+    refused = server.ask(b"")
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After: 1" in refused
+    for connection in idle:
+        connection.close()
+    server.stop()
+    while accepts(server):
+        pass
+    pending.sendall(FORM[-1:])
+    assert rest(pending).startswith(b"HTTP/1.1 200")
+    assert server.process.wait(60) == 0
+    assert server.process.stderr.read() == ""
+
+
+def test_mistakes(capsys, tmp_path):
+    """One line and exit code 2, before a model is opened."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    for arguments, words in (
+        (["--port", "99999"], "port is 99999; expected 0 to 65535"),
+        (["--port", port], f"cannot listen at 127.0.0.1, port {port} (Address already in use)"),
+        (["--host", "203.0.113.1"], "cannot listen at 203.0.113.1"),
+        (["--max-batch", "0"], "max_batch is 0; it must be at least 1"),
+        ([str(tmp_path / "none"), "--port", "0"], "no such run folder"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *arguments])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
+    taken.close()
