@@ -1,6 +1,9 @@
 """Tiny networks, pictures, and servers of them."""
 
 import io
+import socket
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from vggnet.features.retrieval import build_index
 from vggnet.models.vgg import build
 from vggnet.serving.app import create_app
 from vggnet.serving.limits import Limits
+from vggnet.serving.run_server import make_server
 from vggnet.serving.service import open_service
 from vggnet.weights.checkpoint import save
 
@@ -81,6 +85,28 @@ def service(sources, index):
 def client(service):
     with TestClient(create_app(service)) as connected:
         yield connected
+
+
+@contextmanager
+def listening(service):
+    """A server in a thread of this process; its host and port."""
+    listener, started = socket.socket(), threading.Event()
+    listener.bind(("127.0.0.1", 0))
+    server = make_server(service, "127.0.0.1", started=started.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    assert started.wait(60)
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.fixture(scope="package")
+def address(service):
+    with listening(service) as found:
+        yield found
 
 
 def upload(*files):

@@ -2,8 +2,6 @@
 
 import io
 import json
-import socket
-import threading
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from conftest import CLASSES, encoded
 from PIL import Image
 
 import vggnet
-from vggnet.serving.run_server import make_server
 
 LENGTH = "Inference-Header-Content-Length"
 PICTURES = [encoded(number) for number in range(3)]
@@ -117,21 +114,6 @@ def test_other_refusals(client):
     for length in ("-1", "999999999", "x", "9" * 5000):
         response = client.post("/v2/models/mine/infer", content=b"{}", headers={LENGTH: length})
         assert response.status_code == 400
-
-
-@pytest.fixture(scope="module")
-def address(service):
-    """A server that listens."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    started = threading.Event()
-    server = make_server(service, "127.0.0.1", started=started.set)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    assert started.wait(60)
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(60)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

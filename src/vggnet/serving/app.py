@@ -1,9 +1,10 @@
 """The application: all routes, the page, and every error as {"error": ...}."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +22,13 @@ from vggnet.serving.refusals import status_of
 from vggnet.serving.service import Service
 from vggnet.serving.uploads import describe
 
+WEB = Path(__file__).parent / "web"
+PAGE = {  # path -> file and type
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+}
 DESCRIPTION = "Classes, features, explanations and similar images, by the VGGs that this server has."
 
 
@@ -52,6 +60,9 @@ def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASG
     app.include_router(image_routes(service))
     app.include_router(protocol_routes(service))
 
+    for path, (file, kind) in PAGE.items():
+        app.get(path, include_in_schema=False)(_constant((WEB / file).read_bytes(), kind))
+
     @app.get("/metrics", response_class=Response, responses={**failures(), 200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Show the metrics in the format of Prometheus."""
@@ -74,3 +85,10 @@ def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASG
         return JSONResponse({"error": "a mistake of the server; its log says more."}, 500)
 
     return Gate(app, service, hosts)
+
+
+def _constant(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        return Response(content, media_type=kind)
+
+    return answer
