@@ -227,6 +227,9 @@ def test_timm_and_transformers_load_the_folder(head, side, tmp_path):
     with torch.no_grad():
         expected = model(model.preprocess(image)[None])
         torch.testing.assert_close(theirs(transform(image)[None]), expected, rtol=1e-5, atol=1e-5)
+        ours = vggnet.load(tmp_path / "folder")
+        torch.testing.assert_close(ours(ours.preprocess(image)[None]), expected, rtol=1e-5, atol=1e-5)
+        assert (ours.classes, ours.preprocess) == (model.classes, model.preprocess)
     with suppress(ImportError):
         from transformers import pipeline
 

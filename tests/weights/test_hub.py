@@ -66,6 +66,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 self.server.models[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                del self.server.models[name][line["value"]["path"]]
         self.answer_json(
             {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.server.url}/{name}/commit/{COMMIT}"}
         )
@@ -77,6 +79,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
             found = re.fullmatch(r"/api/models/(\w+/\w+)(?:/revision/.*)?", path)
             if found and found[1] in self.server.models:
                 self.answer_json({"id": found[1], "sha": COMMIT, "private": False, "siblings": []})
+                return
+            listed = re.fullmatch(r"/api/models/(\w+/\w+)/tree/main", path)
+            if listed and listed[1] in self.server.models:
+                files = self.server.models[listed[1]]
+                self.answer_json([{"type": "file", "path": p, "size": len(f), "oid": COMMIT} for p, f in files.items()])
                 return
             self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
         elif match[2] not in self.server.models[match[1]]:
@@ -142,7 +149,8 @@ def run(endpoint, home, *steps):
 
 
 def test_pushed_and_pulled(hub, model, tmp_path):
-    """Oracle: the network; what lies on the server are its tensors and a card."""
+    """Oracle: the network; what lies on the server are its tensors and a card, and nothing of timm's form any more."""
+    hub.models["some/vgg"] = {"model.safetensors": b"old", "config.json": b"{}"}
     pushed, pulled = run(hub.url, tmp_path, "push mine.safetensors some/vgg", "pull some/vgg")
     assert (pushed, pulled) == (f"{hub.url}/some/vgg", "pulled")
     files = hub.models["some/vgg"]
@@ -175,10 +183,15 @@ def test_by_the_command(hub, model, tmp_path):
 def test_what_the_hub_refuses(hub, model, tmp_path):
     """Oracle: the contract: one line that names the repository."""
     hub.models["some/text"] = {"weights.safetensors": b"text"}
+    other = {"architecture": "resnet50", "num_classes": 1000, "pretrained_cfg": {}}
+    hub.models["some/resnet"] = {"model.safetensors": b"text", "config.json": json.dumps(other).encode()}
+    hub.models["some/half"] = {"model.safetensors": b"text"}
     steps = {
         "pull some/nothing": "no such repository",
         "pull some/empty": "has no weights.safetensors",
         "pull some/text": "not a sound safetensors file",
+        "pull some/resnet": "not a VGG of timm (architecture is 'resnet50'; expected vgg11, vgg11_bn",
+        "pull some/half": "nor config.json and model.safetensors",
         "pull not//a//name": "no such repository",
         "push mine.safetensors other/vgg": "cannot be uploaded",
         "push missing.safetensors some/vgg": "no such run folder",
@@ -187,7 +200,7 @@ def test_what_the_hub_refuses(hub, model, tmp_path):
         assert kind == "WeightsError"
         assert message in said
         assert "\n" not in said
-        assert step.split()[1] in said or step.split()[-1] in said or "weights.safetensors" in said
+        assert step.split()[1] in said or step.split()[-1] in said or ".safetensors" in said or "config.json" in said
 
 
 def test_nobody_answers(model, tmp_path):

@@ -54,7 +54,7 @@ class Verify(_Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class Push:
-    """Upload weights to the Hugging Face hub."""
+    """Upload weights with a model card to the Hugging Face hub, in timm's form where timm has such a network."""
 
     model: Annotated[Path, tyro.conf.Positional]  # a run folder, a .safetensors file, or a name
     repository: Annotated[str, tyro.conf.Positional]  # USER/NAME, made if missing
@@ -63,7 +63,7 @@ class Push:
 
 @dataclass(frozen=True, kw_only=True)
 class Pull(_Answer):
-    """Download weights that were pushed to the Hugging Face hub."""
+    """Download weights that vggnet or timm has pushed to the Hugging Face hub."""
 
     repository: Annotated[str, tyro.conf.Positional]  # USER/NAME
     out: Annotated[Path, tyro.conf.Positional]  # the .safetensors file to write

@@ -407,6 +407,29 @@ class Preprocess:
         }
 
     @classmethod
+    def from_timm(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The inverse of `as_timm`.
+
+        Raises:
+            ConfigError: the images are not square, or are not cropped in the center; or as the class.
+
+        Example:
+            >>> Preprocess.from_timm(Preprocess.imagenet().as_timm()) == Preprocess.imagenet()
+            True
+        """
+        channels, height, width = values["input_size"]
+        mode = values.get("crop_mode", "center")
+        if height != width or mode != "center" or len(values["mean"]) != channels:
+            raise ConfigError(f"preprocessing: input_size {values['input_size']}, mean {values['mean']}, crop {mode}.")
+        return cls(
+            resize=int(width / values["crop_pct"]),
+            crop=width,
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            interpolation=values["interpolation"],
+        )
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `as_dict`; also reads the values that version 0.1 stored."""
         return cls(

@@ -1,24 +1,20 @@
 """Weights under the names of torchvision and timm, for their own networks."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from vggnet.errors import ConfigError, require
+from vggnet.errors import require
 from vggnet.exporting.format import Exported, Format
-from vggnet.files import write_text
-from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
-from vggnet.models.vgg import VGG, Architecture, from_dense, to_dense
-from vggnet.weights.importers.pytorch import NAMES, TIMM_HEAD, TORCHVISION_HEAD, their_names
+from vggnet.models.vgg import VGG, from_dense
+from vggnet.weights.importers.pytorch import TORCHVISION_HEAD
 from vggnet.weights.runtimes import Run
-
-NATIVE = POOLED_SIZE * TOTAL_STRIDE  # pixels at which pooling to 7x7 changes nothing
+from vggnet.weights.timm_folder import check_plain, check_timm, renamed, write_folder
 
 
 class _StateDict(Format):
@@ -29,17 +25,7 @@ class _StateDict(Format):
     def check(self, network: Exported) -> None:
         """As the base class says."""
         super().check(network)
-        architecture = network.model.architecture
-        theirs = Architecture(
-            name=architecture.name, num_classes=architecture.num_classes, head=architecture.head,
-            in_channels=architecture.in_channels, dropout=architecture.dropout,
-        )  # fmt: skip
-        if architecture.name not in NAMES or architecture.head not in ("paper", "dense") or architecture != theirs:
-            given = ", ".join(f"{name} {value}" for name, value in architecture.as_dict().items())
-            raise ConfigError(
-                f"{self.name} has no such network ({given}); it has {', '.join(NAMES)} of width 1 with the paper's "
-                "head. onnx, openvino and torch-export take every network."
-            )
+        check_plain(self.name, network.model.architecture)
 
 
 class TorchVision(_StateDict):
@@ -50,7 +36,7 @@ class TorchVision(_StateDict):
 
     def write(self, network: Exported, path: Path) -> None:
         """As the base class says."""
-        torch.save(_renamed(_with_paper_head(network.model), TORCHVISION_HEAD), path)
+        torch.save(renamed(_with_paper_head(network.model), TORCHVISION_HEAD), path)
 
     def read(self, path: Path, network: Exported) -> Run:
         """By torchvision's own network."""
@@ -77,19 +63,11 @@ class Timm(_StateDict):
     def check(self, network: Exported) -> None:
         """As the base class says; timm averages the scores of larger images instead of pooling the map."""
         super().check(network)
-        if network.preprocess.crop > NATIVE and network.model.architecture.head == "paper":
-            raise ConfigError(
-                f"timm's VGG is another function for images of more than {NATIVE} pixels, and this network takes "
-                f"{network.preprocess.crop}."
-            )
+        check_timm(network.model.architecture, network.preprocess)
 
     def write(self, network: Exported, path: Path) -> None:
         """As the base class says."""
-        model = network.model
-        tensors = _renamed(model if model.architecture.head == "dense" else to_dense(model), TIMM_HEAD)
-        tensors["head.fc.weight"] = tensors["head.fc.weight"].flatten(1).contiguous()
-        save_file(tensors, path / "model.safetensors", {"format": "pt"})
-        write_text(path / "config.json", json.dumps(_timm_config(network), indent=2, ensure_ascii=False) + "\n")
+        write_folder(network.model, path)
 
     def read(self, path: Path, network: Exported) -> Run:
         """By timm's own network, made of the configuration in the folder."""
@@ -101,33 +79,8 @@ class Timm(_StateDict):
         return _without_gradients(theirs)
 
 
-def _timm_config(network: Exported) -> dict[str, Any]:
-    model = network.model
-    architecture = model.architecture
-    labels = model.classes or tuple(map(str, range(architecture.num_classes)))
-    return {
-        "architecture": architecture.name,
-        "num_classes": architecture.num_classes,
-        "num_features": 4096,
-        "label_names": list(labels),
-        "model_args": {"in_chans": architecture.in_channels},
-        "pretrained_cfg": {
-            "num_classes": architecture.num_classes,
-            "pool_size": [POOLED_SIZE, POOLED_SIZE],
-            "first_conv": "features.0",
-            "classifier": "head.fc",
-            **network.preprocess.as_timm(),
-        },
-    }
-
-
 def _with_paper_head(model: VGG) -> VGG:
     return from_dense(model) if model.architecture.head == "dense" else model
-
-
-def _renamed(model: VGG, head: Mapping[str, str]) -> dict[str, Tensor]:
-    names = their_names(model.architecture.name, model.architecture.head, tuple(head.items()))
-    return {names[ours]: tensor.detach().contiguous() for ours, tensor in model.state_dict().items()}
 
 
 def _without_gradients(network: torch.nn.Module) -> Run:

@@ -25,7 +25,7 @@ from vggnet.models.branches import BranchedVGG
 from vggnet.models.vgg import VGG, Architecture, empty
 from vggnet.weights.adaptation import adapt
 from vggnet.weights.file_format import CHECKSUM, FORMAT, check_format, check_tensors, checksum, open_file, read_tensors
-from vggnet.weights.registry import FEATURES_FILE, locate
+from vggnet.weights.registry import FEATURES_FILE, is_timm_file, locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +62,19 @@ class Checkpoint:
 
         Args:
             source: a run folder, a `.safetensors` file, or a name of `vgg weights list`; or a file of `vgg export`,
-                whose weights can be read if it is a `.pt2` file.
+                whose weights can be read if it is a `.pt2` file or a folder for timm.
 
         Raises:
             WeightsError: there is no such file, or it is damaged, or not one of vggnet's.
         """
         path = locate(source)
         from vggnet.weights.exported_files import ExportedFile, is_exported  # which make checkpoints
+        from vggnet.weights.timm_folder import read_folder
 
         if is_exported(path):
             return ExportedFile.open(path).checkpoint
+        if is_timm_file(path):
+            return read_folder(path)
         file, metadata = open_file(path)
         if "format" not in metadata and path.name == FEATURES_FILE:
             return _bare_features(path, file)

@@ -17,6 +17,7 @@ from vggnet.files import cache_folder
 from vggnet.models.table1 import resolve
 
 FILE_NAME = "weights.safetensors"  # within a run folder
+TIMM_FILE, TIMM_CONFIG = "model.safetensors", "config.json"  # of a folder for timm and transformers
 # The convolutions of VGG-16 alone, without a description: conv1_1.weight, conv1_1.bias, ...
 FEATURES_FILE = "vgg16_features.safetensors"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
@@ -200,8 +201,13 @@ def find(source: Path | str) -> Path | None:
     return SHIPPED_FOLDER / f"{name}.safetensors" if name in shipped_names() else None
 
 
+def is_timm_file(path: Path) -> bool:
+    """Whether the file has the name of timm's weights, and their description lies beside it."""
+    return path.name == TIMM_FILE and path.is_file() and path.with_name(TIMM_CONFIG).is_file()
+
+
 def locate(source: Path | str) -> Path:
-    """The weights file of a name of `vgg weights list`, a run folder, a folder with FEATURES_FILE, or a file.
+    """The weights of a name of `vgg weights list`, a run folder, a folder with FEATURES_FILE or of timm, or a file.
 
     Raises: WeightsError if there is none.
     """
@@ -215,6 +221,8 @@ def locate(source: Path | str) -> Path:
         for name in (FILE_NAME, FEATURES_FILE):
             if (path / name).is_file():
                 return path / name
+        if is_timm_file(path / TIMM_FILE):
+            return path / TIMM_FILE
         raise WeightsError(
             f"{path} is not a finished run folder: it has no {FILE_NAME}. Give a folder that `vgg train` made, "
             "or a .safetensors file."
