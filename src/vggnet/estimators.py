@@ -33,7 +33,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-LAYER = "pool5"  # the last one of the convolutions of every network
+LAYER = "pool5"  # the last one of the convolutions
 Method = TypeVar("Method")
 
 

@@ -143,7 +143,7 @@ def remove_channels(model: VGG, kept: Sequence[Tensor]) -> VGG:
 def _needed(model: VGG) -> list[bool]:
     """For each convolution, whether all of its channels are needed: by LRN, or as the outputs of the network."""
     found = list(layers(resolve(model.architecture.name).column))
-    needed = [after.kind == "lrn" for layer, after in pairwise(found) if layer.kind == "conv"]
+    needed = [after.kind == "lrn" for layer, after in pairwise([*found, found[-1]]) if layer.kind == "conv"]
     needed[-1] = needed[-1] or model.architecture.head == "none"
     return needed
 

@@ -92,7 +92,7 @@ class FeatureExtractor(nn.Module):
         model: a VGG, or a run folder, a `.safetensors` file or a name of `vgg weights list`, which is loaded on the
             CPU.
         layers: one name or several.
-        output_stride: 32, or 8 or 16 to sample the deep layers more densely: pools that would halve further keep their
+        output_stride: 32, or 8 or 16 to sample the deep layers more densely: layers that would halve further keep their
             size, and the convolutions after them are dilated (Chen et al., arXiv:1606.00915, section 3.1). At the
             places that the plain network has, the values are the same if H and W are multiples of 32.
 
@@ -364,14 +364,16 @@ def _dense_layers(layers: nn.Sequential, output_stride: int) -> Iterator[tuple[s
     """Each layer as one that shares its weights, but may be in another mode; dilated where the stride is reached."""
     stride, rate = 1, 1
     for name, layer in layers.named_children():
-        if isinstance(layer, nn.MaxPool2d) and stride == output_stride:
+        halves = isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.Conv2d) and layer.stride != (1, 1))
+        is_replaced = halves and stride == output_stride
+        if isinstance(layer, nn.MaxPool2d) and is_replaced:
             yield name, DensePool(rate)
-            rate *= 2
-        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and rate > 1:
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and (rate > 1 or is_replaced):
             yield name, _dilated(layer, rate)
         else:
-            stride *= 2 if isinstance(layer, nn.MaxPool2d) else 1
+            stride *= 2 if halves else 1
             yield name, copy.copy(layer)
+        rate *= 2 if is_replaced else 1
 
 
 def _dilated(conv: nn.Conv2d, rate: int) -> nn.Conv2d:

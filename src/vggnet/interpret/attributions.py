@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vggnet.errors import ConfigError, require
 from vggnet.interpret.layers import layer_names, split_at
+from vggnet.interpret.receptive_field import receptive_field
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
 
@@ -107,7 +108,7 @@ def default_layer(network: VGG, size: int) -> str:
     """The deepest ReLU whose map of an image of `size` pixels has LEAST_MAP places a side: relu5_3 at 224 pixels."""
     relus = [name for name in cam_layers(network) if name.startswith("relu")]
     assert size >= TOTAL_STRIDE
-    return [name for name in relus if size >> (int(name[4]) - 1) >= LEAST_MAP][-1]
+    return [name for name in relus if size // receptive_field(network, name).step >= LEAST_MAP][-1]
 
 
 class Integrated(NamedTuple):

@@ -25,13 +25,14 @@ KERNELS: Mapping[str, tuple[tuple[int, int], ...]] = {"acb": ((3, 3), (1, 3), (3
 
 
 class BranchedConv(nn.Module):
-    """The sum of branches that see the same 3x3 windows: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    """The sum of branches that see the same 3x3 windows: (N, in_channels, H, W) -> (N, out_channels, H, W) at stride 1.
 
     Args:
         in_channels: of the input.
         out_channels: of the output.
         kind: "acb": 3x3, 1x3 and 3x1 convolutions, each with batch norm; "repvgg": 3x3 and 1x1 convolutions, each with
-            batch norm, and batch norm alone where input and output have as many channels.
+            batch norm, and batch norm alone where input and output have the same shape.
+        stride: of all branches.
 
     Raises:
         ConfigError: there are no such branches.
@@ -41,7 +42,7 @@ class BranchedConv(nn.Module):
         ['3x3', '1x1', 'identity']
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kind: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kind: str, stride: int = 1) -> None:
         super().__init__()
         if kind not in KERNELS:
             raise ConfigError(f"unknown branches {kind!r}. There are {', '.join(KERNELS)}.")
@@ -49,10 +50,10 @@ class BranchedConv(nn.Module):
         self.out_channels = out_channels
         for height, width in KERNELS[kind]:
             padding = (height // 2, width // 2)
-            conv = nn.Conv2d(in_channels, out_channels, (height, width), padding=padding, bias=False)
+            conv = nn.Conv2d(in_channels, out_channels, (height, width), stride, padding=padding, bias=False)
             layers = OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels))
             self.add_module(f"{height}x{width}", nn.Sequential(layers))
-        if kind == "repvgg" and in_channels == out_channels:
+        if kind == "repvgg" and in_channels == out_channels and stride == 1:
             self.identity = nn.BatchNorm2d(out_channels)
         for norm in self._norms()[1:]:
             norm.bias.requires_grad_(False)  # only their sum counts: several would multiply its learning rate
@@ -149,7 +150,7 @@ def add_branches(model: VGG, kind: str, *, init: str = "he") -> BranchedVGG:
         raise ConfigError(f"{name} has no batch norm, but each branch has its own. Take a network with _bn.")
     for layer, conv in list(model.features.named_children()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-            branched = BranchedConv(conv.in_channels, conv.out_channels, kind).to(conv.weight.device)
+            branched = BranchedConv(conv.in_channels, conv.out_channels, kind, conv.stride[0]).to(conv.weight.device)
             if not conv.weight.is_meta:
                 branched.initialize(init)
             setattr(model.features, layer, branched)

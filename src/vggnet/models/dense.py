@@ -38,7 +38,11 @@ def feature_map(network: VGG, pixels: Tensor, normalize: Callable[[Tensor], Tens
 def reach(network: VGG) -> int:
     """How many cells beyond its own 32 pixels a cell of the last map sees, on each side, rounded up."""
     column = resolve(network.architecture.name).column
-    pixels = sum((layer.kernel // 2) << (layer.block - 1) for layer in layers(column) if layer.kind == "conv")
+    pixels, stride = 0, 1
+    for layer in layers(column):
+        if layer.kind == "conv":
+            pixels += layer.kernel // 2 * stride
+        stride *= layer.stride
     return -(-pixels // TOTAL_STRIDE)
 
 

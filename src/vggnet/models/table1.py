@@ -1,4 +1,4 @@
-"""Table 1 of the VGG paper as data, its shallow net, a column of our own, and the networks' names. No PyTorch here.
+"""Table 1 of the VGG paper as data, other columns beside it, and the networks' names. No PyTorch here.
 
 Source: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015,
 arXiv:1409.1556v6).
@@ -27,9 +27,18 @@ SHALLOW_B = ((5,), (5,), (5,), (5,), (5,))
 # Column S is ours, not the paper's, and made for 32x32 images: output channels of the 3x3 convolutions of its blocks.
 # It has few where the map is largest, most at 16x16 and 8x8, and grows before a pool rather than after it.
 SMALL_IMAGES = ((32, 64), (64, 256), (256, 256), (256,), ())
+# RepVGG (Ding et al., CVPR 2021, arXiv:2101.03697, Table 2): output channels of the 3x3 convolutions of its stages. The
+# first convolution of a block has stride 2, and there is no pool.
+STRIDED = {
+    "RepVGG-A0": ((48,), (48,) * 2, (96,) * 4, (192,) * 14, (1280,)),
+    "RepVGG-A1": ((64,), (64,) * 2, (128,) * 4, (256,) * 14, (1280,)),
+    "RepVGG-A2": ((64,), (96,) * 2, (192,) * 4, (384,) * 14, (1408,)),
+    "RepVGG-B0": ((64,), (64,) * 4, (128,) * 6, (256,) * 16, (1280,)),
+    "RepVGG-B1": ((64,), (128,) * 4, (256,) * 6, (512,) * 16, (2048,)),
+}
 FC_WIDTH = 4096  # outputs of fc6 and fc7
 POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
-TOTAL_STRIDE = 32  # five pools of stride 2
+TOTAL_STRIDE = 32  # five pools, or convolutions, of stride 2
 MASK_HEADS = ("unet", "fcn8", "fcn32", "segnet")  # heads that give scores for each pixel
 # How many fully connected layers a head has; those of "dense" and of heads for pixels are convolutions.
 FULLY_CONNECTED = {"paper": 3, "cifar": 1, "gap": 1, "grid": 1, "dense": 0, "folded": 3, "none": 0} | dict.fromkeys(
@@ -45,6 +54,7 @@ COLUMN_OF_NAME = {
     "vgg19": "E",
     "vgg13_5x5": "B-5x5",
     "vgg8": "S",
+    **{column.lower().replace("-", "_"): column for column in STRIDED},
 }
 # "Batch norm after each convolution" is younger than the paper; column A-LRN has its own normalization.
 MODEL_NAMES = (
@@ -96,6 +106,7 @@ class Layer(NamedTuple):
     number: int  # of the convolution within its block, from 1; for a pool, 0
     kernel: int
     channels: int  # outputs
+    stride: int = 1
 
 
 def num_convolutions(column: str) -> int:
@@ -112,7 +123,7 @@ def layers(column: str, width: float = 1.0, given: Sequence[int] | None = None) 
     """The layers of a column, in order.
 
     Args:
-        column: a key of `TABLE_1`, "B-5x5" (the shallow net of section 4.1) or "S" (ours).
+        column: a key of `TABLE_1` or `STRIDED`, "B-5x5" (the shallow net of section 4.1) or "S" (ours).
         width: multiplies the channels of the convolutions.
         given: the channels of each convolution of a pruned network, instead of Table 1's.
 
@@ -130,8 +141,10 @@ def layers(column: str, width: float = 1.0, given: Sequence[int] | None = None) 
             else:
                 number += 1
                 channels = max(1, round(outputs * width)) if pruned is None else next(pruned)
-                yield Layer("conv", block, number, int(kernel), channels)
-        yield Layer("pool", block, 0, 2, channels)
+                stride = 2 if column in STRIDED and number == 1 else 1
+                yield Layer("conv", block, number, int(kernel), channels, stride)
+        if column not in STRIDED:
+            yield Layer("pool", block, 0, 2, channels, 2)
 
 
 class Level(NamedTuple):
@@ -145,6 +158,9 @@ class Level(NamedTuple):
 
 def levels(column: str, width: float = 1.0, given: Sequence[int] | None = None) -> list[Level]:
     """The five blocks of a column. Arguments: as `layers`.
+
+    Raises:
+        ConfigError: the column has no pools.
 
     Example:
         >>> levels("D")[2]
@@ -160,12 +176,15 @@ def levels(column: str, width: float = 1.0, given: Sequence[int] | None = None) 
         else:
             last = f"{'lrn' if layer.kind == 'lrn' else 'relu'}{layer.block}_{layer.number}"
             convolutions += layer.kind == "conv"
+    if not found:
+        raise ConfigError(f"heads for pixels take the maps before pools, but {column} has none. Take another model.")
     return found
 
 
 def _blocks(column: str) -> list[list[tuple[int | Literal["LRN"], int]]]:
     """Kernel size and output channels of each convolution, block by block."""
-    if column == "S":
-        return [[(3, outputs) for outputs in block] for block in SMALL_IMAGES]
+    given = SMALL_IMAGES if column == "S" else STRIDED.get(column)
+    if given is not None:
+        return [[(3, outputs) for outputs in block] for block in given]
     blocks = SHALLOW_B if column == "B-5x5" else TABLE_1[column]
     return [[(kernel, outputs) for kernel in block] for outputs, block in zip(WIDTHS, blocks, strict=True)]

@@ -171,7 +171,7 @@ class VGG(nn.Module):
         for layer in layers(network.column, architecture.width, architecture.channels):
             place = f"{layer.block}_{layer.number}"
             if layer.kind == "conv":
-                conv = nn.Conv2d(channels, layer.channels, layer.kernel, padding=layer.kernel // 2)
+                conv = nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride, padding=layer.kernel // 2)
                 self.features.add_module(f"conv{place}", conv)
                 if network.batch_norm:
                     self.features.add_module(f"bn{place}", nn.BatchNorm2d(layer.channels))
@@ -180,7 +180,7 @@ class VGG(nn.Module):
                 # Krizhevsky (2012): n = 5, alpha = 1e-4, beta = 0.75, k = 2. PyTorch divides its alpha by n.
                 self.features.add_module(f"lrn{place}", nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
             else:
-                self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(2))
+                self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(layer.kernel))
             channels = layer.channels
         self.head: nn.Sequential | MaskHead
         if architecture.outputs == "masks":

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from vggnet.errors import ConfigError
-from vggnet.models.table1 import FULLY_CONNECTED, num_convolutions, resolve
+from vggnet.models.table1 import FULLY_CONNECTED, STRIDED, num_convolutions, resolve
 from vggnet.tasks import OWN_OPTIONS, check_task_options
 from vggnet.training.options import (
     AugmentConfig,
@@ -146,7 +146,10 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
         "a head of as many fully connected layers",
     ),
     "dropout": _only("head", "paper", "dense", "folded"),
-    "branches": _Rule(lambda options: str(options["model"]).lower().endswith("_bn"), "a model with batch norm (_bn)"),
+    "branches": _Rule(
+        lambda options: resolve(options["model"]).batch_norm and resolve(options["model"]).column not in STRIDED,
+        "a model with batch norm (_bn) and pools",
+    ),
     **{
         name: _only("augment", "batch")
         for name in ("shift", "flip", "rotation", "jitter", "cutout", "color_shift", "min_area", "max_resize")

@@ -114,7 +114,7 @@ class ModelConfig(_Group):
     name: str = option(
         "vgg16",
         "vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most also with _bn for batch norm, or a column letter of "
-        "the paper; vgg8_bn is ours, for small images",
+        "the paper; vgg8_bn is ours, for small images; repvgg_a0 to repvgg_b1 have strides instead of pools",
     )
     head: Literal["paper", "cifar", "gap", "grid", "dense", "folded"] = option(
         "paper",

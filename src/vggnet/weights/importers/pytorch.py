@@ -24,6 +24,7 @@ from vggnet.errors import WeightsError, one_line
 from vggnet.models.vgg import Architecture, empty
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.importers.foreign import check_features_apart, plain_names, unwrapped
+from vggnet.weights.importers.repvgg import is_repvgg, read_repvgg
 
 # Beside weights, training checkpoints hold accuracies and options: data that PyTorch leaves out of its own list.
 _HARMLESS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, *map(type, map(np.dtype, "fdil")), Namespace]
@@ -43,10 +44,13 @@ def read(path: Path, *, features_only: bool = False) -> Checkpoint:
 
     timm's fully connected layers are convolutions (`pre_logits`): the head is our `dense` one, the same function from
     224 pixels on; for smaller images see `vggnet.models.vgg.from_dense`. Preprocessing is that of both libraries for
-    these weights: 256, 224 (timm's crop fraction 0.875), ImageNet's mean and deviation.
+    these weights: 256, 224 (timm's crop fraction 0.875), ImageNet's mean and deviation. For timm's RepVGG see
+    `read_repvgg`.
     Raises: WeightsError if the file is damaged, or the tensors are of another network.
     """
     state = plain_names(path, read_state(path))
+    if is_repvgg(state):
+        return read_repvgg(path, state, features_only=features_only)
     if features_only:
         state = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
     linear = _single_linear(state)
