@@ -3,7 +3,7 @@
 import pytest
 
 from vggnet.errors import ConfigError
-from vggnet.models.table1 import MODEL_NAMES, TABLE_1, layers, resolve
+from vggnet.models.table1 import MODEL_NAMES, STRIDED, TABLE_1, layers, resolve
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_width_multiplies_the_channels(width, expected):
 def test_lrn_stands_after_the_first_convolution():
     """Oracle: column A-LRN of Table 1, whose other layers are those of A."""
     found = list(layers("A-LRN"))
-    assert found[:3] == [("conv", 1, 1, 3, 64), ("lrn", 1, 1, 0, 64), ("pool", 1, 0, 2, 64)]
+    assert found[:3] == [("conv", 1, 1, 3, 64, 1), ("lrn", 1, 1, 0, 64, 1), ("pool", 1, 0, 2, 64, 2)]
     assert [layer for layer in found if layer.kind != "lrn"] == list(layers("A"))
 
 
@@ -67,6 +67,8 @@ NAMES = {
     "vgg13_bn": ("B", True), "vgg16_1x1": ("C", False), "vgg16_1x1_bn": ("C", True), "vgg16": ("D", False),
     "vgg16_bn": ("D", True), "vgg19": ("E", False), "vgg19_bn": ("E", True), "vgg13_5x5": ("B-5x5", False),
     "vgg8": ("S", False), "vgg8_bn": ("S", True),
+    **{f"repvgg_{size.lower()}": (f"RepVGG-{size}", False) for size in ("A0", "A1", "A2", "B0", "B1")},
+    **{f"repvgg_{size.lower()}_bn": (f"RepVGG-{size}", True) for size in ("A0", "A1", "A2", "B0", "B1")},
 }  # fmt: skip
 
 
@@ -79,9 +81,9 @@ def test_the_names_are_those_of_the_documentation():
 
 
 def test_every_name_and_letter_resolves():
-    """Oracle: the list of products: six columns, five also with batch norm, the shallow net, and both of ours."""
-    assert len(MODEL_NAMES) == 14
-    assert {resolve(name).column for name in MODEL_NAMES} == {*TABLE_1, "B-5x5", "S"}
+    """Oracle: the list of products: six columns, five also with batch norm, the shallow net, both of ours, RepVGG."""
+    assert len(MODEL_NAMES) == 24
+    assert {resolve(name).column for name in MODEL_NAMES} == {*TABLE_1, "B-5x5", "S", *STRIDED}
     assert resolve("D") == resolve("vgg16")
     assert resolve("E_bn") == resolve("vgg19_bn")
     assert resolve("A-LRN").name == "vgg11_lrn"
