@@ -307,6 +307,7 @@ NO_PREPROCESSING = {
     ("data/inspection.py", "split"),  # the result of `vgg data`
     ("training/options.py", "self"),  # options that a user gives
     ("training/inputs.py", "data"),
+    ("training/distillation.py", "config.data"),
 }
 
 
