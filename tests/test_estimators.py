@@ -405,15 +405,3 @@ def test_the_checks_of_scikit_learn_on_tables_that_become_images(estimator, netw
     failed, passed = failures(estimator(weights, layer="pool1", pooling=None, batch_size=256))
     assert not failed
     assert len(passed) >= 40
-
-
-@pytest.mark.slow
-def test_the_checks_of_scikit_learn_on_fine_tuning(network, tmp_path):
-    """Oracle: scikit-learn's checks, on images that are painted from their tables."""
-    small = copy.deepcopy(network)
-    small.preprocess = vggnet.Preprocess(resize=32, crop=32)
-    vggnet.save(small, tmp_path / "small.safetensors")
-    config = tuning(tmp_path / "small.safetensors", epochs=8, batch_size=16, lr=0.05, shift=0)
-    failed, passed = failures(PaintedClassifier(str(tmp_path / "small.safetensors"), fine_tune=config, batch_size=256))
-    assert not failed
-    assert len(passed) >= 40
