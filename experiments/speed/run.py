@@ -21,7 +21,8 @@ from vggnet.benchmarking.timing import cpu_environment
 from vggnet.data.sources.opening import open_source
 from vggnet.errors import check_at_least
 from vggnet.interpret.costs import count_macs
-from vggnet.models.vgg import Architecture, empty
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import empty
 from vggnet.training.config import TrainConfig
 from vggnet.training.presets import PRESETS, preset
 from vggnet.training.run import Run

@@ -12,8 +12,8 @@ from .features import retrieval as retrieval
 from .features import style_transfer
 from .features.extractor import FeatureExtractor as FeatureExtractor
 from .features.extractor import extract_features as extract_features
+from .models.architecture import Architecture as Architecture
 from .models.vgg import VGG as VGG
-from .models.vgg import Architecture as Architecture
 from .training.config import TrainConfig as TrainConfig
 from .training.presets import preset as preset
 from .training.run import Run as Run

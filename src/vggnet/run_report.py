@@ -103,10 +103,21 @@ def _gather(run: Run, name: str) -> RunData:
         best=best_row(task, rows) if rows else None,
         test=test,
         axes=task.axes,
+        examples=_examples(run, test, task.examples),
         headline=task.headline(test) if test else (),
         facts=task.facts(test) if test else (),
         conditions=(task.name, *(str(test[name]) for name in task.conditions)) if test else (),
     )
+
+
+def _examples(run: Run, test: Mapping[str, Any] | None, name: str | None) -> str | None:
+    """The figure of the evaluation as a data URI, if there is one."""
+    if test is None or name is None or not (run.folder / name).is_file():
+        return None
+    from vggnet.report.album import encode
+
+    with Image.open(run.folder / name, formats=("PNG",)) as picture:
+        return encode(picture, max(picture.size))
 
 
 def _known(run: Run) -> TrainConfig | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import vggnet
 from vggnet.compression.fold import fold
-from vggnet.compression.prune import prune
+from vggnet.compression.prune import macs_limit, prune
 from vggnet.errors import ConfigError
 from vggnet.models.initialization import bilinear_kernel
 from vggnet.models.table1 import MASK_HEADS, MODEL_NAMES, STRIDED, levels, resolve
@@ -183,7 +183,7 @@ def test_a_norm_is_folded_and_channels_are_not_pruned():
     model, images = make("unet", "vgg11_bn"), torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(fold(model, size=64)(images), model(images), rtol=1e-3, atol=1e-3)
     with pytest.raises(ConfigError, match="unet takes the maps of several layers"):
-        prune(model, to_macs=0.5, size=64)
+        prune(model, macs_limit(model, 0.5, 64))
 
 
 def test_levels_of_a_column():
@@ -199,3 +199,5 @@ def test_boxes_and_masks_exclude_each_other():
     """Oracle: the contract."""
     with pytest.raises(ConfigError, match="boxes is 'shared', but the head unet"):
         Architecture(head="unet", boxes="shared")
+    with pytest.raises(ConfigError, match="repvgg_a0 has no pools"):
+        Architecture(name="repvgg_a0", head="unet")

@@ -1,7 +1,6 @@
 """Localization: targets follow the pixels, the loss is the paper's, runs resume, training starts from classifiers."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from trainings import train
 
 import vggnet
-from vggnet.data.augmentation import BatchAugment
+from vggnet.data.augmentation import Augmented, BatchAugment
 from vggnet.data.loading import TrainBatches
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source
@@ -70,8 +69,8 @@ def test_targets_follow_the_pixels(rectangles, flip):
     for epoch in range(2):
         for batch in batches.epoch(epoch):
             images = augment(batch.images, batch.indices, seed=5, epoch=epoch)
-            draw = partial(augment.draw, batch.indices, seed=5, epoch=epoch, height=32, width=32)
-            followed = task.follow(task.take(targets, batch.indices), draw, 32)
+            augmented = Augmented(augment=augment, indices=batch.indices, seed=5, epoch=epoch, height=32, width=32)
+            followed = task.follow(task.of_batch(targets, batch), augmented)
             for image, target, index in zip(images, followed, batch.indices.tolist(), strict=True):
                 rows, columns = (image.sum(0) > 0).nonzero().unbind(1)
                 left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
@@ -120,12 +119,15 @@ def test_boxes_that_overlap_by_more_than_half_are_correct():
 def test_targets_are_shifted_and_mirrored():
     """Oracle: by hand, in a crop of 10 pixels: it begins 1 pixel further right and 2 further up; then a mirror."""
     targets = torch.tensor([[3, 0.5, 0.4, 0.2, 0.1]] * 2)
-    draws = BatchAugment(shift=2, flip="random").draw(torch.arange(2), seed=0, epoch=0, height=10, width=10)
+    augment = BatchAugment(shift=2, flip="random")
+    draws = augment.draw(torch.arange(2), seed=0, epoch=0, height=10, width=10)
     draws = replace(
         draws,
         shift_x=torch.tensor([1, 1]), shift_y=torch.tensor([-2, -2]), flipped=torch.tensor([False, True]),
     )  # fmt: skip
-    found = Localize().follow(targets, lambda: draws, 10)
+    augmented = Augmented(augment=augment, indices=torch.arange(2), seed=0, epoch=0, height=10, width=10)
+    augmented.__dict__["draws"] = draws
+    found = Localize().follow(targets, augmented)
     torch.testing.assert_close(found, torch.tensor([[3, 0.4, 0.6, 0.2, 0.1], [3, 0.6, 0.6, 0.2, 0.1]]))
 
 
@@ -192,7 +194,7 @@ def test_evaluating_and_predicting(opened, rectangles, tmp_path):
     found = task.predict(opened, images, PredictionJob(**job, top=None, classifier=None))
     assert found == predict_boxes(opened, images, PredictionJob(**job, top=None, classifier=None))
     assert [one.name for one in found] == ["image 1", "image 2", "image 3"]
-    assert task.draw_predictions(images, found, tmp_path / "boxes.png") == 3
+    assert task.write_predictions(images, found, tmp_path / "boxes.png").endswith("boxes.png, 3 of 3 pictures")
     with Image.open(tmp_path / "boxes.png") as picture:
         picture.load()
     with pytest.raises(ConfigError, match=r"^mine gives a box.*leave out top"):

@@ -33,6 +33,7 @@ class Data:
     weights: str = "vgg16:features"  # what tells duplicates: a name of `vgg weights list`, or a file
     label_column: str | None = None  # of a table; by default the one called label
     image_column: str | None = None  # of a table; by default the only one of bytes
+    ignore_index: int | None = None  # of masks: the class index of pixels that do not count, besides 255
     clear_cache: bool = False  # first remove decoded images, tables and hashes of all data sets from the cache
     json: bool = False  # print one JSON object instead of a table
 
@@ -65,8 +66,9 @@ def main(arguments: list[str]) -> int:
             for message in found.unreadable:
                 print(f"vgg: {message}", file=sys.stderr)
             return 2 if found.unreadable else 0
+    columns = Columns(args.image_column, args.label_column, args.ignore_index)
     with report_progress(True, "reading") as progress:
-        inspection = inspect(args.data, columns=Columns(args.image_column, args.label_column), progress=progress)
+        inspection = inspect(args.data, columns=columns, progress=progress)
     result = inspection.as_dict() | {"cache": to_plain(cache_use())}
     cache = f"cache: {_cache_text(cache_use())}; vgg data --clear-cache removes it"
     tables = [inspection.as_table(), cache]

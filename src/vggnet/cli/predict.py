@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -13,7 +13,6 @@ from vggnet.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vggnet.tasks.results import FoundBox, Prediction
     from vggnet.tasks.task import Task
 
 
@@ -26,6 +25,8 @@ class Predict:
     Without a model, by weights that come with the package: vgg predict photo.jpg
 
     Where it is, by a network trained with --task localize: vgg predict runs/boxes photo.jpg --classifier runs/mine
+
+    Which pixels it has, by a network trained with --task segment: vgg predict runs/masks photo.jpg --out masks
     """
 
     # a run folder, a .safetensors file, a name of `vgg weights list`, or a file of `vgg export`; it may be left out
@@ -34,7 +35,8 @@ class Predict:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
     top: int | None = None  # classes to show, by default 5
     classifier: Path | None = None  # for a network that gives boxes: a network for the class
-    # for a network that gives boxes: where the first 16 pictures are drawn with their boxes; by default boxes.png
+    # for a network that gives boxes: where the first 16 pictures are drawn with their boxes, by default boxes.png; for
+    # one that gives masks: a folder for the mask of each picture and a figure of the first 16, by default masks
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
     # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)
@@ -58,11 +60,13 @@ def main(arguments: list[str]) -> int:
     from vggnet.tasks import get_task
     from vggnet.weights.checkpoint import Checkpoint
 
-    task, out = get_task(Checkpoint.open(args.model).task), args.out or Path("boxes.png")
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"{out}: the figure is written as PNG; give a name that ends in .png.")
-    if args.out and not task.draws_predictions:
-        raise ConfigError(f"{args.model} gives no boxes, which are what is drawn; leave out --out.")
+    task = get_task(Checkpoint.open(args.model).task)
+    if args.out and task.output is None:
+        raise ConfigError(f"{args.model} gives classes, of which nothing is drawn; leave out --out.")
+    out = args.out or Path(task.output or "")
+    if task.output is not None and out.suffix.lower() != (suffix := Path(task.output).suffix):
+        what = f"the figure is written as PNG; give a name that ends in {suffix}" if suffix else "give a folder"
+        raise ConfigError(f"{out}: {what}, such as {task.output}.")
     with products_in(args.precision):
         predictions = predict(
             args.model, args.images, top=args.top, classifier=args.classifier, device=args.device, progress=True
@@ -72,8 +76,8 @@ def main(arguments: list[str]) -> int:
         print(to_json(predictions))
     elif readable:
         print(task.predictions_text(readable))
-    if readable and task.draws_predictions:
-        _draw(task, args.images, predictions, out)
+    if readable and task.output is not None:
+        _write(task, args.images, predictions, out)
     if files := left_out(args.images):
         print(f"vgg: {left_out_text(files)}", file=sys.stderr)
     errors = [one.error for one in predictions if one.error is not None]
@@ -82,13 +86,13 @@ def main(arguments: list[str]) -> int:
     return 2 if errors else 0
 
 
-def _draw(task: "Task", images: "Sequence[Path]", predictions: "Sequence[FoundBox | Prediction]", out: Path) -> None:
-    """Draw the predictions, if matplotlib is installed."""
+def _write(task: "Task", images: "Sequence[Path]", predictions: "Sequence[Any]", out: Path) -> None:
+    """Write the predictions, and draw them if matplotlib is installed."""
     from vggnet.errors import MissingDependencyError
 
     try:
-        number = task.draw_predictions(images, predictions, out)
+        written = task.write_predictions(images, predictions, out)
     except MissingDependencyError as error:
         print(f"no figure: {error}", file=sys.stderr)
     else:
-        print(f"drawn: {out}, {number} of {len(predictions)} pictures", file=sys.stderr)
+        print(written, file=sys.stderr)

@@ -13,7 +13,7 @@ from vggnet.errors import ConfigError, ImageError
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """Measure a trained network: accuracy, loss, each class, confusion, calibration; draws the mistakes.
+    """Measure a trained network: accuracy or mean IoU, loss, each class, confusion; draws the mistakes.
 
     Example: vgg test runs/mine --data cifar10 --split test
 
@@ -42,6 +42,7 @@ class Test:
     on_bad_image: Literal["stop", "skip"] = "stop"
     label_column: str | None = None  # of a table; by default as in training, else the one called label
     image_column: str | None = None  # of a table; by default as in training, else the only one of bytes
+    ignore_index: int | None = None  # of masks: the class index of pixels that do not count; by default as in training
     out: Path | None = None  # where test.json and the pictures go; by default the folder of a single run
     table: Path | None = None  # a .csv or .parquet file for one row an image: its file, what is true and predicted
     json: bool = False  # print one JSON object instead of a table
@@ -92,6 +93,7 @@ def main(arguments: list[str]) -> int:
                 on_error="return" if args.on_bad_image == "skip" else "raise",
                 label_column=args.label_column or trained.label,
                 image_column=args.image_column or trained.image,
+                ignore_index=trained.ignore_index if args.ignore_index is None else args.ignore_index,
                 out=out,
                 table=args.table,
                 progress=True,

@@ -17,8 +17,9 @@ from vggnet.compression.fold import with_state_of
 from vggnet.compression.scores import Scores, weight_scores
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import count_macs
+from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import layers, resolve
-from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.models.vgg import VGG, empty
 
 STEP = 8  # channels are kept in multiples of it, which kernels for vectors need
 

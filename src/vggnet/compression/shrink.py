@@ -15,11 +15,11 @@ from vggnet.compression.tuning import Tuner, recipe_of
 from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.interpret.costs import count_macs
+from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import TOTAL_STRIDE
-from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.models.vgg import VGG, empty
 from vggnet.progress import Progress
 from vggnet.report.text import to_plain
-from vggnet.tasks.results import EvaluationResult
 from vggnet.training.config import TrainConfig
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.registry import locate
@@ -195,10 +195,9 @@ def _tested(
         return [None, None], ()
     models = (first, accel.accelerate(copy.deepcopy(last)))
     results = [evaluate(model, data, progress=progress) for model in models]
-    accuracies: list[float | None] = [
-        result.top1 if isinstance(result, EvaluationResult) else 1 - result.error_class_given for result in results
-    ]
-    return accuracies, tuple(dict.fromkeys(note for result in results for note in result.notes))
+    return [result.score for result in results], tuple(
+        dict.fromkeys(note for result in results for note in result.notes)
+    )
 
 
 def _of_record(row: ShrinkRow) -> dict[str, Any]:

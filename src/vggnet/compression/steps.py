@@ -14,7 +14,8 @@ from vggnet.compression.scores import Scores, chip_scores, taylor_scores, weight
 from vggnet.compression.storage import STORAGE, stored_bytes
 from vggnet.compression.tuning import Tuner
 from vggnet.errors import ConfigError
-from vggnet.models.vgg import VGG, Architecture, build, empty
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import VGG, build, empty
 from vggnet.tasks import get_task
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.file_format import dequantized

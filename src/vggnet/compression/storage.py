@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from vggnet.errors import ConfigError
-from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import VGG, empty
 from vggnet.weights.file_format import STEP, quantized
 
 

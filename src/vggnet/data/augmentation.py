@@ -6,6 +6,7 @@ pixel of the image, and one gather follows it. Colors change afterwards, in floa
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -123,13 +124,21 @@ class BatchAugment:
             yield self._augment(images, draws[first : first + len(images)])
             first += len(images)
 
-    def _augment(self, pixels: Tensor, draws: Draws) -> Tensor:
+    def move(self, pixels: Tensor, draws: Draws, *, beyond: int = 0) -> Tensor:
+        """Shift, flip and rotate, which only move pixels: uint8 (N, C, H, W) -> the same.
+
+        beyond: what lies beyond the border, unless padding reflects it.
+        """
         if self.shift or self.rotation:
-            pixels = self._move(pixels, draws)
-        elif self.flip != "none":
+            return self._gathered(pixels, draws, beyond)
+        if self.flip != "none":
             unchanged, pixels = pixels, pixels.clone()
             for image in draws.flipped.nonzero().flatten().tolist():  # ten times as fast as a mask, channels-last
                 pixels[image] = unchanged[image].flip(2)
+        return pixels
+
+    def _augment(self, pixels: Tensor, draws: Draws) -> Tensor:
+        pixels = self.move(pixels, draws)
         if not (self.jitter or self.color_shift or self.cutout):
             return pixels
         images = pixels.float().div_(255)
@@ -210,16 +219,17 @@ class BatchAugment:
                 f"{channels**2}."
             )
 
-    def _move(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Shift, flip and rotate. uint8 (N, C, H, W) -> the same."""
+    def _gathered(self, pixels: Tensor, draws: Draws, beyond: int) -> Tensor:
+        """Shift, flip and rotate in one gather. uint8 (N, C, H, W) -> the same."""
         height, width = pixels.shape[2:]
         rows, columns = self._sources(draws, height, width)
         if self.padding == "reflect":
             return _gather(pixels, _reflected(rows, height), _reflected(columns, width))
         seen_rows = _clamped(rows, draws.shift_y, height)
         seen_columns = _clamped(columns, draws.shift_x, width)
-        seen = (rows == seen_rows) & (columns == seen_columns)  # (N, H, W); all else is black
-        return _gather(pixels, seen_rows, seen_columns) * seen.unsqueeze(1)
+        seen = (rows == seen_rows) & (columns == seen_columns)  # (N, H, W); all else lies beyond
+        moved = _gather(pixels, seen_rows, seen_columns) * seen.unsqueeze(1)
+        return moved + beyond * ~seen.unsqueeze(1) if beyond else moved
 
     def _sources(self, draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Row and column of the image that each pixel of the result shows; they may lie outside of it.
@@ -245,6 +255,37 @@ class BatchAugment:
         in_rows, in_columns = ((place >= 0) & (place < self.cutout) for place in (y, x))
         square = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (N, 1, H, W)
         return torch.where(square, torch.tensor(self.fill, device=images.device).view(1, -1, 1, 1), images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """How a batch was augmented, for targets that follow its images.
+
+    Args:
+        augment: what was done.
+        indices: int64 (N,), places of the images in the data set.
+        seed: of the run.
+        epoch: of the run.
+        height: pixels of the images.
+        width: pixels of the images.
+    """
+
+    augment: BatchAugment
+    indices: Tensor
+    seed: int
+    epoch: int
+    height: int
+    width: int
+
+    @cached_property
+    def draws(self) -> Draws:
+        """What happened to each image."""
+        size = {"height": self.height, "width": self.width}
+        return self.augment.draw(self.indices, seed=self.seed, epoch=self.epoch, **size)
+
+    def move(self, masks: Tensor, *, beyond: int) -> Tensor:
+        """Masks (N, H, W), uint8 on the CPU, moved as the images were; `beyond` as `BatchAugment.move`."""
+        return self.augment.move(masks[:, None], self.draws, beyond=beyond)[:, 0]
 
 
 def _cached_pieces(images: Tensor) -> tuple[Tensor, ...]:

@@ -23,12 +23,16 @@ MOST_ELONGATED = 4 / 3  # ratio of sides
 SPARE = 3
 
 
-def random_resized_crop(image: StoredImage, *, size: int, min_area: float, seed: int, epoch: int, index: int) -> Tensor:
+def random_resized_crop(
+    image: StoredImage, *, size: int, min_area: float, seed: int, epoch: int, index: int, nearest: bool = False
+) -> Tensor:
     """A crop of `min_area` to 1 of the image's area and a ratio of sides in [3/4, 4/3], resized: uint8 (C, size, size).
 
     Szegedy et al. (arXiv:1409.4842, section 6): area evenly drawn, ratio evenly in its logarithm, place evenly. Resized
     by PyTorch's antialiased bilinear filter for bytes, which takes a quarter of the time of Pillow's if the bytes of a
     pixel lie side by side, as in the result. Where decoding shrinks, the edges lie on its pixels.
+    `nearest`: for a mask, which stays class indices; beside an image that decoding shrinks, it is off by a third of a
+    pixel at most.
     """
     whole = image.size
     left, top, width, height = _area(whole, min_area, _random(seed, epoch, index))
@@ -37,6 +41,8 @@ def random_resized_crop(image: StoredImage, *, size: int, min_area: float, seed:
     shrunk = shrink if pixels.shape[1] < whole[0] else 1  # only JPEGs are
     left, top, width, height = (place // shrunk for place in (left, top, width, height))
     pixels = pixels.view(1, *pixels.shape[:2], -1)[:, top : top + height, left : left + width].permute(0, 3, 1, 2)
+    if nearest:
+        return F.interpolate(pixels, (size, size), mode="nearest-exact")[0]
     return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[0]
 
 
@@ -59,12 +65,20 @@ def _shrink(reduction: float) -> int:
 
 
 def scale_jittered_crop(
-    image: StoredImage, *, size: int, scales: tuple[int, int], seed: int, epoch: int, index: int
+    image: StoredImage,
+    *,
+    size: int,
+    scales: tuple[int, int],
+    seed: int,
+    epoch: int,
+    index: int,
+    nearest: bool = False,
 ) -> Tensor:
     """A random crop of the image resized so that its shorter side is S: uint8 (C, size, size).
 
     S is drawn evenly from the whole numbers `scales`, both ends included (the paper, section 3.1); size <= S. Pixels
-    are those of the whole image resized by Pillow, as testing does it, but where decoding shrinks.
+    are those of the whole image resized by Pillow, as testing does it, but where decoding shrinks. `nearest`: for a
+    mask, which stays class indices.
     """
     random = _random(seed, epoch, index)
     scale = _integer(random, *scales)
@@ -78,7 +92,8 @@ def scale_jittered_crop(
     across, down = limits[0] / width, limits[1] / height
     right, bottom = min((left + size) * across, limits[0]), min((top + size) * down, limits[1])
     box = (left * across, top * down, right, bottom)
-    pixels: Tensor = pil_to_tensor(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    filter_ = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    pixels: Tensor = pil_to_tensor(picture.resize((size, size), filter_, box=box))
     return pixels
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggnet.data.decoding import max_pixels
+from vggnet.data.masks import IGNORED
 from vggnet.data.near_copies import Sketches, count_near_copies, sketch
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank, usual_split
@@ -36,6 +37,8 @@ class SplitInspection:
     std: tuple[float, ...] | None
     unreadable: tuple[str, ...]  # one line an image: where it lies and why
     bits: dict[int, int]  # bits of a channel that are used, if more than 8 -> images; the 8 highest are seen
+    pixels_per_class: dict[str, int] | None  # of images with masks, whose images per class are those that it occurs in
+    ignored_pixels: int  # of masks
     reduced: int  # JPEGs above the limit of pixels, which are decoded to a half or a quarter of their sides
 
 
@@ -59,6 +62,8 @@ class Inspection:
         classes = list(dict.fromkeys(name for split in self.splits for name in split.images_per_class))
         counts = [[name, *(str(split.images_per_class.get(name, 0)) for split in self.splits)] for name in classes]
         lines += ["", *_aligned([["class", *(split.split for split in self.splits)], *counts])]
+        if any(split.pixels_per_class for split in self.splits):
+            lines += ["", *_aligned(list(_pixel_rows(self.splits, classes)))]
         lines += [f"{split.split}: {what}" for split in self.splits for what in _decoding(split)]
         unreadable = [message for split in self.splits for message in split.unreadable]
         if unreadable:
@@ -143,10 +148,15 @@ def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sket
     histograms = np.zeros((3, 256), dtype=np.int64)  # exact: the statistics do not depend on the order of the images
     unreadable: list[str] = []
     bits, reduced = Counter[int](), 0
+    has_masks, pixels = source.annotation == "mask", np.zeros(IGNORED + 1, dtype=np.int64)
+    occurs = np.zeros(IGNORED + 1, dtype=np.int64)  # in how many images
     for index in range(len(source)):
         try:
             stored = source.open(index)
             used, image = stored.bits, stored.decode()
+            if has_masks:
+                of_image = np.bincount(np.array(source.mask(index)).ravel(), minlength=IGNORED + 1)
+                pixels, occurs = pixels + of_image, occurs + (of_image > 0)
         except ImageError as error:
             unreadable.append(str(error))
         else:
@@ -158,12 +168,13 @@ def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sket
             histograms += np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
         tick()
     mean, std = _statistics(histograms) if sizes else (None, None)
+    images = occurs if has_masks else np.bincount(source.labels, minlength=len(source.classes))
     return SplitInspection(
         split=source.split,
         num_images=len(source),
-        images_per_class=dict(
-            zip(source.classes, np.bincount(source.labels, minlength=len(source.classes)).tolist(), strict=True)
-        ),
+        images_per_class=_by_class(source.classes, images),
+        pixels_per_class=_by_class(source.classes, pixels) if has_masks else None,
+        ignored_pixels=int(pixels[IGNORED]),
         min_size=_size(np.min, sizes),
         median_size=_size(np.median, sizes),
         max_size=_size(np.max, sizes),
@@ -173,6 +184,20 @@ def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sket
         bits=dict(sorted(bits.items())),
         reduced=reduced,
     )
+
+
+def _by_class(classes: Sequence[str], counts: NDArray[np.int64]) -> dict[str, int]:
+    return dict(zip(classes, counts[: len(classes)].tolist(), strict=True))
+
+
+def _pixel_rows(splits: Sequence[SplitInspection], classes: Sequence[str]) -> Iterator[list[str]]:
+    """The pixels of each class, with their share of those that have a class."""
+    yield ["pixels", *(split.split for split in splits)]
+    counts = [split.pixels_per_class or {} for split in splits]
+    for name in classes:
+        cells = ((of.get(name, 0), sum(of.values())) for of in counts)
+        yield [name, *(f"{count} ({100 * count / max(total, 1):.2f} %)" for count, total in cells)]
+    yield ["ignored", *(str(split.ignored_pixels) for split in splits)]
 
 
 def _decoding(split: SplitInspection) -> list[str]:

@@ -45,6 +45,7 @@ class Batch(NamedTuple):
     images: Tensor  # uint8 (N, C, H, W), channels-last in memory if photos
     labels: Tensor  # int64 (N,)
     indices: Tensor  # int64 (N,)
+    masks: Tensor | None = None  # uint8 (N, H, W), where they are wanted
 
 
 class EvalBatches:
@@ -58,6 +59,8 @@ class EvalBatches:
         indices: places of the images to take, int64 (N,); by default all.
         skip: called with each image that cannot be read, which its batch then lacks; without it such an image raises
             ImageError.
+        view: what to make of each image; by default what `preprocess` does.
+        masks: whether each image comes with its mask.
         progress: how to report the decoding of small images, which happens once for a data set.
 
     Raises:
@@ -74,9 +77,11 @@ class EvalBatches:
         indices: NDArray[np.int64] | None = None,
         skip: Skip | None = None,
         *,
+        view: View | None = None,
+        masks: bool = False,
         progress: Progress = False,
     ) -> None:
-        self._loader = _make_loader(source, preprocess, None, workers, skip, progress)
+        self._loader = _make_loader(source, preprocess, view, workers, skip, progress, masks=masks)
         indices = np.arange(len(source)) if indices is None else indices
         self.chunks = _chunks(torch.from_numpy(indices), batch_size)
 
@@ -106,6 +111,7 @@ class TrainBatches:
         share: takes from the indices of a batch those that this process is to load.
         skip: called with each image that cannot be read, which its batch then lacks; a batch can become empty. Without
             it such an image raises ImageError.
+        masks: whether each image comes with its mask.
         progress: how to report the decoding of small images, which happens once for a data set.
 
     Raises:
@@ -125,9 +131,10 @@ class TrainBatches:
         workers: int = 0,
         share: Callable[[Tensor], Tensor] = lambda chunk: chunk,
         skip: Skip | None = None,
+        masks: bool = False,
         progress: Progress = False,
     ) -> None:
-        self._loader = _make_loader(source, preprocess, view, workers, skip, progress)
+        self._loader = _make_loader(source, preprocess, view, workers, skip, progress, masks=masks)
         self.share = share
         self.labels = source.labels
         self.indices = torch.from_numpy(indices)
@@ -243,13 +250,15 @@ def _make_loader(
     workers: int,
     skip: Skip | None,
     progress: Progress,
+    *,
+    masks: bool,
 ) -> _Loader:
-    is_kept = preprocess.is_small and not isinstance(source, Stream)
+    is_kept = preprocess.is_small and not isinstance(source, Stream) and not masks
     if is_kept and view is None:
         return _DecodedLoader(source, preprocess, skip, progress)
     if is_kept and isinstance(view, CropView):
         decode_all(source, preprocess, progress=progress)  # before worker processes start, which inherit it
-    return _WorkerLoader(ViewedImages(source, preprocess, view), workers, skip)
+    return _WorkerLoader(ViewedImages(source, preprocess, view, masks=masks), workers, skip)
 
 
 class _DecodedLoader:
@@ -284,9 +293,10 @@ class _WorkerLoader:
     def load(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         self.plan.chunks, self.plan.epoch = chunks, epoch
         try:
-            for chunk, (pixels, bad) in zip(self._current(chunks), self.loader, strict=True):
+            for chunk, (pixels, masks, bad) in zip(self._current(chunks), self.loader, strict=True):
                 chunk = _readable(chunk, bad, self.skip)
-                yield Batch(received(pixels).permute(0, 3, 1, 2), self.labels[chunk], chunk)
+                images, with_masks = received(pixels).permute(0, 3, 1, 2), None if masks is None else received(masks)
+                yield Batch(images, self.labels[chunk], chunk, with_masks)
         except Exception:
             self._restart()
             raise

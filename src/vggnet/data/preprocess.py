@@ -214,30 +214,33 @@ class Preprocess:
         """
         return self.normalize(self.pixels(as_viewed(image)))
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Resize and crop. PIL image -> uint8 (C, crop, crop).  Raises: ImageError as `whole`."""
-        pixels: Tensor = tv.pil_to_tensor(tv.center_crop(self._resized(image), [self.crop]))
+    def pixels(self, image: Image.Image, *, nearest: bool = False) -> Tensor:
+        """Resize and crop. PIL image -> uint8 (C, crop, crop).  Raises: ImageError as `whole`; arguments: too."""
+        pixels: Tensor = tv.pil_to_tensor(tv.center_crop(self._resized(image, nearest), [self.crop]))
         return pixels
 
-    def whole(self, image: Image.Image) -> Tensor:
+    def whole(self, image: Image.Image, *, nearest: bool = False) -> Tensor:
         """Resize without cropping. PIL image -> uint8 (C, h, w); the smaller of h and w is `resize`.
+
+        nearest: for a mask, mode L, each pixel of which stays the index of a class; it has one channel.
 
         Raises:
             ImageError: for an image that would have more than `MAX_PIXELS` pixels after resizing.
         """
-        pixels: Tensor = tv.pil_to_tensor(self._resized(image))
+        pixels: Tensor = tv.pil_to_tensor(self._resized(image, nearest))
         return pixels
 
-    def _resized(self, image: Image.Image) -> Image.Image:
+    def _resized(self, image: Image.Image, nearest: bool) -> Image.Image:
         if self.resize**2 * max(image.size) / min(image.size) > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels is too elongated to resize its shorter side to "
                 f"{self.resize}: that makes over {MAX_PIXELS:,} pixels. Crop it first, or resize to less."
             )
-        image = image if image.mode == self.mode else image.convert(self.mode)
+        image = image if nearest or image.mode == self.mode else image.convert(self.mode)
+        interpolation = InterpolationMode("nearest" if nearest else self.interpolation)
         if min(image.size) == self.resize:
             return image
-        resized: Image.Image = tv.resize(image, [self.resize], interpolation=InterpolationMode(self.interpolation))
+        resized: Image.Image = tv.resize(image, [self.resize], interpolation=interpolation)
         return resized
 
     def normalize(self, pixels: Tensor) -> Tensor:

@@ -30,8 +30,9 @@ SHARED_MEMORY = Path("/dev/shm")
 LOST = (ConnectionResetError, ConnectionRefusedError, EOFError)  # when it is killed while it hands over a batch
 AHEAD = 4  # batches that a worker may have in shared memory: two that are asked for, one sent, one received
 
-# Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index).
-View = Callable[[StoredImage, int, int], Tensor]
+# Turns an image into uint8 pixels (C, H, W) for an epoch: view(image, epoch, index); a mask, which has one channel of
+# class indices, by view(mask, epoch, index, nearest=True).
+View = Callable[..., Tensor]
 
 
 class CropView(NamedTuple):
@@ -58,17 +59,27 @@ def make_requests(source: Source, chunks: Sequence[Tensor], epoch: int) -> Itera
             yield [Request(index, epoch, None) for index in chunk.tolist()]
 
 
-class ViewedImages(Dataset[Tensor | ImageError]):
-    """The images of a source, through a view."""
+class Example(NamedTuple):
+    """An image as the network is to see it, and its mask if it has one."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, view: View | CropView | None) -> None:
+    pixels: Tensor  # uint8 (C, H, W)
+    mask: Tensor | None  # uint8 (H, W)
+
+
+class ViewedImages(Dataset[Example | ImageError]):
+    """The images of a source, through a view; with their masks if these are wanted."""
+
+    def __init__(
+        self, source: Source, preprocess: Preprocess, view: View | CropView | None, *, masks: bool = False
+    ) -> None:
         self.source = source
         self.preprocess = preprocess
         self.view = view
+        self.masks = masks
 
-    def __getitem__(self, request: Request) -> Tensor | ImageError:
+    def __getitem__(self, request: Request) -> Example | ImageError:
         try:
-            return self._view(request)
+            return Example(self._view(request), self._mask(request) if self.masks else None)
         except ImageError as error:
             return error.named(self.source.describe(request.image))
 
@@ -80,6 +91,14 @@ class ViewedImages(Dataset[Tensor | ImageError]):
             return self.view.of_crop(StoredImage(crop, name, self.preprocess.mode), request.epoch, request.image)
         image = replace(_open(self.source, request), mode=self.preprocess.mode)
         return self.view(image, request.epoch, request.image)
+
+    def _mask(self, request: Request) -> Tensor:
+        mask = self.source.mask(request.image)
+        if self.view is None:
+            return self.preprocess.pixels(mask, nearest=True)[0]
+        assert not isinstance(self.view, CropView), "no view of a crop is for masks"
+        stored = StoredImage(mask, self.source.describe(request.image), mask.mode)
+        return self.view(stored, request.epoch, request.image, nearest=True)[0]
 
     def _crop(self, request: Request) -> Tensor:
         if isinstance(self.source, Stream) or not self.preprocess.is_small:
@@ -113,13 +132,21 @@ def _open(source: Source, request: Request) -> StoredImage:
     return open_image(request.file, name=source.describe(request.image))
 
 
-def stack(images: list[Tensor | ImageError]) -> tuple[Tensor | NDArray[np.uint8], dict[int, ImageError]]:
-    """The images as one batch (n, H, W, C), and the errors by their places, which would arrive in a traceback."""
-    tensors = [image for image in images if isinstance(image, Tensor)]
+Sent = Tensor | NDArray[np.uint8]
+
+
+def stack(images: list[Example | ImageError]) -> tuple[Sent, Sent | None, dict[int, ImageError]]:
+    """The images as one batch (n, H, W, C), their masks (n, H, W) if there are, and the errors by their places.
+
+    Errors that were raised would arrive in a traceback.
+    """
+    examples = [image for image in images if isinstance(image, Example)]
     bad = {place: image for place, image in enumerate(images) if isinstance(image, ImageError)}
-    if not tensors:
-        return torch.empty((0, 0, 0, 0), dtype=torch.uint8), bad
-    return sent(torch.stack([pixels.permute(1, 2, 0) for pixels in tensors])), bad
+    if not examples:
+        return torch.empty((0, 0, 0, 0), dtype=torch.uint8), None, bad
+    masks = [example.mask for example in examples if example.mask is not None]
+    pixels = sent(torch.stack([example.pixels.permute(1, 2, 0) for example in examples]))
+    return pixels, sent(torch.stack(masks)) if masks else None, bad
 
 
 def start_workers(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:

@@ -16,8 +16,17 @@ from vggnet.progress import Progress
 from vggnet.report.text import to_json
 from vggnet.tasks import get_task
 from vggnet.tasks.protocols import Name
-from vggnet.tasks.results import RESULT, EvaluationResult, LocalizationResult, check_table, write_table
+from vggnet.tasks.results import (
+    RESULT,
+    EvaluationResult,
+    LocalizationResult,
+    SegmentationResult,
+    check_table,
+    write_table,
+)
 from vggnet.tasks.task import Evaluated, EvaluationJob
+
+Result = EvaluationResult | LocalizationResult | SegmentationResult
 
 
 def evaluate(
@@ -36,10 +45,11 @@ def evaluate(
     on_error: OnError = "raise",
     label_column: str | None = None,
     image_column: str | None = None,
+    ignore_index: int | None = None,
     out: Path | str | None = None,
     table: Path | str | None = None,
     progress: Progress = False,
-) -> EvaluationResult | LocalizationResult:
+) -> Result:
     """Evaluate a model, or several of one task together, on one split of a data set.
 
     Each image counts once. The prediction of several classifiers is the mean of their softmax outputs (paper, section
@@ -57,7 +67,7 @@ def evaluate(
             also 32 less and 32 more.
         flip: whether the mirror image of each view counts as well; with "multicrop" it always does.
         classifier: for models that predict boxes, which are evaluated on whole images: a model for the class, whose
-            softmax scores the boxes.
+            softmax scores the boxes. Models that give masks see whole images, too.
         views: 6 for test-time augmentation by six views (`SixViews`), for classes that a mirror image does not change.
         batch_size: crops for each forward pass, at least 1; by default 500 for images up to 64 pixels, else 32. Whole
             images have as many pixels.
@@ -67,8 +77,10 @@ def evaluate(
             `unreadable` of the result names them.
         label_column: of a table, the column of labels; by default the one called label.
         image_column: of a table, the column of images; by default the only one of bytes.
-        out: a folder, made if missing, for `test.json`, `predictions.parquet`, `confusion.png` and `predictions.png`.
-            The last shows eight images spread evenly over the split, four correct and four wrong if there are.
+        ignore_index: of masks, the class index of pixels that do not count, besides 255.
+        out: a folder, made if missing, for `test.json` and figures. Of a classifier these are `confusion.png` and
+            `predictions.png`, with eight images spread evenly over the split, four correct and four wrong if there are,
+            and there is `predictions.parquet`; of a model that gives masks `examples.png`, the best and worst images.
         table: a .csv or .parquet file for one row an image: where it lies, what is true and what was predicted.
         progress: True for a bar or lines on stderr, or a function of (images done, images to do), which counts an image
             once for each network, scale and kind of view.
@@ -115,7 +127,8 @@ def evaluate(
     if len(names) > 1:
         raise ConfigError(f"the models have different tasks: {', '.join(sorted(names))}. Evaluate those of one task.")
     task = get_task(names.pop())
-    tested = open_test(models, data, split, Columns(image_column, label_column))
+    tested = open_test(models, data, split, Columns(image_column, label_column, ignore_index))
+    task.check_source(tested.source)
     job = EvaluationJob(
         networks=networks,
         model=" + ".join(map(describe_model, models)),
@@ -136,15 +149,15 @@ def evaluate(
     evaluated = task.evaluate(job)
     noted = replace(evaluated.result, trained_on=tested.trained_on, notes=(*tested.notes, *evaluated.result.notes))
     evaluated = evaluated._replace(result=noted)
-    result: EvaluationResult | LocalizationResult = evaluated.result if folder is None else _written(evaluated, folder)
+    result: Result = evaluated.result if folder is None else _written(evaluated, folder)
     if table is not None:
         write_table(table, evaluated.columns())
     return result
 
 
-def _written(evaluated: Evaluated, folder: Path) -> EvaluationResult | LocalizationResult:
+def _written(evaluated: Evaluated, folder: Path) -> Result:
     """The result with its figures, once its files are written; if the disk refuses, it says so."""
-    result: EvaluationResult | LocalizationResult = evaluated.result
+    result: Result = evaluated.result
     drawn = replace(result, files=tuple(folder / name for name in evaluated.figures))
     try:
         write_text(folder / RESULT, to_json(drawn) + "\n")

@@ -8,7 +8,7 @@ from vggnet.errors import ConfigError, OnError, check_at_least
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.tasks import get_task
-from vggnet.tasks.results import FoundBox, Prediction
+from vggnet.tasks.results import FoundBox, PredictedMask, Prediction
 from vggnet.tasks.task import PredictionJob
 from vggnet.weights.checkpoint import OpenModel
 from vggnet.weights.runtimes import open_runnable
@@ -26,8 +26,8 @@ def predict(
     device: str | None = None,
     progress: Progress = False,
     on_error: OnError = "return",
-) -> list[Prediction] | list[FoundBox]:
-    """Predict the classes of pictures, or the box of the object in each if that is the model's task.
+) -> list[Prediction] | list[FoundBox] | list[PredictedMask]:
+    """Predict the classes of pictures; or the box of the object in each, or the class of each pixel, by a model for it.
 
     Args:
         model: a network, a run folder, a `.safetensors` file, a name of `vgg weights list`, or a file of `vgg export`.
@@ -40,8 +40,8 @@ def predict(
         on_error: "return" puts why a picture cannot be read into its prediction and goes on; "raise" raises it.
 
     Returns:
-        A prediction for each picture, in the order given; a `FoundBox` from a model that predicts boxes. Equal
-        probabilities rank by class index.
+        A prediction for each picture, in the order given; a `FoundBox` from a model that predicts boxes, a
+        `PredictedMask` from one that gives masks. Equal probabilities rank by class index.
 
     Raises:
         ConfigError: an option cannot work, or the model has no class scores.

@@ -12,9 +12,10 @@ from torch import nn
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import layer_macs
 from vggnet.interpret.receptive_field import Field
+from vggnet.models.architecture import Architecture
 from vggnet.models.heads import AtLeastPooledSize, OneCellMap, ScoreMap
 from vggnet.models.table1 import TOTAL_STRIDE, resolve
-from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.models.vgg import VGG, empty
 from vggnet.weights.registry import PUBLISHED, find
 
 FLOAT = 4  # bytes of a number in float32

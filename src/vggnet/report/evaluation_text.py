@@ -7,7 +7,14 @@ from vggnet.report.text import table
 
 if TYPE_CHECKING:
     from vggnet.metrics import ClassScores
-    from vggnet.tasks.results import EvaluationResult, FoundBox, LocalizationResult, Prediction
+    from vggnet.tasks.results import (
+        EvaluationResult,
+        FoundBox,
+        LocalizationResult,
+        PredictedMask,
+        Prediction,
+        SegmentationResult,
+    )
 
 MAX_CLASSES = 20  # more get no table
 
@@ -37,6 +44,40 @@ def localization_text(result: "LocalizationResult") -> str:
         errors = f"{100 * result.error_top1:.2f} %, top-5 {100 * result.error_top5:.2f} %"
         lines += [f"localization error, class predicted {errors}"]
     return "\n".join([*lines, f"{result.split} localization error, class given {100 * result.error_class_given:.2f} %"])
+
+
+def segmentation_text(result: "SegmentationResult") -> str:
+    """A table of the classes, then the result; the last line is the mean IoU."""
+    total = sum(map(sum, result.pixels))
+    rows = [
+        [name, *(None if share is None else f"{100 * share:.2f} %" for share in (result.iou[name], accuracy)),
+         f"{100 * sum(row) / max(total, 1):.2f} %"]
+        for (name, accuracy), row in zip(result.accuracy.items(), result.pixels, strict=True)
+    ]  # fmt: skip
+    mirrored = ", and mirror images" if result.flip else ""
+    return "\n".join(
+        [
+            table(["class", "IoU", "accuracy", "of the pixels"], rows),
+            "",
+            f"{result.images:,} images of {result.data} in {result.seconds:.1f} s, {total:,} pixels, "
+            f"{result.ignored_pixels:,} ignored",
+            f"whole images, scale {', '.join(map(str, result.scales))}{mirrored}",
+            f"loss {result.loss:.4f} nats, mean accuracy {100 * result.mean_accuracy:.2f} %",
+            f"pixel accuracy {100 * result.pixel_accuracy:.2f} %",
+            *(f"drawn: {file}" for file in result.files),
+            f"{result.split} mean IoU {100 * result.mean_iou:.2f} %",
+        ]
+    )
+
+
+def masks_text(predictions: Sequence["PredictedMask"]) -> str:
+    """The name of each picture, and below it the share of each class; for an unreadable one its error."""
+    width = max((len(name) for prediction in predictions for name in prediction.shares), default=0)
+    lines: list[str] = []
+    for prediction in predictions:
+        lines.append(prediction.error or prediction.name)
+        lines += [f"  {name:<{width}}  {100 * share:6.2f} %" for name, share in prediction.shares.items()]
+    return "\n".join(lines)
 
 
 def predictions_text(predictions: Sequence["Prediction"]) -> str:

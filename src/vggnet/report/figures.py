@@ -34,22 +34,30 @@ MAX_PREDICTIONS = 16
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
-    """Loss and accuracy against epoch, two panels, the epoch of best validation accuracy marked.
+def draw_curves(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    title: str,
+    metric: str = "accuracy",
+    labels: Sequence[str] = ("loss (nats)", "accuracy (%)"),
+) -> None:
+    """Loss and a metric against epoch, two panels, the epoch of the best validation metric marked.
 
-    Each row has `epoch` (from 1), `train_loss` (nats), `train_accuracy` (0..1), and possibly `val_loss` and
-    `val_accuracy`, absent or None where nothing was validated.  Raises: StorageError if `path` cannot be written.
+    Each row has `epoch` (from 1), `train_loss`, `train_accuracy` (0..1; of another `metric` its name), and possibly
+    `val_loss` and `val_accuracy`, absent or None where nothing was validated. `labels` are those of the two axes.
+    Raises: StorageError if `path` cannot be written.
     """
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     _draw_lines(loss, rows, "loss", scale=1)
-    _draw_lines(accuracy, rows, "accuracy", scale=100)
-    loss.set_ylabel("loss (nats)")
-    accuracy.set_ylabel("accuracy (%)")
-    validated = [row for row in rows if row.get("val_accuracy") is not None]
+    _draw_lines(accuracy, rows, metric, scale=100)
+    loss.set_ylabel(labels[0])
+    accuracy.set_ylabel(labels[1])
+    validated = [row for row in rows if row.get(f"val_{metric}") is not None]
     if validated:
-        best = max(reversed(validated), key=lambda row: row["val_accuracy"])
-        for axes, value in ((loss, best["val_loss"]), (accuracy, 100 * best["val_accuracy"])):
+        best = max(reversed(validated), key=lambda row: row[f"val_{metric}"])
+        for axes, value in ((loss, best["val_loss"]), (accuracy, 100 * best[f"val_{metric}"])):
             axes.axvline(best["epoch"], color=GRAY, linewidth=1, linestyle=":", zorder=1)
             label = f"best: epoch {best['epoch']}, {value:.4g}{' %' if axes is accuracy else ''}"
             axes.plot(best["epoch"], value, "*", color=ORANGE, markersize=13, markeredgecolor="white", label=label)

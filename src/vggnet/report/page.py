@@ -69,6 +69,7 @@ def run_page(
         title=run.name,
         run=run,
         numbers=key_numbers(run),
+        metric=list(run.axes)[-1],
         epochs=options(run)["epochs"],
         notes=notes,
         training=training,

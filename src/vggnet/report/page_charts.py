@@ -6,7 +6,7 @@ from typing import Any
 
 from vggnet.metrics import Bin
 from vggnet.report.charts import Line, Spec, by_epoch, by_minutes, calibration, confidence, seconds_by_epoch
-from vggnet.report.run_data import Row, RunData, options
+from vggnet.report.run_data import Row, RunData, options, without_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +20,21 @@ class Chart:
 
 
 def training_charts(run: RunData) -> list[Chart]:
-    """Loss, accuracy, learning rate and time by epoch."""
+    """Loss, the metric that epochs are compared by, learning rate and time by epoch."""
     rows, config = run.rows, options(run)
     kept = "" if run.best is None else f" The weights of epoch {run.best['epoch']} were kept."
     charts = []
-    for name, title, scale, digits in (("loss", "Loss", 1, 4), ("accuracy", "Accuracy", 100, 2)):
+    for name, axis in run.axes.items():
+        scale, digits = (1, 4) if name == "loss" else (100, 2)
+        title = without_unit(axis)
+        title = title[0].upper() + title[1:]
         lines = [
             Line(label, [(row["epoch"], _times(scale, row.get(f"{split}_{name}"))) for row in rows])
             for split, label in (("train", "training"), ("val", "validation"))
             if any(row.get(f"{split}_{name}") is not None for row in rows)
         ]
         words = f"{title} by epoch. {' '.join(map(_in_words, lines))}{kept}"
-        spec = by_epoch(lines, y=run.axes[name], description=words, digits=digits)
+        spec = by_epoch(lines, y=axis, description=words, digits=digits)
         charts.append(Chart(name=name, title=title, description=words, spec=spec))
     names = list(rows[-1]["rates"])
     if names:

@@ -21,7 +21,8 @@ class RunData:
     rows: Sequence[Row]  # history.jsonl, with the learning rates of each epoch under `rates`
     best: Row | None  # the row of the epoch whose weights were kept
     test: Mapping[str, Any] | None  # test.json
-    axes: Mapping[str, str]  # "loss" and "accuracy" -> the title of the axis, with its unit
+    axes: Mapping[str, str]  # "loss" and the metric that epochs are compared by -> the title of the axis, with its unit
+    examples: str | None = None  # a figure of the evaluation, as data URI
     headline: Sequence[Fact] = ()  # numbers of the evaluation to compare runs by; those with a hint are shown first
     facts: Sequence[Fact] = ()  # of the evaluation
     conditions: tuple[Any, ...] = ()  # of the evaluation; those of two runs must be equal if they are to be compared
@@ -39,9 +40,20 @@ def options(run: RunData) -> dict[str, Any]:
     return flat
 
 
+def without_unit(axis: str) -> str:
+    """The title of an axis without its unit.
+
+    Example:
+        >>> without_unit("accuracy (%)")
+        'accuracy'
+    """
+    return axis.partition(" (")[0]
+
+
 def key_numbers(run: RunData) -> dict[str, Any]:
     """The results of a run; None for what is not known. Accuracies and errors are 0..1, the interval covers 95 %."""
     best, test = run.best or {}, run.test or {}
+    metric = list(run.axes)[-1]
     seconds = [row["seconds"] for row in run.rows]
     return {
         "run": run.name,
@@ -50,6 +62,8 @@ def key_numbers(run: RunData) -> dict[str, Any]:
         "minutes": sum(seconds) / 60,
         "images_per_second": run.description["images"] * len(seconds) / sum(seconds) if sum(seconds) else None,
         "best_epoch": best.get("epoch"),
+        "metric": without_unit(run.axes[metric]),
+        "val_metric": best.get(f"val_{metric}"),
         "val_accuracy": best.get("val_accuracy"),
         "test_accuracy": test.get("top1"),
         "test_interval": wilson_interval(test["top1"], test["images"]) if "top1" in test else None,

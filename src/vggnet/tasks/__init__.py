@@ -8,28 +8,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggnet.errors import ConfigError
+from vggnet.models.table1 import FULLY_CONNECTED, MASK_HEADS
 
 if TYPE_CHECKING:
+    from vggnet.data.sources.source import Source
     from vggnet.tasks.task import Task
 
-TaskName = Literal["classify", "localize"]
+TaskName = Literal["classify", "localize", "segment"]
 DEFAULT: TaskName = "classify"
 
-# Options of training that a task alone reads; with another task they cannot act.
-OWN_OPTIONS: Mapping[str, TaskName] = {
-    "boxes": "localize",
-    "label_smoothing": "classify",
-    "class_weights": "classify",
+# Options of training that some tasks alone read; with others they cannot act.
+OWN_OPTIONS: Mapping[str, tuple[TaskName, ...]] = {
+    "boxes": ("localize",),
+    "label_smoothing": ("classify",),
+    "class_weights": ("classify", "segment"),
+    "ignore_index": ("segment",),
 }
-# The one value that an option must have with a task, and why.
-_FIXED: Mapping[TaskName, tuple[tuple[str, Any, str], ...]] = {
-    "classify": (),
+_OF_IMAGES = tuple(head for head in FULLY_CONNECTED if head not in MASK_HEADS)
+# The values that an option may have with a task, and why.
+_ALLOWED: Mapping[TaskName, tuple[tuple[str, tuple[Any, ...], str], ...]] = {
+    "classify": (("head", _OF_IMAGES, "the others give a class for each pixel"),),
     "localize": (
+        ("head", _OF_IMAGES, "the others give a class for each pixel"),
         *(
-            (option, value, "boxes follow shift and flip alone")
+            (option, (value,), "boxes follow shift and flip alone")
             for option, value in (("augment", "batch"), ("rotation", 0.0), ("min_area", 1.0), ("max_resize", None))
         ),
-        ("on_bad_image", "stop", "every image is read before training, to check its box"),
+        ("on_bad_image", ("stop",), "every image is read before training, to check its box"),
+    ),
+    "segment": (
+        ("head", MASK_HEADS, "the others give one answer for an image"),
+        ("augment", ("batch",), "masks do not follow the transforms of torchvision"),
+        ("sampling", ("shuffled",), "an image has pixels of several classes"),
     ),
 }
 
@@ -38,7 +48,7 @@ def get_task(name: str) -> "Task":
     """The task of this name, with its default options.
 
     Args:
-        name: "classify" or "localize".
+        name: "classify", "localize" or "segment".
 
     Raises:
         ConfigError: there is no such task.
@@ -55,6 +65,16 @@ def get_task(name: str) -> "Task":
 
 def check_task_options(name: TaskName, options: Mapping[str, Any]) -> None:
     """Raises: ConfigError for an option of training that has a value with which the task cannot be trained."""
-    for option, value, why in _FIXED[name]:
-        if options[option] != value:
-            raise ConfigError(f'{option} is {options[option]}, but with task "{name}" it must be {value}: {why}.')
+    for option, values, why in _ALLOWED[name]:
+        if options[option] not in values:
+            expected = " or ".join(map(str, values))
+            raise ConfigError(f'{option} is {options[option]}, but with task "{name}" it must be {expected}: {why}.')
+
+
+def suggest_task(source: "Source") -> TaskName:
+    """The first task that is trained on what the images of a source are annotated with.
+
+    Args:
+        source: of the training images.
+    """
+    return next(name for name in get_args(TaskName) if get_task(name).annotation == source.annotation)

@@ -14,7 +14,7 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import ConfigError
 from vggnet.metrics import check_finite_logits, wilson_interval
-from vggnet.models.vgg import Architecture
+from vggnet.models.architecture import Architecture
 from vggnet.progress import Progress
 from vggnet.report.evaluation_text import evaluation_text, predictions_text
 from vggnet.report.text import Fact

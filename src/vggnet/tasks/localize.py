@@ -1,6 +1,6 @@
 """Localization (paper, appendix A): a box an image, Euclidean loss, and the share of boxes that overlap by half."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vggnet.data.augmentation import Draws
+from vggnet.data.augmentation import Augmented
 from vggnet.data.boxes import read_boxes, to_crop
 from vggnet.data.images import Picture
 from vggnet.data.preprocess import Preprocess
@@ -44,7 +44,7 @@ class Localize(Task):
     """
 
     name: ClassVar[str] = "localize"
-    draws_predictions: ClassVar[bool] = True
+    output: ClassVar[str | None] = "boxes.png"
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (boxes)", "accuracy": "correct boxes (%)"}
     conditions: ClassVar[tuple[str, ...]] = ("fingerprint", "split", "scales", "flip")
 
@@ -69,11 +69,11 @@ class Localize(Task):
         values = torch.from_numpy(encode(to_crop(read_boxes(source, progress=progress), preprocess), preprocess.crop))
         return torch.cat([torch.from_numpy(source.labels)[:, None], values], 1).float()
 
-    def follow(self, targets: Tensor, draw: Callable[[], Draws], crop: int) -> Tensor:
+    def follow(self, targets: Tensor, augmented: Augmented) -> Tensor:
         """The boxes (n, 5), shifted and mirrored as the images are."""
-        draws = draw()
+        draws = augmented.draws
         label, x, y, width, height = targets.unbind(1)
-        x, y = x - draws.shift_x / crop, y - draws.shift_y / crop
+        x, y = x - draws.shift_x / augmented.width, y - draws.shift_y / augmented.height
         return torch.stack([label, torch.where(draws.flipped, 1 - x, x), y, width, height], 1)
 
     def initialize(self, model: VGG, targets: Tensor) -> None:
@@ -131,9 +131,11 @@ class Localize(Task):
         """The class, score and box of each picture."""
         return boxes_text(predictions)
 
-    def draw_predictions(self, images: Sequence[Picture] | Picture, predictions: Sequence[FoundBox], path: Path) -> int:
+    def write_predictions(
+        self, images: Sequence[Picture] | Picture, predictions: Sequence[FoundBox], path: Path
+    ) -> str:
         """Draw the first pictures with their boxes."""
-        return draw_found(images, predictions, path)
+        return f"drawn: {path}, {draw_found(images, predictions, path)} of {len(predictions)} pictures"
 
     def headline(self, result: Row) -> list[Fact]:
         """Localization error with the class given, and mean overlap."""

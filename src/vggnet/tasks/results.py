@@ -5,16 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from vggnet.data.masks import decode_mask
 from vggnet.errors import ConfigError, DataError
 from vggnet.files import escaped, replacing
 from vggnet.metrics import ClassScores, PerImage
+from vggnet.report.text import SKIP
 
 RESULT = "test.json"
 PER_IMAGE = "predictions.parquet"
 OLD_PER_IMAGE = "answers.parquet"  # its name in version 0.1
 PREDICTIONS, CONFUSION = "predictions.png", "confusion.png"
+EXAMPLES = "examples.png"
 COLUMNS = ("true", "predicted", "confidence", "loss")
 
 
@@ -50,6 +55,11 @@ class EvaluationResult:
     notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
     error: str | None = None  # why the result or its figures could not be written
 
+    @property
+    def score(self) -> float:
+        """By what networks are compared, 0..1, higher is better: the accuracy."""
+        return self.top1
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizationResult:
@@ -78,6 +88,65 @@ class LocalizationResult:
     files: tuple[Path, ...] = ()  # the figures that were drawn
     notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
     error: str | None = None  # why the result could not be written
+
+    @property
+    def score(self) -> float:
+        """By what networks are compared, 0..1, higher is better: the share of correct boxes with the class given."""
+        return 1 - self.error_class_given
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationResult:
+    """What an evaluation of masks found, from counts of pixels. Classes are in the model's order."""
+
+    mean_iou: float  # 0..1, over the classes that have an IoU
+    pixel_accuracy: float  # 0..1
+    mean_accuracy: float  # 0..1, over the classes that the masks have
+    loss: float  # nats, mean over the images of the mean over their pixels
+    iou: dict[str, float | None]  # of each class, 0..1; None for one that neither masks nor predictions have
+    accuracy: dict[str, float | None]  # of each class, 0..1, the share of its pixels that are predicted as it
+    pixels: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes, columns predicted ones
+    ignored_pixels: int  # which have no class, and do not count
+    classes: tuple[str, ...]
+    images: int
+    scales: tuple[int, ...]  # pixels, the shorter side of the images as the network sees them
+    flip: bool  # whether their mirror images were seen as well
+    data: str
+    split: str
+    fingerprint: str  # of the data
+    model: str
+    seconds: float
+    device: str
+    torch: str  # version
+    date: str  # UTC
+    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
+    trained_on: int | None = None  # images that the network was trained on; None if that is not known
+    files: tuple[Path, ...] = ()  # the figures that were drawn
+    notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
+    error: str | None = None  # why the result could not be written
+
+    @property
+    def score(self) -> float:
+        """By what networks are compared, 0..1, higher is better: the mean IoU."""
+        return self.mean_iou
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedMask:
+    """The class of each pixel of one picture, or why the picture cannot be read."""
+
+    name: str  # the file's path, or "image 3" for the third of the pictures given
+    shares: dict[str, float] = field(default_factory=dict)  # of the pixels, 0..1, by class; the largest first
+    error: str | None = None
+    classes: tuple[str, ...] = field(default=(), metadata=SKIP)  # of all indices
+    png: bytes | None = field(default=None, repr=False, metadata=SKIP)  # a file of class indices, with a palette
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """Class indices (H, W), in pixels of the upright picture.  Raises: DataError if it could not be read."""
+        if self.png is None:
+            raise DataError(f"{self.error}; so it has no mask.")
+        return decode_mask(self.png, name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +178,7 @@ def remove_result(folder: Path) -> None:
     Args:
         folder: of the run; it may have no such files.
     """
-    for name in (RESULT, PER_IMAGE, OLD_PER_IMAGE, PREDICTIONS, CONFUSION):
+    for name in (RESULT, PER_IMAGE, OLD_PER_IMAGE, PREDICTIONS, CONFUSION, EXAMPLES):
         (folder / name).unlink(missing_ok=True)
 
 

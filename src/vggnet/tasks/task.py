@@ -9,21 +9,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
 
 from vggnet.accel.precision import allowed_precision
-from vggnet.data.augmentation import Draws
+from vggnet.data.augmentation import Augmented
 from vggnet.data.formats import left_out_text
 from vggnet.data.images import Picture
+from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, matching_text
-from vggnet.errors import ConfigError, OnError
-from vggnet.models.vgg import VGG, Architecture
+from vggnet.errors import ConfigError, DataError, OnError
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.report.text import Fact
+from vggnet.tasks import TaskName, get_task
 from vggnet.tasks.protocols import Name
 from vggnet.weights.checkpoint import OpenModel
 
@@ -117,9 +120,13 @@ class Task(ABC):
     """What a network is trained for. An instance holds the options of one training, or the default ones."""
 
     name: ClassVar[str]
-    # How a report shows the curves "loss" and "accuracy": the titles of their axes, with units.
+    # What the targets are made of, as `Source.annotation`; a mask is read with its image and is in the batch.
+    annotation: ClassVar[Literal["label", "mask"]] = "label"
+    # How a report shows the loss and the metric that epochs are compared by: the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
-    draws_predictions: ClassVar[bool] = False  # whether `draw_predictions` can be called
+    # What `write_predictions` writes by default: a file, or a folder if it has no suffix; None if it cannot be called.
+    output: ClassVar[str | None] = None
+    examples: ClassVar[str | None] = None  # a figure that `evaluate` draws and a report shows
     ranks_classes: ClassVar[bool] = False  # whether the outputs are logits of classes, a row for each image
     # Keys of a saved evaluation whose values must agree if two evaluations are to be compared.
     conditions: ClassVar[tuple[str, ...]] = ()
@@ -128,6 +135,15 @@ class Task(ABC):
     @abstractmethod
     def sums(self) -> tuple[str, ...]:
         """What is added up over the images of an epoch, and over processes."""
+
+    def check_source(self, source: Source) -> None:
+        """Raises: DataError if the images of a source have other annotations than the task needs."""
+        if source.annotation != self.annotation:
+            fitting = [name for name in get_args(TaskName) if get_task(name).annotation == source.annotation]
+            raise DataError(
+                f"{source.name} has a {source.annotation} for each image, but the task {self.name} needs a "
+                f"{self.annotation}. Give other data, or train for another task: --task {' or '.join(fitting)}."
+            )
 
     def configured(self, options: Mapping[str, Any]) -> Self:
         """The task with the options of a training.
@@ -165,13 +181,16 @@ class Task(ABC):
         """The targets of the images at `indices`, int64 (n,)."""
         return targets[indices]
 
-    def follow(self, targets: Targets, draw: Callable[[], Draws], crop: int) -> Targets:
+    def of_batch(self, targets: Targets, batch: Batch) -> Targets:
+        """The targets of a batch before its augmentation: those of its images, or its masks."""
+        return self.take(targets, batch.indices)
+
+    def follow(self, targets: Targets, augmented: Augmented) -> Targets:
         """The targets of a batch after its augmentation.
 
         Args:
             targets: of the n images, before it.
-            draw: gives what happens to each of them.
-            crop: pixels, the side of the images.
+            augmented: what happened to each of them.
         """
         return targets
 
@@ -235,10 +254,10 @@ class Task(ABC):
     def predictions_text(self, predictions: Sequence[Any]) -> str:
         """Results of `predict` for a terminal."""
 
-    def draw_predictions(self, images: Sequence[Picture] | Picture, predictions: Sequence[Any], path: Path) -> int:
-        """Draw results of `predict` on their pictures as PNG, and return how many; see `draws_predictions`.
+    def write_predictions(self, images: Sequence[Picture] | Picture, predictions: Sequence[Any], path: Path) -> str:
+        """Write results of `predict` on their pictures, and return what was written, for people; see `output`.
 
-        Raises: StorageError; MissingDependencyError without matplotlib.
+        Raises: StorageError; MissingDependencyError without matplotlib, if nothing else is written.
         """
         raise NotImplementedError
 

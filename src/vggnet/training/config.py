@@ -132,7 +132,7 @@ def _positive(name: str) -> _Rule:
 
 # Each after those that it depends on.
 _ACTS_ONLY: Mapping[str, _Rule] = {
-    **{name: _only("task", task) for name, task in OWN_OPTIONS.items()},
+    **{name: _only("task", *tasks) for name, tasks in OWN_OPTIONS.items()},
     "channels": _Rule(
         lambda options: (
             options["channels"] is None
@@ -145,7 +145,7 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
         lambda options: options["ranks"] is None or len(options["ranks"]) == FULLY_CONNECTED[options["head"]],
         "a head of as many fully connected layers",
     ),
-    "dropout": _only("head", "paper", "dense", "folded"),
+    "dropout": _only("head", "paper", "dense", "folded", "fcn8", "fcn32"),
     "branches": _Rule(
         lambda options: resolve(options["model"]).batch_norm and resolve(options["model"]).column not in STRIDED,
         "a model with batch norm (_bn) and pools",

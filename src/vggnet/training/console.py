@@ -121,5 +121,5 @@ def _text(metrics: Mapping[str, float], digits: int, *, names: bool = True) -> s
         if name.endswith("loss"):
             shown.append(f"{name.replace('_', ' ')} {value:.{digits + 2}f}")
         else:
-            shown.append(f"{f'{name} ' if names else ''}{100 * value:.{digits}f} %")
+            shown.append(f"{f'{name} '.replace('_', ' ') if names else ''}{100 * value:.{digits}f} %")
     return ", ".join(shown)

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggnet.data.augmentation import BatchAugment
+from vggnet.data.augmentation import Augmented, BatchAugment
 from vggnet.data.crops import random_resized_crop, scale_jittered_crop
 from vggnet.data.decoded import decode_all, decoded
 from vggnet.data.decoding import StoredImage
@@ -62,8 +62,8 @@ def configured_task(config: TrainConfig) -> Task:
 
 
 def configured_columns(config: TrainConfig) -> Columns:
-    """The columns of a table that a run was told to use."""
-    return Columns(config.data.image_column, config.data.label_column)
+    """How a run was told to read its data."""
+    return Columns(config.data.image_column, config.data.label_column, config.data.ignore_index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,8 @@ class Inputs:
         """
         source, val_source = division.source, division.val_source
         task = configured_task(config)
-        if preprocess.is_small and not isinstance(source, Stream) and not _sees_whole_images(config):
+        is_kept = preprocess.is_small and not isinstance(source, Stream) and not _has_masks(config)
+        if is_kept and not _sees_whole_images(config):
             for kept in dict.fromkeys((source, val_source)):
                 decode_all(kept, preprocess, progress=progress)
         targets = task.read_targets(source, preprocess, progress=progress)
@@ -155,8 +156,10 @@ class Inputs:
         def prepare(batch: Batch, epoch: int) -> tuple[Tensor, Targets]:
             images = transform(batch.images.to(device, non_blocking=True), batch.indices, epoch)
             height, width = images.shape[2:]
-            draw = partial(augment.draw, batch.indices, seed=seed, epoch=epoch, height=height, width=width)
-            targets = self.task.follow(self.task.take(self.targets, batch.indices), draw, width)
+            augmented = Augmented(
+                augment=augment, indices=batch.indices, seed=seed, epoch=epoch, height=height, width=width
+            )
+            targets = self.task.follow(self.task.of_batch(self.targets, batch), augmented)
             return images, to_device(targets, device)
 
         return prepare
@@ -249,6 +252,7 @@ def make_train_batches(
         view=_view(config),
         workers=_workers(config, preprocess, ranks),
         skip=skip,
+        masks=_has_masks(config),
     )
 
 
@@ -260,9 +264,16 @@ def make_val_batches(
     ranks: Ranks = ALONE,
     skip: Skip | None = None,
 ) -> EvalBatches:
-    """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches."""
+    """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches.
+
+    Images with masks are whole, and as they differ in size each is a batch.
+    """
+    workers, share = _workers(config, preprocess, ranks), ranks.share(indices)
+    if _has_masks(config):
+        view = partial(_whole_view, preprocess=preprocess)
+        return EvalBatches(source, preprocess, 1, workers, share, skip, view=view, masks=True)
     batch_size = config.optimizer.batch_size * (EVAL_BATCH if preprocess.is_small else 1)
-    return EvalBatches(source, preprocess, batch_size, _workers(config, preprocess, ranks), ranks.share(indices), skip)
+    return EvalBatches(source, preprocess, batch_size, workers, share, skip)
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
@@ -301,6 +312,10 @@ def _workers(config: TrainConfig, preprocess: Preprocess, ranks: Ranks) -> int:
     return -(-default_workers(preprocess) // ranks.on_this_machine) if workers is None else workers
 
 
+def _has_masks(config: TrainConfig) -> bool:
+    return configured_task(config).annotation == "mask"
+
+
 def _sees_whole_images(config: TrainConfig) -> bool:
     return config.augment.max_resize is not None or config.augment.min_area < 1
 
@@ -321,11 +336,13 @@ def _tutorial_view(image: StoredImage, epoch: int, index: int, *, seed: int) -> 
     return article_augment(image.decode(), seed=seed, epoch=epoch, index=index)
 
 
-def _crop_view(image: StoredImage, epoch: int, index: int, *, seed: int, size: int, min_area: float) -> Tensor:
-    return random_resized_crop(image, size=size, min_area=min_area, seed=seed, epoch=epoch, index=index)
+def _whole_view(image: StoredImage, epoch: int, index: int, *, preprocess: Preprocess, nearest: bool = False) -> Tensor:
+    return preprocess.whole(image.decode(), nearest=nearest)
 
 
-def _jittered_view(
-    image: StoredImage, epoch: int, index: int, *, seed: int, size: int, scales: tuple[int, int]
-) -> Tensor:
-    return scale_jittered_crop(image, size=size, scales=scales, seed=seed, epoch=epoch, index=index)
+def _crop_view(image: StoredImage, epoch: int, index: int, **options: Any) -> Tensor:
+    return random_resized_crop(image, epoch=epoch, index=index, **options)
+
+
+def _jittered_view(image: StoredImage, epoch: int, index: int, **options: Any) -> Tensor:
+    return scale_jittered_crop(image, epoch=epoch, index=index, **options)

@@ -15,6 +15,7 @@ from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.models.branches import BranchedVGG, add_branches
+from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, build
 from vggnet.tasks.task import Targets, Task, split
 from vggnet.training.config import TrainConfig
@@ -230,7 +231,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
     with_muon = options.name == "muon"
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
-    if with_muon and not norms:
+    if with_muon and not resolve(config.model.name).batch_norm:
         raise ConfigError(
             f'{config.model.name} has no batch norm, which optimizer="muon" needs. Take {config.model.name}_bn, or '
             'optimizer="sgd" with a low lr such as 0.01 and weight_decay 5e-4.'

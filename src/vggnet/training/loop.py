@@ -164,7 +164,7 @@ def make_validator(
         with inference_mode(model):
             for batch in batches:
                 outputs = model(preprocess.normalize(batch.images.to(device, non_blocking=True)))
-                true = to_device(task.take(targets, batch.indices), device)
+                true = to_device(task.of_batch(targets, batch), device)
                 found = task.validation_sums(outputs, true).tolist()
                 sums = [total + value for total, value in zip(sums, found, strict=True)]
                 count += len(batch.indices)

@@ -63,7 +63,9 @@ class TaskConfig(_Group):
     """What is predicted."""
 
     name: TaskName = option(
-        DEFAULT, "classify: the class of an image; localize: the box of its object, from data that have boxes"
+        DEFAULT,
+        "classify: the class of an image; localize: the box of its object, from data that have boxes; segment: the "
+        "class of each pixel, from data that have masks",
     )
     boxes: Literal["shared", "per_class"] = option(
         "per_class", "localize: one box for all classes, or one for each of them"
@@ -97,11 +99,13 @@ class DataConfig(_Group):
 
     label_column: str | None = option(None, "of a table: the column of labels; by default the one called label")
     image_column: str | None = option(None, "of a table: the column of images; by default the only one of bytes")
+    ignore_index: int | None = option(None, "segment: the class index of pixels that do not count, besides 255")
 
     def _check(self) -> None:
         self._above_0("resize", "crop")
         self._shares("val_fraction")
         self._require("workers", self.workers is None or self.workers >= 0, "at least 0")
+        self._require("ignore_index", self.ignore_index is None or 0 <= self.ignore_index <= 255, "from 0 to 255")
         self._require("mean", all(0 <= value <= 1 for value in self.mean or ()), "in [0, 1]")
         self._require("std", all(value > 0 for value in self.std or ()), "above 0")
         self._require("std", (self.mean is None) == (self.std is None), "given together with mean, or not at all")
@@ -116,17 +120,18 @@ class ModelConfig(_Group):
         "vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most also with _bn for batch norm, or a column letter of "
         "the paper; vgg8_bn is ours, for small images; repvgg_a0 to repvgg_b1 have strides instead of pools",
     )
-    head: Literal["paper", "cifar", "gap", "grid", "dense", "folded"] = option(
+    head: Literal["paper", "cifar", "gap", "grid", "dense", "folded", "unet", "fcn8", "fcn32", "segnet"] = option(
         "paper",
         "paper: its three layers; dense: the same as convolutions; folded: the same for 32 pixels; cifar: one layer, "
-        "for 32 pixels; gap: one layer, any size; grid: one layer that keeps positions, for boxes",
+        "for 32 pixels; gap: one layer, any size; grid: one layer that keeps positions, for boxes; unet, fcn8, fcn32, "
+        "segnet: a class for each pixel",
     )
     width: float = option(1.0, "factor of the channels of all convolutions")
     channels: tuple[int, ...] | None = option(
         None, "of a pruned network: outputs of each convolution; those of weights to start from are taken over"
     )
     in_channels: Literal[1, 3] = option(3, "1 trains on gray images")
-    dropout: float = option(0.5, "in heads of three layers")
+    dropout: float = option(0.5, "in heads of three layers, and in fcn8 and fcn32")
     ranks: tuple[int, ...] | None = option(
         None, "of factorized fully connected layers: the rank of each, 0 for a whole one; taken over likewise"
     )
@@ -206,7 +211,7 @@ class OptimizerConfig(_Group):
     class_weights: Literal["none", "balanced"] = option(
         "none",
         "balanced: an image of a class with n of the N training images counts N / (C n) in the loss; the history has "
-        "the loss with and without weights",
+        "the loss with and without weights. segment: a pixel counts by median frequency",
     )
     teacher: str | None = option(
         None,

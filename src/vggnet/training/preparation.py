@@ -23,6 +23,7 @@ from vggnet.training.inputs import (
     Division,
     Inputs,
     configured_columns,
+    configured_task,
     make_prepare,
     make_preprocess,
     open_validation,
@@ -49,8 +50,10 @@ def prepare(
     shown = progress is True and ranks.is_first
     if init_from is not None:
         Checkpoint.open(init_from)  # a mistake is found before the data are opened
-    image, label = configured_columns(config) if isinstance(config, TrainConfig) else BY_NAME
-    columns = Columns(options.get("image_column", image), options.get("label_column", label))
+    image, label, ignored = configured_columns(config) if isinstance(config, TrainConfig) else BY_NAME
+    columns = Columns(
+        options.get("image_column", image), options.get("label_column", label), options.get("ignore_index", ignored)
+    )
     source = open_source(data, "train", columns=columns)
     is_chosen = config is None
     if config is None:
@@ -58,6 +61,7 @@ def prepare(
     name = config if isinstance(config, str) else None
     config = preset(config, init_from=init_from) if isinstance(config, str) else config
     config = _with_precision(config.override(**options))
+    configured_task(config).check_source(source)
     if init_from is not None and config.model.branches != "none":
         raise ConfigError(
             f"branches is {config.model.branches}, but given weights (init_from) have none: new ones beside them would "

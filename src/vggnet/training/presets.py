@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggnet.errors import ConfigError
-from vggnet.tasks import DEFAULT, get_task
+from vggnet.tasks import DEFAULT, get_task, suggest_task
 from vggnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def suggest_preset(source: "Source", *, init_from: str | Path | None = None, tas
     Args:
         source: of the training images.
         init_from: the weights to start from, if any.
-        task: what is to be predicted; classification by default.
+        task: what is to be predicted; by default what the images are annotated for.
 
     Raises:
         DataError: no image can be read.
@@ -70,7 +70,8 @@ def suggest_preset(source: "Source", *, init_from: str | Path | None = None, tas
     from vggnet.data.inspection import typical_size
     from vggnet.data.preprocess import is_small
 
-    if init_from is not None and task not in (None, DEFAULT):
+    task = task or suggest_task(source)
+    if task != DEFAULT and (init_from is not None or source.annotation != get_task(DEFAULT).annotation):
         return next(name for name, make in PRESETS.items() if make().task.name == task)
     if source.name == "digits":
         return "digits"
@@ -267,6 +268,35 @@ def boxes() -> TrainConfig:
     )
 
 
+def segment() -> TrainConfig:
+    """Classes of pixels in photos, from ImageNet's features; random crops at 0.8 to 1.2 times the size of the tests.
+
+    Command: vgg train --data camvid/ --preset segment --init-from vgg16:features --ignore-index 11
+    Hardware, time and accuracy: see docs/guides/segment.md.
+    """
+    return TrainConfig().override(
+        task="segment",
+        model="vgg16",
+        head="unet",
+        init="he",
+        freeze=2,
+        resize=288,
+        crop=288,
+        max_resize=432,
+        val_fraction=0.1,
+        flip="random",
+        jitter=0.2,
+        epochs=40,
+        batch_size=8,
+        optimizer="sgd",
+        lr=0.01,
+        warmup=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+    )
+
+
 def digits() -> TrainConfig:
     """scikit-learn's 8x8 digits, enlarged to 32x32 pixels.
 
@@ -298,5 +328,5 @@ def digits() -> TrainConfig:
 
 
 PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
-    make.__name__: make for make in (quick, fast, best, article, photos, finetune, paper, boxes, digits)
+    make.__name__: make for make in (quick, fast, best, article, photos, finetune, paper, boxes, segment, digits)
 }

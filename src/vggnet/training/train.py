@@ -297,7 +297,10 @@ def _draw_curves(run: Run, source: Source, session: Session) -> None:
         session.console.note(f"no {CURVES}: {error}")
         return
     title = f"{session.config.model.name} on {Path(source.name).name}"
-    draw_curves(session.position.rows, run.folder / CURVES, title=title)
+    axes = session.learner.task.axes
+    draw_curves(
+        session.position.rows, run.folder / CURVES, title=title, metric=list(axes)[-1], labels=list(axes.values())
+    )
 
 
 def _skip(skipped: dict[str, str], index: int, error: ImageError, prefix: str = "") -> None:

@@ -21,8 +21,9 @@ from vggnet.data.preprocess import NO_PREPROCESS, Preprocess
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, VGGError, WeightsError
 from vggnet.files import replacing
+from vggnet.models.architecture import Architecture
 from vggnet.models.branches import BranchedVGG
-from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.models.vgg import VGG, empty
 from vggnet.weights.adaptation import adapt
 from vggnet.weights.file_format import CHECKSUM, FORMAT, check_format, check_tensors, checksum, open_file, read_tensors
 from vggnet.weights.registry import FEATURES_FILE, is_timm_file, locate

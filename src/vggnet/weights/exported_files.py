@@ -17,7 +17,7 @@ from torch import Tensor
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import VGGError, WeightsError, one_line
 from vggnet.files import check_readable
-from vggnet.models.vgg import Architecture
+from vggnet.models.architecture import Architecture
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.importers import exported_program
 

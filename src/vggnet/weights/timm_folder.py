@@ -12,8 +12,9 @@ from torch import Tensor
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, VGGError, WeightsError, one_line
 from vggnet.files import write_text
+from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
-from vggnet.models.vgg import VGG, Architecture, from_dense, to_dense
+from vggnet.models.vgg import VGG, from_dense, to_dense
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.importers import pytorch
 from vggnet.weights.importers.pytorch import NAMES, TIMM_HEAD, their_names

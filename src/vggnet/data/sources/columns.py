@@ -34,7 +34,7 @@ def find_columns(schema: Any, where: str, given: Columns = BY_NAME) -> tuple[str
         >>> find_columns(pa.schema({"photo": pa.binary(), "label": pa.int64()}), "a table")
         ('photo', 'label')
     """
-    for name, option in zip(given, ("--image-column", "--label-column"), strict=True):
+    for name, option in ((given.image, "--image-column"), (given.label, "--label-column")):
         if name is not None and name not in schema.names:
             raise DataError(f"{where}: no column {name!r} ({option}); its columns are {', '.join(schema.names)}.")
     if given.image is not None and given.image == given.label:

@@ -1,7 +1,7 @@
 """Images in a folder a class: `path/<split>/<class>/*.jpg`, or `path/<class>/*.jpg` divided here."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -121,9 +121,13 @@ class FolderSource(Source):
         """Of names and sizes of the files."""
         return self._digest(lambda status: str(status.st_size))
 
+    def _digested(self) -> Iterator[Path]:
+        """The files that the fingerprint is of."""
+        yield from map(Path, self._files)
+
     def _digest(self, facts: Callable[[os.stat_result], str]) -> str:
         digest = blake2b(digest_size=8)
-        for file in map(Path, self._files):
+        for file in self._digested():
             digest.update(f"{file.relative_to(self._path)}\0{facts(file.stat())}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
@@ -168,7 +172,7 @@ def divide_folder(source: Source, rule: Rule) -> tuple[Indices, Indices]:
 
 def _require_each_class(source: Source, test: Indices) -> None:
     """Raises: DataError if a class has nothing to test on."""
-    lacking = set(range(len(source.classes))) - set(source.labels[test].tolist())
+    lacking = set(source.labels.tolist()) - set(source.labels[test].tolist())
     if lacking:
         first = min(lacking)
         count = int((source.labels == first).sum())

@@ -10,6 +10,7 @@ from pathlib import Path
 from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
 from vggnet.data.sources.image_folder import folder_splits, open_folder
 from vggnet.data.sources.layout import DIVIDED, read_classes, read_layout
+from vggnet.data.sources.mask_folder import find_masks, open_masks
 from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split
 from vggnet.data.splits import Rule
 from vggnet.errors import DataError
@@ -24,9 +25,9 @@ def open_source(spec: str | Path | Source, split: str, *, rule: Rule = "content"
     """One split of the data set that `spec` names.
 
     "digits"; "cifar10" or "cifar100" (parquet files in the folder data/<name> of the cache, see
-    `vggnet.files.cache_folder`, else the hub); a folder with parquet files, or of class folders; a Hugging Face id with
-    one slash. With "stream:" before it a name, an id, or a folder with parquet files or WebDataset tars is read a group
-    of images at a time (`Stream`). A `Source` stands for itself.
+    `vggnet.files.cache_folder`, else the hub); a folder with parquet files, of class folders, or of images with masks
+    (`open_masks`); a Hugging Face id with one slash. With "stream:" before it a name, an id, or a folder with parquet
+    files or WebDataset tars is read a group of images at a time (`Stream`). A `Source` stands for itself.
     A split has several names: val, valid, validation and dev are the same, and so are train and training, test and
     testing. `rule`: see `open_folder`. `columns` of a table are those of images and labels, where their names do not
     tell.
@@ -60,6 +61,9 @@ def count_images(spec: str | Path | Source, split: str, columns: Columns = BY_NA
     if files := parquet_files(folder):
         name = same_split(split, files)
         return None if name is None else sum(map(count_rows, files[name]))
+    if places := find_masks(folder):
+        name = same_split(split, places)
+        return None if name is None else len(open_masks(folder, name, columns=columns))
     if columns != BY_NAME or not _has_classes(folder):
         from vggnet.data.sources.listing import find_listings, open_listing
 
@@ -99,6 +103,11 @@ def _resolve(
     assert folder is not None
     if parquet_files(folder):
         return partial(open_parquet, folder, columns=columns), lambda: tuple(parquet_files(folder))
+    if places := find_masks(folder):
+        _refuse_columns(spec, columns._replace(ignore_index=None))
+        return partial(open_masks, folder, columns=columns, rule=rule), lambda: tuple(places)
+    if columns.ignore_index is not None:
+        raise DataError(f"{spec} has no masks, so there is no index to ignore; leave out --ignore-index.")
     if columns != BY_NAME or not _has_classes(folder):
         from vggnet.data.sources.listing import find_listings, open_listing
 

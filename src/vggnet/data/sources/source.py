@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from functools import cached_property
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -66,10 +66,11 @@ def split_rank(split: str) -> tuple[int, str]:
 
 
 class Columns(NamedTuple):
-    """The columns of images and labels in a table; None where their names tell."""
+    """How data are read where their names do not tell; None where they do."""
 
-    image: str | None = None
-    label: str | None = None
+    image: str | None = None  # column of a table
+    label: str | None = None  # column of a table; of labels, or of masks
+    ignore_index: int | None = None  # of masks: the class index of pixels that do not count, besides 255
 
 
 BY_NAME = Columns()
@@ -80,6 +81,8 @@ class Source(ABC):
 
     A source can be sent to another process (loader workers).
     """
+
+    annotation: Literal["label", "mask"] = "label"  # what people have said of each image
 
     def __init__(self, *, name: str, split: str, classes: Sequence[str], labels: NDArray[np.int64]) -> None:
         self.name = name
@@ -113,6 +116,15 @@ class Source(ABC):
         raise DataError(
             f"{self.name}, split {self.split}: no boxes; expected a parquet column box (xmin, ymin, xmax, ymax), or "
             "beside each image of a class folder an XML file of the same name, as PASCAL VOC has it."
+        )
+
+    def mask(self, index: int) -> Image.Image:
+        """The class of each pixel of an image, mode L, of its size; `vggnet.data.masks.IGNORED` where there is none.
+
+        Raises: DataError if the images have no masks; ImageError for a mask that is missing or does not fit.
+        """
+        raise DataError(
+            f"{self.name}, split {self.split}: no masks; expected <split>/images/NAME.jpg with <split>/masks/NAME.png."
         )
 
     def ignored(self) -> list[str]:
@@ -154,6 +166,7 @@ class Subset(Source):
 
     def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
         super().__init__(name=source.name, split=source.split, classes=source.classes, labels=source.labels[indices])
+        self.annotation = source.annotation
         self._source, self._indices = source, indices
 
     def open(self, index: int) -> StoredImage:
@@ -167,6 +180,10 @@ class Subset(Source):
     def boxes(self) -> NDArray[np.float64]:
         """Those of the source."""
         return self._source.boxes()[self._indices]
+
+    def mask(self, index: int) -> Image.Image:
+        """As the source has it."""
+        return self._source.mask(int(self._indices[index]))
 
     @cached_property
     def fingerprint(self) -> str:

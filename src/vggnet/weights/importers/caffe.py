@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError, one_line, require
+from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import COLUMN_OF_NAME, layers
-from vggnet.models.vgg import Architecture, empty
+from vggnet.models.vgg import empty
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.file_format import check_tensors
 

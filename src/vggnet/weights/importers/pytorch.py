@@ -21,7 +21,8 @@ from torch import Tensor
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import WeightsError, one_line
-from vggnet.models.vgg import Architecture, empty
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import empty
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.importers.foreign import check_features_apart, plain_names, unwrapped
 from vggnet.weights.importers.repvgg import is_repvgg, read_repvgg

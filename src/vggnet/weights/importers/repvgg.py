@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from vggnet.data.preprocess import Preprocess
+from vggnet.models.architecture import Architecture
 from vggnet.models.branches import BranchedVGG, add_branches
 from vggnet.models.table1 import COLUMN_OF_NAME, STRIDED
-from vggnet.models.vgg import VGG, Architecture, empty
+from vggnet.models.vgg import VGG, empty
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.file_format import check_tensors
 

@@ -1,0 +1,242 @@
+"""Images with masks: `path/<split>/images` and `path/<split>/masks`, the same without splits, or VOC's folders."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vggnet.data.decoded import recall
+from vggnet.data.formats import is_image_name
+from vggnet.data.hashing import hash_files
+from vggnet.data.masks import IGNORED, checked_mask, decode_mask
+from vggnet.data.sources.image_folder import FolderSource, divide_folder
+from vggnet.data.sources.layout import DIVIDED, Layout
+from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, split_rank, usual_split
+from vggnet.data.splits import Indices, Rule
+from vggnet.data.walking import data_files, data_folders
+from vggnet.errors import DataError, ImageError
+
+IMAGES, MASKS = "images", "masks"
+VOC_IMAGES, VOC_MASKS, VOC_SETS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+CLASSES = "classes.txt"  # a name a line, in the order of the indices
+EXPECTED = f"expected <split>/{IMAGES}/NAME.jpg with <split>/{MASKS}/NAME.png, or VOC's {VOC_IMAGES} and {VOC_MASKS}"
+
+_largest: dict[tuple[str, int | None], int] = {}  # largest class index, by the masks and what is ignored
+
+
+class Place(NamedTuple):
+    """Where a split lies."""
+
+    images: Path
+    masks: Path
+    names: tuple[str, ...] | None = None  # of its images without suffix, if it has not all of them
+
+
+def find_masks(folder: Path) -> dict[str, Place]:
+    """The splits of a folder whose images have masks; none if it is laid out otherwise.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        DataError: two folders are the same split, or a list of VOC cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in (IMAGES, MASKS):
+        ...         Path(folder, "train", name).mkdir(parents=True)
+        ...     list(find_masks(Path(folder)))
+        ['train']
+    """
+    if _are_folders(folder / VOC_IMAGES, folder / VOC_MASKS):
+        lists = sorted((folder / VOC_SETS).glob("*.txt"), key=lambda file: split_rank(file.stem))
+        if not lists:
+            raise DataError(f"{folder}: no {VOC_SETS}/*.txt, which name the images of each split, as VOC has it.")
+        return {file.stem: Place(folder / VOC_IMAGES, folder / VOC_MASKS, _listed(file)) for file in lists}
+    if _are_folders(folder / IMAGES, folder / MASKS):
+        return dict.fromkeys(DIVIDED, Place(folder / IMAGES, folder / MASKS))
+    found: dict[str, Place] = {}
+    for name in data_folders(folder):
+        split, place = usual_split(name), Place(folder / name / IMAGES, folder / name / MASKS)
+        if split and _are_folders(place.images, place.masks):
+            if split in found:
+                other = found[split].images.parent.name
+                raise DataError(f"{folder}: {other} and {name} are both the split {split}. Rename one of them.")
+            found[split] = place
+    return {split: found[split] for split in sorted(found, key=split_rank)}
+
+
+def open_masks(folder: Path, split: str, *, columns: Columns = BY_NAME, rule: Rule = "content") -> Source:
+    """One split of a folder whose images have masks.
+
+    The classes are those that `classes.txt` in the folder names, a line each in the order of their indices. Without it
+    all masks are read once, and classes are called "class 0" to the largest index.
+
+    Args:
+        folder: an existing folder, as `find_masks` takes it.
+        split: the name of the split.
+        columns: its index to ignore.
+        rule: how a folder without splits is divided, as `open_folder`.
+
+    Raises:
+        DataError: there is no such split, it has no images, or there are fewer than two classes.
+    """
+    places = find_masks(folder)
+    found = same_split(split, places)
+    if found is None:
+        raise DataError(f"{folder}: no split {split!r}; expected one of {', '.join(places)}.")
+    classes = _read_classes(folder, places.values(), columns.ignore_index)
+    source = MaskFolder(folder, found, places[found], classes, columns.ignore_index)
+    if tuple(places) != DIVIDED or found == "all":
+        return source
+    return source.part(divide_folder(source, rule)[DIVIDED.index(found)])
+
+
+class MaskFolder(FolderSource):
+    """Image files, and a mask of each. All have the label 0: images are not of one class.
+
+    Args:
+        path: the folder of the data set.
+        split: its name.
+        place: where its images lie.
+        classes: of the pixels.
+        ignore_index: index in masks that is ignored besides 255; None for none.
+        files: of the images; by default all of the place.
+    """
+
+    annotation = "mask"
+
+    def __init__(
+        self,
+        path: Path,
+        split: str,
+        place: Place,
+        classes: Sequence[str],
+        ignore_index: int | None,
+        files: Sequence[Path] | None = None,
+    ) -> None:
+        files = list(_image_files(place)) if files is None else files
+        if not files:
+            raise DataError(f"{place.images}: no images of the split {split}; {EXPECTED}.")
+        super().__init__(path, place.images, split, classes, [(file, 0) for file in files], Layout({}, {}, ()))
+        self._place, self._ignore_index = place, ignore_index
+        self._masks = [str(_mask_file(place, file)) for file in files]
+
+    def part(self, indices: Indices) -> "MaskFolder":
+        """Some of the images."""
+        files = [Path(self._files[index]) for index in indices]
+        part = MaskFolder(self._path, self.split, self._place, self.classes, self._ignore_index, files)
+        part.image_hashes = self.image_hashes[indices]  # not read twice
+        return part
+
+    def mask(self, index: int) -> Image.Image:
+        """From its file."""
+        file = Path(self._masks[index])
+        if not file.is_file():
+            raise ImageError(
+                f"has no mask: {file} does not exist. Add it, or remove the image.", name=self._files[index]
+            )
+        stored = self.open(index)
+        with stored.image:
+            size = stored.size
+        return checked_mask(
+            decode_mask(file),
+            size=size,
+            num_classes=len(self.classes),
+            ignore_index=self._ignore_index,
+            name=str(file),
+        )
+
+    def ignored(self) -> list[str]:
+        """Files among the images that are not named as images are, and masks without an image."""
+        place = self._place
+        if place.names is not None:  # other images are of other splits
+            return []
+        others = [file for file in data_files(place.images) if not is_image_name(file)]
+        used = {_mask_file(place, file) for file in _image_files(place)}
+        return [str(file) for file in (*others, *(file for file in data_files(place.masks) if file not in used))]
+
+    @cached_property
+    def pixels_key(self) -> str:
+        """Of the contents of images and masks, and of what is ignored."""
+        hashes: NDArray[np.uint64] = hash_files([Path(mask) for mask in self._masks])
+        digest = blake2b(self.image_hashes.tobytes() + hashes.tobytes(), digest_size=8)
+        digest.update(str(self._ignore_index).encode())
+        return digest.hexdigest()
+
+    def _digested(self) -> Iterator[Path]:
+        yield from super()._digested()
+        yield from (file for mask in self._masks if (file := Path(mask)).is_file())
+
+
+def _are_folders(*paths: Path) -> bool:
+    return all(os.path.isdir(path) for path in paths)  # noqa: PTH112 (False where it cannot be reached)
+
+
+def _listed(file: Path) -> tuple[str, ...]:
+    """The names in a list of VOC.  Raises: DataError."""
+    try:
+        return tuple(line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); expected the name of an image in each line.") from error
+
+
+def _image_files(place: Place) -> Iterator[Path]:
+    if place.names is None:
+        yield from (file for file in data_files(place.images) if is_image_name(file))
+    else:
+        yield from (place.images / f"{name}.jpg" for name in place.names)
+
+
+def _mask_file(place: Place, image: Path) -> Path:
+    return place.masks / image.relative_to(place.images).with_suffix(".png")
+
+
+def _read_classes(folder: Path, places: Iterable[Place], ignore_index: int | None) -> list[str]:
+    """Raises: DataError if there are fewer than two, or the file cannot be read."""
+    file = folder / CLASSES
+    if file.is_file():
+        try:
+            names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeError) as error:
+            raise DataError(f"{file}: cannot be read ({error}); expected the name of a class in each line.") from error
+        where = str(file)
+    else:
+        masks = sorted({_mask_file(place, image) for place in places for image in _image_files(place)})
+        where = f"the {len(masks)} masks of {folder}"
+        names = [f"class {index}" for index in range(_largest_index(masks, ignore_index) + 1)]
+    if not 2 <= len(names) <= IGNORED:
+        raise DataError(f"{where}: {len(names)} classes; expected 2 to {IGNORED}. {EXPECTED[0].upper()}{EXPECTED[1:]}.")
+    return names
+
+
+def _largest_index(masks: Sequence[Path], ignore_index: int | None) -> int:
+    """Of all masks that can be read, -1 if there is none."""
+    digest = blake2b(digest_size=8)
+    for mask in masks:
+        status = mask.stat() if mask.is_file() else None
+        digest.update(f"{mask}\0{status and (status.st_size, status.st_mtime_ns)}\n".encode(errors="surrogateescape"))
+
+    def largest(mask: Path) -> int:
+        try:
+            indices = decode_mask(mask)
+        except ImageError:  # named when it is used
+            return -1
+        counts = np.bincount(indices.ravel(), minlength=IGNORED + 1)[:IGNORED]
+        if ignore_index is not None:
+            counts[ignore_index : ignore_index + 1] = 0
+        return int(np.flatnonzero(counts).max(initial=-1))
+
+    def read() -> int:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return max(pool.map(largest, masks), default=-1)
+
+    return recall(_largest, (digest.hexdigest(), ignore_index), read)
