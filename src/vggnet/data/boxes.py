@@ -8,22 +8,18 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
-from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from vggnet.data.decoded import recall
+from vggnet.data.objects import VOC, read_voc_objects
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.errors import DataError, ImageError
 from vggnet.progress import Progress, report_progress
 
 Array = NDArray[np.float64]
-
-_VOC = "expected <annotation><object><name>...</name><bndbox> with xmin, ymin, xmax, ymax, as PASCAL VOC has it"
-MAX_XML = 1 << 20  # bytes
 
 
 class Boxes(NamedTuple):
@@ -95,23 +91,12 @@ def unreadable_images(source: Source) -> dict[int, ImageError]:
 def read_voc(file: Path | str, label: str) -> tuple[float, float, float, float]:
     """The box of an XML file as PASCAL VOC has it: of the largest object named `label`, or else of the largest of all.
 
-    VOC counts pixels from 1 and includes the last; a 0, as ILSVRC has it, is taken for a 1.
     Raises: DataError, naming the file, if it is missing, no such XML, or has no object.
     """
-    file = Path(file).expanduser()
-    if not file.is_file():
-        raise DataError(f"{file}: does not exist, so its image has no box; {_VOC}.")
-    text = file.read_bytes()[: MAX_XML + 1]
-    if len(text) > MAX_XML:
-        raise DataError(f"{file}: has more than {MAX_XML:,} bytes; {_VOC}.")
-    try:
-        objects = list(fromstring(text).iter("object"))
-        named = [one for one in objects if one.findtext("name", "").strip() == label] or objects
-        boxes = [_voc_box(one) for one in named]
-    except (ParseError, TypeError, ValueError) as error:  # a ValueError for entities, which may be huge
-        raise DataError(f"{file}: cannot be read ({error}); {_VOC}.") from error
+    objects = read_voc_objects(file)
+    boxes = [one.box for one in objects if one.label == label] or [one.box for one in objects]
     if not boxes:
-        raise DataError(f"{file}: no object, so its image has no box; {_VOC}.")
+        raise DataError(f"{file}: no object, so its image has no box; {VOC}.")
     return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
 
 
@@ -130,11 +115,6 @@ def to_crop(boxes: Boxes, preprocess: Preprocess) -> Array:
     offsets = np.round((resized - preprocess.crop) / 2)  # as torchvision's center crop
     edges: Array = boxes.edges * np.tile(factors, 2) - np.tile(offsets, 2)
     return edges
-
-
-def _voc_box(element: Element) -> tuple[float, float, float, float]:
-    left, top, right, bottom = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[arg-type]
-    return left - (left >= 1), top - (top >= 1), right, bottom
 
 
 def _refuse(source: Source, edges: Array, wrong: NDArray[np.bool_], why: str, sizes: Array | None = None) -> None:

@@ -1,7 +1,7 @@
 """What is in a data set: counts, sizes, statistics, and every image that cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count, islice
@@ -15,7 +15,7 @@ from vggnet.data.decoding import max_pixels
 from vggnet.data.masks import IGNORED
 from vggnet.data.near_copies import Sketches, count_near_copies, sketch
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank, usual_split
+from vggnet.data.sources.source import BY_NAME, Annotation, Columns, Source, split_rank, usual_split
 from vggnet.data.sources.stream import Stream
 from vggnet.errors import DataError, ImageError
 
@@ -39,6 +39,7 @@ class SplitInspection:
     bits: dict[int, int]  # bits of a channel that are used, if more than 8 -> images; the 8 highest are seen
     pixels_per_class: dict[str, int] | None  # of images with masks, whose images per class are those that it occurs in
     ignored_pixels: int  # of masks
+    objects_per_class: dict[str, int] | None  # of images with objects, whose images per class are those with one of it
     reduced: int  # JPEGs above the limit of pixels, which are decoded to a half or a quarter of their sides
 
 
@@ -64,6 +65,8 @@ class Inspection:
         lines += ["", *_aligned([["class", *(split.split for split in self.splits)], *counts])]
         if any(split.pixels_per_class for split in self.splits):
             lines += ["", *_aligned(list(_pixel_rows(self.splits, classes)))]
+        if any(split.objects_per_class for split in self.splits):
+            lines += ["", *_aligned(list(_object_rows(self.splits, classes)))]
         lines += [f"{split.split}: {what}" for split in self.splits for what in _decoding(split)]
         unreadable = [message for split in self.splits for message in split.unreadable]
         if unreadable:
@@ -148,15 +151,16 @@ def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sket
     histograms = np.zeros((3, 256), dtype=np.int64)  # exact: the statistics do not depend on the order of the images
     unreadable: list[str] = []
     bits, reduced = Counter[int](), 0
-    has_masks, pixels = source.annotation == "mask", np.zeros(IGNORED + 1, dtype=np.int64)
-    occurs = np.zeros(IGNORED + 1, dtype=np.int64)  # in how many images
+    counts = np.zeros(max(IGNORED + 1, len(source.classes)), dtype=np.int64)  # of pixels or objects of each class
+    occurs = np.zeros_like(counts)  # in how many images
+    annotated = _COUNTED.get(source.annotation)
     for index in range(len(source)):
         try:
             stored = source.open(index)
             used, image = stored.bits, stored.decode()
-            if has_masks:
-                of_image = np.bincount(np.array(source.mask(index)).ravel(), minlength=IGNORED + 1)
-                pixels, occurs = pixels + of_image, occurs + (of_image > 0)
+            if annotated:
+                of_image = np.bincount(annotated(source, index), minlength=len(counts))
+                counts, occurs = counts + of_image, occurs + (of_image > 0)
         except ImageError as error:
             unreadable.append(str(error))
         else:
@@ -168,13 +172,15 @@ def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sket
             histograms += np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
         tick()
     mean, std = _statistics(histograms) if sizes else (None, None)
-    images = occurs if has_masks else np.bincount(source.labels, minlength=len(source.classes))
+    images = occurs if annotated else np.bincount(source.labels, minlength=len(source.classes))
+    of_class = {source.annotation: _by_class(source.classes, counts)}
     return SplitInspection(
         split=source.split,
         num_images=len(source),
         images_per_class=_by_class(source.classes, images),
-        pixels_per_class=_by_class(source.classes, pixels) if has_masks else None,
-        ignored_pixels=int(pixels[IGNORED]),
+        pixels_per_class=of_class.get("mask"),
+        ignored_pixels=int(counts[IGNORED]) if source.annotation == "mask" else 0,
+        objects_per_class=of_class.get("objects"),
         min_size=_size(np.min, sizes),
         median_size=_size(np.median, sizes),
         max_size=_size(np.max, sizes),
@@ -184,6 +190,13 @@ def _inspect_split(source: Source, tick: Callable[[], None], sketches: list[Sket
         bits=dict(sorted(bits.items())),
         reduced=reduced,
     )
+
+
+# The class of each pixel or object of an image, where images have no label.
+_COUNTED: Mapping[Annotation, Callable[[Source, int], NDArray[Any]]] = {
+    "mask": lambda source, index: np.array(source.mask(index)).ravel(),
+    "objects": lambda source, index: source.objects(index).labels,
+}
 
 
 def _by_class(classes: Sequence[str], counts: NDArray[np.int64]) -> dict[str, int]:
@@ -198,6 +211,13 @@ def _pixel_rows(splits: Sequence[SplitInspection], classes: Sequence[str]) -> It
         cells = ((of.get(name, 0), sum(of.values())) for of in counts)
         yield [name, *(f"{count} ({100 * count / max(total, 1):.2f} %)" for count, total in cells)]
     yield ["ignored", *(str(split.ignored_pixels) for split in splits)]
+
+
+def _object_rows(splits: Sequence[SplitInspection], classes: Sequence[str]) -> Iterator[list[str]]:
+    """The objects of each class."""
+    yield ["objects", *(split.split for split in splits)]
+    for name in classes:
+        yield [name, *(str((split.objects_per_class or {}).get(name, 0)) for split in splits)]
 
 
 def _decoding(split: SplitInspection) -> list[str]:

@@ -11,6 +11,7 @@ from vggnet.data.sources.digits import DIGITS_SPLITS, open_digits
 from vggnet.data.sources.image_folder import folder_splits, open_folder
 from vggnet.data.sources.layout import DIVIDED, read_classes, read_layout
 from vggnet.data.sources.mask_folder import find_masks, open_masks
+from vggnet.data.sources.object_folder import find_objects, open_objects
 from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split
 from vggnet.data.splits import Rule
 from vggnet.errors import DataError
@@ -26,8 +27,9 @@ def open_source(spec: str | Path | Source, split: str, *, rule: Rule = "content"
 
     "digits"; "cifar10" or "cifar100" (parquet files in the folder data/<name> of the cache, see
     `vggnet.files.cache_folder`, else the hub); a folder with parquet files, of class folders, or of images with masks
-    (`open_masks`); a Hugging Face id with one slash. With "stream:" before it a name, an id, or a folder with parquet
-    files or WebDataset tars is read a group of images at a time (`Stream`). A `Source` stands for itself.
+    (`open_masks`) or objects (`open_objects`); a Hugging Face id with one slash. With "stream:" before it a name,
+    an id, or a folder with parquet files or WebDataset tars is read a group of images at a time (`Stream`). A `Source`
+    stands for itself.
     A split has several names: val, valid, validation and dev are the same, and so are train and training, test and
     testing. `rule`: see `open_folder`. `columns` of a table are those of images and labels, where their names do not
     tell.
@@ -64,6 +66,9 @@ def count_images(spec: str | Path | Source, split: str, columns: Columns = BY_NA
     if places := find_masks(folder):
         name = same_split(split, places)
         return None if name is None else len(open_masks(folder, name, columns=columns))
+    if found := find_objects(folder):
+        name = same_split(split, found)
+        return None if name is None else len(open_objects(folder, name))
     if columns != BY_NAME or not _has_classes(folder):
         from vggnet.data.sources.listing import find_listings, open_listing
 
@@ -108,6 +113,9 @@ def _resolve(
         return partial(open_masks, folder, columns=columns, rule=rule), lambda: tuple(places)
     if columns.ignore_index is not None:
         raise DataError(f"{spec} has no masks, so there is no index to ignore; leave out --ignore-index.")
+    if places_of := find_objects(folder):
+        _refuse_columns(spec, columns)
+        return partial(open_objects, folder, rule=rule), lambda: tuple(places_of)
     if columns != BY_NAME or not _has_classes(folder):
         from vggnet.data.sources.listing import find_listings, open_listing
 

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from vggnet.data.decoding import StoredImage
 from vggnet.data.hashing import hash_bytes
+from vggnet.data.objects import Objects
 from vggnet.errors import DataError
 
+Annotation = Literal["label", "mask", "objects"]
 SPLITS = ("train", "val", "test")  # the usual ones, in the order to list them
 _OTHER_NAMES = {
     "training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test",
@@ -82,7 +84,7 @@ class Source(ABC):
     A source can be sent to another process (loader workers).
     """
 
-    annotation: Literal["label", "mask"] = "label"  # what people have said of each image
+    annotation: Annotation = "label"  # what people have said of each image
 
     def __init__(self, *, name: str, split: str, classes: Sequence[str], labels: NDArray[np.int64]) -> None:
         self.name = name
@@ -125,6 +127,16 @@ class Source(ABC):
         """
         raise DataError(
             f"{self.name}, split {self.split}: no masks; expected <split>/images/NAME.jpg with <split>/masks/NAME.png."
+        )
+
+    def objects(self, index: int) -> Objects:
+        """The objects on an image: a box and a class each.
+
+        Raises: DataError if the images have none; ImageError for objects that are missing or do not fit.
+        """
+        raise DataError(
+            f"{self.name}, split {self.split}: no objects; expected <split>/NAME.jpg with <split>/NAME.xml, as PASCAL "
+            "VOC has it."
         )
 
     def ignored(self) -> list[str]:
@@ -184,6 +196,10 @@ class Subset(Source):
     def mask(self, index: int) -> Image.Image:
         """As the source has it."""
         return self._source.mask(int(self._indices[index]))
+
+    def objects(self, index: int) -> Objects:
+        """As the source has them."""
+        return self._source.objects(int(self._indices[index]))
 
     @cached_property
     def fingerprint(self) -> str:
