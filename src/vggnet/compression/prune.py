@@ -18,7 +18,7 @@ from vggnet.compression.scores import Scores, weight_scores
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import count_macs
 from vggnet.models.architecture import Architecture
-from vggnet.models.table1 import layers, resolve
+from vggnet.models.table1 import MAP_HEADS, layers, resolve
 from vggnet.models.vgg import VGG, empty
 
 STEP = 8  # channels are kept in multiples of it, which kernels for vectors need
@@ -73,7 +73,7 @@ def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: floa
         >>> len(pruned.architecture.channels), pruned.head.fc.in_features == pruned.architecture.channels[-1]
         (7, True)
     """
-    if model.architecture.outputs == "masks":
+    if model.architecture.head in MAP_HEADS:
         raise ConfigError(f"the head {model.architecture.head} takes the maps of several layers; it cannot be pruned.")
     scores = weight_scores(model, "l2") if scores is None else scores
     if not 0 <= floor <= 1:

@@ -103,6 +103,7 @@ def _cached_or_decoded(source: Source, preprocess: Preprocess, progress: Progres
 
 def _key(source: Source, preprocess: Preprocess) -> str:
     identity = [source.pixels_key, source.split, preprocess.resize, preprocess.crop, preprocess.mode, DECODING]
+    identity += ["stretch"] if preprocess.stretch else []
     if preprocess.interpolation != "bilinear":
         identity.append(preprocess.interpolation)
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()

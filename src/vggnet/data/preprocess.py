@@ -57,6 +57,8 @@ class Preprocess:
         bgr: whether the network takes its channels in the order blue, green, red, as Caffe's networks do. `mean`,
             `std` and pixels that are not normalized yet are in the order red, green, blue in any case.
         interpolation: "bilinear" or "bicubic". Files of version 0.1 do not store it; it is then "bilinear".
+        stretch: whether images are resized to squares of `crop` pixels instead, whatever their ratio of sides, and
+            nothing is cropped; `resize` is then the same as `crop`.
 
     Raises:
         ConfigError: if the sizes or the statistics are impossible.
@@ -75,12 +77,18 @@ class Preprocess:
     std: tuple[float, ...] = _IMAGENET[3][1]
     bgr: bool = False
     interpolation: Interpolation = "bilinear"
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
             raise ConfigError(
                 f"preprocessing: the crop is {self.crop} pixels and the shorter side {self.resize}; "
                 "the crop must be between 1 and the shorter side."
+            )
+        if self.stretch and self.crop != self.resize:
+            raise ConfigError(
+                f"preprocessing: images are stretched to {self.crop} x {self.crop} pixels, so resize must be "
+                f"{self.crop}, not {self.resize}."
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
             raise ConfigError(
@@ -231,16 +239,17 @@ class Preprocess:
         return pixels
 
     def _resized(self, image: Image.Image, nearest: bool) -> Image.Image:
-        if self.resize**2 * max(image.size) / min(image.size) > MAX_PIXELS:
+        if not self.stretch and self.resize**2 * max(image.size) / min(image.size) > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels is too elongated to resize its shorter side to "
                 f"{self.resize}: that makes over {MAX_PIXELS:,} pixels. Crop it first, or resize to less."
             )
         image = image if nearest or image.mode == self.mode else image.convert(self.mode)
         interpolation = InterpolationMode("nearest" if nearest else self.interpolation)
-        if min(image.size) == self.resize:
+        size = [self.crop, self.crop] if self.stretch else [self.resize]
+        if image.size == (self.crop, self.crop) or (not self.stretch and min(image.size) == self.resize):
             return image
-        resized: Image.Image = tv.resize(image, [self.resize], interpolation=interpolation)
+        resized: Image.Image = tv.resize(image, size, interpolation=interpolation)
         return resized
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -384,8 +393,8 @@ class Preprocess:
         return {"mean": self.mean, "std": self.std}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; `stretch` only where it is so, as files of older versions have none."""
+        return {name: value for name, value in asdict(self).items() if name != "stretch" or value}
 
     def as_timm(self) -> dict[str, Any]:
         """What timm's configuration calls it.
@@ -406,7 +415,7 @@ class Preprocess:
             "std": list(self.std),
             "interpolation": self.interpolation,
             "crop_pct": share if int(self.crop / share) == self.resize else self.crop / (self.resize + 0.5),
-            "crop_mode": "center",
+            "crop_mode": "squash" if self.stretch else "center",
         }
 
     @classmethod
@@ -442,6 +451,7 @@ class Preprocess:
             std=tuple(values["std"]),
             bgr=bool(values.get("bgr", False)),
             interpolation=values.get("interpolation", "bilinear"),
+            stretch=bool(values.get("stretch", False)),
         )
 
     def _ordered(self, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from vggnet.exporting.format import Exported, Format
 from vggnet.exporting.graphs import Ncnn, Onnx, OpenVino, TorchExport
 from vggnet.exporting.int8 import SAME_CLASS, Int8, in_turns, read_images
 from vggnet.exporting.state_dicts import Timm, TorchVision
-from vggnet.models.table1 import MASK_HEADS
+from vggnet.models.table1 import MAP_HEADS
 from vggnet.models.vgg import VGG
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.runtimes import EXTRA, Run
@@ -119,7 +119,7 @@ def export(
     model = checkpoint.build()
     network = Exported(model, from_pixels=with_preprocessing, calibration=torch.empty(0) if int8 else None)
     kind.check(network)
-    if int8 and (model.architecture.boxes or model.architecture.head in ("none", *MASK_HEADS)):
+    if int8 and (model.architecture.boxes or model.architecture.head in ("none", *MAP_HEADS)):
         raise ConfigError("--int8 is for networks that give classes, by which the file is checked.")
     for package in kind.packages:
         require(package, EXTRA)

@@ -14,7 +14,7 @@ from vggnet.interpret.costs import layer_macs
 from vggnet.interpret.receptive_field import Field
 from vggnet.models.architecture import Architecture
 from vggnet.models.heads import AtLeastPooledSize, OneCellMap, ScoreMap
-from vggnet.models.table1 import TOTAL_STRIDE, resolve
+from vggnet.models.table1 import MAP_HEADS, TOTAL_STRIDE, resolve
 from vggnet.models.vgg import VGG, empty
 from vggnet.weights.registry import PUBLISHED, find
 
@@ -127,7 +127,7 @@ def layer_table(
         architecture, crop = _architecture(str(model), head, width, num_classes)
         built = empty(architecture)
     of = built.architecture
-    if of.outputs == "masks":
+    if of.head in MAP_HEADS:
         raise ConfigError(f"the layers of the head {of.head} do not follow each other, so they make no table.")
     if size is None:
         size = crop or (TOTAL_STRIDE if of.head in ("cifar", "folded") else 224)

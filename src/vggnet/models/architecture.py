@@ -4,7 +4,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from vggnet.errors import ConfigError
-from vggnet.models.table1 import FULLY_CONNECTED, MASK_HEADS, STRIDED, num_convolutions, resolve
+from vggnet.models.table1 import (
+    DETECTION_HEADS,
+    FULLY_CONNECTED,
+    MAP_HEADS,
+    MASK_HEADS,
+    STRIDED,
+    num_convolutions,
+    resolve,
+)
 
 SHRUNK = ("channels", "ranks")  # what only shrunk networks have
 
@@ -16,8 +24,8 @@ class Architecture:
     Args:
         name: `vgg16`, `vgg16_bn`, ..., or the paper's column letter, `D`, `D_bn`; stored as the name.
         num_classes: number of classes; 0 with the head "none".
-        head: "paper", "cifar", "gap", "grid", "dense", "folded", "none", or for pixels "unet", "fcn8", "fcn32",
-            "segnet"; see `vggnet.create_model`.
+        head: "paper", "cifar", "gap", "grid", "dense", "folded", "none", for pixels "unet", "fcn8", "fcn32",
+            "segnet", or for objects "ssd300", "ssd512"; see `vggnet.create_model`.
         in_channels: channels of the images.
         width: multiplies the channels of the convolutions, in (0, 16].
         dropout: probability in [0, 1) of the heads with three layers, and of "fcn8" and "fcn32".
@@ -62,9 +70,9 @@ class Architecture:
             raise ConfigError(f"dropout is {self.dropout}; it is a probability in [0, 1).")
         if self.boxes not in (None, "shared", "per_class"):
             raise ConfigError(f"boxes is {self.boxes!r}; it must be shared, per_class, or None for class scores.")
-        if self.boxes is not None and self.head in MASK_HEADS:
-            raise ConfigError(f"boxes is {self.boxes!r}, but the head {self.head} gives scores for each pixel.")
-        if self.head in MASK_HEADS and resolve(self.name).column in STRIDED:
+        if self.boxes is not None and self.head in MAP_HEADS:
+            raise ConfigError(f"boxes is {self.boxes!r}, but the head {self.head} gives {self.outputs}.")
+        if self.head in MAP_HEADS and resolve(self.name).column in STRIDED:
             raise ConfigError(f"the head {self.head} takes the maps beside five pools, but {self.name} has no pools.")
         self._check_list("channels", 1, num_convolutions(resolve(self.name).column), f"convolutions of {self.name}")
         if self.channels is not None and self.width != 1:
@@ -88,16 +96,18 @@ class Architecture:
         object.__setattr__(self, name, tuple(values))
 
     @property
-    def outputs(self) -> Literal["scores", "boxes", "masks"]:
-        """What the network gives for an image: class scores, boxes, or class scores for each of its pixels."""
+    def outputs(self) -> Literal["scores", "boxes", "masks", "detections"]:
+        """What the network gives for an image: class scores, boxes, scores for each of its pixels, or many boxes."""
         if self.head in MASK_HEADS:
             return "masks"
+        if self.head in DETECTION_HEADS:
+            return "detections"
         return "scores" if self.boxes is None else "boxes"
 
     @property
     def task(self) -> str:
         """What such outputs are for, where nothing else is known: the name of a module of `vggnet.tasks`."""
-        return {"scores": "classify", "boxes": "localize", "masks": "segment"}[self.outputs]
+        return {"scores": "classify", "boxes": "localize", "masks": "segment", "detections": "detect"}[self.outputs]
 
     @property
     def num_outputs(self) -> int:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, InputError
-from vggnet.models.table1 import FC_WIDTH, MASK_HEADS, POOLED_SIZE, TOTAL_STRIDE
+from vggnet.models.detection_heads import DESIGNS
+from vggnet.models.table1 import FC_WIDTH, MAP_HEADS, POOLED_SIZE, TOTAL_STRIDE
 
 GRID_SIZE = 4  # cells a side that the head "grid" tells apart
 REDUCE = "_reduce"  # ends the name of the first of the two layers that a factorized one is
@@ -177,9 +178,11 @@ def takes(head: str, crop: int) -> bool:
     """
     if head in ("cifar", "folded"):
         return crop < 2 * TOTAL_STRIDE
+    if head in DESIGNS:
+        return crop == DESIGNS[head].size
     if head == "dense":
         return crop >= POOLED_SIZE * TOTAL_STRIDE
-    return head in (*HEADS, *MASK_HEADS) and head != "none"
+    return head in (*HEADS, *MAP_HEADS) and head != "none"
 
 
 def build_head(
@@ -203,7 +206,7 @@ def build_head(
         Linear(in_features=512, out_features=10, bias=True)
     """
     if name not in HEADS:
-        raise ConfigError(f"unknown head {name!r}. The heads are {', '.join((*HEADS, *MASK_HEADS))}.")
+        raise ConfigError(f"unknown head {name!r}. The heads are {', '.join((*HEADS, *MAP_HEADS))}.")
     head = HEADS[name](channels, num_classes, dropout)
     return head if ranks is None else _factorized(head, iter(ranks))
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vggnet.models.detection_heads import UnitVectors
+
 
 def init_he(layer: nn.Conv2d | nn.Linear) -> None:
     """He et al. (2015), normal, fan out, for convolutions; N(0, sd 0.01) for linear layers, as in torchvision."""
@@ -62,12 +64,13 @@ INITIALIZERS: dict[str, Callable[[nn.Conv2d | nn.Linear], None]] = {
 
 
 def initialize(model: nn.Module, init: str) -> None:
-    """Set every parameter and buffer in place: weights by `init`, biases 0, batch norm 1 and 0.
+    """Set every parameter and buffer in place: weights by `init`, biases 0, batch norm 1 and 0, SSD's factors 20.
 
     Transposed convolutions start as bilinear interpolation, whatever `init` is.
 
     Args:
-        model: any model of convolutions, linear layers, batch norm, and transposed convolutions that enlarge.
+        model: any model of convolutions, linear layers, batch norm, SSD's norm, and transposed convolutions that
+            enlarge.
         init: a key of `INITIALIZERS`.
 
     Example:
@@ -81,7 +84,7 @@ def initialize(model: nn.Module, init: str) -> None:
             INITIALIZERS[init](layer)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, nn.BatchNorm2d | UnitVectors):
             layer.reset_parameters()
         elif isinstance(layer, nn.ConvTranspose2d):
             with torch.no_grad():

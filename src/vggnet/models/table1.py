@@ -40,9 +40,11 @@ FC_WIDTH = 4096  # outputs of fc6 and fc7
 POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
 TOTAL_STRIDE = 32  # five pools, or convolutions, of stride 2
 MASK_HEADS = ("unet", "fcn8", "fcn32", "segnet")  # heads that give scores for each pixel
-# How many fully connected layers a head has; those of "dense" and of heads for pixels are convolutions.
+DETECTION_HEADS = ("ssd300", "ssd512")  # heads that give scores and places of many boxes
+MAP_HEADS = (*MASK_HEADS, *DETECTION_HEADS)  # heads that take the maps of several layers
+# How many fully connected layers a head has; those of "dense" and of heads that take several maps are convolutions.
 FULLY_CONNECTED = {"paper": 3, "cifar": 1, "gap": 1, "grid": 1, "dense": 0, "folded": 3, "none": 0} | dict.fromkeys(
-    MASK_HEADS, 0
+    MAP_HEADS, 0
 )
 
 COLUMN_OF_NAME = {
@@ -148,7 +150,7 @@ def layers(column: str, width: float = 1.0, given: Sequence[int] | None = None) 
 
 
 class Level(NamedTuple):
-    """The maps of a block, which heads for pixels take."""
+    """The maps of a block, which heads for pixels and objects take."""
 
     last: str  # name of the layer before the pool; its map is twice as high and wide as that of the pool
     pool: str  # name of the pool
@@ -177,7 +179,9 @@ def levels(column: str, width: float = 1.0, given: Sequence[int] | None = None) 
             last = f"{'lrn' if layer.kind == 'lrn' else 'relu'}{layer.block}_{layer.number}"
             convolutions += layer.kind == "conv"
     if not found:
-        raise ConfigError(f"heads for pixels take the maps before pools, but {column} has none. Take another model.")
+        raise ConfigError(
+            f"heads for pixels and objects take the maps before pools, but {column} has none. Take another model."
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, InputError
 from vggnet.models.architecture import Architecture
+from vggnet.models.detection_heads import DESIGNS, SSD, build_detection_head
 from vggnet.models.heads import build_head, dense_from_paper, folded_from_paper, paper_from_dense
 from vggnet.models.initialization import INITIALIZERS, initialize
 from vggnet.models.mask_heads import MaskHead, build_mask_head
@@ -31,7 +32,8 @@ class VGG(nn.Module):
     Images (N, in_channels, H, W), normalized, H and W at least 32 -> logits (N, num_classes). With `boxes` the outputs
     are (N, 4) or (N, 4 num_classes): center x and y, width and height for each class, in units of the crop. With the
     head "none" the output is the map of pool5, (N, C, H // 32, W // 32). Heads for pixels give (N, num_classes, H, W):
-    images are padded with zeros on the right and below to multiples of 32, and the logits cropped.
+    images are padded with zeros on the right and below to multiples of 32, and the logits cropped. Heads for objects
+    take images of one size, and give (N, D, num_classes + 5), see `vggnet.models.detection_heads`.
     Layers have the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
     place, so each can be hooked.
     Differences from the paper: optional batch norm after each convolution, and heads other than the paper's.
@@ -65,6 +67,7 @@ class VGG(nn.Module):
         self.task = architecture.task
         network = resolve(architecture.name)
         self.features = nn.Sequential()
+        has_ceil = architecture.outputs == "detections"  # 75 pixels become 38, as in the authors' code
         channels = architecture.in_channels
         for layer in layers(network.column, architecture.width, architecture.channels):
             place = f"{layer.block}_{layer.number}"
@@ -78,16 +81,15 @@ class VGG(nn.Module):
                 # Krizhevsky (2012): n = 5, alpha = 1e-4, beta = 0.75, k = 2. PyTorch divides its alpha by n.
                 self.features.add_module(f"lrn{place}", nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
             else:
-                self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(layer.kernel))
+                self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(layer.kernel, ceil_mode=has_ceil))
             channels = layer.channels
-        self.head: nn.Sequential | MaskHead
+        self.head: nn.Sequential | MaskHead | SSD
+        sizes = network.column, architecture.width, architecture.channels
         if architecture.outputs == "masks":
-            self.head = build_mask_head(
-                architecture.head,
-                levels(network.column, architecture.width, architecture.channels),
-                num_classes=architecture.num_classes,
-                dropout=architecture.dropout,
-            )
+            options: dict[str, Any] = {"num_classes": architecture.num_classes, "dropout": architecture.dropout}
+            self.head = build_mask_head(architecture.head, levels(*sizes), **options)
+        elif architecture.outputs == "detections":
+            self.head = build_detection_head(architecture.head, levels(*sizes), num_classes=architecture.num_classes)
         else:
             self.head = build_head(
                 architecture.head,
@@ -105,15 +107,17 @@ class VGG(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, num_outputs): logits, or boxes; without a head the map of pool5.
 
-        With a head for pixels (N, num_classes, H, W).
+        With a head for pixels (N, num_classes, H, W), with one for objects (N, D, num_classes + 5).
         """
         _check_images(images, self.architecture, next(self.parameters()))
         return self.compute(images)
 
     def compute(self, images: Tensor) -> Tensor:
         """`forward` without checks."""
-        if not isinstance(self.head, MaskHead):
+        if isinstance(self.head, nn.Sequential):
             return self.head(self.features(images))  # type: ignore[no-any-return]
+        if isinstance(self.head, SSD):
+            return self.head(self.tapped(images, self.head.taps))  # type: ignore[no-any-return]
         height, width = images.shape[2:]
         maps = self.tapped(_padded(images), self.head.taps)
         return self.head(maps)[..., :height, :width]  # type: ignore[no-any-return]
@@ -131,7 +135,7 @@ class VGG(nn.Module):
     @property
     def class_layers(self) -> tuple[str, ...]:
         """Names of the layers whose shapes depend on the number of classes."""
-        if isinstance(self.head, MaskHead):
+        if not isinstance(self.head, nn.Sequential):
             return tuple(f"head.scores.{name}" for name in self.head.scores)
         return (list(self.state_dict())[-1].rpartition(".")[0],)
 
@@ -151,6 +155,12 @@ def _check_images(images: Tensor, architecture: Architecture, parameter: Tensor)
         raise InputError(
             f"{architecture.name} takes images of shape (N, {expected}, H, W), but got "
             f"{tuple(images.shape)}. Convert the images, or build the model with in_channels=C."
+        )
+    design = DESIGNS.get(architecture.head)
+    if design is not None and tuple(images.shape[2:]) != (design.size, design.size):
+        raise InputError(
+            f"the head {architecture.head} takes images of {design.size}x{design.size} pixels, but got "
+            f"{images.shape[2]}x{images.shape[3]}. Resize the images (--crop {design.size})."
         )
     if min(images.shape[2:]) < TOTAL_STRIDE:
         raise InputError(

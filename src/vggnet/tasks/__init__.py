@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vggnet.errors import ConfigError
+from vggnet.errors import ConfigError, DataError
 from vggnet.models.table1 import FULLY_CONNECTED, MASK_HEADS
 
 if TYPE_CHECKING:
@@ -77,4 +77,7 @@ def suggest_task(source: "Source") -> TaskName:
     Args:
         source: of the training images.
     """
-    return next(name for name in get_args(TaskName) if get_task(name).annotation == source.annotation)
+    for name in get_args(TaskName):
+        if get_task(name).annotation == source.annotation:
+            return name  # type: ignore[no-any-return]
+    raise DataError(f"{source.name}: no task is trained on images that have {source.annotation}.")

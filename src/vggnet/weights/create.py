@@ -39,7 +39,8 @@ def create_model(
             size), "grid" (pool to 4x4, one linear layer, any size; for boxes), "dense" (the paper's as convolutions,
             224 pixels and more), "folded" (the paper's three layers for 32x32 images), "none" (the network returns the
             map of pool5, and `num_classes` does not apply); for scores of each pixel "unet", "fcn8", "fcn32" and
-            "segnet" (`vggnet.models.mask_heads`). By default that of `weights`, or "paper". Another head than
+            "segnet" (`vggnet.models.mask_heads`), for objects "ssd300", "ssd512"
+            (`vggnet.models.detection_heads`). By default that of `weights`, or "paper". Another head than
             that of `weights` is new, but for tensors of the same name and shape.
         in_channels: 3 for RGB, 1 for gray, or another number. By default that of `weights`, or 3.
         width: multiplies the channels of the convolutions. By default that of `weights`, or 1.
