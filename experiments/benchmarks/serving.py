@@ -58,9 +58,9 @@ class Server:
         self.port = int(found[1])
 
     def memory(self) -> int:
-        """Bytes in use by the process and those that it has started."""
+        """Bytes in use by the process and those that it has started; shared pages count once."""
         processes = [self.process.pid, *_children(self.process.pid)]
-        lines = (line for process in processes for line in _status(process) if line.startswith("VmRSS"))
+        lines = (line for process in processes for line in _memory(process) if line.startswith("Pss:"))
         return sum(1024 * int(line.split()[1]) for line in lines)
 
     async def ask(self, image: bytes, due: float | None = None) -> Answer:
@@ -259,9 +259,9 @@ def _statuses(answers: Sequence[Answer]) -> dict[int, int]:
     return dict(sorted(Counter(answer.status for answer in answers).items()))
 
 
-def _status(process: int) -> list[str]:
+def _memory(process: int) -> list[str]:
     try:
-        return Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+        return Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:  # it has ended
         return []
 

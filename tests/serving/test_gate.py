@@ -14,7 +14,7 @@ NEVER = object()
 ORDINARY = {"max_body": 10, "max_held": 15, "body_timeout": 60, "timeout": 60}
 
 
-def ask(*chunks, path="/x", headers=(), app=None, hosts=None, api_key=None, others=0, **limits):
+def ask(*chunks, path="/x", headers=(), app=None, hosts=None, api_key=None, others=0, working=0, **limits):
     """Send the chunks of a body; returns status, headers, and the JSON of the answer. NEVER: nothing comes any more."""
     telemetry, sent, messages = Telemetry(), [], []
     for number, chunk in enumerate(chunks or (b"",), start=1):
@@ -32,10 +32,11 @@ def ask(*chunks, path="/x", headers=(), app=None, hosts=None, api_key=None, othe
     async def main():
         gate = Gate(app or echo, service, hosts)
         gate.hold(others)
+        gate._working = working
         raw = [(name.lower().encode(), value.encode()) for name, value in headers]
         scope = {"type": "http", "method": "POST", "path": path, "headers": raw, "query_string": b""}
         await gate(scope, receive, send)
-        assert gate._held == others
+        assert (gate._held, gate._working) == (others, working)
 
     asyncio.run(main())
     start, *bodies = sent
@@ -139,3 +140,10 @@ def test_a_compressed_body():
 def test_headers_that_are_too_large():
     assert ask(headers=[("X", "x" * 16_000)])[0] == 200
     assert ask(headers=[("X", "x" * 8_200), ("Y", "y" * 8_200)])[0] == 431
+
+
+def test_too_many_requests():
+    status, headers, body = ask(working=2, max_requests=2)
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert body["error"] == "the server works on 2 requests; try again in 1 s."
+    assert ask(working=1, max_requests=2)[0] == 200

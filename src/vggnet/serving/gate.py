@@ -3,7 +3,8 @@
 import asyncio
 import hmac
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -46,6 +47,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service, hosts: Collection[str] | None) -> None:
         self._app, self._service, self._hosts = app, service, hosts
         self._held = 0  # bytes of the requests that are worked on
+        self._working = 0  # requests that are worked on, without those that only ask how the server is
 
     def hold(self, size: int) -> None:
         """Keep so many bytes more, or less.  Raises: Overloaded if there is no room for more."""
@@ -72,8 +74,9 @@ class Gate:
         body = _Body(self, self._service.limits, receive)
         try:
             self._check(scope)
-            await body.read(Headers(scope=scope))
-            await self._answer_in_time(scope, body, answer)
+            await body.read()
+            with self._room(scope["method"]):
+                await self._answer_in_time(scope, body, answer)
         except Refusal as refusal:
             headers = {"Connection": "close", **(refusal.headers or {})} if body.is_unread else refusal.headers
             response = JSONResponse({"error": refusal.detail}, refusal.status_code, headers)
@@ -95,6 +98,18 @@ class Gate:
             # Both are compared whole, in a time that does not tell how much of the key is right.
             if not hmac.compare_digest(given, f"Bearer {key}".encode()):
                 raise Refusal(401, "send the header Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"})
+
+    @contextmanager
+    def _room(self, method: str) -> Iterator[None]:
+        """Raises: Overloaded if too many requests are worked on; it costs less here than once their images are read."""
+        count = method == "POST"
+        if count and self._working >= self._service.limits.max_requests:
+            raise Overloaded(f"the server works on {self._working} requests")
+        self._working += count
+        try:
+            yield
+        finally:
+            self._working -= count
 
     async def _answer_in_time(self, scope: Scope, body: "_Body", answer: "_Answer") -> None:
         """Cancel the work on a request that takes too long, or whose sender is gone."""
@@ -126,7 +141,7 @@ class _Body:
         self._size = 0  # bytes that are kept
         self.is_unread = True
 
-    async def read(self, headers: Headers) -> None:
+    async def read(self) -> None:
         """Raises: Refusal if it is too large, comes too slowly, or does not fit beside the others."""
         try:
             async with asyncio.timeout(self._limits.body_timeout):

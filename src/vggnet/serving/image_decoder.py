@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
@@ -117,6 +118,7 @@ def _limit(max_pixels: int, memory: int) -> None:
     """What a process may use."""
     os.environ[MAX_PIXELS_VARIABLE] = str(max_pixels)
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of format readers, about files of strangers
     with suppress(ImportError, OSError, ValueError):  # elsewhere than on Linux
         import resource
 

@@ -21,6 +21,7 @@ class Limits:
     max_batch: int = 16  # images for each forward pass; 1 turns batching off
     batch_wait: float = 0.002  # seconds that an image waits for others which are being decoded
     queue: int = 64  # images that a model has accepted and not answered; more are refused with 503
+    max_requests: int = 200  # worked on at a time; more are refused with 503
     timeout: float = 30.0  # seconds for a request, once it has arrived
     max_body: int = 20_000_000  # bytes of a request
     body_timeout: float = 20.0  # seconds in which a request has to arrive
@@ -35,7 +36,10 @@ class Limits:
     drain_timeout: float = 30.0  # seconds for the requests that are worked on when the server is stopped
 
     def __post_init__(self) -> None:
-        counts = ("max_batch", "max_body", "max_connections", "max_images", "max_pixels", "decoders", "decoder_memory")
+        counts = (
+            "max_batch", "max_requests", "max_body", "max_connections", "max_images", "max_pixels", "decoders",
+            "decoder_memory",
+        )  # fmt: skip
         check_at_least(1, **{name: getattr(self, name) for name in counts})
         check_at_least(self.max_images, queue=self.queue)
         check_at_least(self.max_body, max_held=self.max_held)

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +23,7 @@ from vggnet.serving.service import Service, open_service
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # names by which a server on the loopback interface is reached
 KEEP_ALIVE = 5  # seconds that a connection stays open without a request
+REFUSED = 1.0  # seconds that a connection stays open which is one too many
 BACKLOG = 256  # connections that the system accepts before the server does
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -144,16 +146,22 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 
     class LimitedProtocol(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _is_refused = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            seconds = limits.header_timeout
             if len(self.connections) > limits.max_connections:
+                # Closed at once, what the sender still sends would make its system drop the answer.
+                self._is_refused, seconds = True, REFUSED
                 transport.write(FULL)
-                transport.close()
-            else:
-                self._timer = self.loop.call_later(limits.header_timeout, transport.close)
+                with suppress(OSError):  # the sender is gone
+                    transport.write_eof()
+            self._timer = self.loop.call_later(seconds, transport.close)
 
         def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                return
             super().data_received(data)
             waits = self.cycle is None or self.cycle.response_complete
             if not waits:
