@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+import re
 import zlib
 
 import numpy as np
@@ -134,3 +136,13 @@ def test_other_routes(client):
     assert client.get("/nothing").json() == {"error": "Not Found"}
     assert client.get("/predict").status_code == 405
     assert client.get("/predict").headers["allow"] == "POST"
+
+
+def test_the_description_is_complete(client):
+    """Oracle: every reference of /openapi.json points to something in it."""
+    described = client.get("/openapi.json").json()
+    references = set(re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', json.dumps(described)))
+    assert references <= set(described["components"]["schemas"])
+    assert json.dumps(described).count("$ref") == json.dumps(described).count("#/components/schemas/")
+    operations = {(path, method) for path, of in described["paths"].items() for method in of}
+    assert {("/predict", "post"), ("/v2/models/{model}/infer", "post"), ("/metrics", "get")} <= operations

@@ -129,6 +129,17 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
-    """The schema of a body, with all that it refers to inside."""
-    return model.model_json_schema()
+def schema_of(model: type[BaseModel]) -> Any:
+    """The schema of a body, with all that it refers to in place."""
+    schema = model.model_json_schema()
+    return _in_place(schema, schema.pop("$defs", {}))
+
+
+def _in_place(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_in_place(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _in_place(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _in_place(value, definitions) for name, value in schema.items()}
