@@ -16,6 +16,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TESTS = Path(__file__).parent
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+PATIENCE = 300_000  # milliseconds, for a machine that is busy with other work
 READ_ALL = 0b110  # the capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, with which root reads everything
 collect_ignore = [
     "accel/kernels/arm64.py",
@@ -26,6 +38,14 @@ collect_ignore = [
     "training/trainings.py",
     "weights/importers/keras_files.py",
 ]  # imported or started by tests
+HAND_OVER = """([kind, type, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], "x", { type }));
+    const names = { drop: "dataTransfer", paste: "clipboardData" };
+    const event = kind === "drop" ? new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true })
+        : new ClipboardEvent(kind, { clipboardData: data, bubbles: true, cancelable: true });
+    document.body.dispatchEvent(event);
+}"""
 # Tests that train networks, start processes or a browser, compile kernels, or run large networks. `make quick` leaves
 # them out, and so takes less than a minute; `make test` runs everything.
 INTEGRATION = (
@@ -95,6 +115,54 @@ def _kernels_from_the_start():
     from vggnet.accel.startup import startup
 
     startup().start()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, by playwright; its camera is a test picture."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_FLAGS, timeout=PATIENCE)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Call with an address: the page. What it complains of, or asks of another host, fails the test."""
+    contexts, troubles = [], []
+
+    def open_page(address, **options):
+        context = browser.new_context(reduced_motion="reduce", permissions=["camera"], **options)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.on("request", lambda one: noted(one.url) if not allowed(one.url, address) else None)
+        page.on("console", lambda message: noted(message.text))
+        page.on("pageerror", lambda error: noted(str(error)))
+        page.goto(f"http://{address}/")
+        return page
+
+    def allowed(url, address):
+        return url.startswith((f"http://{address}/", "data:", f"blob:http://{address}/"))
+
+    noted = troubles.append
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [line for line in troubles if "status of 4" not in line] == []
+
+
+@pytest.fixture
+def hand_over():
+    """Call with a page, "drop" or "paste", a type and bytes: hands the page a photo as a browser does."""
+
+    def do(page, kind, media_type, data):
+        page.evaluate(HAND_OVER, [kind, media_type, list(data)])
+
+    return do
 
 
 @pytest.fixture

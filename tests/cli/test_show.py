@@ -12,11 +12,6 @@ from vggnet.interpret.summary import layer_table
 from vggnet.report.layer_table_text import layer_table_dict
 from vggnet.report.text import to_json
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
-]  # fmt: skip
 PATIENCE = 300_000  # milliseconds, for a machine that is busy with other work
 OVERLAPS = """
 () => {
@@ -48,18 +43,6 @@ def vgg(capsys, tmp_path, monkeypatch):
         return ended.value.code, captured.out, captured.err
 
     return command
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, by playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("columns", [80, 140, None])

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,6 @@ from vggnet.report.page import Explanation, comparison_page, run_page
 from vggnet.report.run_data import RunData, key_numbers
 from vggnet.tasks import get_task
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 CLASSES = ("</script><script>hacked = 1</script>", "<img src=x onerror='hacked = 1'>", "{{ 7 * 7 }} \"'&猫")
 RATES = {"lr": 0.01}
 
@@ -144,17 +141,6 @@ def a_page(**options):
     run = options.pop("run", None) or a_run()
     options = {"per_image": per_image_of(TRUE, PREDICTED, CONFIDENCE, LOSSES), "source": Shades(TRUE)} | options
     return run_page(run, **options)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

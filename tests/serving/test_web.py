@@ -2,70 +2,13 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from conftest import CLASSES, encoded, listening
 
 import vggnet
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-PATIENCE = 120_000  # milliseconds, for a machine that is busy with other work
 FILE = encoded(7, "JPEG", size=(90, 60))
-# Hands a photo to the page as a browser does on a drop, or on paste.
-HAND_OVER = """([kind, type, bytes]) => {
-    const data = new DataTransfer();
-    data.items.add(new File([new Uint8Array(bytes)], "x", { type }));
-    const names = { drop: "dataTransfer", paste: "clipboardData" };
-    const event = kind === "drop" ? new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true })
-        : new ClipboardEvent(kind, { clipboardData: data, bubbles: true, cancelable: true });
-    document.body.dispatchEvent(event);
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS, timeout=PATIENCE)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Call with an address: the page. What it complains of, or asks of another host, fails the test."""
-    contexts, troubles = [], []
-
-    def open_page(address, **options):
-        context = browser.new_context(reduced_motion="reduce", permissions=["camera"], **options)
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
-        page.on("request", lambda one: noted(one.url) if not allowed(one.url, address) else None)
-        page.on("console", lambda message: noted(message.text))
-        page.on("pageerror", lambda error: noted(str(error)))
-        page.goto(f"http://{address}/")
-        return page
-
-    def allowed(url, address):
-        return url.startswith((f"http://{address}/", "data:", f"blob:http://{address}/"))
-
-    noted = troubles.append
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [line for line in troubles if "status of 4" not in line] == []
 
 
 def rows(page):
@@ -113,13 +56,13 @@ def test_a_chosen_photo(visit, address, sources, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_a_dropped_and_a_pasted_photo(visit, address, sources, kind):
+def test_a_dropped_and_a_pasted_photo(visit, hand_over, address, sources, kind):
     page = visit(address)
     page.wait_for_selector("#model option", state="attached")
-    page.evaluate(HAND_OVER, [kind, "image/jpeg", list(FILE)])
+    hand_over(page, kind, "image/jpeg", FILE)
     shown(page)
     assert rows(page) == list(vggnet.predict(sources[0], [FILE], device="cpu")[0].classes)
-    page.evaluate(HAND_OVER, [kind, "image/png", list(b"no image")])
+    hand_over(page, kind, "image/png", b"no image")
     page.wait_for_selector("#error:not([hidden])")
     assert "image 1: unknown format" in page.inner_text("#error")
     assert page.locator("#result").is_hidden()
@@ -141,7 +84,7 @@ def test_the_camera_on_a_phone_in_chinese_at_night(visit, address):
     assert names == 0
 
 
-def test_the_key_is_asked_for(visit, service, sources):
+def test_the_key_is_asked_for(visit, hand_over, service, sources):
     with listening(replace(service, api_key="secret")) as address:
         page = visit(address)
         page.get_by_label("Access key").fill("wrong")
@@ -150,6 +93,6 @@ def test_the_key_is_asked_for(visit, service, sources):
         page.get_by_label("Access key").fill("secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#model option", state="attached")
-        page.evaluate(HAND_OVER, ["drop", "image/jpeg", list(FILE)])
+        hand_over(page, "drop", "image/jpeg", FILE)
         page.wait_for_selector("#similar:not([hidden])")
         assert page.eval_on_selector_all("#neighbors img", "images => images.length") == 6

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from vggnet.errors import VGGError
+from vggnet.report.photo_page import PHOTOS
 from vggnet.serving.gate import Gate
 from vggnet.serving.image_routes import image_routes
 from vggnet.serving.inference_protocol import protocol_routes
@@ -24,10 +25,12 @@ from vggnet.serving.uploads import describe
 
 WEB = Path(__file__).parent / "web"
 PAGE = {  # path -> file and type
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+    "/": (WEB / "index.html", "text/html"),
+    "/page.css": (WEB / "page.css", "text/css"),
+    "/page.js": (WEB / "page.js", "text/javascript"),
+    "/photos.css": (PHOTOS / "photos.css", "text/css"),
+    "/photos.js": (PHOTOS / "photos.js", "text/javascript"),
+    "/favicon.svg": (PHOTOS / "favicon.svg", "image/svg+xml"),
 }
 DESCRIPTION = "Classes, features, explanations and similar images, by the VGGs that this server has."
 
@@ -61,7 +64,7 @@ def create_app(service: Service, *, hosts: Collection[str] | None = None) -> ASG
     app.include_router(protocol_routes(service))
 
     for path, (file, kind) in PAGE.items():
-        app.get(path, include_in_schema=False)(_constant((WEB / file).read_bytes(), kind))
+        app.get(path, include_in_schema=False)(_constant(file.read_bytes(), kind))
 
     @app.get("/metrics", response_class=Response, responses={**failures(), 200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:

@@ -17,7 +17,16 @@ from vggnet.serving.refusals import Overloaded, Refusal
 from vggnet.serving.service import Service
 
 # Answered without a key: whether the server is alive and ready, and the page, which asks for the key.
-OPEN_PATHS = ("/", "/page.css", "/page.js", "/favicon.svg", "/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = (
+    "/",
+    "/page.css",
+    "/page.js",
+    "/photos.css",
+    "/photos.js",
+    "/favicon.svg",
+    "/v2/health/live",
+    "/v2/health/ready",
+)
 MAX_HEADERS = 16_384  # bytes
 DISCARDED = 64_000_000  # bytes that are read of a body that is too large, so that its sender reads the answer
 PORT = re.compile(r":\d+$")

@@ -1,54 +1,35 @@
 // The page of the server: sends a photo to /predict, /explain and /similar, and shows the answers.
 
+import { blobUrl, clear, fail, find, percent, row, show, showClasses, startPage, text } from "./photos.js";
+
 const TEXTS = {
   en: {
-    model: "Model", key: "Access key", use: "Use", hint: "Drop a photo here, paste one, or",
-    choose: "Choose a photo", camera: "Use the camera", take: "Take the photo", stop: "Close the camera",
-    heatmap: "Heatmap", classes: "Classes", press: "Choose a class to see what counts for it.",
-    similar: "Most similar images", private: "Photos go to this server alone and are not stored.",
-    working: "Computing…", done: "Done: {name}, {share}.", found: "Done.", picture: "The photo as the model sees it",
-    photo: "The photo", caption: "What counts for “{name}” ({layer})", needsKey: "This server asks for an access key.",
-    offline: "The server cannot be reached.", noCamera: "The camera cannot be used: {why}", neighbor: "similarity {share}",
-    noPhoto: "That is no image file.", none: "This model has no classes. Choose another one.",
+    model: "Model", key: "Access key", use: "Use", camera: "Use the camera", take: "Take the photo",
+    stop: "Close the camera", heatmap: "Heatmap", press: "Choose a class to see what counts for it.",
+    similar: "Most similar images", private: "Photos go to this server alone and are not stored.", found: "Done.",
+    picture: "The photo as the model sees it", caption: "What counts for “{name}” ({layer})",
+    needsKey: "This server asks for an access key.", offline: "The server cannot be reached.",
+    noCamera: "The camera cannot be used: {why}", neighbor: "similarity {share}",
+    none: "This model has no classes. Choose another one.",
   },
   zh: {
-    model: "模型", key: "访问密钥", use: "使用", hint: "将照片拖到此处、粘贴，或",
-    choose: "选择照片", camera: "使用摄像头", take: "拍照", stop: "关闭摄像头",
-    heatmap: "热力图", classes: "类别", press: "选择一个类别，查看图中支持它的区域。",
-    similar: "最相似的图片", private: "照片只发送到这台服务器，不会保存。",
-    working: "正在计算……", done: "完成：{name}，{share}。", found: "完成。", picture: "模型看到的照片",
-    photo: "照片", caption: "支持“{name}”的区域（{layer}）", needsKey: "这台服务器需要访问密钥。",
-    offline: "无法连接服务器。", noCamera: "无法使用摄像头：{why}", neighbor: "相似度 {share}",
-    noPhoto: "这不是图片文件。", none: "这个模型没有类别，请选择其他模型。",
+    model: "模型", key: "访问密钥", use: "使用", camera: "使用摄像头", take: "拍照",
+    stop: "关闭摄像头", heatmap: "热力图", press: "选择一个类别，查看图中支持它的区域。",
+    similar: "最相似的图片", private: "照片只发送到这台服务器，不会保存。", found: "完成。",
+    picture: "模型看到的照片", caption: "支持“{name}”的区域（{layer}）",
+    needsKey: "这台服务器需要访问密钥。", offline: "无法连接服务器。",
+    noCamera: "无法使用摄像头：{why}", neighbor: "相似度 {share}",
+    none: "这个模型没有类别，请选择其他模型。",
   },
 };
 const TOP = 5;
 const NEIGHBORS = 8;
-
-const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
-const find = (id) => document.getElementById(id);
-const percent = (share) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(share);
 
 let facts = null; // of /models
 let photo = null; // the file that is shown
 let key = "";
 let latest = 0; // number of the last photo: answers for earlier ones are dropped
 let camera = null; // a stream
-const urls = []; // of blobs, to be released
-
-function text(name, values = {}) {
-  return TEXTS[language][name].replace(/\{(\w+)\}/g, (_, field) => values[field]);
-}
-
-function show(id, shown) {
-  find(id).hidden = !shown;
-}
-
-function fail(message) {
-  find("status").textContent = "";
-  find("error").textContent = message;
-  show("error", true);
-}
 
 // The response of an operation, whose error is raised as its own message.
 async function ask(path, options = {}) {
@@ -89,33 +70,22 @@ async function start() {
   find("model").replaceChildren(...facts.models.map(({ name }) => new Option(name, name)));
 }
 
-function release() {
-  urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
-}
-
-function blobUrl(blob) {
-  const url = URL.createObjectURL(blob);
-  urls.push(url);
-  return url;
-}
-
 // Everything for the photo and the model that are chosen.
 async function run() {
   if (!photo || !facts) return;
   const number = ++latest;
-  release();
-  show("error", false);
-  for (const id of ["result", "heatmap", "blend", "box", "similar"]) show(id, false);
-  find("classes").replaceChildren();
+  clear();
+  for (const id of ["heatmap", "blend", "box", "similar"]) show(id, false);
   find("caption").textContent = "";
-  find("status").textContent = text("working");
   try {
     const model = chosen();
     if (model.num_classes === 0) throw new Error(text("none"));
     const answer = await send("predict", { model: model.name, top: TOP });
     if (number !== latest) return;
     if (answer.predictions) {
-      showClasses(answer.predictions[0]);
+      const { classes, probabilities } = answer.predictions[0];
+      showClasses(classes.map((name, place) => choice(name, probabilities[place])), classes, probabilities);
+      show("press", true);
       await explain(null, number);
     } else {
       showFound(answer.found[0]);
@@ -126,31 +96,14 @@ async function run() {
   }
 }
 
-function showClasses({ classes, probabilities }) {
-  find("classes").replaceChildren(...classes.map((name, place) => row(name, probabilities[place])));
-  show("press", true);
-  show("result", true);
-  find("status").textContent = text("done", { name: classes[0], share: percent(probabilities[0]) });
-}
-
-function row(name, probability) {
-  const button = document.createElement("button");
+// A class that is explained when it is chosen.
+function choice(name, probability) {
+  const item = row("button", name, probability);
+  const button = item.firstChild;
   button.type = "button";
   button.dataset.name = name;
   button.setAttribute("aria-pressed", "false");
-  const bar = document.createElement("span");
-  bar.className = "bar";
-  bar.style.width = `${100 * probability}%`;
-  const label = document.createElement("span");
-  label.className = "name";
-  label.textContent = name;
-  const share = document.createElement("span");
-  share.className = "share";
-  share.textContent = percent(probability);
-  button.append(bar, label, share);
   button.addEventListener("click", () => explain(name, latest).catch((error) => fail(error.message)));
-  const item = document.createElement("li");
-  item.append(button);
   return item;
 }
 
@@ -185,7 +138,7 @@ function showFound(found) {
   };
   picture.src = blobUrl(photo);
   picture.alt = text("photo");
-  if (found.label) find("classes").replaceChildren(row(found.label, found.score));
+  if (found.label) find("classes").replaceChildren(choice(found.label, found.score));
   show("press", false);
   show("result", true);
   find("status").textContent = text("found");
@@ -220,14 +173,8 @@ function blend() {
 }
 
 function choose(file) {
-  if (!file) return;
   photo = file;
   run();
-}
-
-// The first image of what was dropped or pasted.
-function imageOf(transfer) {
-  return [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/") || file.type === "");
 }
 
 function stopCamera() {
@@ -264,13 +211,8 @@ function takePhoto() {
   }, "image/png");
 }
 
-document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-for (const element of document.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
+startPage(TEXTS, choose);
 show("camera", Boolean(navigator.mediaDevices?.getUserMedia));
-find("file").addEventListener("change", (event) => {
-  choose(event.target.files[0]);
-  event.target.value = ""; // the same file may be chosen again
-});
 find("model").addEventListener("change", run);
 find("opacity").addEventListener("input", blend);
 find("camera").addEventListener("click", startCamera);
@@ -284,20 +226,4 @@ find("access").addEventListener("submit", (event) => {
   key = find("key").value;
   start().then(run, (error) => fail(error.message));
 });
-for (const kind of ["dragenter", "dragover"]) {
-  document.addEventListener(kind, (event) => {
-    event.preventDefault();
-    find("source").classList.add("over");
-  });
-}
-document.addEventListener("dragleave", () => find("source").classList.remove("over"));
-for (const [kind, transfer] of [["drop", "dataTransfer"], ["paste", "clipboardData"]]) {
-  document.addEventListener(kind, (event) => {
-    if (kind === "paste" && !event[transfer]?.files.length) return;
-    event.preventDefault();
-    find("source").classList.remove("over");
-    const image = imageOf(event[transfer]);
-    image ? choose(image) : fail(text("noPhoto"));
-  });
-}
 start().catch((error) => fail(error.message));
