@@ -19,9 +19,10 @@ from torch import Tensor
 from vggnet.data.masks import IGNORED
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, match_classes
-from vggnet.errors import DataError, ImageError, check_at_least
+from vggnet.errors import ConfigError, DataError, ImageError, check_at_least
 from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.table1 import TOTAL_STRIDE
+from vggnet.models.vgg import VGG
 from vggnet.progress import report_progress
 from vggnet.tasks.mask_metrics import PixelScores, count_pixels, pixel_scores
 from vggnet.tasks.results import EXAMPLES, SegmentationResult
@@ -52,6 +53,8 @@ def evaluate_masks(job: EvaluationJob) -> Evaluated:
         DataError: the data have other classes, or no image can be read.
     """
     source, first = job.source, job.networks[0]
+    for network in job.networks:
+        check_takes_every_size(network)
     to_model = [match_classes(source, network.classes, network.num_classes) for network in job.networks]
     for network, order in zip(job.networks[1:], to_model[1:], strict=True):
         if network.classes != first.classes or not torch.equal(order, to_model[0]):
@@ -109,6 +112,15 @@ def evaluate_masks(job: EvaluationJob) -> Evaluated:
     return Evaluated(
         result, (EXAMPLES,), partial(_draw, source, table, result, extremes), partial(_columns, source, seen)
     )
+
+
+def check_takes_every_size(network: OpenModel) -> None:
+    """Raises: ConfigError for an exported file, whose images have one size."""
+    if not isinstance(network.network, VGG):
+        raise ConfigError(
+            f"a {type(network.network).__name__} takes images of one size, but masks are of whole images; give the run "
+            "folder or the .safetensors file that it was exported from."
+        )
 
 
 def mask_logits(

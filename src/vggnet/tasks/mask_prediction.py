@@ -13,7 +13,7 @@ from vggnet.errors import ImageError, MissingDependencyError
 from vggnet.files import make_folder, replacing
 from vggnet.progress import report_progress
 from vggnet.report.colors import class_colors
-from vggnet.tasks.mask_evaluation import mask_logits
+from vggnet.tasks.mask_evaluation import check_takes_every_size, mask_logits
 from vggnet.tasks.results import PredictedMask
 from vggnet.tasks.task import PredictionJob
 from vggnet.weights.checkpoint import OpenModel
@@ -25,9 +25,11 @@ def predict_masks(network: OpenModel, images: Sequence[Picture] | Picture, job: 
     """The class of each pixel of each picture, in the order given, at the size of the upright picture.
 
     Raises:
+        ConfigError: the network is an exported file, whose images have one size.
         ImageError: a picture cannot be read, with `on_error="raise"`.
         NonFiniteError: an output is NaN or infinite.
     """
+    check_takes_every_size(network)
     found, pictures = list[PredictedMask](), list(named_pictures(images))
     scales = [(network.preprocess.resize,)]
     with report_progress(job.progress, "predicting") as report:

@@ -272,7 +272,7 @@ def segment() -> TrainConfig:
     """Classes of pixels in photos, from ImageNet's features; random crops at 0.8 to 1.2 times the size of the tests.
 
     Command: vgg train --data camvid/ --preset segment --init-from vgg16:features --ignore-index 11
-    Hardware, time and accuracy: see docs/guides/segment.md.
+    Hardware, time and accuracy: not measured.
     """
     return TrainConfig().override(
         task="segment",

@@ -85,6 +85,8 @@ def _resolve(
     spec: str | Path | Source, rule: Rule = "content", columns: Columns = BY_NAME
 ) -> tuple[Callable[[str], Source], Callable[[], tuple[str, ...]]]:
     """How to open a split, and how to list the splits."""
+    if columns.ignore_index is not None and not _has_masks(spec):
+        raise DataError(f"{spec} has no masks, so there is no index to ignore; leave out --ignore-index.")
     if isinstance(spec, Source):
         return partial(_itself, spec), lambda: (spec.split,)
     if spec == "digits":
@@ -111,8 +113,6 @@ def _resolve(
     if places := find_masks(folder):
         _refuse_columns(spec, columns._replace(ignore_index=None))
         return partial(open_masks, folder, columns=columns, rule=rule), lambda: tuple(places)
-    if columns.ignore_index is not None:
-        raise DataError(f"{spec} has no masks, so there is no index to ignore; leave out --ignore-index.")
     if places_of := find_objects(folder):
         _refuse_columns(spec, columns)
         return partial(open_objects, folder, rule=rule), lambda: tuple(places_of)
@@ -123,6 +123,16 @@ def _resolve(
             return partial(open_listing, folder, columns=columns, rule=rule), lambda: tuple(listings)
     _refuse_columns(spec, columns)
     return partial(open_folder, folder, rule=rule), partial(folder_splits, folder)
+
+
+def _has_masks(spec: str | Path | Source) -> bool:
+    """Raises: DataError as `open_source`."""
+    if isinstance(spec, Source):
+        return spec.annotation == "mask"
+    if spec == "digits" or (isinstance(spec, str) and spec.startswith(STREAM)):
+        return False
+    folder, dataset_id = _place(spec)
+    return folder is not None and dataset_id is None and bool(find_masks(folder))
 
 
 def _itself(source: Source, split: str) -> Source:
