@@ -92,6 +92,7 @@ def test_a_mask_survives_every_move_of_pixels(data, options):
 def test_a_mask_survives_resizing(data, options):
     """Oracle: the image: inside a square of one class, away from its edges, the resized image shows that class."""
     images, masks = prepared(data, **options)
+    assert set(masks.unique().tolist()) == {*range(CLASSES), IGNORED}
     near = -F.max_pool2d(-masks[:, None].float(), 5, 1, 2), F.max_pool2d(masks[:, None].float(), 5, 1, 2)
     inside = ((near[0] == near[1]) & (near[1] != IGNORED))[:, 0]
     inside[:, :2] = inside[:, -2:] = inside[:, :, :2] = inside[:, :, -2:] = False  # blended with what is cut off
