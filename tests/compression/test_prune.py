@@ -25,7 +25,8 @@ def network(name="vgg11_bn", head="gap", width=0.5, dtype=torch.float64, **optio
 
 
 def pruned(model, share, criterion="l2", **options):
-    return prune(model, macs_limit(model, share, 32), scores=weight_scores(model, criterion), **options)
+    limit = macs_limit(model, share, 32)
+    return prune(model, limit, scores=weight_scores(model, criterion), **{"multiple": 8} | options)
 
 
 def convolutions(model):
@@ -95,6 +96,8 @@ def test_the_target_is_reached_and_not_by_much(target):
     channels = small.architecture.channels
     given = [layer.out_channels for layer in convolutions(model).values()]
     assert all(kept % 8 == 0 and kept >= 0.1 * count for kept, count in zip(channels, given, strict=True))
+    whole = pruned(model, 0.6, "bn", multiple=32).architecture.channels
+    assert all(kept % 32 == 0 for kept in whole)
     looser = pruned(model, target + 0.1, "bn").architecture.channels
     assert all(more >= kept for more, kept in zip(looser, channels, strict=True))
 

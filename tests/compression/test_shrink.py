@@ -69,8 +69,8 @@ def test_the_steps_compose_and_the_file_opens_like_any_other(given, photos, tmp_
     """Oracle: the file: its size, its numbers counted one by one, its metadata; the network before the last step."""
     out = tmp_path / "small.safetensors"
     code, text, err = vgg(
-        "shrink", given, "--steps", "prune,fold,factorize,half", "--to-macs", 0.5, "--rank", 1, "-o", out,
-        "--data", photos, "--json",
+        "shrink", given, "--steps", "prune,fold,factorize,half", "--to-macs", 0.5, "--multiple", 8, "--rank", 1,
+        "-o", out, "--data", photos, "--json",
     )  # fmt: skip
     assert code == 0, err
     assert f"--steps prune,distill, or vgg train --data {photos} --init-from {out}" in err
@@ -144,7 +144,7 @@ def test_the_tutorials_model_loses_100_million_parameters(tmp_path, monkeypatch)
 def test_training_goes_on_from_a_shrunk_network(given, photos, tmp_path):
     """Oracle: the shapes of the shrunk network before and after; its weights where training begins; a resumed run."""
     small = tmp_path / "small.safetensors"
-    shrink(given, ["prune", "factorize"], small, ShrinkOptions(to_macs=0.5, rank=1))
+    shrink(given, ["prune", "factorize"], small, ShrinkOptions(multiple=8, to_macs=0.5, rank=1))
     config = vggnet.preset("quick", init_from=small).override(
         workers=0, batch_size=4, optimizer="sgd", lr=1e-9, weight_decay=0.0, epochs=1, val_fraction=0.0
     )
@@ -161,7 +161,7 @@ def test_training_goes_on_from_a_shrunk_network(given, photos, tmp_path):
 
 def test_a_shrunk_network_is_accelerated(given, tmp_path):
     """Oracle: PyTorch's own layers."""
-    shrink(given, ["prune", "fold"], tmp_path / "small.safetensors", ShrinkOptions(to_macs=0.5))
+    shrink(given, ["prune", "fold"], tmp_path / "small.safetensors", ShrinkOptions(multiple=8, to_macs=0.5))
     images = torch.randn(3, 3, 32, 32)
     model = vggnet.load(tmp_path / "small.safetensors")
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def test_a_shrunk_network_is_accelerated(given, tmp_path):
 def test_a_network_is_pruned_in_rounds_taught_and_quantized(digits, tmp_path, monkeypatch):
     """Oracle: the run folders and what they say; the file, read without vggnet; the same call trains nothing again."""
     out = tmp_path / "small.safetensors"
-    options = ShrinkOptions(to_macs=0.5, rounds=2, criterion="taylor", epochs=1)
+    options = ShrinkOptions(multiple=8, to_macs=0.5, rounds=2, criterion="taylor", epochs=1)
     steps = ["prune", "distill", "fold", "quantize"]
     result = shrink(digits, steps, out, options, data="digits")
     runs = {
@@ -205,7 +205,7 @@ def test_a_file_of_a_given_size(digits, tmp_path):
     """Oracle: the size of the file on the disk, which is not far below the target."""
     for kilobytes, steps in ((80, ["prune", "fold", "half"]), (70, ["prune", "quantize"])):
         out = tmp_path / "small.safetensors"
-        shrink(digits, steps, out, ShrinkOptions(to_size=kilobytes * 1000))
+        shrink(digits, steps, out, ShrinkOptions(multiple=8, to_size=kilobytes * 1000))
         assert 0.8 * kilobytes * 1000 < out.stat().st_size <= kilobytes * 1000
 
 
@@ -218,7 +218,7 @@ def test_the_smallest_network_within_a_drop(digits, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("vggnet.compression.tuning.Tuner.tune", lambda self, network, name, **options: network)
     monkeypatch.setattr("vggnet.compression.tuning.Tuner.renew_statistics", lambda self, network: None)
-    options = ShrinkOptions(max_drop=1, floor=0)
+    options = ShrinkOptions(multiple=8, max_drop=1, floor=0)
     result = shrink(digits, ["prune", "tune"], tmp_path / "small.safetensors", options, data="digits")
     assert 13 / 32 < result.rows[1].macs / whole <= 14 / 32
     monkeypatch.setattr(
@@ -269,6 +269,7 @@ def test_statistics_are_those_of_training_images(digits):
         (["--steps", "prune", "--to-macs", 0.5, "--criterion", "chip"], "the criterion chip needs images"),
         (["--steps", "prune", "--to-macs", 0.5, "--rounds", 2], "in rounds trains between them, which needs images"),
         (["--steps", "prune", "--to-macs", 0.5, "--rounds", 0], "rounds is 0"),
+        (["--steps", "prune", "--to-macs", 0.5, "--multiple", 0], "multiple is 0"),
         (["--steps", "head"], "head needs the option head"),
         (["--steps", "half,tune"], "must be last. Give tune,half"),
         (["--steps", "half,quantize"], "two ways to store weights"),

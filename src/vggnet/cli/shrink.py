@@ -49,6 +49,9 @@ class Shrink:
     # of the loss without it (taylor), how independent its maps are of the others (chip); the last two need --data
     criterion: Literal["l1", "l2", "bn", "taylor", "chip"] = "l2"
     floor: float = 0.1  # prune: share of each layer's channels that remains at least
+    # prune: channels remain in multiples of it; the fast convolutions need 32 for the matrix unit of a CPU (AMX) and
+    # 16 for its vectors
+    multiple: int = 32
     rounds: int = 1  # prune: in how many rounds; the network is trained between them
     round_epochs: int = 1  # prune: epochs between two rounds
     epochs: int = 10  # tune, distill, head: epochs
@@ -70,6 +73,7 @@ def main(arguments: list[str]) -> int:
         max_drop=args.max_drop,
         criterion=args.criterion,
         floor=args.floor,
+        multiple=args.multiple,
         rounds=args.rounds,
         round_epochs=args.round_epochs,
         energy=args.energy,

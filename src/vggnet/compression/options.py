@@ -17,6 +17,7 @@ STEPS: dict[str, int | None] = {
 TRAINED = ("head", "tune", "distill")  # these train, so they need images
 _STEPS_OF = {
     "to_macs": ("prune",), "to_size": ("prune",), "max_drop": ("prune",), "criterion": ("prune",), "floor": ("prune",),
+    "multiple": ("prune",),
     "rounds": ("prune",), "round_epochs": ("prune",), "energy": ("factorize",), "rank": ("factorize",),
     "head": ("head",), "epochs": TRAINED,
 }  # fmt: skip
@@ -33,6 +34,7 @@ class ShrinkOptions:
             follows, may lose; the smallest network that does not lose more is searched by bisection.
         criterion: prune: "l1", "l2", "bn", "taylor" or "chip"; see `vggnet.compression.scores`.
         floor: prune: share of each layer's channels that remains at least, in [0, 1].
+        multiple: prune: channels remain in multiples of it; see `prune`.
         rounds: prune: in how many rounds channels are removed.
         round_epochs: prune: epochs of training between two rounds.
         energy: factorize: share of the squares of singular values that is kept, in (0, 1).
@@ -52,6 +54,7 @@ class ShrinkOptions:
     max_drop: float | None = None
     criterion: Criterion = "l2"
     floor: float = 0.1
+    multiple: int = 32
     rounds: int = 1
     round_epochs: int = 1
     energy: float | None = None
@@ -60,7 +63,9 @@ class ShrinkOptions:
     epochs: int = 10
 
     def __post_init__(self) -> None:
-        check_at_least(1, rounds=self.rounds, round_epochs=self.round_epochs, epochs=self.epochs)
+        check_at_least(
+            1, multiple=self.multiple, rounds=self.rounds, round_epochs=self.round_epochs, epochs=self.epochs
+        )
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise ConfigError(f"max_drop is {self.max_drop}; it is in percentage points, from 0 to below 100.")
 

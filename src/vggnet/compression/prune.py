@@ -21,8 +21,6 @@ from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import MAP_HEADS, layers, resolve
 from vggnet.models.vgg import VGG, empty
 
-STEP = 8  # channels are kept in multiples of it, which kernels for vectors need
-
 
 class Limit(NamedTuple):
     """How large a pruned network may be."""
@@ -51,16 +49,18 @@ def macs_limit(model: VGG, share: float, size: int) -> Limit:
     )
 
 
-def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: float = 0.1) -> VGG:
+def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: float = 0.1, multiple: int = 32) -> VGG:
     """Remove the channels with the lowest scores from the whole network, at once.
 
-    Of each layer a multiple of 8 channels remains, or all.
+    Of each layer a multiple of some channels remains, or all.
 
     Args:
         model: the network; it is not changed.
         limit: how large it may be, such as `macs_limit(model, 0.5, 32)`.
         scores: of the channels, as `vggnet.compression.scores` gives them; by default Euclidean norms of filters.
-        floor: share of each layer's channels that remains at least, in [0, 1]; 8 channels do in any case.
+        floor: share of each layer's channels that remains at least, in [0, 1]; `multiple` of them do in any case.
+        multiple: channels remain in multiples of it. The fast convolutions need 32 for the matrix unit of a CPU, and 16
+            for its vectors; others are computed by PyTorch.
 
     Raises:
         ConfigError: an option is out of range, or so small a network cannot be reached; the message says how near one
@@ -80,7 +80,7 @@ def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: floa
         raise ConfigError(f"floor is {floor}; it is a share of each layer's channels, in [0, 1].")
     given = [len(of_layer) for of_layer in scores]
     least = [
-        count if is_needed else min(count, STEP * max(1, ceil(floor * count / STEP)))
+        count if is_needed else min(count, multiple * max(1, ceil(floor * count / multiple)))
         for count, is_needed in zip(given, _needed(model), strict=True)
     ]
     layer_of = torch.cat([torch.full((count,), index) for index, count in enumerate(given)])
@@ -89,7 +89,7 @@ def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: floa
     def left(removed: int) -> Architecture:
         kept = torch.tensor(given) - ranked[:removed].bincount(minlength=len(given))
         rounded = [
-            number if number == count else max(lowest, min(count, STEP * round(number / STEP)))
+            number if number == count else max(lowest, min(count, multiple * round(number / multiple)))
             for number, count, lowest in zip(kept.tolist(), given, least, strict=True)
         ]
         return replace(model.architecture, channels=tuple(rounded), width=1.0)
@@ -100,7 +100,7 @@ def prune(model: VGG, limit: Limit, *, scores: Scores | None = None, floor: floa
     if (reached := limit.measure(left(removed))) > limit.most:
         raise ConfigError(
             f"{limit.shown(limit.most)} may remain, but with a floor of {floor} {limit.shown(reached)} does at least. "
-            "Give a larger target, or a lower floor."
+            "Give a larger target, a lower floor, or a smaller multiple."
         )
     kept = [of_layer.topk(count).indices.sort().values for of_layer, count in zip(scores, channels, strict=True)]
     return remove_channels(model, kept)

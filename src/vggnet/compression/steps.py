@@ -119,7 +119,13 @@ def _prune(model: VGG, job: Job) -> VGG:
     before = limit.measure(model.architecture)
     for number in range(1, rounds + 1):
         most = before * (limit.most / before) ** (number / rounds)
-        model = prune(model, limit._replace(most=most), scores=job.scores(model), floor=job.options.floor)
+        model = prune(
+            model,
+            limit._replace(most=most),
+            scores=job.scores(model),
+            floor=job.options.floor,
+            multiple=job.options.multiple,
+        )
         if job.tuner is not None:
             job.tuner.renew_statistics(model)
         if number < rounds:
