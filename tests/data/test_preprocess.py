@@ -98,6 +98,13 @@ def test_no_resizing_where_none_is_needed():
     assert torch.equal(Preprocess(resize=38, crop=38).pixels(image), tv.pil_to_tensor(image)[:, :, 6:44])
 
 
+def test_an_image_of_the_size_of_the_crop_is_resized_too():
+    """Oracle: torchvision's own transforms."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    theirs = v2.Compose([v2.Resize(30), v2.CenterCrop(24), v2.PILToTensor()])(picture)
+    assert torch.equal(Preprocess(resize=30, crop=24).pixels(picture), theirs)
+
+
 @pytest.mark.parametrize("preprocess", [Preprocess(resize=24, crop=20), Preprocess(resize=24, crop=20, **GRAY)])
 def test_a_transform_of_every_kind_of_image(preprocess):
     """Oracle: the PIL image of the same pixels; also of an image that must be turned upright and has transparency."""

@@ -247,7 +247,7 @@ class Preprocess:
         image = image if nearest or image.mode == self.mode else image.convert(self.mode)
         interpolation = InterpolationMode("nearest" if nearest else self.interpolation)
         size = [self.crop, self.crop] if self.stretch else [self.resize]
-        if image.size == (self.crop, self.crop) or (not self.stretch and min(image.size) == self.resize):
+        if image.size == (self.crop, self.crop) if self.stretch else min(image.size) == self.resize:
             return image
         resized: Image.Image = tv.resize(image, size, interpolation=interpolation)
         return resized
