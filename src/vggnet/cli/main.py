@@ -31,7 +31,7 @@ COMMANDS = {
     "style": "paint one picture as others are painted",
     "shrink": "make a trained network smaller: prune, distill, fold, factorize, quantize",
     "weights": "list, fetch, convert and verify trained weights",
-    "export": "write a trained network for ONNX, OpenVINO, ncnn, torchvision, timm and others",
+    "export": "write a trained network for ONNX, OpenVINO, ncnn, torchvision, timm and others, or as a page",
     "serve": "serve trained networks over HTTP, with a page for the browser",
     "show": "show a network layer by layer, or the paper's tables",
     "compare": "measure VGGs beside AlexNet, GoogLeNet, ResNets, MobileNets and SqueezeNet",

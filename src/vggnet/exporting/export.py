@@ -19,14 +19,15 @@ from vggnet.exporting.format import Exported, Format
 from vggnet.exporting.graphs import Ncnn, Onnx, OpenVino, TorchExport
 from vggnet.exporting.int8 import SAME_CLASS, Int8, in_turns, read_images
 from vggnet.exporting.state_dicts import Timm, TorchVision
+from vggnet.exporting.static_page import StaticPage
 from vggnet.models.table1 import MAP_HEADS
 from vggnet.models.vgg import VGG
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.runtimes import EXTRA, Run
 
-FormatName = Literal["onnx", "openvino", "ncnn", "torch-export", "torchvision", "timm"]
+FormatName = Literal["onnx", "openvino", "ncnn", "torch-export", "torchvision", "timm", "web"]
 FORMATS: dict[str, Format] = {
-    kind.name: kind for kind in (Onnx(), OpenVino(), Ncnn(), TorchExport(), TorchVision(), Timm())
+    kind.name: kind for kind in (Onnx(), OpenVino(), Ncnn(), TorchExport(), TorchVision(), Timm(), StaticPage())
 }
 TOLERANCE = 1e-4  # of the largest output: what other orders of float32 sums may change
 MOST_IMAGES = 64  # that are compared
@@ -68,6 +69,7 @@ def export(
     images: Sequence[Path | str] = (),
     int8: bool = False,
     data: Path | str | None = None,
+    runtime: Path | str | None = None,
 ) -> Export:
     """Write a trained network for another library.
 
@@ -77,14 +79,17 @@ def export(
 
     Args:
         source: a network, a run folder, a `.safetensors` file or a name of `vgg weights list`.
-        out: the file to write, or the folder for timm. A suffix that the format does not have is an error.
-        to: "onnx", "openvino", "ncnn", "torch-export", "torchvision" or "timm".
+        out: the file to write, or the folder for timm and web. A suffix that the format does not have is an error.
+        to: "onnx", "openvino", "ncnn", "torch-export", "torchvision", "timm" or "web", a page that runs the network in
+            the browser.
         with_preprocessing: whether the file takes uint8 pixels (N, H, W, C) of images that are resized and cropped, and
-            normalizes them itself.
+            normalizes them itself; so do those of a page in any case.
         images: files and folders to compare outputs for, the first 64; by default digits that come with the package.
-        int8: whether weights and activations are 8-bit integers (`to` onnx or openvino): static quantization by
+        int8: whether weights and activations are 8-bit integers (`to` onnx, openvino or web): static quantization by
             onnxruntime, weights per channel, calibrated on 256 images of `data` and compared on 512 others.
         data: for `int8`: "digits", "cifar10", a folder or a Hugging Face id, as for `vggnet.evaluate`; its train split.
+        runtime: for `to` web, where it must be given: the npm package onnxruntime-web (node_modules/onnxruntime-web),
+            whose files are copied beside the page.
 
     Raises:
         ConfigError: an option cannot work, or the format cannot represent the network.
@@ -117,7 +122,12 @@ def export(
         )
     checkpoint = Checkpoint.of(source) if isinstance(source, VGG) else Checkpoint.open(source)
     model = checkpoint.build()
-    network = Exported(model, from_pixels=with_preprocessing, calibration=torch.empty(0) if int8 else None)
+    network = Exported(
+        model,
+        from_pixels=with_preprocessing or kind.only_pixels,
+        calibration=torch.empty(0) if int8 else None,
+        runtime=None if runtime is None else Path(runtime).expanduser(),
+    )
     kind.check(network)
     if int8 and (model.architecture.boxes or model.architecture.head in ("none", *MAP_HEADS)):
         raise ConfigError("--int8 is for networks that give classes, by which the file is checked.")

@@ -30,11 +30,13 @@ class Exported:
         from_pixels: whether the inputs are uint8 pixels (N, H, W, C), which are normalized in the file, instead of
             normalized float32 images (N, C, H, W).
         calibration: uint8 pixels (N, C, H, W) for a file in 8-bit integers; None for one in float32.
+        runtime: folder of the library that a page runs the network by; None if nothing but the network is written.
     """
 
     model: VGG
     from_pixels: bool = False
     calibration: Tensor | None = None
+    runtime: Path | None = None
 
     @property
     def preprocess(self) -> Preprocess:
@@ -104,7 +106,9 @@ class Format(ABC):
     suffix: str  # of the file; empty for a folder
     beside: tuple[str, ...] = ()  # of other files that belong to it, of the same name
     takes_pixels = True  # whether the preprocessing can be part of the file
+    only_pixels = False  # whether it always is
     takes_int8 = False  # whether the file can be one in 8-bit integers
+    takes_runtime = False  # whether files of the library that runs the network are written too
     packages: tuple[str, ...]  # imported for writing and running it, from the extra `export`
 
     def check(self, network: Exported) -> None:
@@ -112,7 +116,11 @@ class Format(ABC):
         if network.from_pixels and not self.takes_pixels:
             raise ConfigError(f"--with-preprocessing: a file for {self.name} holds the network's own layers alone.")
         if network.calibration is not None and not self.takes_int8:
-            raise ConfigError(f"--int8: a file for {self.name} is in float32; onnx and openvino have 8-bit integers.")
+            raise ConfigError(
+                f"--int8: a file for {self.name} is in float32; onnx, openvino and web have 8-bit integers."
+            )
+        if network.runtime is not None and not self.takes_runtime:
+            raise ConfigError(f"--runtime: a file for {self.name} is the network alone; leave it out, or use --to web.")
 
     @abstractmethod
     def write(self, network: Exported, path: Path) -> None:
