@@ -72,6 +72,7 @@ INTEGRATION = (
     "tasks/test_box_evaluation.py",
     "tasks/test_localize.py",
     "tasks/test_protocols.py",
+    "tasks/test_detect.py",
     "tasks/test_segment.py",
     "test_estimators.py",
     "test_field_reports.py",

@@ -27,16 +27,19 @@ class Predict:
     Where it is, by a network trained with --task localize: vgg predict runs/boxes photo.jpg --classifier runs/mine
 
     Which pixels it has, by a network trained with --task segment: vgg predict runs/masks photo.jpg --out masks
+
+    All objects, by a network trained with --task detect: vgg predict runs/cells photo.jpg --out objects.png
     """
 
     # a run folder, a .safetensors file, a name of `vgg weights list`, or a file of `vgg export`; it may be left out
     # before an image file
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
-    top: int | None = None  # classes to show, by default 5
+    top: int | None = None  # classes to show, by default 5; of a network that finds objects the most of these
     classifier: Path | None = None  # for a network that gives boxes: a network for the class
     # for a network that gives boxes: where the first 16 pictures are drawn with their boxes, by default boxes.png; for
-    # one that gives masks: a folder for the mask of each picture and a figure of the first 16, by default masks
+    # one that finds objects with these, by default objects.png; for one that gives masks: a folder for the mask of each
+    # picture and a figure of the first 16, by default masks
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
     # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)

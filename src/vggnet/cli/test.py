@@ -13,7 +13,7 @@ from vggnet.errors import ConfigError, ImageError
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """Measure a trained network: accuracy or mean IoU, loss, each class, confusion; draws the mistakes.
+    """Measure a trained network: accuracy, mean IoU or mAP, loss, each class, confusion; draws the mistakes.
 
     Example: vgg test runs/mine --data cifar10 --split test
 

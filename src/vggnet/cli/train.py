@@ -60,10 +60,10 @@ class Train:
     # digits, cifar10, cifar100, a folder of class folders or parquet files, a Hugging Face id; for sets larger than
     # memory or disk stream:FOLDER (parquet files, WebDataset tars) or stream:ID
     data: str = "cifar10"
-    # quick, fast, best, article, photos, finetune, paper, boxes, segment or digits: where the values below come from
-    # (shown are those of fast); by default chosen from the data: digits for the digits, segment for images with masks,
-    # fast for images of up to 64 pixels, else photos; with weights to start from finetune instead of photos, and boxes
-    # for --task localize
+    # quick, fast, best, article, photos, finetune, paper, boxes, segment, detect or digits: where the values below come
+    # from (shown are those of fast); by default chosen from the data: digits for the digits, segment for images with
+    # masks, detect for images with objects, fast for images of up to 64 pixels, else photos; with weights to start from
+    # finetune instead of photos, and boxes for --task localize
     preset: str | None = None
     init_from: Path | None = None  # fine-tune: a run folder or .safetensors file to start from, network and weights
     out: Path | None = None  # the run folder; by default runs/DATA-MODEL-DATE-TIME

@@ -45,6 +45,7 @@ class Domain(IntEnum):
 
     RANDOM_CROP = 1  # of photos
     TUTORIAL = 2  # the augmentation of the tutorial
+    OBJECT_CROP = 3  # SSD's augmentation
 
 
 def image_seed(domain: Domain, *, seed: int, epoch: int, index: int) -> int:

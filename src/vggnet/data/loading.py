@@ -19,7 +19,9 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
 from vggnet.data.workers import (
+    AnyView,
     CropView,
+    ObjectsView,
     Request,
     UncroppedImages,
     View,
@@ -46,6 +48,7 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 (N,)
     indices: Tensor  # int64 (N,)
     masks: Tensor | None = None  # uint8 (N, H, W), where they are wanted
+    objects: tuple[Tensor, ...] | None = None  # float32 (n, 5) of each, where a view gives them
 
 
 class EvalBatches:
@@ -77,7 +80,7 @@ class EvalBatches:
         indices: NDArray[np.int64] | None = None,
         skip: Skip | None = None,
         *,
-        view: View | None = None,
+        view: View | ObjectsView | None = None,
         masks: bool = False,
         progress: Progress = False,
     ) -> None:
@@ -127,7 +130,7 @@ class TrainBatches:
         *,
         indices: NDArray[np.int64],
         seed: int,
-        view: View | CropView | None = None,
+        view: AnyView | None = None,
         workers: int = 0,
         share: Callable[[Tensor], Tensor] = lambda chunk: chunk,
         skip: Skip | None = None,
@@ -246,7 +249,7 @@ class _Loader(Protocol):
 def _make_loader(
     source: Source,
     preprocess: Preprocess,
-    view: View | CropView | None,
+    view: AnyView | None,
     workers: int,
     skip: Skip | None,
     progress: Progress,
@@ -293,10 +296,11 @@ class _WorkerLoader:
     def load(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         self.plan.chunks, self.plan.epoch = chunks, epoch
         try:
-            for chunk, (pixels, masks, bad) in zip(self._current(chunks), self.loader, strict=True):
+            for chunk, (pixels, masks, objects, bad) in zip(self._current(chunks), self.loader, strict=True):
                 chunk = _readable(chunk, bad, self.skip)
                 images, with_masks = received(pixels).permute(0, 3, 1, 2), None if masks is None else received(masks)
-                yield Batch(images, self.labels[chunk], chunk, with_masks)
+                with_objects = None if objects is None else tuple(map(torch.from_numpy, objects))
+                yield Batch(images, self.labels[chunk], chunk, with_masks, with_objects)
         except Exception:
             self._restart()
             raise

@@ -20,6 +20,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.decoded import decode_all
 from vggnet.data.decoding import StoredImage, open_image
+from vggnet.data.objects import Objects
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
@@ -35,10 +36,19 @@ AHEAD = 4  # batches that a worker may have in shared memory: two that are asked
 View = Callable[..., Tensor]
 
 
+class ObjectsView(NamedTuple):
+    """A view of an image together with its objects: view(image, objects, epoch, index) gives both, as seen."""
+
+    of_both: Callable[[StoredImage, Objects, int, int], tuple[Tensor, Tensor]]
+
+
 class CropView(NamedTuple):
     """A view of what the preprocessing makes of an image; small ones are then kept decoded."""
 
     of_crop: View
+
+
+AnyView = View | CropView | ObjectsView
 
 
 class Request(NamedTuple):
@@ -63,15 +73,14 @@ class Example(NamedTuple):
     """An image as the network is to see it, and its mask if it has one."""
 
     pixels: Tensor  # uint8 (C, H, W)
-    mask: Tensor | None  # uint8 (H, W)
+    mask: Tensor | None = None  # uint8 (H, W)
+    objects: Tensor | None = None  # float32 (n, 5), as in `vggnet.data.object_views`
 
 
 class ViewedImages(Dataset[Example | ImageError]):
-    """The images of a source, through a view; with their masks if these are wanted."""
+    """The images of a source, through a view; with their masks if these are wanted, or their objects by the view."""
 
-    def __init__(
-        self, source: Source, preprocess: Preprocess, view: View | CropView | None, *, masks: bool = False
-    ) -> None:
+    def __init__(self, source: Source, preprocess: Preprocess, view: AnyView | None, *, masks: bool = False) -> None:
         self.source = source
         self.preprocess = preprocess
         self.view = view
@@ -79,9 +88,17 @@ class ViewedImages(Dataset[Example | ImageError]):
 
     def __getitem__(self, request: Request) -> Example | ImageError:
         try:
+            if isinstance(self.view, ObjectsView):
+                return self._with_objects(self.view, request)
             return Example(self._view(request), self._mask(request) if self.masks else None)
         except ImageError as error:
             return error.named(self.source.describe(request.image))
+
+    def _with_objects(self, view: ObjectsView, request: Request) -> Example:
+        objects = self.source.objects(request.image)
+        image = replace(_open(self.source, request), mode=self.preprocess.mode)
+        pixels, seen = view.of_both(image, objects, request.epoch, request.image)
+        return Example(pixels, objects=seen)
 
     def _view(self, request: Request) -> Tensor:
         if self.view is None:
@@ -89,6 +106,7 @@ class ViewedImages(Dataset[Example | ImageError]):
         if isinstance(self.view, CropView):
             crop, name = to_pil_image(self._crop(request)), self.source.describe(request.image)
             return self.view.of_crop(StoredImage(crop, name, self.preprocess.mode), request.epoch, request.image)
+        assert not isinstance(self.view, ObjectsView), "it is asked for both"
         image = replace(_open(self.source, request), mode=self.preprocess.mode)
         return self.view(image, request.epoch, request.image)
 
@@ -96,7 +114,7 @@ class ViewedImages(Dataset[Example | ImageError]):
         mask = self.source.mask(request.image)
         if self.view is None:
             return self.preprocess.pixels(mask, nearest=True)[0]
-        assert not isinstance(self.view, CropView), "no view of a crop is for masks"
+        assert not isinstance(self.view, CropView | ObjectsView), "no view of a crop, or of objects, is for masks"
         stored = StoredImage(mask, self.source.describe(request.image), mask.mode)
         return self.view(stored, request.epoch, request.image, nearest=True)[0]
 
@@ -135,18 +153,25 @@ def _open(source: Source, request: Request) -> StoredImage:
 Sent = Tensor | NDArray[np.uint8]
 
 
-def stack(images: list[Example | ImageError]) -> tuple[Sent, Sent | None, dict[int, ImageError]]:
-    """The images as one batch (n, H, W, C), their masks (n, H, W) if there are, and the errors by their places.
+class Stacked(NamedTuple):
+    """What a worker sends."""
 
-    Errors that were raised would arrive in a traceback.
-    """
+    pixels: Sent  # (n, H, W, C)
+    masks: Sent | None  # (n, H, W), if there are
+    objects: tuple[NDArray[np.float32], ...] | None  # of each image (k, 5), if there are
+    bad: dict[int, ImageError]  # by their places
+
+
+def stack(images: list[Example | ImageError]) -> Stacked:
+    """The images as one batch, with the errors of those that cannot be read: raised, they would be in a traceback."""
     examples = [image for image in images if isinstance(image, Example)]
     bad = {place: image for place, image in enumerate(images) if isinstance(image, ImageError)}
     if not examples:
-        return torch.empty((0, 0, 0, 0), dtype=torch.uint8), None, bad
+        return Stacked(torch.empty((0, 0, 0, 0), dtype=torch.uint8), None, None, bad)
     masks = [example.mask for example in examples if example.mask is not None]
+    objects = tuple(example.objects.numpy() for example in examples if example.objects is not None)
     pixels = sent(torch.stack([example.pixels.permute(1, 2, 0) for example in examples]))
-    return pixels, sent(torch.stack(masks)) if masks else None, bad
+    return Stacked(pixels, sent(torch.stack(masks)) if masks else None, objects or None, bad)
 
 
 def start_workers(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:

@@ -18,6 +18,7 @@ from vggnet.tasks import get_task
 from vggnet.tasks.protocols import Name
 from vggnet.tasks.results import (
     RESULT,
+    DetectionResult,
     EvaluationResult,
     LocalizationResult,
     SegmentationResult,
@@ -26,7 +27,7 @@ from vggnet.tasks.results import (
 )
 from vggnet.tasks.task import Evaluated, EvaluationJob
 
-Result = EvaluationResult | LocalizationResult | SegmentationResult
+Result = EvaluationResult | LocalizationResult | SegmentationResult | DetectionResult
 
 
 def evaluate(
@@ -80,7 +81,8 @@ def evaluate(
         ignore_index: of masks, the class index of pixels that do not count, besides 255.
         out: a folder, made if missing, for `test.json` and figures. Of a classifier these are `confusion.png` and
             `predictions.png`, with eight images spread evenly over the split, four correct and four wrong if there are,
-            and there is `predictions.parquet`; of a model that gives masks `examples.png`, the best and worst images.
+            and there is `predictions.parquet`; of a model that gives masks or finds objects `examples.png`, the best
+            and worst images.
         table: a .csv or .parquet file for one row an image: where it lies, what is true and what was predicted.
         progress: True for a bar or lines on stderr, or a function of (images done, images to do), which counts an image
             once for each network, scale and kind of view.

@@ -8,7 +8,7 @@ from vggnet.errors import ConfigError, OnError, check_at_least
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.tasks import get_task
-from vggnet.tasks.results import FoundBox, PredictedMask, Prediction
+from vggnet.tasks.results import FoundBox, FoundObjects, PredictedMask, Prediction
 from vggnet.tasks.task import PredictionJob
 from vggnet.weights.checkpoint import OpenModel
 from vggnet.weights.runtimes import open_runnable
@@ -26,13 +26,14 @@ def predict(
     device: str | None = None,
     progress: Progress = False,
     on_error: OnError = "return",
-) -> list[Prediction] | list[FoundBox] | list[PredictedMask]:
-    """Predict the classes of pictures; or the box of the object in each, or the class of each pixel, by a model for it.
+) -> list[Prediction] | list[FoundBox] | list[PredictedMask] | list[FoundObjects]:
+    """Predict the classes of pictures; or by a model for it the box of the object, all objects, or the class of pixels.
 
     Args:
         model: a network, a run folder, a `.safetensors` file, a name of `vgg weights list`, or a file of `vgg export`.
         images: files, folders (every image below), the bytes of files, PIL images, or arrays; one or several.
         top: how many classes to return for each picture, at least 1, by default 5; all of them if the model has fewer.
+            Of a model that finds objects the most of these; by default all with a score of 0.01 or more.
         classifier: for a model that predicts boxes: a model for the class, whose softmax scores the boxes.
         batch_size: pictures for each forward pass, at least 1.
         device: "cpu", "cuda", ...; by default a network stays where it is, and a file goes to the GPU if there is one.
@@ -41,7 +42,8 @@ def predict(
 
     Returns:
         A prediction for each picture, in the order given; a `FoundBox` from a model that predicts boxes, a
-        `PredictedMask` from one that gives masks. Equal probabilities rank by class index.
+        `PredictedMask` from one that gives masks, `FoundObjects` from one that finds objects. Equal probabilities
+        rank by class index.
 
     Raises:
         ConfigError: an option cannot work, or the model has no class scores.

@@ -153,13 +153,13 @@ class SSD(nn.Module):
             x = self.get_submodule(f"{name}_2")(x).relu()
             yield x
 
-    def start_predictors(self) -> None:
-        """Draw the predictors anew: Glorot's uniform distribution and biases 0, as in the authors' code."""
-        for predictor in (*self.scores.values(), *self.boxes.values()):
-            assert isinstance(predictor, nn.Conv2d)
-            assert predictor.bias is not None
-            nn.init.xavier_uniform_(predictor.weight)
-            nn.init.zeros_(predictor.bias)
+    def start(self) -> None:
+        """Draw all convolutions anew: Glorot's uniform distribution and biases 0, as in the authors' code."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                assert layer.bias is not None
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
 
 def build_detection_head(name: str, levels: Sequence[Level], *, num_classes: int) -> SSD:

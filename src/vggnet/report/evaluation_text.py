@@ -8,8 +8,10 @@ from vggnet.report.text import table
 if TYPE_CHECKING:
     from vggnet.metrics import ClassScores
     from vggnet.tasks.results import (
+        DetectionResult,
         EvaluationResult,
         FoundBox,
+        FoundObjects,
         LocalizationResult,
         PredictedMask,
         Prediction,
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     )
 
 MAX_CLASSES = 20  # more get no table
+SURE = 0.5  # score of an object from which on it is shown
 
 
 def evaluation_text(result: "EvaluationResult") -> str:
@@ -68,6 +71,40 @@ def segmentation_text(result: "SegmentationResult") -> str:
             f"{result.split} mean IoU {100 * result.mean_iou:.2f} %",
         ]
     )
+
+
+def detection_text(result: "DetectionResult") -> str:
+    """A table of the classes, then the result; the last line is the mean average precision at IoU 0.5."""
+    rows = [
+        [name, *(None if share is None else f"{100 * share:.2f} %" for share in (result.ap_50[name], result.ap[name])),
+         f"{count:,}"]
+        for name, count in result.objects.items()
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            table(["class", "AP at IoU 0.5", "AP at 0.5 to 0.95", "objects"], rows),
+            "",
+            f"{result.images:,} images of {result.data} in {result.seconds:.1f} s, "
+            f"{sum(result.objects.values()):,} objects",
+            f"mAP at IoU 0.75 {100 * result.map_75:.2f} %, recall with 100 boxes an image {100 * result.recall:.2f} %",
+            f"mAP at IoU 0.5 to 0.95 {100 * result.map:.2f} %",
+            *(f"drawn: {file}" for file in result.files),
+            f"{result.split} mAP at IoU 0.5 {100 * result.map_50:.2f} %",
+        ]
+    )
+
+
+def objects_text(predictions: Sequence["FoundObjects"]) -> str:
+    """The name of each picture, and below it each object of a score above 0.5; for an unreadable one its error."""
+    lines: list[str] = []
+    for prediction in predictions:
+        lines.append(prediction.error or prediction.name)
+        for one in prediction.objects:
+            if one.score >= SURE:
+                left, top, right, bottom = (f"{edge:.1f}" for edge in one.box)
+                what = f"{one.label}  {100 * one.score:.2f} %"
+                lines.append(f"  {what}  left {left}, top {top}, right {right}, bottom {bottom}")
+    return "\n".join(lines)
 
 
 def masks_text(predictions: Sequence["PredictedMask"]) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vggnet.errors import ConfigError, DataError
-from vggnet.models.table1 import FULLY_CONNECTED, MASK_HEADS
+from vggnet.errors import ConfigError
+from vggnet.models.table1 import DETECTION_HEADS, FULLY_CONNECTED, MAP_HEADS, MASK_HEADS
 
 if TYPE_CHECKING:
     from vggnet.data.sources.source import Source
     from vggnet.tasks.task import Task
 
-TaskName = Literal["classify", "localize", "segment"]
+TaskName = Literal["classify", "localize", "segment", "detect"]
 DEFAULT: TaskName = "classify"
 
 # Options of training that some tasks alone read; with others they cannot act.
@@ -24,12 +24,15 @@ OWN_OPTIONS: Mapping[str, tuple[TaskName, ...]] = {
     "class_weights": ("classify", "segment"),
     "ignore_index": ("segment",),
 }
-_OF_IMAGES = tuple(head for head in FULLY_CONNECTED if head not in MASK_HEADS)
+_OF_IMAGES = tuple(head for head in FULLY_CONNECTED if head not in MAP_HEADS)
 # The values that an option may have with a task, and why.
 _ALLOWED: Mapping[TaskName, tuple[tuple[str, tuple[Any, ...], str], ...]] = {
-    "classify": (("head", _OF_IMAGES, "the others give a class for each pixel"),),
+    "classify": (
+        ("head", _OF_IMAGES, "the others give classes of pixels or objects"),
+        ("augment", ("batch", "torchvision"), "the others are for objects"),
+    ),
     "localize": (
-        ("head", _OF_IMAGES, "the others give a class for each pixel"),
+        ("head", _OF_IMAGES, "the others give classes of pixels or objects"),
         *(
             (option, (value,), "boxes follow shift and flip alone")
             for option, value in (("augment", "batch"), ("rotation", 0.0), ("min_area", 1.0), ("max_resize", None))
@@ -41,6 +44,15 @@ _ALLOWED: Mapping[TaskName, tuple[tuple[str, tuple[Any, ...], str], ...]] = {
         ("augment", ("batch",), "masks do not follow the transforms of torchvision"),
         ("sampling", ("shuffled",), "an image has pixels of several classes"),
     ),
+    "detect": (
+        ("head", DETECTION_HEADS, "the others give no objects"),
+        ("augment", ("ssd", "batch"), "objects do not follow the transforms of the tutorial"),
+        *(
+            (option, (value,), "objects follow flip, and the augmentation ssd")
+            for option, value in (("shift", 0), ("rotation", 0.0), ("min_area", 1.0), ("max_resize", None))
+        ),
+        ("sampling", ("shuffled",), "an image has objects of several classes"),
+    ),
 }
 
 
@@ -48,7 +60,7 @@ def get_task(name: str) -> "Task":
     """The task of this name, with its default options.
 
     Args:
-        name: "classify", "localize" or "segment".
+        name: "classify", "localize", "segment" or "detect".
 
     Raises:
         ConfigError: there is no such task.
@@ -77,7 +89,4 @@ def suggest_task(source: "Source") -> TaskName:
     Args:
         source: of the training images.
     """
-    for name in get_args(TaskName):
-        if get_task(name).annotation == source.annotation:
-            return name  # type: ignore[no-any-return]
-    raise DataError(f"{source.name}: no task is trained on images that have {source.annotation}.")
+    return next(name for name in get_args(TaskName) if get_task(name).annotation == source.annotation)

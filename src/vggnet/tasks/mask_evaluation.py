@@ -1,8 +1,6 @@
 """Evaluate networks that give a class for each pixel: whole images, counted at the size of their masks."""
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
 from vggnet.progress import report_progress
 from vggnet.tasks.mask_metrics import PixelScores, count_pixels, pixel_scores
+from vggnet.tasks.reading_ahead import read_ahead
 from vggnet.tasks.results import EXAMPLES, SegmentationResult
 from vggnet.tasks.task import Evaluated, EvaluationJob
 from vggnet.weights.checkpoint import OpenModel, inference_mode
@@ -70,8 +69,12 @@ def evaluate_masks(job: EvaluationJob) -> Evaluated:
     seen, extremes = list[Seen](), list[Drawn]()
     bad: dict[int, ImageError] = {}
     start = perf_counter()
+
+    def read(index: int) -> tuple[Image.Image, Image.Image]:
+        return source.read(index), source.mask(index)
+
     with report_progress(job.progress, "evaluating") as report:
-        for index, example in enumerate(_read_ahead(source, job.workers)):
+        for index, example in enumerate(read_ahead(source, read, job.workers)):
             report(index + 1, len(source))
             if isinstance(example, ImageError):
                 if job.on_error == "raise":
@@ -166,24 +169,6 @@ def _enlarged(logits: Tensor, image: Image.Image) -> Tensor:
 def _scores(counts: Tensor) -> PixelScores:
     """Of (C, C) counts."""
     return pixel_scores(counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist())
-
-
-def _read_ahead(source: Source, workers: int | None) -> Iterator[tuple[Image.Image, Image.Image] | ImageError]:
-    """Each image with its mask, or why it cannot be read, in order; threads read a few ahead."""
-    threads = min(8, os.cpu_count() or 1) if workers is None else workers
-    if not threads:
-        yield from map(partial(_read, source), range(len(source)))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(source), 2 * threads):
-            yield from pool.map(partial(_read, source), range(first, min(first + 2 * threads, len(source))))
-
-
-def _read(source: Source, index: int) -> tuple[Image.Image, Image.Image] | ImageError:
-    try:
-        return source.read(index), source.mask(index)
-    except ImageError as error:
-        return error.named(source.describe(index))
 
 
 def _extremes(drawn: Sequence[Drawn]) -> list[Drawn]:

@@ -132,6 +132,57 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectionResult:
+    """What an evaluation of found objects found, as COCO defines it. Classes are in the model's order."""
+
+    map: float  # 0..1, mean average precision over the classes that have objects and over IoU 0.5, 0.55, ..., 0.95
+    map_50: float  # 0..1, at IoU 0.5
+    map_75: float  # 0..1, at IoU 0.75
+    recall: float  # 0..1, mean over the same IoU, of up to 100 boxes an image
+    ap: dict[str, float | None]  # of each class, 0..1, over IoU 0.5 to 0.95; None for one without objects
+    ap_50: dict[str, float | None]  # of each class, 0..1, at IoU 0.5
+    objects: dict[str, int]  # of each class
+    classes: tuple[str, ...]
+    images: int
+    data: str
+    split: str
+    fingerprint: str  # of the data
+    model: str
+    seconds: float
+    device: str
+    torch: str  # version
+    date: str  # UTC
+    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
+    trained_on: int | None = None  # images that the network was trained on; None if that is not known
+    files: tuple[Path, ...] = ()  # the figures that were drawn
+    notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
+    error: str | None = None  # why the result or its figures could not be written
+
+    @property
+    def score(self) -> float:
+        """By what networks are compared, 0..1, higher is better: the mean average precision at IoU 0.5."""
+        return self.map_50
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundObject:
+    """An object on a picture."""
+
+    label: str  # its class
+    score: float  # 0..1, the probability of the class
+    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundObjects:
+    """The objects on one picture, or why the picture cannot be read."""
+
+    name: str  # the file's path, or "image 3" for the third of the pictures given
+    objects: tuple[FoundObject, ...] = ()  # best first, with a score of 0.01 at least
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictedMask:
     """The class of each pixel of one picture, or why the picture cannot be read."""
 

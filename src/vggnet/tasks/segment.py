@@ -17,7 +17,7 @@ from vggnet.data.images import Picture
 from vggnet.data.loading import Batch
 from vggnet.data.masks import IGNORED
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.sources.source import Source
+from vggnet.data.sources.source import Annotation, Source
 from vggnet.errors import ConfigError, ImageError, OnError
 from vggnet.metrics import check_finite_logits
 from vggnet.models.architecture import Architecture
@@ -49,7 +49,7 @@ class Segment(Task):
     """Predict the class of each pixel. The targets of a batch are its masks, uint8 (n, H, W) with IGNORED."""
 
     name: ClassVar[str] = "segment"
-    annotation: ClassVar[Literal["label", "mask"]] = "mask"
+    annotation: ClassVar[Annotation] = "mask"
     output: ClassVar[str | None] = "masks"
     examples: ClassVar[str | None] = EXAMPLES
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "mean_iou": "mean IoU (%)"}

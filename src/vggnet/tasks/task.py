@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from vggnet.data.formats import left_out_text
 from vggnet.data.images import Picture
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
-from vggnet.data.sources.source import Source, matching_text
+from vggnet.data.sources.source import Annotation, Source, matching_text
 from vggnet.errors import ConfigError, DataError, OnError
 from vggnet.models.architecture import Architecture
 from vggnet.models.vgg import VGG
@@ -120,8 +120,10 @@ class Task(ABC):
     """What a network is trained for. An instance holds the options of one training, or the default ones."""
 
     name: ClassVar[str]
-    # What the targets are made of, as `Source.annotation`; a mask is read with its image and is in the batch.
-    annotation: ClassVar[Literal["label", "mask"]] = "label"
+    # What the targets are made of, as `Source.annotation`; masks and objects are read with their images and are in the
+    # batch.
+    annotation: ClassVar[Annotation] = "label"
+    stretches: ClassVar[bool] = False  # whether images are stretched to squares, not cropped
     # How a report shows the loss and the metric that epochs are compared by: the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
     # What `write_predictions` writes by default: a file, or a folder if it has no suffix; None if it cannot be called.
@@ -141,8 +143,8 @@ class Task(ABC):
         if source.annotation != self.annotation:
             fitting = [name for name in get_args(TaskName) if get_task(name).annotation == source.annotation]
             raise DataError(
-                f"{source.name} has a {source.annotation} for each image, but the task {self.name} needs a "
-                f"{self.annotation}. Give other data, or train for another task: --task {' or '.join(fitting)}."
+                f"{source.name} has {_said(source.annotation)} for each image, but the task {self.name} needs "
+                f"{_said(self.annotation)}. Give other data, or train for another task: --task {' or '.join(fitting)}."
             )
 
     def configured(self, options: Mapping[str, Any]) -> Self:
@@ -182,7 +184,7 @@ class Task(ABC):
         return targets[indices]
 
     def of_batch(self, targets: Targets, batch: Batch) -> Targets:
-        """The targets of a batch before its augmentation: those of its images, or its masks."""
+        """The targets of a batch before its augmentation: those of its images, or its masks or objects."""
         return self.take(targets, batch.indices)
 
     def follow(self, targets: Targets, augmented: Augmented) -> Targets:
@@ -283,6 +285,10 @@ def common_facts(result: Row) -> tuple[list[Fact], list[Fact]]:
     ]
     time = [Fact("time", f"{result['seconds']:,.1f} s on {result['device']}"), Fact("date", result["date"])]
     return data, time
+
+
+def _said(annotation: Annotation) -> str:
+    return annotation if annotation == "objects" else f"a {annotation}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

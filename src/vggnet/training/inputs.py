@@ -1,7 +1,7 @@
 """From a source to what a training step sees, as the configuration says."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,13 +24,14 @@ from vggnet.data.loading import (
     TrainBatches,
     default_workers,
 )
+from vggnet.data.object_views import ssd_augmented, stretched
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, with_classes
+from vggnet.data.sources.source import BY_NAME, Annotation, Columns, Source, same_split, with_classes
 from vggnet.data.sources.stream import Stream
 from vggnet.data.splits import Rule, carve, divide_for_validation
 from vggnet.data.tutorial_augmentation import article_augment
-from vggnet.data.workers import CropView, View
+from vggnet.data.workers import AnyView, CropView, ObjectsView
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.progress import Progress
 from vggnet.tasks import get_task
@@ -122,7 +123,7 @@ class Inputs:
         """
         source, val_source = division.source, division.val_source
         task = configured_task(config)
-        is_kept = preprocess.is_small and not isinstance(source, Stream) and not _has_masks(config)
+        is_kept = preprocess.is_small and not isinstance(source, Stream) and task.annotation == "label"
         if is_kept and not _sees_whole_images(config):
             for kept in dict.fromkeys((source, val_source)):
                 decode_all(kept, preprocess, progress=progress)
@@ -172,22 +173,24 @@ def make_preprocess(config: TrainConfig, source: Source, *, progress: Progress =
     Between the scales of scale jitter, tests see the middle one (paper, section 4.1).
     """
     data, channels = config.data, config.model.in_channels
-    resize = (data.resize + (config.augment.max_resize or data.resize)) // 2
+    middle = (data.resize + (config.augment.max_resize or data.resize)) // 2
+    stretch = configured_task(config).stretches
+    sizes: dict[str, Any] = {"resize": data.crop if stretch else middle, "crop": data.crop}
     if data.mean is not None and data.std is not None:
         if len(data.mean) != channels:
             raise ConfigError(
                 f"mean has {len(data.mean)} values, but in_channels is {channels}; give mean and std with one value a "
                 "channel."
             )
-        return Preprocess(resize=resize, crop=data.crop, mean=data.mean, std=data.std)
-    photos = Preprocess.imagenet(channels, resize=resize, crop=data.crop)
+        return Preprocess(mean=data.mean, std=data.std, stretch=stretch, **sizes)
+    photos = replace(Preprocess.imagenet(channels, **sizes), stretch=stretch)
     if not photos.is_small or isinstance(source, Stream):
         return photos
     if data.on_bad_image == "stop":
         decoded(source, photos, progress=progress)  # raises
     pixels, bad = decode_all(source, photos, progress=progress)
     readable = [index for index in range(len(pixels)) if index not in bad]
-    return Preprocess.measured(pixels[readable] if bad else pixels, resize=resize, crop=data.crop)
+    return replace(Preprocess.measured(pixels[readable] if bad else pixels, **sizes), stretch=stretch)
 
 
 def with_color_axes(config: TrainConfig, source: Source, preprocess: Preprocess) -> TrainConfig:
@@ -249,10 +252,10 @@ def make_train_batches(
         config.optimizer.batch_size,
         indices=indices,
         seed=config.run.seed,
-        view=_view(config),
+        view=_view(config, preprocess, source.annotation),
         workers=_workers(config, preprocess, ranks),
         skip=skip,
-        masks=_has_masks(config),
+        masks=source.annotation == "mask",
     )
 
 
@@ -268,10 +271,13 @@ def make_val_batches(
 
     Images with masks are whole, and as they differ in size each is a batch.
     """
-    workers, share = _workers(config, preprocess, ranks), ranks.share(indices)
-    if _has_masks(config):
+    workers, share, annotation = _workers(config, preprocess, ranks), ranks.share(indices), source.annotation
+    if annotation == "mask":
         view = partial(_whole_view, preprocess=preprocess)
         return EvalBatches(source, preprocess, 1, workers, share, skip, view=view, masks=True)
+    if annotation == "objects":
+        both = ObjectsView(partial(stretched, preprocess=preprocess))
+        return EvalBatches(source, preprocess, config.optimizer.batch_size, workers, share, skip, view=both)
     batch_size = config.optimizer.batch_size * (EVAL_BATCH if preprocess.is_small else 1)
     return EvalBatches(source, preprocess, batch_size, workers, share, skip)
 
@@ -312,17 +318,17 @@ def _workers(config: TrainConfig, preprocess: Preprocess, ranks: Ranks) -> int:
     return -(-default_workers(preprocess) // ranks.on_this_machine) if workers is None else workers
 
 
-def _has_masks(config: TrainConfig) -> bool:
-    return configured_task(config).annotation == "mask"
-
-
 def _sees_whole_images(config: TrainConfig) -> bool:
     return config.augment.max_resize is not None or config.augment.min_area < 1
 
 
-def _view(config: TrainConfig) -> View | CropView | None:
+def _view(config: TrainConfig, preprocess: Preprocess, annotation: Annotation) -> AnyView | None:
     """What loader workers make of an image, where that is not the preprocessing itself."""
     augment, seed, crop = config.augment, config.run.seed, config.data.crop
+    if augment.name == "ssd":
+        return ObjectsView(partial(ssd_augmented, preprocess=preprocess, seed=seed))
+    if annotation == "objects":
+        return ObjectsView(partial(stretched, preprocess=preprocess))
     if augment.name == "torchvision":
         return CropView(partial(_tutorial_view, seed=seed))
     if augment.max_resize is not None:

@@ -9,6 +9,9 @@ from vggnet.errors import ConfigError
 from vggnet.tasks import DEFAULT, TaskName
 
 T = TypeVar("T")
+HeadName = Literal[
+    "paper", "cifar", "gap", "grid", "dense", "folded", "unet", "fcn8", "fcn32", "segnet", "ssd300", "ssd512"
+]
 LoggerName = Literal["tensorboard", "mlflow", "trackio"]
 
 
@@ -65,7 +68,8 @@ class TaskConfig(_Group):
     name: TaskName = option(
         DEFAULT,
         "classify: the class of an image; localize: the box of its object, from data that have boxes; segment: the "
-        "class of each pixel, from data that have masks",
+        "class of each pixel, from data that have masks; detect: a box and a class for each object, from data that "
+        "have them",
     )
     boxes: Literal["shared", "per_class"] = option(
         "per_class", "localize: one box for all classes, or one for each of them"
@@ -120,11 +124,11 @@ class ModelConfig(_Group):
         "vgg11, vgg11_lrn, vgg13, vgg16_1x1, vgg16, vgg19, most also with _bn for batch norm, or a column letter of "
         "the paper; vgg8_bn is ours, for small images; repvgg_a0 to repvgg_b1 have strides instead of pools",
     )
-    head: Literal["paper", "cifar", "gap", "grid", "dense", "folded", "unet", "fcn8", "fcn32", "segnet"] = option(
+    head: HeadName = option(
         "paper",
         "paper: its three layers; dense: the same as convolutions; folded: the same for 32 pixels; cifar: one layer, "
         "for 32 pixels; gap: one layer, any size; grid: one layer that keeps positions, for boxes; unet, fcn8, fcn32, "
-        "segnet: a class for each pixel",
+        "segnet: a class for each pixel; ssd300, ssd512: objects, on images of 300 or 512 pixels",
     )
     width: float = option(1.0, "factor of the channels of all convolutions")
     channels: tuple[int, ...] | None = option(
@@ -152,10 +156,11 @@ class ModelConfig(_Group):
 class AugmentConfig(_Group):
     """Random changes of the training images. By default there are none."""
 
-    name: Literal["batch", "torchvision"] = option(
+    name: Literal["batch", "torchvision", "ssd"] = option(
         "batch",
         "batch: whole batches at once, by the options below; torchvision: the transforms of the preset article, image "
-        "by image, without options",
+        "by image, without options; ssd: parts of images around objects, or images on a larger canvas, mirrored and in "
+        "other colors, likewise",
     )
     shift: int = option(0, "pixels, the largest shift along each axis")
     flip: Literal["none", "random", "alternating"] = option(

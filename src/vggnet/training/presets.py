@@ -297,6 +297,33 @@ def segment() -> TrainConfig:
     )
 
 
+def detect() -> TrainConfig:
+    """Objects on photos by SSD300, from ImageNet's features.
+
+    Command: vgg train --data bccd/ --preset detect --init-from vgg16:features --on-bad-image skip
+    Hardware, time and accuracy: see docs/guides/detect.md.
+    """
+    return TrainConfig().override(
+        task="detect",
+        model="vgg16",
+        head="ssd300",
+        init="he",
+        freeze=2,
+        resize=300,
+        crop=300,
+        val_fraction=0.1,
+        augment="ssd",
+        epochs=60,
+        batch_size=8,
+        optimizer="sgd",
+        lr=0.002,
+        warmup=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+    )
+
+
 def digits() -> TrainConfig:
     """scikit-learn's 8x8 digits, enlarged to 32x32 pixels.
 
@@ -328,5 +355,6 @@ def digits() -> TrainConfig:
 
 
 PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
-    make.__name__: make for make in (quick, fast, best, article, photos, finetune, paper, boxes, segment, digits)
+    make.__name__: make
+    for make in (quick, fast, best, article, photos, finetune, paper, boxes, segment, detect, digits)
 }
