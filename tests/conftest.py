@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: tests share their cores with other work
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests and their processes run side by side; accel/ has two
@@ -14,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests and their processes ru
 # Started in the background or under nohup, the tests and their processes would inherit that these are ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+settings.register_profile("vggnet", deadline=None)  # how long an example takes depends on the machine
+settings.load_profile("vggnet")
 
 TESTS = Path(__file__).parent
 CHROMIUM = Path("/usr/bin/chromium")

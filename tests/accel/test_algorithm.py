@@ -50,7 +50,7 @@ IN_FLOAT32 = [algorithm for algorithm in ALGORITHMS if algorithm.precision == "f
 
 
 @pytest.mark.parametrize("algorithm", IN_FLOAT32, ids=lambda algorithm: algorithm.name)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data(), n=st.integers(1, 5), with_bias=st.booleans(), seed=st.integers(0, 99))
 def test_every_supported_pass_is_right(algorithm, data, n, with_bias, seed):
     """Oracle: direct convolution and its gradients in float64; which passes each one offers, typed by hand."""

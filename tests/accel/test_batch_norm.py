@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -36,7 +36,6 @@ def close(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 5), channels=st.sampled_from([1, 3, 8, 16, 70]), height=st.integers(1, 9), width=st.integers(1, 9),
     offset=st.sampled_from([0.0, 3.0]), pool=st.booleans(), seed=st.integers(0, 99),

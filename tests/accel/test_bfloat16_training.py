@@ -39,7 +39,7 @@ def make(n, c, k, height, width, seed):
     return [tensor.requires_grad_() for tensor in given]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 4), c=st.sampled_from([32, 64]), k=st.sampled_from([32, 96]), height=st.integers(1, 12),
     width=st.integers(1, 12), pool=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16]),

@@ -50,7 +50,7 @@ def assert_right(x, weight, bias, grad):
     assert bool(((ours[2].grad.double() - exact[2].grad).abs() < TOLERANCE * terms).all())
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     n=st.integers(1, 9),
     c=st.sampled_from([1, 3, 16, 32, 48, 80]),

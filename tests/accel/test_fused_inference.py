@@ -43,7 +43,7 @@ def agree(found, expected, tolerance=5e-5):
     assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-30)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     n=st.integers(1, 4), c=st.sampled_from([3, 16, 48]), k=st.sampled_from([16, 80]), height=st.integers(1, 11),
     width=st.integers(1, 11), bias=st.booleans(), norm=st.booleans(), relu=st.booleans(), pool=st.booleans(),

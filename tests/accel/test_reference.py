@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.grad import conv2d_input, conv2d_weight
 
@@ -15,7 +15,6 @@ SIZES = st.integers(1, 13)
 
 
 @BOTH
-@settings(deadline=None)
 @given(
     n=st.integers(1, 3), c=st.integers(1, 5), k=st.integers(1, 5), height=SIZES, width=SIZES, seed=st.integers(0, 99)
 )
@@ -34,7 +33,6 @@ def test_equals_direct_convolution(winograd, n, c, k, height, width, seed):
     torch.testing.assert_close(reference.grad_weight(grad, x, winograd), expected, **close)
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 3), c=st.integers(1, 5), k=st.integers(1, 5), height=SIZES, width=SIZES, seed=st.integers(0, 99)
 )

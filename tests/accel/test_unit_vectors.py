@@ -14,7 +14,7 @@ def by_definition(first, second, weight):
     return ((units[0] - units[1]).square() * weight.double()[:, None, None]).sum(1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 3), channels=st.sampled_from([1, 3, 16, 61, 64, 512]), height=st.integers(1, 9),
     width=st.integers(1, 9), last=st.booleans(), size=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 99),

@@ -281,7 +281,7 @@ def test_alternating_flip_shows_both_sides_in_two_epochs():
     assert 70 < was_straight.sum() < 130  # a half, within four standard deviations
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(augment=AUGMENTS, shape=BATCHES, epoch=st.integers(0, 3), data=st.data())
 def test_an_image_does_not_depend_on_its_batch(augment, shape, epoch, data):
     """Invariant: permuting a batch permutes the result, and an image alone gives the same; values stay in [0, 1], the

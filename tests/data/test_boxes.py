@@ -199,7 +199,7 @@ def test_a_folder_without_boxes(photos):
 
 
 @given(st.integers(20, 90), st.integers(20, 90), st.integers(16, 48), st.integers(0, 20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @example(75, 85, 17, 10)  # (30 - 17) / 2 is rounded to 6; 85 * (30 / 85) is a little more than 30
 def test_a_box_moves_with_its_pixels(width, height, crop, more):
     """Oracle: the preprocessing itself, on an image that is white in its box: it stays so where the box has gone."""

@@ -28,7 +28,7 @@ def crop_of(image: Image.Image, scales: tuple[int, int], index: int = 0, size: i
     return pixels.permute(1, 2, 0).numpy().astype(int)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(width=st.integers(12, 40), height=st.integers(12, 40), scale=st.integers(12, 26), index=st.integers(0, 99))
 def test_it_is_a_crop_of_the_whole_image_resized(width, height, scale, index):
     """Oracle: Pillow resizes the whole image; one of its crops, tried by brute force, is the same to a level or two."""

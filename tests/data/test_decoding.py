@@ -296,7 +296,7 @@ def image_or_message(encoded):
         return "several lines" if "\n" in str(error) else str(error)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(sorted(ENCODED)), st.data())
 def test_damage_gives_an_image_or_one_typed_line(kind, data):
     """Oracle: the contract. Cut anywhere, and up to four bytes changed anywhere."""
@@ -309,7 +309,7 @@ def test_damage_gives_an_image_or_one_typed_line(kind, data):
     assert image_or_message(damaged).startswith(("RGB", "photo: "))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=64),
     st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBP"]),

@@ -95,7 +95,7 @@ def test_onnx_gives_the_same_for_photos_of_every_kind(tmp_path):
 
 
 @pytest.mark.parametrize(("channels", "with_preprocessing"), [(1, True), (3, False)])
-@settings(deadline=None, max_examples=5, phases=[Phase.generate])
+@settings(max_examples=5, phases=[Phase.generate])
 @given(n=st.integers(1, 4), height=st.integers(64, 130), width=st.integers(64, 130))
 def test_an_exported_program_takes_every_size(channels, with_preprocessing, tmp_path_factory, n, height, width):
     """Oracle: the network."""

@@ -61,7 +61,7 @@ def test_what_is_nearly_the_same_is_found(network, photos):
     assert (found.images, seen[-1]) == (9, (10, 10))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data(), n=st.integers(1, 12), threshold=st.floats(0.1, 1))
 def test_groups_are_those_of_plain_loops(data, n, threshold):
     """Oracle: plain loops: neighbors of neighbors until nothing changes; blocks of three rows."""

@@ -68,7 +68,7 @@ def test_every_layer_of_every_network(name):
     assert all(torch.equal(found[layer], expected[layer]) for layer in expected)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     data=st.data(),
     n=st.integers(1, 3),

@@ -192,7 +192,7 @@ def test_the_same_images_are_at_distance_0_without_nan(weights, kind, tmp_path):
     assert gradient.isfinite().all()
 
 
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 @given(n=st.integers(1, 3), height=st.integers(16, 40), width=st.integers(16, 40), seed=st.integers(0, 99))
 def test_lpips_of_any_size_is_symmetric_and_by_image(lpips_ours, n, height, width, seed):
     """Oracle: a distance's axioms, and each pair by itself."""

@@ -45,7 +45,7 @@ def by_hand(state, x):
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     kind=st.sampled_from(["acb", "repvgg"]), channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     size=st.tuples(st.integers(1, 7), st.integers(1, 7)), square=st.booleans(), seed=st.integers(0, 999),

@@ -25,7 +25,7 @@ def paper():
 
 
 @given(st.integers(7, 9), st.integers(7, 12), st.integers(1, 2))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_the_score_map_is_the_layers_as_convolutions(paper, height, width, n):
     """Oracle: PyTorch's convolutions with the fully connected layers' weights, reshaped here."""
     features = torch.randn(n, paper.head.fc6.in_features // 49, height, width)

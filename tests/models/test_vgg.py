@@ -241,7 +241,7 @@ def test_nothing_works_in_place():
     assert all(torch.equal(output, copied) for output, copied in kept)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 70), width=st.integers(1, 70), channels=st.integers(1, 5), batch=st.integers(0, 3),
 )  # fmt: skip

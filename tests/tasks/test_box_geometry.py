@@ -34,7 +34,6 @@ MANY = arrays(np.float64, st.tuples(st.integers(1, 6), st.just(4)), elements=COO
 
 
 @given(MANY, MANY)
-@settings(deadline=None)
 def test_overlap(some, others):
     """Oracle: torchvision's box_iou, which is not a number where neither box has an area."""
     expected = box_iou(torch.from_numpy(some), torch.from_numpy(others)).nan_to_num(0).numpy()
@@ -42,7 +41,6 @@ def test_overlap(some, others):
 
 
 @given(MANY, st.integers(1, 300))
-@settings(deadline=None)
 def test_boxes_as_numbers_and_back(edges, crop):
     """Oracle: plain Python, number by number, and the way back."""
     values = encode(edges, crop)
@@ -99,7 +97,7 @@ def test_merging_by_hand():
 
 
 @given(MANY, st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_merging_keeps_scores_and_leaves_no_pair(boxes, random):
     """Oracle: invariants. The scores add up, no two boxes match any more, all lie within the given ones."""
     scores = np.array([random.random() for _ in boxes])

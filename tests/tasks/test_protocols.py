@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from colors import Colors, Spoiled
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -367,7 +367,6 @@ def test_a_test_by_six_views_says_so(tmp_path):
 
 
 @given(st.integers(1, 9), st.integers(0, 20), st.integers(0, 20))
-@settings(deadline=None)
 def test_the_grid_reaches_the_corners_evenly(crop, more_rows, more_columns):
     """Oracle: numpy.linspace for where a crop may begin; each pixel holds its place, so a crop tells where it is."""
     height, width = crop + more_rows, crop + more_columns

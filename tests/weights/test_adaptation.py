@@ -114,7 +114,7 @@ def test_rgb_from_gray(saved):
         torch.testing.assert_close(model(gray.expand(IMAGES)), given(gray), rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(given_channels=st.integers(1, 6), in_channels=st.integers(1, 9))
 def test_kernels_for_other_channels(given_channels, in_channels):
     """Oracle: plain loops over the rule."""

@@ -33,7 +33,7 @@ def weight_scores(model: VGG, criterion: Criterion) -> Scores:
     Example:
         >>> from vggnet.models.vgg import build
         >>> [len(scores) for scores in weight_scores(build("vgg11", num_classes=2, head="gap", width=0.1), "l2")]
-        [8, 16, 24, 24, 56, 56, 56, 56]
+        [6, 13, 26, 26, 51, 51, 51, 51]
     """
     if criterion not in get_args(Criterion) or criterion in FROM_IMAGES:
         raise ConfigError(f"unknown criterion {criterion!r}. Those of weights are l1, l2, bn.")
@@ -66,7 +66,7 @@ def taylor_scores(model: VGG, batches: Iterable[tuple[Tensor, Targets]], task: T
         >>> model = build("vgg11_bn", num_classes=2, head="gap", width=0.1)
         >>> batch = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
         >>> [len(scores) for scores in taylor_scores(model, [batch], get_task("classify"))]
-        [8, 16, 24, 24, 56, 56, 56, 56]
+        [6, 13, 26, 26, 51, 51, 51, 51]
     """
     network = frozen(model).requires_grad_(True)
     kind = nn.BatchNorm2d if resolve(model.architecture.name).batch_norm else nn.Conv2d
@@ -98,7 +98,7 @@ def chip_scores(model: VGG, images: Tensor) -> Scores:
         >>> from vggnet.models.vgg import build
         >>> model = build("vgg11", num_classes=2, head="gap", width=0.1)
         >>> [len(scores) for scores in chip_scores(model, torch.randn(2, 3, 32, 32))]
-        [8, 16, 24, 24, 56, 56, 56, 56]
+        [6, 13, 26, 26, 51, 51, 51, 51]
     """
     maps, scores = images, []
     for layer in frozen(model).features:

@@ -147,7 +147,10 @@ _ACTS_ONLY: Mapping[str, _Rule] = {
     ),
     "dropout": _only("head", "paper", "dense", "folded", "fcn8", "fcn32"),
     "branches": _Rule(
-        lambda options: resolve(options["model"]).batch_norm and resolve(options["model"]).column not in STRIDED,
+        lambda options: (
+            options["branches"] == "none"
+            or (resolve(options["model"]).batch_norm and resolve(options["model"]).column not in STRIDED)
+        ),
         "a model with batch norm (_bn) and pools",
     ),
     **{

@@ -32,7 +32,7 @@ def assert_close(found, expected):
     assert (found.double() - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 4), c=st.sampled_from([32, 64, 160]), k=st.sampled_from([32, 96]), height=st.integers(1, 20),
     width=st.integers(1, 20), with_bias=st.booleans(), seed=st.integers(0, 99),
@@ -79,7 +79,7 @@ def infer(x, conv, *, relu, pool, dtype):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(1, 3), height=st.integers(1, 20), width=st.integers(1, 20), seed=st.integers(0, 99))
 def test_the_first_layer_is_right(channels, n, height, width, seed):
     """Oracle: direct convolution of the rounded factors in float64. A NaN reaches its own neighbors alone."""
@@ -102,7 +102,7 @@ def test_the_first_layer_is_right(channels, n, height, width, seed):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 5), height=st.integers(1, 24), width=st.integers(1, 24), between=st.sampled_from([32, 64, 96]),
     relu=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16]), seed=st.integers(0, 99),

@@ -11,7 +11,7 @@ from vggnet.accel.kernels.tiles import has_tiles
 pytestmark = pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 70), inputs=st.sampled_from([32, 96, 1024]), outputs=st.sampled_from([32, 33, 64, 100, 1000]),
     with_bias=st.booleans(), seed=st.integers(0, 99),

@@ -14,7 +14,7 @@ if VECTORS is None or not VECTORS.float16:
     pytest.skip("this CPU does not convert vectors of float16", allow_module_level=True)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 5), inputs=st.sampled_from([16, 512, 4096]), outputs=st.sampled_from([4, 64, 1000]),
     bias=st.booleans(), seed=st.integers(0, 99),

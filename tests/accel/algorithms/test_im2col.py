@@ -22,7 +22,7 @@ def relative_error(found, expected):
     return ((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 5),
     c=st.integers(1, 4),

@@ -46,7 +46,7 @@ def find(x, zeros, start, stop):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(**SIZES)
 def test_pixels(dtype, n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding."""
@@ -64,7 +64,7 @@ def test_pixels(dtype, n, height, width, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(**SIZES)
 def test_pairs(dtype, n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding."""
@@ -79,7 +79,7 @@ def test_pairs(dtype, n, height, width, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(**SIZES)
 def test_transposed(dtype, n, height, width, c):
     """Oracle: plain loops, and PyTorch's rounding; the first 16 channels are left out."""

@@ -122,7 +122,7 @@ def test_what_needs_the_strides_as_data(a0):
         plain = FeatureExtractor(ours, "relu5_1")(images)["relu5_1"]
         dense = FeatureExtractor(ours, "relu5_1", output_stride=8)(images)["relu5_1"]
         torch.testing.assert_close(dense[..., ::4, ::4], plain, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="has none"):
+    with pytest.raises(ConfigError, match="has no pools"):
         build("repvgg_a0", num_classes=2, head="unet", width=0.1)
     assert reach(empty(ours.architecture)) == 9
     with torch.no_grad():
