@@ -238,7 +238,7 @@ def test_an_evaluation_is_that_of_coco(data, monkeypatch, tmp_path):
         given = source.objects(index)
         objects = np.concatenate([given.labels[:, None], given.boxes], 1)
         found = random_found(random, objects, 2)
-        moved = objects[:, 1:] + random.normal(0, 0.7, (len(objects), 4))
+        moved = objects[:, 1:] + random.normal(0, 1.2, (len(objects), 4))
         boxes = torch.from_numpy(np.concatenate([moved, found.boxes[len(objects) :].numpy()]).astype(np.float32))
         labels = torch.from_numpy(np.concatenate([objects[:, 0], [0, 1, 0]]).astype(np.int64))
         images.append((objects, Detections(boxes, found.scores, labels)))
