@@ -77,7 +77,7 @@ def test_what_fails_its_check_is_not_kept(tmp_path, monkeypatch):
     assert path.read_text() == "before"
 
 
-@pytest.mark.parametrize("to", sorted(FORMATS.keys() - {"onnx", "openvino"}))
+@pytest.mark.parametrize("to", sorted(FORMATS.keys() - {"onnx", "openvino", "web"}))
 def test_formats_without_integers(to, tmp_path):
     """Oracle: the message."""
     out = tmp_path / f"a{FORMATS[to].suffix}"
