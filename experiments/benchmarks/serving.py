@@ -116,13 +116,13 @@ async def _measure(server: Server, model: str, image: bytes, seconds: float, bod
     rate = len(answers) / seconds
     half = await _open_loop(server, image, rate / 2, seconds, seed)
     before = server.memory()
-    flood = await _open_loop(server, image, 10 * rate, seconds, seed)
+    answers = await _open_loop(server, image, 10 * rate, seconds, seed)
     peak, start = server.memory(), time.perf_counter()
     while (await server.ask(image)).status != 200:
         pass
     ready = time.perf_counter() - start
     hostile, beside = await _hostile(server, image, bodies, seed)
-    served = [answer for answer in flood if answer.status == 200]
+    served = [answer for answer in answers if answer.status == 200]
     return {
         "ms_alone": 1e3 * median(alone),
         "images_per_second": rate,
@@ -134,10 +134,10 @@ async def _measure(server: Server, model: str, image: bytes, seconds: float, bod
             "all_right": all(map(is_right, half)),
         },
         "ten_times": {
-            "requests": len(flood),
-            "statuses": _statuses(flood),
+            "requests": len(answers),
+            "statuses": _statuses(answers),
             "served_right": all(map(is_right, served)),
-            "refused_with_retry_after": all(one.retry_after for one in flood if one.status == 503),
+            "refused_with_retry_after": all(one.retry_after for one in answers if one.status == 503),
             "served_ms_p99": _percentile(served, 99),
             "memory_mb": [round(before / 1e6), round(peak / 1e6)],
             "seconds_until_ready": ready,

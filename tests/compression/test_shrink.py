@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 import vggnet
 from vggnet.cli.main import main
-from vggnet.compression.options import ShrinkOptions
 from vggnet.compression.shrink import shrink
+from vggnet.compression.shrink_options import ShrinkOptions
 from vggnet.compression.tuning import Tuner, recipe_of
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import count_macs

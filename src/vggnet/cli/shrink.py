@@ -64,7 +64,7 @@ class Shrink:
 def main(arguments: list[str]) -> int:
     """Shrink; returns the exit code."""
     args: Shrink = parse(Shrink, arguments, prog="vgg shrink")
-    from vggnet.compression.options import ShrinkOptions
+    from vggnet.compression.shrink_options import ShrinkOptions
 
     steps = [step for step in args.steps.split(",") if step]
     options = ShrinkOptions(

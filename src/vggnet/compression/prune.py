@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vggnet.compression.fold import with_state_of
 from vggnet.compression.scores import Scores, weight_scores
 from vggnet.errors import ConfigError
-from vggnet.interpret.costs import count_macs
+from vggnet.interpret.costs import architecture_macs
 from vggnet.models.architecture import Architecture
 from vggnet.models.table1 import MAP_HEADS, layers, resolve
 from vggnet.models.vgg import VGG, empty
@@ -43,9 +43,11 @@ def macs_limit(model: VGG, share: float, size: int) -> Limit:
     """
     if not 0 < share < 1:
         raise ConfigError(f"to_macs is {share}; it is the share of multiply-adds that may remain, and in (0, 1).")
-    before = _macs(model.architecture, size)
+    before = architecture_macs(model.architecture, size)
     return Limit(
-        share, lambda made: _macs(made, size) / before, lambda number: f"a share of {number:.3f} of the multiply-adds"
+        share,
+        lambda made: architecture_macs(made, size) / before,
+        lambda number: f"a share of {number:.3f} of the multiply-adds",
     )
 
 
@@ -147,7 +149,3 @@ def _needed(model: VGG) -> list[bool]:
     needed = [after.kind == "lrn" for layer, after in pairwise([*found, found[-1]]) if layer.kind == "conv"]
     needed[-1] = needed[-1] or model.architecture.head == "none"
     return needed
-
-
-def _macs(architecture: Architecture, size: int) -> int:
-    return count_macs(empty(architecture), size, in_channels=architecture.in_channels)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from vggnet.compression.options import Criterion
+from vggnet.compression.shrink_options import Criterion
 from vggnet.errors import ConfigError
 from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from vggnet.accel import api as accel
-from vggnet.compression.options import ShrinkOptions
+from vggnet.compression.shrink_options import ShrinkOptions
 from vggnet.compression.speed import measure_speed
 from vggnet.compression.steps import APPLIED, Job
 from vggnet.compression.storage import STORAGE
 from vggnet.compression.tuning import Tuner, recipe_of
 from vggnet.errors import ConfigError, check_at_least
 from vggnet.evaluation.evaluate import evaluate
-from vggnet.interpret.costs import count_macs
-from vggnet.models.architecture import Architecture
+from vggnet.interpret.costs import architecture_macs
 from vggnet.models.table1 import TOTAL_STRIDE
-from vggnet.models.vgg import VGG, empty
+from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.report.text import to_plain
 from vggnet.training.config import TrainConfig
@@ -35,7 +34,7 @@ class ShrinkRow:
     parameters: int
     macs: int  # multiply-adds for one image
     weights_bytes: int  # of all tensors as they are stored
-    val_accuracy: float | None  # 0..1, on images kept apart from training; None without any
+    val_accuracy: float | None  # 0..1, the score of the task, on images kept apart from training; None without any
     test_accuracy: float | None  # 0..1, on the test images, of the first and the last network only
     latency: float  # seconds for one image on this machine
     images_per_second: float  # in batches, on this machine
@@ -145,7 +144,7 @@ def shrink(
         ShrinkRow(
             step=step,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            macs=_macs(network.architecture, size),
+            macs=architecture_macs(network.architecture, size),
             weights_bytes=weights[number],
             val_accuracy=None if tuner is None else tuner.accuracy(network),
             test_accuracy={0: first, len(steps): last}.get(number),
@@ -181,10 +180,6 @@ def _header_bytes(path: Path) -> int:
     """Bytes of a safetensors file before its tensors: a length of eight bytes, and so many of description."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
-
-
-def _macs(architecture: Architecture, size: int) -> int:
-    return count_macs(empty(architecture), size, in_channels=architecture.in_channels)
 
 
 def _tested(

@@ -8,9 +8,9 @@ import torch
 
 from vggnet.compression.factorize import factorize
 from vggnet.compression.fold import fold, with_state_of
-from vggnet.compression.options import ShrinkOptions
 from vggnet.compression.prune import Limit, macs_limit, prune
 from vggnet.compression.scores import Scores, chip_scores, taylor_scores, weight_scores
+from vggnet.compression.shrink_options import ShrinkOptions
 from vggnet.compression.storage import STORAGE, stored_bytes
 from vggnet.compression.tuning import Tuner
 from vggnet.errors import ConfigError

@@ -137,7 +137,7 @@ class Tuner:
             norm.eval()
 
     def accuracy(self, network: VGG) -> float | None:
-        """On the validation images, 0..1; None without any."""
+        """What the task compares networks by, 0..1, on the validation images; None without any."""
         inputs = self._inputs
         fast = accel.accelerate(copy.deepcopy(network))
         validate = make_validator(
@@ -148,7 +148,8 @@ class Tuner:
             images=len(inputs.val_indices),
             device=CPU,
         )
-        return validate(fast).get("val_accuracy")
+        row = validate(fast)
+        return inputs.task.score(row) if row else None
 
     @property
     def has_unseen_images(self) -> bool:

@@ -86,3 +86,22 @@ def checked_mask(
             name=name,
         )
     return Image.fromarray(np.where(is_ignored, np.uint8(IGNORED), indices))
+
+
+def class_colors(count: int) -> Indices:
+    """The palette of masks, a color for each class: uint8 (count, 3), as PASCAL VOC's.
+
+    The bits of an index are spread over R, G and B.
+
+    Args:
+        count: of classes, at most 256.
+
+    Example:
+        >>> class_colors(3).tolist()
+        [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    """
+    colors = np.zeros((count, 3), np.uint8)
+    for index in range(count):
+        for bit in range(8):
+            colors[index, bit % 3] |= (index >> bit & 1) << 7 - bit // 3
+    return colors

@@ -10,7 +10,7 @@ from vggnet.errors import ConfigError
 from vggnet.exporting.format import Exported, Format
 from vggnet.exporting.graphs import Onnx
 from vggnet.files import write_text
-from vggnet.report.photo_page import PHOTOS
+from vggnet.report import PHOTOS
 from vggnet.tasks import get_task
 from vggnet.weights.checkpoint import OpenModel
 from vggnet.weights.runtimes import Run, run_exported

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import empty
+
 
 class Costs(NamedTuple):
     """The costs of one network for one image."""
@@ -42,7 +45,6 @@ def count_macs(network: nn.Module, size: int, *, in_channels: int = 3) -> int:
         in_channels: of the image.
 
     Example:
-        >>> from vggnet.models.vgg import Architecture, empty
         >>> count_macs(empty(Architecture(name="vgg16")), 224)
         15470264320
     """
@@ -60,6 +62,20 @@ def count_macs(network: nn.Module, size: int, *, in_channels: int = 3) -> int:
         for hook in hooks:
             hook.remove()
     return sum(found)
+
+
+def architecture_macs(architecture: Architecture, size: int) -> int:
+    """Multiply-adds of a network of ours for one square image; see `count_macs`.
+
+    Args:
+        architecture: of the network.
+        size: pixels of both sides.
+
+    Example:
+        >>> architecture_macs(Architecture(name="vgg16"), 224)
+        15470264320
+    """
+    return count_macs(empty(architecture), size, in_channels=architecture.in_channels)
 
 
 def count_costs(network: nn.Module, size: int) -> Costs:

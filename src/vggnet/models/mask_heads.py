@@ -5,6 +5,7 @@ are multiples of 32, and returns logits (N, num_classes, H, W). Only the layers 
 classes. The convolutions of a decoder have batch norm whether or not the network has it, as decoders start untrained.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -17,7 +18,7 @@ UNET_CHANNELS = (256, 128, 64, 32, 16)  # of a decoder at width 1, from the map 
 FC_FACTOR = 8  # channels of fc6 and fc7 for one of pool5: 4096 at width 1
 
 
-class MaskHead(nn.Module):
+class MaskHead(nn.Module, ABC):
     """What heads for pixels have in common.
 
     Attributes:
@@ -30,9 +31,9 @@ class MaskHead(nn.Module):
         self.taps = tuple(taps)
         self.scores = nn.ModuleDict(scores)
 
+    @abstractmethod
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of `taps` -> logits (N, num_classes, H, W)."""
-        raise NotImplementedError
 
 
 class UNet(MaskHead):

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vggnet.report.colors import class_colors, overlaid_mask
-from vggnet.report.plot_style import save_figure, short, thumbnail, write_title
+from vggnet.data.masks import IGNORED, class_colors
+from vggnet.report.plot_style import name_classes, picture_grid, save_figure, thumbnail, write_title
 
 MAX_OVERLAYS = 16
-MAX_NAMED = 30  # classes in the legend
+OPACITY = 0.55  # of the colors
 
 Mask = NDArray[np.uint8]
 
@@ -41,7 +40,7 @@ def draw_examples(
     grid = figure.subplots(len(examples), 3, squeeze=False)
     present: set[int] = set()
     for row, (image, true, predicted, caption) in zip(grid, examples, strict=True):
-        shown = (image, overlaid_mask(image, true, len(classes)), overlaid_mask(image, predicted, len(classes)))
+        shown = (image, _overlaid(image, true, len(classes)), _overlaid(image, predicted, len(classes)))
         for axes, picture, text in zip(row, shown, (caption, "true", "predicted"), strict=True):
             _show(axes, picture, text)
         present |= {*np.unique(true).tolist(), *np.unique(predicted).tolist()}
@@ -62,18 +61,22 @@ def draw_overlays(pictures: Sequence[tuple[Image.Image, Mask, str]], classes: Se
         StorageError: the file cannot be written.
     """
     assert 1 <= len(pictures) <= MAX_OVERLAYS
-    columns = min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(3.2 * columns + 0.4, 2.8 * rows + 1.0), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(pictures) :]:
-        axes.set_axis_off()
+    figure, grid = picture_grid(len(pictures), columns=4, width=3.2, height=2.8)
     present: set[int] = set()
-    for axes, (image, mask, caption) in zip(grid, pictures, strict=False):
-        _show(axes, overlaid_mask(image, mask, len(classes)), caption)
+    for axes, (image, mask, caption) in zip(grid, pictures, strict=True):
+        _show(axes, _overlaid(image, mask, len(classes)), caption)
         present |= set(np.unique(mask).tolist())
     _name_classes(figure, classes, present)
     save_figure(figure, path)
+
+
+def _overlaid(image: Image.Image, mask: Mask, count: int) -> Image.Image:
+    """An RGB image with the colors of its `count` classes over it; pixels that are IGNORED show the image alone."""
+    palette = np.zeros((IGNORED + 1, 3), np.uint8)
+    palette[:count] = class_colors(count)
+    pixels = np.array(image)
+    blended = (1 - OPACITY) * pixels + OPACITY * palette[mask]
+    return Image.fromarray(np.where((mask == IGNORED)[..., None], pixels, blended.round()).astype(np.uint8))
 
 
 def _show(axes: Axes, picture: Image.Image, text: str) -> None:
@@ -83,11 +86,5 @@ def _show(axes: Axes, picture: Image.Image, text: str) -> None:
 
 
 def _name_classes(figure: Figure, classes: Sequence[str], present: set[int]) -> None:
-    """A legend of the classes that occur, below the pictures."""
     colors = class_colors(len(classes)) / 255
-    named = [index for index in range(len(classes)) if index in present][:MAX_NAMED]
-    patches = [Patch(facecolor=colors[index], edgecolor="gray", label=short(classes[index], 24)) for index in named]
-    if patches:
-        figure.legend(
-            handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False
-        )
+    name_classes(figure, {classes[index]: colors[index] for index in range(len(classes)) if index in present})

@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from vggnet.report.plot_style import save_figure, short, thumbnail, write_title
+from vggnet.report.plot_style import name_classes, picture_grid, save_figure, thumbnail, write_title
 
 MAX_PICTURES = 16
-MAX_NAMED = 30  # classes in the legend
 COLORS = ("#e6550d", "#1f77b4", "#2ca02c", "#9467bd", "#d4a900", "#17becf", "#e377c2", "#8c564b")  # of classes, in turn
 
 
@@ -72,13 +71,8 @@ def draw_objects(pictures: Sequence[Drawn], classes: Sequence[str], path: Path) 
         StorageError: the file cannot be written.
     """
     assert 1 <= len(pictures) <= MAX_PICTURES
-    columns = min(3, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(4.4 * columns + 0.4, 3.6 * rows + 1.0), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(pictures) :]:
-        axes.set_axis_off()
-    for axes, picture in zip(grid, pictures, strict=False):
+    figure, grid = picture_grid(len(pictures), columns=3, width=4.4, height=3.6)
+    for axes, picture in zip(grid, pictures, strict=True):
         _show(axes, picture)
     _name_classes(figure, classes, {one.label for _, boxes, _ in pictures for one in boxes})
     save_figure(figure, path)
@@ -103,9 +97,4 @@ def _show(axes: Axes, drawn: Drawn) -> None:
 
 
 def _name_classes(figure: Figure, classes: Sequence[str], present: set[int]) -> None:
-    """A legend of the classes that occur, below the pictures."""
-    named = sorted(present)[:MAX_NAMED]
-    patches = [Patch(facecolor=COLORS[index % len(COLORS)], label=short(classes[index], 24)) for index in named]
-    if patches:
-        columns = min(6, len(patches))
-        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    name_classes(figure, {classes[index]: COLORS[index % len(COLORS)] for index in sorted(present)})

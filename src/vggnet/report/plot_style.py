@@ -5,14 +5,15 @@ from vggnet.errors import require
 require("matplotlib", "report")
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from PIL import Image
@@ -40,6 +41,7 @@ MORE_FONTS = (
     *("Arial Unicode MS", "Noto Sans", "Unifont"),
 )
 SHOWN = 8  # characters in the warning
+MAX_NAMED = 30  # classes in a legend
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -60,6 +62,38 @@ def save_figure(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # one for each glyph
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "vggnet"})
+
+
+def picture_grid(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure and the axes of its pictures, row by row; those of places that are left over show nothing.
+
+    Args:
+        count: of pictures.
+        columns: pictures a row, at most.
+        width: inches for a picture.
+        height: inches for a picture and its caption.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 1.0), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, grid[:count]
+
+
+def name_classes(figure: Figure, colors: Mapping[str, Any]) -> None:
+    """A legend of classes below the pictures, the first thirty.
+
+    Args:
+        figure: with a constrained layout.
+        colors: of each class, as Matplotlib takes them.
+    """
+    named = list(colors.items())[:MAX_NAMED]
+    patches = [Patch(facecolor=color, edgecolor="gray", label=short(name, 24)) for name, color in named]
+    if patches:
+        columns = min(6, len(patches))
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def write_title(figure: Figure, title: str) -> None:

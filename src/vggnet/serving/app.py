@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from vggnet.errors import VGGError
-from vggnet.report.photo_page import PHOTOS
+from vggnet.report import PHOTOS
 from vggnet.serving.gate import Gate
 from vggnet.serving.image_routes import image_routes
 from vggnet.serving.inference_protocol import protocol_routes

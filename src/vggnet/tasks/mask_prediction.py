@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from vggnet.data.images import Picture, named_pictures, read_picture
+from vggnet.data.masks import class_colors
 from vggnet.errors import ImageError, MissingDependencyError
 from vggnet.files import make_folder, replacing
 from vggnet.progress import report_progress
-from vggnet.report.colors import class_colors
 from vggnet.tasks.mask_evaluation import check_takes_every_size, mask_logits
 from vggnet.tasks.results import PredictedMask
 from vggnet.tasks.task import PredictionJob

@@ -24,27 +24,14 @@ COLUMNS = ("true", "predicted", "confidence", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
-    """What an evaluation found, and on which data. Classes are in the model's order."""
+class Evaluation:
+    """What every evaluation says: data, model, machine and time."""
 
-    top1: float  # 0..1, accuracy
-    top5: float  # 0..1, the true class is among the first min(5, C)
-    loss: float  # nats, mean cross-entropy
     images: int
-    per_class: dict[str, float | None]  # 0..1, accuracy; None for a class without images
-    scores: dict[str, ClassScores]  # of each class: precision, recall, F1, ROC AUC
-    macro: ClassScores  # their mean over the classes that have images
-    weighted: ClassScores  # the same, each class by its images
-    confusion: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes
-    calibration_error: float  # 0..1
-    classes: tuple[str, ...]
     data: str
     split: str
     fingerprint: str  # of the data
     model: str
-    protocol: str
-    scales: tuple[int, ...]  # pixels, the shorter side of the images
-    views: int  # of each image, by each network
     seconds: float  # from the first batch to the last
     device: str
     torch: str  # version
@@ -55,6 +42,25 @@ class EvaluationResult:
     notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
     error: str | None = None  # why the result or its figures could not be written
 
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult(Evaluation):
+    """What an evaluation found, and on which data. Classes are in the model's order."""
+
+    top1: float  # 0..1, accuracy
+    top5: float  # 0..1, the true class is among the first min(5, C)
+    loss: float  # nats, mean cross-entropy
+    per_class: dict[str, float | None]  # 0..1, accuracy; None for a class without images
+    scores: dict[str, ClassScores]  # of each class: precision, recall, F1, ROC AUC
+    macro: ClassScores  # their mean over the classes that have images
+    weighted: ClassScores  # the same, each class by its images
+    confusion: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes
+    calibration_error: float  # 0..1
+    classes: tuple[str, ...]
+    protocol: str
+    scales: tuple[int, ...]  # pixels, the shorter side of the images
+    views: int  # of each image, by each network
+
     @property
     def score(self) -> float:
         """By what networks are compared, 0..1, higher is better: the accuracy."""
@@ -62,7 +68,7 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizationResult:
+class LocalizationResult(Evaluation):
     """What an evaluation of boxes found. A box is correct if its IoU with the true one is above 0.5 (ILSVRC)."""
 
     error_class_given: float  # 0..1, of the box for the true class
@@ -71,23 +77,9 @@ class LocalizationResult:
     mean_overlap: float  # 0..1, intersection over union, with the class given
     error_whole_image: float  # 0..1, of the whole image as a box: what a network must beat
     error_constant_box: float | None  # 0..1, of the box that fits the most of train; None if train has no boxes
-    images: int
     scales: tuple[int, ...]  # pixels, the shorter side of the images
     flip: bool  # whether their mirror images were seen as well
-    data: str
-    split: str
-    fingerprint: str  # of the data
-    model: str
     classifier: str | None
-    seconds: float
-    device: str
-    torch: str  # version
-    date: str  # UTC
-    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
-    trained_on: int | None = None  # images that the network was trained on; None if that is not known
-    files: tuple[Path, ...] = ()  # the figures that were drawn
-    notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
-    error: str | None = None  # why the result could not be written
 
     @property
     def score(self) -> float:
@@ -96,7 +88,7 @@ class LocalizationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationResult:
+class SegmentationResult(Evaluation):
     """What an evaluation of masks found, from counts of pixels. Classes are in the model's order."""
 
     mean_iou: float  # 0..1, over the classes that have an IoU
@@ -108,22 +100,8 @@ class SegmentationResult:
     pixels: tuple[tuple[int, ...], ...]  # (C, C) counts, rows are true classes, columns predicted ones
     ignored_pixels: int  # which have no class, and do not count
     classes: tuple[str, ...]
-    images: int
     scales: tuple[int, ...]  # pixels, the shorter side of the images as the network sees them
     flip: bool  # whether their mirror images were seen as well
-    data: str
-    split: str
-    fingerprint: str  # of the data
-    model: str
-    seconds: float
-    device: str
-    torch: str  # version
-    date: str  # UTC
-    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
-    trained_on: int | None = None  # images that the network was trained on; None if that is not known
-    files: tuple[Path, ...] = ()  # the figures that were drawn
-    notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
-    error: str | None = None  # why the result could not be written
 
     @property
     def score(self) -> float:
@@ -132,7 +110,7 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionResult:
+class DetectionResult(Evaluation):
     """What an evaluation of found objects found, as COCO defines it. Classes are in the model's order."""
 
     map: float  # 0..1, mean average precision over the classes that have objects and over IoU 0.5, 0.55, ..., 0.95
@@ -143,20 +121,6 @@ class DetectionResult:
     ap_50: dict[str, float | None]  # of each class, 0..1, at IoU 0.5
     objects: dict[str, int]  # of each class
     classes: tuple[str, ...]
-    images: int
-    data: str
-    split: str
-    fingerprint: str  # of the data
-    model: str
-    seconds: float
-    device: str
-    torch: str  # version
-    date: str  # UTC
-    unreadable: dict[int, str] = field(default_factory=dict)  # places in the data that do not count -> why
-    trained_on: int | None = None  # images that the network was trained on; None if that is not known
-    files: tuple[Path, ...] = ()  # the figures that were drawn
-    notes: tuple[str, ...] = ()  # what was left out, and why; images that were trained on
-    error: str | None = None  # why the result or its figures could not be written
 
     @property
     def score(self) -> float:

@@ -301,7 +301,7 @@ def detect() -> TrainConfig:
     """Objects on photos by SSD300, from ImageNet's features.
 
     Command: vgg train --data bccd/ --preset detect --init-from vgg16:features --on-bad-image skip
-    Hardware, time and accuracy: see docs/guides/detect.md.
+    Hardware, time and accuracy: not measured.
     """
     return TrainConfig().override(
         task="detect",

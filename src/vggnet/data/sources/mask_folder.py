@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,27 +15,28 @@ from vggnet.data.decoded import recall
 from vggnet.data.formats import is_image_name
 from vggnet.data.hashing import hash_files
 from vggnet.data.masks import IGNORED, checked_mask, decode_mask
-from vggnet.data.sources.image_folder import FolderSource, divide_folder
-from vggnet.data.sources.layout import DIVIDED, Layout
-from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, split_rank, usual_split
-from vggnet.data.splits import Indices, Rule
+from vggnet.data.sources.annotated_folder import (
+    CLASSES,
+    AnnotatedFolder,
+    Place,
+    are_folders,
+    class_names,
+    divided,
+    found_split,
+    listed_names,
+)
+from vggnet.data.sources.layout import DIVIDED
+from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank, usual_split
+from vggnet.data.splits import Rule
 from vggnet.data.walking import data_files, data_folders
 from vggnet.errors import DataError, ImageError
 
 IMAGES, MASKS = "images", "masks"
 VOC_IMAGES, VOC_MASKS, VOC_SETS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
-CLASSES = "classes.txt"  # a name a line, in the order of the indices
+MASK = ".png"
 EXPECTED = f"expected <split>/{IMAGES}/NAME.jpg with <split>/{MASKS}/NAME.png, or VOC's {VOC_IMAGES} and {VOC_MASKS}"
 
 _largest: dict[tuple[str, int | None], int] = {}  # largest class index, by the masks and what is ignored
-
-
-class Place(NamedTuple):
-    """Where a split lies."""
-
-    images: Path
-    masks: Path
-    names: tuple[str, ...] | None = None  # of its images without suffix, if it has not all of them
 
 
 def find_masks(folder: Path) -> dict[str, Place]:
@@ -56,17 +56,17 @@ def find_masks(folder: Path) -> dict[str, Place]:
         ...     list(find_masks(Path(folder)))
         ['train']
     """
-    if _are_folders(folder / VOC_IMAGES, folder / VOC_MASKS):
+    if are_folders(folder / VOC_IMAGES, folder / VOC_MASKS):
         lists = sorted((folder / VOC_SETS).glob("*.txt"), key=lambda file: split_rank(file.stem))
         if not lists:
             raise DataError(f"{folder}: no {VOC_SETS}/*.txt, which name the images of each split, as VOC has it.")
-        return {file.stem: Place(folder / VOC_IMAGES, folder / VOC_MASKS, _listed(file)) for file in lists}
-    if _are_folders(folder / IMAGES, folder / MASKS):
+        return {file.stem: Place(folder / VOC_IMAGES, folder / VOC_MASKS, listed_names(file)) for file in lists}
+    if are_folders(folder / IMAGES, folder / MASKS):
         return dict.fromkeys(DIVIDED, Place(folder / IMAGES, folder / MASKS))
     found: dict[str, Place] = {}
     for name in data_folders(folder):
         split, place = usual_split(name), Place(folder / name / IMAGES, folder / name / MASKS)
-        if split and _are_folders(place.images, place.masks):
+        if split and are_folders(place.images, place.annotations):
             if split in found:
                 other = found[split].images.parent.name
                 raise DataError(f"{folder}: {other} and {name} are both the split {split}. Rename one of them.")
@@ -90,18 +90,13 @@ def open_masks(folder: Path, split: str, *, columns: Columns = BY_NAME, rule: Ru
         DataError: there is no such split, it has no images, or there are fewer than two classes.
     """
     places = find_masks(folder)
-    found = same_split(split, places)
-    if found is None:
-        raise DataError(f"{folder}: no split {split!r}; expected one of {', '.join(places)}.")
+    found = found_split(folder, split, places)
     classes = _read_classes(folder, places.values(), columns.ignore_index)
-    source = MaskFolder(folder, found, places[found], classes, columns.ignore_index)
-    if tuple(places) != DIVIDED or found == "all":
-        return source
-    return source.part(divide_folder(source, rule)[DIVIDED.index(found)])
+    return divided(MaskFolder(folder, found, places[found], classes, columns.ignore_index), places, rule)
 
 
-class MaskFolder(FolderSource):
-    """Image files, and a mask of each. All have the label 0: images are not of one class.
+class MaskFolder(AnnotatedFolder):
+    """Image files, and a mask of each.
 
     Args:
         path: the folder of the data set.
@@ -123,19 +118,13 @@ class MaskFolder(FolderSource):
         ignore_index: int | None,
         files: Sequence[Path] | None = None,
     ) -> None:
-        files = list(_image_files(place)) if files is None else files
-        if not files:
-            raise DataError(f"{place.images}: no images of the split {split}; {EXPECTED}.")
-        super().__init__(path, place.images, split, classes, [(file, 0) for file in files], Layout({}, {}, ()))
-        self._place, self._ignore_index = place, ignore_index
-        self._masks = [str(_mask_file(place, file)) for file in files]
+        files = place.image_files() if files is None else files
+        super().__init__(path, split, place, classes, files, expected=EXPECTED)
+        self._ignore_index = ignore_index
+        self._masks = [str(place.annotation_of(file, MASK)) for file in files]
 
-    def part(self, indices: Indices) -> "MaskFolder":
-        """Some of the images."""
-        files = [Path(self._files[index]) for index in indices]
-        part = MaskFolder(self._path, self.split, self._place, self.classes, self._ignore_index, files)
-        part.image_hashes = self.image_hashes[indices]  # not read twice
-        return part
+    def _of(self, files: Sequence[Path]) -> "MaskFolder":
+        return MaskFolder(self._path, self.split, self._place, self.classes, self._ignore_index, files)
 
     def mask(self, index: int) -> Image.Image:
         """From its file."""
@@ -161,8 +150,8 @@ class MaskFolder(FolderSource):
         if place.names is not None:  # other images are of other splits
             return []
         others = [file for file in data_files(place.images) if not is_image_name(file)]
-        used = {_mask_file(place, file) for file in _image_files(place)}
-        return [str(file) for file in (*others, *(file for file in data_files(place.masks) if file not in used))]
+        used = {place.annotation_of(file, MASK) for file in place.image_files()}
+        return [str(file) for file in (*others, *(file for file in data_files(place.annotations) if file not in used))]
 
     @cached_property
     def pixels_key(self) -> str:
@@ -177,40 +166,11 @@ class MaskFolder(FolderSource):
         yield from (file for mask in self._masks if (file := Path(mask)).is_file())
 
 
-def _are_folders(*paths: Path) -> bool:
-    return all(os.path.isdir(path) for path in paths)  # noqa: PTH112 (False where it cannot be reached)
-
-
-def _listed(file: Path) -> tuple[str, ...]:
-    """The names in a list of VOC.  Raises: DataError."""
-    try:
-        return tuple(line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); expected the name of an image in each line.") from error
-
-
-def _image_files(place: Place) -> Iterator[Path]:
-    if place.names is None:
-        yield from (file for file in data_files(place.images) if is_image_name(file))
-    else:
-        yield from (place.images / f"{name}.jpg" for name in place.names)
-
-
-def _mask_file(place: Place, image: Path) -> Path:
-    return place.masks / image.relative_to(place.images).with_suffix(".png")
-
-
 def _read_classes(folder: Path, places: Iterable[Place], ignore_index: int | None) -> list[str]:
     """Raises: DataError if there are fewer than two, or the file cannot be read."""
-    file = folder / CLASSES
-    if file.is_file():
-        try:
-            names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeError) as error:
-            raise DataError(f"{file}: cannot be read ({error}); expected the name of a class in each line.") from error
-        where = str(file)
-    else:
-        masks = sorted({_mask_file(place, image) for place in places for image in _image_files(place)})
+    names, where = list(class_names(folder)), str(folder / CLASSES)
+    if not (folder / CLASSES).is_file():
+        masks = sorted({place.annotation_of(image, MASK) for place in places for image in place.image_files()})
         where = f"the {len(masks)} masks of {folder}"
         names = [f"class {index}" for index in range(_largest_index(masks, ignore_index) + 1)]
     if not 2 <= len(names) <= IGNORED:

@@ -8,35 +8,35 @@ from copy import copy
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 from vggnet.data.decoded import recall
 from vggnet.data.formats import is_image_name
 from vggnet.data.objects import VOC, Annotated, Objects, checked_objects, read_voc_objects
+from vggnet.data.sources.annotated_folder import (
+    CLASSES,
+    AnnotatedFolder,
+    Place,
+    are_folders,
+    class_names,
+    divided,
+    found_split,
+    listed_names,
+)
 from vggnet.data.sources.coco import COCO_NAME, read_coco
-from vggnet.data.sources.image_folder import FolderSource, divide_folder
-from vggnet.data.sources.layout import DIVIDED, Layout
-from vggnet.data.sources.source import Source, same_split, split_rank, usual_split
-from vggnet.data.splits import Indices, Rule
+from vggnet.data.sources.layout import DIVIDED
+from vggnet.data.sources.source import Source, split_rank, usual_split
+from vggnet.data.splits import Rule
 from vggnet.data.walking import data_files, data_folders
 from vggnet.errors import DataError, ImageError
 
 VOC_IMAGES, VOC_XML, VOC_SETS = "JPEGImages", "Annotations", "ImageSets/Main"
 COCO_FOLDER, COCO_PREFIX = "annotations", "instances_"
-CLASSES = "classes.txt"  # a name a line
+XML = ".xml"
 EXPECTED = f"expected <split>/NAME.jpg with <split>/NAME.xml, <split>/{COCO_NAME}, or VOC's {VOC_IMAGES} and {VOC_XML}"
 
 # What is said of each image, or why that cannot be read.
 Annotations = Mapping[str, list[Annotated] | ImageError]
 _read: dict[str, tuple[dict[str, dict[str, list[Annotated] | ImageError]], tuple[str, ...]]] = {}
-
-
-class Place(NamedTuple):
-    """Where a split lies."""
-
-    images: Path
-    annotations: Path  # a folder of XML files, or a JSON file of COCO
-    names: tuple[str, ...] | None = None  # of its images without suffix, if it has not all of them
 
 
 def find_objects(folder: Path) -> dict[str, Place]:
@@ -57,12 +57,12 @@ def find_objects(folder: Path) -> dict[str, Place]:
         ...     list(find_objects(Path(folder)))
         ['train']
     """
-    if all(os.path.isdir(folder / name) for name in (VOC_IMAGES, VOC_XML)):  # noqa: PTH112 (False if out of reach)
+    if are_folders(folder / VOC_IMAGES, folder / VOC_XML):
         lists = [file for file in (folder / VOC_SETS).glob("*.txt") if _is_split(file.stem)]
         if not lists:
             raise DataError(f"{folder}: no {VOC_SETS}/train.txt, which names the images of a split, as VOC has it.")
         lists.sort(key=lambda file: split_rank(file.stem))
-        return {file.stem: Place(folder / VOC_IMAGES, folder / VOC_XML, _listed(file)) for file in lists}
+        return {file.stem: Place(folder / VOC_IMAGES, folder / VOC_XML, listed_names(file)) for file in lists}
     files = sorted((folder / COCO_FOLDER).glob(f"{COCO_PREFIX}*.json"))
     if files:
         return _by_split(folder, [(file.stem.removeprefix(COCO_PREFIX), file) for file in files])
@@ -88,18 +88,13 @@ def open_objects(folder: Path, split: str, *, rule: Rule = "content") -> Source:
         DataError: there is no such split, it has no images, there are no classes, or a file of COCO cannot be read.
     """
     places = find_objects(folder)
-    found = same_split(split, places)
-    if found is None:
-        raise DataError(f"{folder}: no split {split!r}; expected one of {', '.join(places)}.")
+    found = found_split(folder, split, places)
     annotations, classes = recall(_read, _state(folder, places), lambda: _read_all(folder, places))
-    source = ObjectFolder(folder, found, places[found], classes, annotations[found])
-    if tuple(places) != DIVIDED or found == "all":
-        return source
-    return source.part(divide_folder(source, rule)[DIVIDED.index(found)])
+    return divided(ObjectFolder(folder, found, places[found], classes, annotations[found]), places, rule)
 
 
-class ObjectFolder(FolderSource):
-    """Image files, and the objects of each. All have the label 0: images are not of one class.
+class ObjectFolder(AnnotatedFolder):
+    """Image files, and the objects of each.
 
     Args:
         path: the folder of the data set.
@@ -112,19 +107,12 @@ class ObjectFolder(FolderSource):
     annotation = "objects"
 
     def __init__(self, path: Path, split: str, place: Place, classes: Sequence[str], annotations: Annotations) -> None:
-        if not annotations:
-            raise DataError(f"{place.images}: no images of the split {split}; {EXPECTED}.")
-        samples = [(Path(file), 0) for file in annotations]
-        super().__init__(path, place.images, split, classes, samples, Layout({}, {}, ()))
-        self._place, self._annotations = place, annotations
+        super().__init__(path, split, place, classes, [Path(file) for file in annotations], expected=EXPECTED)
+        self._annotations = annotations
 
-    def part(self, indices: Indices) -> "ObjectFolder":
-        """Some of the images."""
-        files = [self._files[index] for index in indices]
-        kept = {file: self._annotations[file] for file in files}
-        part = ObjectFolder(self._path, self.split, self._place, self.classes, kept)
-        part.image_hashes = self.image_hashes[indices]  # not read twice
-        return part
+    def _of(self, files: Sequence[Path]) -> "ObjectFolder":
+        kept = {str(file): self._annotations[str(file)] for file in files}
+        return ObjectFolder(self._path, self.split, self._place, self.classes, kept)
 
     def objects(self, index: int) -> Objects:
         """As its file has them, checked."""
@@ -157,7 +145,9 @@ class ObjectFolder(FolderSource):
         if annotations.is_file():
             yield annotations
         else:
-            yield from (file for image in self._files if (file := _xml_file(self._place, Path(image))).is_file())
+            yield from (
+                file for image in self._files if (file := self._place.annotation_of(Path(image), XML)).is_file()
+            )
 
 
 def _is_split(name: str) -> bool:
@@ -196,32 +186,13 @@ def _images_of(folder: Path, name: str, annotations: Path) -> Path:
     return next((place for place in (folder / name, folder / "images" / name) if place.is_dir()), folder / "images")
 
 
-def _listed(file: Path) -> tuple[str, ...]:
-    """The names in a list of VOC.  Raises: DataError."""
-    try:
-        return tuple(line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); expected the name of an image in each line.") from error
-
-
-def _xml_file(place: Place, image: Path) -> Path:
-    return place.annotations / image.relative_to(place.images).with_suffix(".xml")
-
-
-def _image_files(place: Place) -> list[Path]:
-    """Of a place with XML files."""
-    if place.names is not None:
-        return [place.images / f"{name}.jpg" for name in place.names]
-    return [file for file in data_files(place.images) if is_image_name(file)]
-
-
 def _state(folder: Path, places: Mapping[str, Place]) -> str:
     """Changes when a file of annotations does."""
     digest = blake2b(digest_size=8)
     files = [folder / CLASSES]
     for place in dict.fromkeys(places.values()):
         is_file = place.annotations.is_file()
-        files += [place.annotations] if is_file else [_xml_file(place, image) for image in _image_files(place)]
+        files += [place.annotations] if is_file else [place.annotation_of(image, XML) for image in place.image_files()]
     for file in files:
         status = file.stat() if file.is_file() else None
         digest.update(f"{file}\0{status and (status.st_size, status.st_mtime_ns)}\n".encode(errors="surrogateescape"))
@@ -239,14 +210,14 @@ def _read_all(
             coco, found_names = read_coco(place.annotations, place.images)
             found[split] = dict(coco)
         else:
-            files = _image_files(place)
+            files = place.image_files()
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                read = list(pool.map(_read_xml, [_xml_file(place, file) for file in files]))
+                read = list(pool.map(_read_xml, [place.annotation_of(file, XML) for file in files]))
             found[split] = dict(zip(map(str, files), read, strict=True))
             found_names = sorted({one.label for of in read if not isinstance(of, ImageError) for one in of})
         names |= dict.fromkeys(found_names)
     is_coco = all(place.annotations.is_file() for place in places.values())
-    classes = _named_classes(folder) or (tuple(names) if is_coco else tuple(sorted(names)))
+    classes = class_names(folder) or (tuple(names) if is_coco else tuple(sorted(names)))
     if not classes:
         raise DataError(f"{folder}: no objects, so there are no classes; {EXPECTED}.")
     return found, classes
@@ -260,14 +231,3 @@ def _read_xml(file: Path) -> list[Annotated] | ImageError:
     except DataError as error:
         return ImageError(str(error).removeprefix(f"{file}: "), name=str(file))
     return ImageError(f"no object; {VOC}. Add its objects, or remove the image.", name=str(file))
-
-
-def _named_classes(folder: Path) -> tuple[str, ...]:
-    """Of `classes.txt`, none without it.  Raises: DataError."""
-    file = folder / CLASSES
-    if not file.is_file():
-        return ()
-    try:
-        return tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); expected the name of a class in each line.") from error
