@@ -239,6 +239,22 @@ def test_a_new_head_is_trained_alone(digits, tmp_path):
     assert all(torch.equal(t, before.features.state_dict()[name]) for name, t in after.features.state_dict().items())
 
 
+def test_a_teacher_of_the_given_networks_own_training_is_not_asked_again(digits, tmp_path, monkeypatch):
+    """Oracle: the configuration that the training gets; by the step tune it learns from labels alone."""
+    configs = []
+
+    def train_with(data, config, options, **places):
+        configs.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vggnet.compression.tuning.train_with", train_with)
+    recipe = recipe_of(Checkpoint.open(digits), "digits").override(teacher="gone.safetensors", temperature=2.0)
+    for step, teacher in (("tune", None), ("distill", str(digits))):
+        with pytest.raises(KeyboardInterrupt):
+            shrink(digits, [step], tmp_path / "small.safetensors", data="digits", recipe=recipe)
+        assert configs[-1].optimizer.teacher == teacher
+
+
 def test_statistics_are_those_of_training_images(digits):
     """Oracle: the mean over batches of the first layer's mean and variance, computed from its outputs."""
     model = vggnet.load(digits)

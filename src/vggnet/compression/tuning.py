@@ -102,7 +102,7 @@ class Tuner:
         }  # fmt: skip
         if network.preprocess is None:
             raise ConfigError("the network has no preprocessing, so nothing can be trained. Leave data out.")
-        fixed: dict[str, Any] = {"branches": "none", "restarts": (), "patience": 0}
+        fixed: dict[str, Any] = {"branches": "none", "restarts": (), "patience": 0, "teacher": None}
         return self.recipe.override(**fixed | of_network | network.preprocess.statistics() | options)
 
     @cached_property
