@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vggnet.compression.prune import macs_limit, prune, remove_channels
+from vggnet.compression.prune import Limit, macs_limit, prune, remove_channels
 from vggnet.compression.scores import chip_scores, taylor_scores, weight_scores
 from vggnet.errors import ConfigError
 from vggnet.interpret.costs import count_macs
@@ -26,7 +26,7 @@ def network(name="vgg11_bn", head="gap", width=0.5, dtype=torch.float64, **optio
 
 def pruned(model, share, criterion="l2", **options):
     limit = macs_limit(model, share, 32)
-    return prune(model, limit, scores=weight_scores(model, criterion), **{"multiple": 8} | options)
+    return prune(model, [limit], scores=weight_scores(model, criterion), **{"multiple": 8} | options)
 
 
 def convolutions(model):
@@ -131,6 +131,22 @@ def test_a_floor_holds_and_an_impossible_target_says_how_near():
     nearest = float(str(error.value).split("share of ")[2].split()[0])
     small = pruned(model, nearest + 0.001, floor=0.5)
     assert small.architecture.channels == (16, 32, 64, 64, 128, 128, 128, 128)
+
+
+@pytest.mark.parametrize(("macs", "parameters"), [(0.5, 0.15), (0.25, 0.4)])
+def test_two_targets_are_both_reached_and_not_by_much(macs, parameters):
+    """Oracle: multiply-adds and parameters, counted. One target alone leaves nearly equal shares of both."""
+    model = network("vgg11_bn", dtype=torch.float32)
+    scores = [torch.rand(layer.out_channels) for layer in convolutions(model).values()]
+    whole = (count_macs(empty(model.architecture), 32), sum(p.numel() for p in model.parameters()))
+    weights = Limit(parameters * whole[1], lambda made: sum(p.numel() for p in empty(made).parameters()), str)
+    small = prune(model, [macs_limit(model, macs, 32), weights], scores=scores, multiple=8, floor=0)
+    left = (count_macs(empty(small.architecture), 32), sum(p.numel() for p in small.parameters()))
+    shares = [number / given for number, given in zip(left, whole, strict=True)]
+    assert 0.8 * macs < shares[0] <= macs
+    assert 0.8 * parameters < shares[1] <= parameters
+    with pytest.raises(ConfigError, match=r"7 may remain, but with a floor of 0 .* does at least"):
+        prune(model, [macs_limit(model, macs, 32), weights._replace(most=7)], multiple=8, floor=0)
 
 
 def test_layers_of_few_channels_stay():

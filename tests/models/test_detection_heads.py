@@ -87,7 +87,7 @@ def test_what_a_head_for_objects_cannot():
     with pytest.raises(InputError, match="takes images of 300x300 pixels, but got 64x64"):
         network(torch.rand(1, 3, 64, 64))
     with pytest.raises(ConfigError, match="cannot be pruned"):
-        prune(network, macs_limit(network, 0.5, 300))
+        prune(network, [macs_limit(network, 0.5, 300)])
     with pytest.raises(ConfigError, match="make no table"):
         layer_table(network)
     with pytest.raises(ConfigError, match="the head ssd300 gives detections"):

@@ -183,7 +183,7 @@ def test_a_norm_is_folded_and_channels_are_not_pruned():
     model, images = make("unet", "vgg11_bn"), torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(fold(model, size=64)(images), model(images), rtol=1e-3, atol=1e-3)
     with pytest.raises(ConfigError, match="unet takes the maps of several layers"):
-        prune(model, macs_limit(model, 0.5, 64))
+        prune(model, [macs_limit(model, 0.5, 64)])
 
 
 def test_levels_of_a_column():

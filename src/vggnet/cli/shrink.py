@@ -41,7 +41,7 @@ class Shrink:
     input: int | None = None  # pixels of both sides of the images; by default what the network was trained on
     data: str | None = None  # images to train on, and to measure accuracy on, as vgg train takes them
     to_macs: float | None = None  # prune: the share of multiply-adds that may remain, such as 0.4
-    to_size: str | None = None  # prune: the size of the file, such as 250kB
+    to_size: str | None = None  # prune: the size of the file, such as 250kB; also together with --to-macs
     # prune: percentage points of validation accuracy that may be lost, such as 0.3; five networks are trained to find
     # the smallest one
     max_drop: float | None = None

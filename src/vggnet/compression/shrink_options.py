@@ -25,7 +25,7 @@ _STEPS_OF = {
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkOptions:
-    """What the steps are told. Of `to_macs`, `to_size` and `max_drop` pruning takes one.
+    """What the steps are told. Pruning takes `to_macs`, `to_size` or both of them, or `max_drop`.
 
     Args:
         to_macs: prune: the share of multiply-adds that may remain, in (0, 1).
@@ -79,11 +79,10 @@ class ShrinkOptions:
                     f"{option.name} is {value}, but it acts only with the step {' or '.join(of)}. Leave it out."
                 )
         targets = [name for name in ("to_macs", "to_size", "max_drop") if getattr(self, name) is not None]
-        if "prune" in steps and len(targets) != 1:
+        if "prune" in steps and (not targets or (self.max_drop is not None and len(targets) > 1)):
             raise ConfigError(
-                f"prune takes one target and got {', '.join(targets) or 'none'}. Give to_macs (the share of "
-                "multiply-adds that may remain, such as 0.5), to_size (bytes of the file) or max_drop (percentage "
-                "points)."
+                f"prune got {' and '.join(targets) or 'no target'}. Give to_macs (the share of multiply-adds that may "
+                "remain, such as 0.5), to_size (bytes of the file) or both; or max_drop (percentage points)."
             )
         if "factorize" in steps and self.energy is None and self.rank is None:
             raise ConfigError("factorize needs energy, such as 0.9, or rank, such as 256.")

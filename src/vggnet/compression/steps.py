@@ -41,17 +41,21 @@ class Job:
         assert self.tuner is not None
         return self.tuner
 
-    def limit(self, model: VGG) -> Limit:
+    def limits(self, model: VGG) -> list[Limit]:
         """How large the pruned network may be.  Raises: ConfigError."""
-        if self.options.to_size is None:
-            assert self.options.to_macs is not None
-            return macs_limit(model, self.options.to_macs, self.size)
+        limits = []
+        if self.options.to_macs is not None:
+            limits.append(macs_limit(model, self.options.to_macs, self.size))
+        if self.options.to_size is not None:
+            limits.append(
+                Limit(self.options.to_size, self._file_bytes, lambda size: f"a file of {size / 1000:,.1f} kB")
+            )
+        return limits
+
+    def _file_bytes(self, made: Architecture) -> float:
+        """Of the file that the steps behind pruning give."""
         storage = self.steps[-1] if self.steps[-1] in STORAGE else None
-
-        def measure(made: Architecture) -> float:
-            return self.header + HEADER + stored_bytes(made, storage=storage, folds="fold" in self.steps)
-
-        return Limit(self.options.to_size, measure, lambda number: f"a file of {number / 1000:,.1f} kB")
+        return self.header + HEADER + stored_bytes(made, storage=storage, folds="fold" in self.steps)
 
     def scores(self, model: VGG) -> Scores:
         """Of the channels, by the criterion."""
@@ -114,14 +118,16 @@ def _accuracy_of(model: VGG, job: Job) -> float:
 
 
 def _prune(model: VGG, job: Job) -> VGG:
-    """In rounds, of which each removes the same share; batch norm is measured anew where there are images."""
-    limit, rounds = job.limit(model), job.options.rounds
-    before = limit.measure(model.architecture)
+    """In rounds, of which each removes the same shares; batch norm is measured anew where there are images."""
+    limits, rounds = job.limits(model), job.options.rounds
+    before = [limit.measure(model.architecture) for limit in limits]
     for number in range(1, rounds + 1):
-        most = before * (limit.most / before) ** (number / rounds)
         model = prune(
             model,
-            limit._replace(most=most),
+            [
+                limit._replace(most=given * (limit.most / given) ** (number / rounds))
+                for limit, given in zip(limits, before, strict=True)
+            ],
             scores=job.scores(model),
             floor=job.options.floor,
             multiple=job.options.multiple,
