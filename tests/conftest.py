@@ -66,6 +66,8 @@ INTEGRATION = (
     "data/test_loading.py",
     "docs/",
     "evaluation/test_overlap.py",
+    "evaluation/test_predict_table.py",
+    "evaluation/test_ray_blocks.py",
     "experiments/",
     "exporting/",
     "features/",
@@ -168,6 +170,17 @@ def hand_over():
         page.evaluate(HAND_OVER, [kind, media_type, list(data)])
 
     return do
+
+
+@pytest.fixture(scope="session")
+def ray_cluster_of_two():
+    """The address of a Ray cluster of two nodes, each with one processor, on this machine."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="the Python package ray is not installed")
+    node = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1", "object_store_memory": 10**8}
+    cluster = utils.Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**node | {"include_dashboard": None})
+    yield cluster.address
+    cluster.shutdown()
 
 
 @pytest.fixture

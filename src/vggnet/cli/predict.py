@@ -29,31 +29,38 @@ class Predict:
     Which pixels it has, by a network trained with --task segment: vgg predict runs/masks photo.jpg --out masks
 
     All objects, by a network trained with --task detect: vgg predict runs/cells photo.jpg --out objects.png
+
+    Many images, as a table: vgg predict runs/mine photos/ train.parquet --out found.parquet. If it is killed, the same
+    command goes on where it was. On all machines of a Ray cluster, or all processors of this one: --engine ray.
     """
 
     # a run folder, a .safetensors file, a name of `vgg weights list`, or a file of `vgg export`; it may be left out
-    # before an image file
+    # before an image or parquet file, and before a folder of images alone
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]  # image files, or folders of them
+    # image files, or folders of them; for a table also parquet files
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     top: int | None = None  # classes to show, by default 5; of a network that finds objects the most of these
     classifier: Path | None = None  # for a network that gives boxes: a network for the class
     # for a network that gives boxes: where the first 16 pictures are drawn with their boxes, by default boxes.png; for
     # one that finds objects with these, by default objects.png; for one that gives masks: a folder for the mask of each
-    # picture and a figure of the first 16, by default masks
+    # picture and a figure of the first 16, by default masks; for one that gives classes: a table, named *.parquet
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
     # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     json: bool = False  # print a JSON list instead of a table
+    engine: Literal["local", "ray"] = "local"  # of a table: this process, or the Ray cluster at $RAY_ADDRESS
+    image_column: str | None = None  # of parquet files
 
 
 def main(arguments: list[str]) -> int:
     """Predict; returns the exit code."""
     args: Predict = parse(Predict, arguments, prog="vgg predict")
+    from vggnet.data.blocks import PARQUET
     from vggnet.data.formats import IMAGE_SUFFIXES, left_out, left_out_text
     from vggnet.weights.registry import DEFAULT_WEIGHTS
 
-    if args.model.suffix.lower() in IMAGE_SUFFIXES:
+    if args.model.suffix.lower() in (*IMAGE_SUFFIXES, PARQUET) or (not args.images and _has_images_alone(args.model)):
         args = replace(args, model=Path(DEFAULT_WEIGHTS), images=(args.model, *args.images))
     if not args.images:
         raise ConfigError("no image was given; add image files or folders after the model.")
@@ -64,8 +71,10 @@ def main(arguments: list[str]) -> int:
     from vggnet.weights.checkpoint import Checkpoint
 
     task = get_task(Checkpoint.open(args.model).task)
-    if args.out and task.output is None:
-        raise ConfigError(f"{args.model} gives classes, of which nothing is drawn; leave out --out.")
+    if task.output is None and (args.out or args.engine == "ray"):
+        return _write_table(args)
+    if args.engine == "ray":
+        raise ConfigError(f"{args.model} gives no classes; --engine ray is for classifiers.")
     out = args.out or Path(task.output or "")
     if task.output is not None and out.suffix.lower() != (suffix := Path(task.output).suffix):
         what = f"the figure is written as PNG; give a name that ends in {suffix}" if suffix else "give a folder"
@@ -87,6 +96,34 @@ def main(arguments: list[str]) -> int:
     for error in errors:
         print(f"vgg: {' '.join(error.split())}", file=sys.stderr)
     return 2 if errors else 0
+
+
+def _has_images_alone(path: Path) -> bool:
+    """Whether it is a folder without weights: of images rather than a network."""
+    return path.is_dir() and not any(file.suffix == ".safetensors" for file in path.iterdir())
+
+
+def _write_table(args: Predict) -> int:
+    from vggnet.accel.precision import products_in
+    from vggnet.evaluation.predict_table import predict_table
+
+    if args.out is None:
+        raise ConfigError("--engine ray writes a table; name it, such as --out found.parquet.")
+    if args.json or args.classifier:
+        raise ConfigError(f"{args.out} is a table of classes; leave out --json and --classifier.")
+    with products_in(args.precision):
+        table = predict_table(
+            args.model,
+            args.images,
+            args.out,
+            engine=args.engine,
+            top=args.top,
+            image_column=args.image_column,
+            device=args.device,
+            progress=True,
+        )
+    print(f"{table.images:,} images, {table.unreadable:,} of them unreadable: {table.path}")
+    return 2 if table.unreadable else 0
 
 
 def _write(task: "Task", images: "Sequence[Path]", predictions: "Sequence[Any]", out: Path) -> None:

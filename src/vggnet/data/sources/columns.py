@@ -34,12 +34,11 @@ def find_columns(schema: Any, where: str, given: Columns = BY_NAME) -> tuple[str
         >>> find_columns(pa.schema({"photo": pa.binary(), "label": pa.int64()}), "a table")
         ('photo', 'label')
     """
-    for name, option in ((given.image, "--image-column"), (given.label, "--label-column")):
-        if name is not None and name not in schema.names:
-            raise DataError(f"{where}: no column {name!r} ({option}); its columns are {', '.join(schema.names)}.")
+    _check_has(schema, where, given.image, "--image-column")
+    _check_has(schema, where, given.label, "--label-column")
     if given.image is not None and given.image == given.label:
         raise DataError(f"{where}: {given.image!r} cannot be both the column of images and that of labels.")
-    return _image_column(schema, where, given), _label_column(schema, where, given)
+    return image_column(schema, where, given), _label_column(schema, where, given)
 
 
 def class_names(schema: Any, column: str | None) -> list[str] | None:
@@ -49,7 +48,9 @@ def class_names(schema: Any, column: str | None) -> list[str] | None:
     return None if names is None else list(map(str, names))
 
 
-def _image_column(schema: Any, where: str, given: Columns) -> str:
+def image_column(schema: Any, where: str, given: Columns = BY_NAME) -> str:
+    """The column of encoded images, as `find_columns` finds it.  Raises: DataError."""
+    _check_has(schema, where, given.image, "--image-column")
     fields = {field.name: field.type for field in schema if field.name != given.label}
     if given.image is not None:
         if not (_has_bytes(fields[given.image]) or _is_bytes(fields[given.image])):
@@ -68,6 +69,11 @@ def _image_column(schema: Any, where: str, given: Columns) -> str:
     raise DataError(
         f"{where}: no image column among {', '.join(schema.names)}; expected one with encoded images (bytes).{which}"
     )
+
+
+def _check_has(schema: Any, where: str, name: str | None, option: str) -> None:
+    if name is not None and name not in schema.names:
+        raise DataError(f"{where}: no column {name!r} ({option}); its columns are {', '.join(schema.names)}.")
 
 
 def _label_column(schema: Any, where: str, given: Columns) -> str:

@@ -104,7 +104,7 @@ def open_parquet(path: Path | str, split: str, *, columns: Columns = BY_NAME) ->
     where = f"{path}, split {split}"
     if not sum(map(count_rows, files)):
         raise DataError(f"{where}: no rows; expected images and labels.")
-    with _whole(files[0]):
+    with whole_parquet(files[0]):
         schema = pq.read_schema(files[0])
     kept = [*find_columns(schema, where, columns), *([_BOX_COLUMN] if _BOX_COLUMN in schema.names else [])]
     least = 1 if "train" in found and split != "train" else 2  # a test may lack classes
@@ -237,14 +237,14 @@ def _read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Any:
 
 def count_rows(file: Path) -> int:
     """Of a parquet file, by its metadata.  Raises: DataError if it is damaged."""
-    with _whole(file):
+    with whole_parquet(file):
         return int(pq.read_metadata(file).num_rows)
 
 
 def _batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
     """Raises: DataError naming a file that is damaged, or has other columns than the first."""
     for file in files:
-        with _whole(file), pq.ParquetFile(file) as opened:
+        with whole_parquet(file), pq.ParquetFile(file) as opened:
             missing = [column for column in columns if column not in opened.schema_arrow.names]
             if missing:
                 raise ValueError(f"no column {missing[0]!r}")
@@ -252,7 +252,8 @@ def _batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
 
 
 @contextmanager
-def _whole(file: Path) -> Iterator[None]:
+def whole_parquet(file: Path) -> Iterator[None]:
+    """Raises: DataError naming the file if reading it inside the block fails."""
     try:
         yield
     except Exception as error:  # of whichever part of the format is damaged
