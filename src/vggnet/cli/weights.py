@@ -112,9 +112,9 @@ def _list(args: List) -> int:
             f"  {found.name}  {found.model} of width {found.width:g}, {found.num_classes} classes, {found.megabytes} MB"
         )
         print(f"    preset {found.preset} on {found.data}: {accuracy}, {100 * found.top1_six_views:.2f} % by six views")
-    print("published by others, trained on ImageNet: size, license, top-1 and top-5 accuracy as published, where it is")
+    print("published by others: size, license, top-1 and top-5 accuracy on ImageNet as published, where it is")
     for entry in PUBLISHED.values():
-        good = "feature maps, no classes"
+        good = entry.gives or "no classes"
         if entry.top1 is not None and entry.top5 is not None:
             good = f"{round(100 * entry.top1, 2):g} %, {round(100 * entry.top5, 2):g} %, {entry.tested}"
         place = "here" if find(entry.name) else urlsplit(entry.url).hostname or "PyPI"

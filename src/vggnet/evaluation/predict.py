@@ -8,7 +8,7 @@ from vggnet.errors import ConfigError, OnError, check_at_least
 from vggnet.models.vgg import VGG
 from vggnet.progress import Progress
 from vggnet.tasks import get_task
-from vggnet.tasks.results import FoundBox, FoundObjects, PredictedMask, Prediction
+from vggnet.tasks.results import FoundBox, FoundObjects, PredictedMaps, PredictedMask, Prediction
 from vggnet.tasks.task import PredictionJob
 from vggnet.weights.checkpoint import OpenModel
 from vggnet.weights.runtimes import open_runnable
@@ -26,8 +26,8 @@ def predict(
     device: str | None = None,
     progress: Progress = False,
     on_error: OnError = "return",
-) -> list[Prediction] | list[FoundBox] | list[PredictedMask] | list[FoundObjects]:
-    """Predict the classes of pictures; or by a model for it the box of the object, all objects, or the class of pixels.
+) -> list[Prediction] | list[FoundBox] | list[PredictedMask] | list[FoundObjects] | list[PredictedMaps]:
+    """Predict the classes of pictures; or by a model for it a box, all objects, the class of each pixel, or maps.
 
     Args:
         model: a network, a run folder, a `.safetensors` file, a name of `vgg weights list`, or a file of `vgg export`.
@@ -42,8 +42,8 @@ def predict(
 
     Returns:
         A prediction for each picture, in the order given; a `FoundBox` from a model that predicts boxes, a
-        `PredictedMask` from one that gives masks, `FoundObjects` from one that finds objects. Equal probabilities
-        rank by class index.
+        `PredictedMask` from one that gives masks, `FoundObjects` from one that finds objects, `PredictedMaps` from one
+        that gives maps. Equal probabilities rank by class index.
 
     Raises:
         ConfigError: an option cannot work, or the model has no class scores.

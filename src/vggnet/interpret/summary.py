@@ -154,7 +154,7 @@ def _architecture(
     if name in PUBLISHED and not is_here:
         _refuse(options, name)
         known = PUBLISHED[name]
-        return Architecture(name=known.model, head="none" if known.top1 is None else "paper"), None
+        return Architecture(name=known.model, head=known.head), None
     if is_here or os.sep in name or name.endswith(".safetensors"):
         from vggnet.weights.checkpoint import Checkpoint  # imports torchvision, which takes a second
 

@@ -5,16 +5,17 @@ from typing import Any, Literal
 
 from vggnet.errors import ConfigError
 from vggnet.models.table1 import (
-    DETECTION_HEADS,
     FULLY_CONNECTED,
     MAP_HEADS,
-    MASK_HEADS,
+    NETWORK_OF_HEAD,
+    OUTPUTS_OF_HEAD,
     STRIDED,
     num_convolutions,
     resolve,
 )
 
 SHRUNK = ("channels", "ranks")  # what only shrunk networks have
+_TASKS = {"scores": "classify", "boxes": "localize", "masks": "segment", "detections": "detect", "maps": "maps"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Architecture:
         name: `vgg16`, `vgg16_bn`, ..., or the paper's column letter, `D`, `D_bn`; stored as the name.
         num_classes: number of classes; 0 with the head "none".
         head: "paper", "cifar", "gap", "grid", "dense", "folded", "none", for pixels "unet", "fcn8", "fcn32",
-            "segnet", or for objects "ssd300", "ssd512"; see `vggnet.create_model`.
+            "segnet", for objects "ssd300", "ssd512", or of networks that others trained "craft", "hed"; see
+            `vggnet.create_model`.
         in_channels: channels of the images.
         width: multiplies the channels of the convolutions, in (0, 16].
         dropout: probability in [0, 1) of the heads with three layers, and of "fcn8" and "fcn32".
@@ -74,6 +76,8 @@ class Architecture:
             raise ConfigError(f"boxes is {self.boxes!r}, but the head {self.head} gives {self.outputs}.")
         if self.head in MAP_HEADS and resolve(self.name).column in STRIDED:
             raise ConfigError(f"the head {self.head} takes the maps beside five pools, but {self.name} has no pools.")
+        if self.name != (network := NETWORK_OF_HEAD.get(self.head, self.name)):
+            raise ConfigError(f"the head {self.head} is for {network} alone, not for {self.name}.")
         self._check_list("channels", 1, num_convolutions(resolve(self.name).column), f"convolutions of {self.name}")
         if self.channels is not None and self.width != 1:
             raise ConfigError(
@@ -96,18 +100,14 @@ class Architecture:
         object.__setattr__(self, name, tuple(values))
 
     @property
-    def outputs(self) -> Literal["scores", "boxes", "masks", "detections"]:
-        """What the network gives for an image: class scores, boxes, scores for each of its pixels, or many boxes."""
-        if self.head in MASK_HEADS:
-            return "masks"
-        if self.head in DETECTION_HEADS:
-            return "detections"
-        return "scores" if self.boxes is None else "boxes"
+    def outputs(self) -> Literal["scores", "boxes", "masks", "detections", "maps"]:
+        """What the network gives for an image: class scores, boxes, scores for each pixel, many boxes, or maps."""
+        return OUTPUTS_OF_HEAD.get(self.head) or ("scores" if self.boxes is None else "boxes")
 
     @property
     def task(self) -> str:
         """What such outputs are for, where nothing else is known: the name of a module of `vggnet.tasks`."""
-        return {"scores": "classify", "boxes": "localize", "masks": "segment", "detections": "detect"}[self.outputs]
+        return _TASKS[self.outputs]
 
     @property
     def num_outputs(self) -> int:

@@ -6,10 +6,10 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE, layers, resolve
+from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
+from vggnet.models.tiles import LEAST_TILE, reach, tiles
 from vggnet.models.vgg import VGG, from_dense
 
-LEAST_TILE = 8  # cells of the last feature map along a side, beside the margin
 MAX_WINDOWS = 512  # that the head works on at once
 
 
@@ -24,26 +24,17 @@ def feature_map(network: VGG, pixels: Tensor, normalize: Callable[[Tensor], Tens
         return network.features(normalize(pixels))  # type: ignore[no-any-return]
     margin = reach(network)
     side = max(isqrt(max_pixels // n) // TOTAL_STRIDE - 2 * margin, LEAST_TILE)
+    columns = list(tiles(width, width // TOTAL_STRIDE, side=side, margin=margin))
     rows = []
-    for top, above, bottom, below in _tiles(height, side, margin):
-        row = []
-        for left, before, right, after in _tiles(width, side, margin):
-            tile = pixels[:, :, above * TOTAL_STRIDE : below, before * TOTAL_STRIDE : after]
+    for row in tiles(height, height // TOTAL_STRIDE, side=side, margin=margin):
+        parts = []
+        for column in columns:
+            tile = pixels[:, :, row.start : row.until, column.start : column.until]
             cells = network.features(normalize(tile))
-            row.append(cells[:, :, top - above : bottom - above, left - before : right - before].clone())
-        rows.append(torch.cat(row, 3))
+            (top, bottom), (left, right) = row.inside(TOTAL_STRIDE), column.inside(TOTAL_STRIDE)
+            parts.append(cells[:, :, top:bottom, left:right].clone())
+        rows.append(torch.cat(parts, 3))
     return torch.cat(rows, 2)
-
-
-def reach(network: VGG) -> int:
-    """How many cells beyond its own 32 pixels a cell of the last map sees, on each side, rounded up."""
-    column = resolve(network.architecture.name).column
-    pixels, stride = 0, 1
-    for layer in layers(column):
-        if layer.kind == "conv":
-            pixels += layer.kernel // 2 * stride
-        stride *= layer.stride
-    return -(-pixels // TOTAL_STRIDE)
 
 
 def score_map(network: VGG, features: Tensor, window: int) -> Tensor:
@@ -85,14 +76,3 @@ def dense_logits(
     if network.architecture.head == "gap":
         return network.head(features)  # type: ignore[no-any-return]
     return score_map(network, features, window).mean((2, 3))
-
-
-def _tiles(length: int, side: int, margin: int) -> list[tuple[int, int, int, int]]:
-    """Along one axis of `length` pixels: first cell, the same with the margin, end cell, end pixel with the margin."""
-    cells = length // TOTAL_STRIDE
-    tiles = []
-    for first in range(0, cells, side):
-        end = min(first + side, cells)
-        until = length if end + margin >= cells else (end + margin) * TOTAL_STRIDE
-        tiles.append((first, max(first - margin, 0), end, until))
-    return tiles

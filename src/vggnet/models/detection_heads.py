@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vggnet.models.map_head import Builder, MapHead
 from vggnet.models.table1 import WIDTHS, Level
 
 FC_CHANNELS = 1024  # outputs of fc6 and fc7 at width 1
@@ -90,7 +91,7 @@ class UnitVectors(nn.Module):
         return self.weight.view(1, -1, 1, 1) * F.normalize(maps)
 
 
-class SSD(nn.Module):
+class SSD(MapHead):
     """SSD's head: fc6 as a dilated convolution, fc7, pairs of convolutions, and predictors on seven or six maps.
 
     Batch norm, where the network has it, is in the features alone.
@@ -102,19 +103,18 @@ class SSD(nn.Module):
 
     Attributes:
         design: as given.
-        taps: names of the layers whose maps the head takes: the last ones of blocks 4 and 5.
-        scores: the layers that depend on the number of classes.
 
     Source:
         Liu et al., "SSD: Single Shot MultiBox Detector" (arXiv:1512.02325).
     """
 
+    ceil_pools = True  # 75 pixels become 38, as in the authors' code
+
     def __init__(self, design: Design, levels: Sequence[Level], num_classes: int) -> None:
-        super().__init__()
         *_, fourth, fifth = levels
+        super().__init__((fourth.last, fifth.last), reach=design.size)  # the smallest map is of the whole image
         width = fifth.channels / WIDTHS[-1]
-        self.design = design
-        self.taps = (fourth.last, fifth.last)
+        self.design, self.size = design, design.size
         self.norm4_3 = UnitVectors(fourth.channels)
         channels = _scaled(FC_CHANNELS, width)
         self.fc6 = nn.Conv2d(fifth.channels, channels, 3, padding=6, dilation=6)
@@ -162,20 +162,10 @@ class SSD(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
-def build_detection_head(name: str, levels: Sequence[Level], *, num_classes: int) -> SSD:
-    """A head for boxes by its name.
-
-    Args:
-        name: one of `vggnet.models.table1.DETECTION_HEADS`.
-        levels: of the network that it is for.
-        num_classes: without the background.
-
-    Example:
-        >>> from vggnet.models.table1 import levels
-        >>> build_detection_head("ssd300", levels("D", 0.1), num_classes=3).taps
-        ('relu4_3', 'relu5_3')
-    """
-    return SSD(DESIGNS[name], levels, num_classes)
+BUILDERS: Mapping[str, Builder] = {
+    name: lambda levels, num_classes, dropout, design=design: SSD(design, levels, num_classes)  # type: ignore[misc]
+    for name, design in DESIGNS.items()
+}
 
 
 def _scaled(channels: int, width: float) -> int:

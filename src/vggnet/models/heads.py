@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, InputError
+from vggnet.models import detection_heads, mask_heads, trained_heads
+from vggnet.models.architecture import Architecture
 from vggnet.models.detection_heads import DESIGNS
-from vggnet.models.table1 import FC_WIDTH, MAP_HEADS, POOLED_SIZE, TOTAL_STRIDE
+from vggnet.models.map_head import Builder, MapHead
+from vggnet.models.table1 import FC_WIDTH, MAP_HEADS, POOLED_SIZE, TOTAL_STRIDE, layers, levels, resolve
 
 GRID_SIZE = 4  # cells a side that the head "grid" tells apart
 REDUCE = "_reduce"  # ends the name of the first of the two layers that a factorized one is
@@ -163,6 +166,35 @@ HEADS = {
     "folded": folded_head,
     "none": no_head,
 }
+
+
+OF_MAPS: Mapping[str, Builder] = {**mask_heads.BUILDERS, **detection_heads.BUILDERS, **trained_heads.BUILDERS}
+
+
+def head_of(architecture: Architecture) -> nn.Sequential | MapHead:
+    """The head of a network, with new weights.
+
+    Args:
+        architecture: of the network.
+
+    Raises:
+        ConfigError: an unknown head, or the network has no pools, which heads of several maps need.
+
+    Example:
+        >>> head_of(Architecture(name="vgg11", head="fcn8", num_classes=3, width=0.1)).taps
+        ('pool3', 'pool4', 'pool5')
+    """
+    sizes = resolve(architecture.name).column, architecture.width, architecture.channels
+    if architecture.head in OF_MAPS:
+        return OF_MAPS[architecture.head](levels(*sizes), architecture.num_classes, architecture.dropout)
+    *_, last = layers(*sizes)
+    return build_head(
+        architecture.head,
+        channels=last.channels,
+        num_classes=architecture.num_outputs,
+        dropout=architecture.dropout,
+        ranks=architecture.ranks,
+    )
 
 
 def takes(head: str, crop: int) -> bool:

@@ -5,35 +5,27 @@ are multiples of 32, and returns logits (N, num_classes, H, W). Only the layers 
 classes. The convolutions of a decoder have batch norm whether or not the network has it, as decoders start untrained.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggnet.models.table1 import WIDTHS, Level
+from vggnet.models import map_head
+from vggnet.models.map_head import Builder, MapHead, Tapped
+from vggnet.models.table1 import TOTAL_STRIDE, WIDTHS, Level
 
 UNET_CHANNELS = (256, 128, 64, 32, 16)  # of a decoder at width 1, from the map of pool4 to the whole image
 FC_FACTOR = 8  # channels of fc6 and fc7 for one of pool5: 4096 at width 1
 
 
-class MaskHead(nn.Module, ABC):
-    """What heads for pixels have in common.
+class MaskHead(MapHead):
+    """What heads for pixels have in common: they take images of any size."""
 
-    Attributes:
-        taps: names of the layers whose maps the head takes.
-        scores: the layers that depend on the number of classes.
-    """
-
-    def __init__(self, taps: Sequence[str], scores: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.taps = tuple(taps)
-        self.scores = nn.ModuleDict(scores)
-
-    @abstractmethod
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps of `taps` -> logits (N, num_classes, H, W)."""
+    def of_images(self, tapped: Tapped, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_classes, H, W): images are padded to multiples of 32, and logits cropped."""
+        height, width = images.shape[2:]
+        return super().of_images(tapped, map_head.padded(images))[..., :height, :width]
 
 
 class UNet(MaskHead):
@@ -54,7 +46,10 @@ class UNet(MaskHead):
         channels = [max(8, round(width * one)) for one in UNET_CHANNELS]
         skips = [level.channels for level in reversed(levels)]
         taps = [*(level.last for level in levels), levels[-1].pool]
-        super().__init__(taps, {"pixels": nn.Conv2d(channels[-1], num_classes, 1)})
+        strides = [2**place for place in range(len(levels))]
+        reach = 2 * strides[-1] + 2 * sum(strides)  # the center, and two convolutions in each stage
+        super().__init__(taps, reach)
+        self.scores = nn.ModuleDict({"pixels": nn.Conv2d(channels[-1], num_classes, 1)})
         self.center = _block(skips[0], channels[0])
         self.stages = nn.ModuleList(
             nn.Sequential(*_block(before + skip, after), *_block(after, after))
@@ -99,7 +94,9 @@ class FCN(MaskHead):
             scores[f"up{place}"] = nn.ConvTranspose2d(
                 num_classes, num_classes, 2 * factor, stride=factor, padding=factor // 2, bias=False
             )
-        super().__init__([level.pool for level in [*reversed(joined), fifth]], scores)
+        fc6, enlarging = 3 * TOTAL_STRIDE, TOTAL_STRIDE
+        super().__init__([level.pool for level in [*reversed(joined), fifth]], fc6 + enlarging)
+        self.scores = nn.ModuleDict(scores)
         self.joined = [level.pool for level in joined]
         self.fc6 = nn.Conv2d(fifth.channels, width, 7, padding=3)
         self.fc7 = nn.Conv2d(width, width, 1)
@@ -131,7 +128,9 @@ class SegNet(MaskHead):
     def __init__(self, levels: Sequence[Level], num_classes: int, dropout: float) -> None:
         first = levels[0].channels
         taps = [*(level.last for level in levels), levels[-1].pool]
-        super().__init__(taps, {"pixels": nn.Conv2d(first, num_classes, 3, padding=1)})
+        reach = sum(level.convolutions * 2**place for place, level in enumerate(levels))
+        super().__init__(taps, reach)
+        self.scores = nn.ModuleDict({"pixels": nn.Conv2d(first, num_classes, 3, padding=1)})
         self.stages = nn.ModuleList()
         following = [first, *(level.channels for level in levels)]
         for level, after in zip(reversed(levels), reversed(following[:-1]), strict=True):
@@ -156,26 +155,9 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-_BUILDERS: Mapping[str, Callable[[Sequence[Level], int, float], MaskHead]] = {
+BUILDERS: Mapping[str, Builder] = {
     "unet": UNet,
     "fcn8": lambda levels, num_classes, dropout: FCN(levels, num_classes, dropout, skips=True),
     "fcn32": lambda levels, num_classes, dropout: FCN(levels, num_classes, dropout, skips=False),
     "segnet": SegNet,
 }
-
-
-def build_mask_head(name: str, levels: Sequence[Level], *, num_classes: int, dropout: float) -> MaskHead:
-    """A head for pixels by its name.
-
-    Args:
-        name: one of `vggnet.models.table1.MASK_HEADS`.
-        levels: of the network that it is for.
-        num_classes: number of outputs for each pixel.
-        dropout: probability in [0, 1), of the heads of FCN.
-
-    Example:
-        >>> from vggnet.models.table1 import levels
-        >>> build_mask_head("fcn8", levels("A", 0.1), num_classes=3, dropout=0.5).taps
-        ('pool3', 'pool4', 'pool5')
-    """
-    return _BUILDERS[name](levels, num_classes, dropout)

@@ -41,7 +41,15 @@ POOLED_SIZE = 7  # pixels, the last feature map of a 224x224 image
 TOTAL_STRIDE = 32  # five pools, or convolutions, of stride 2
 MASK_HEADS = ("unet", "fcn8", "fcn32", "segnet")  # heads that give scores for each pixel
 DETECTION_HEADS = ("ssd300", "ssd512")  # heads that give scores and places of many boxes
-MAP_HEADS = (*MASK_HEADS, *DETECTION_HEADS)  # heads that take the maps of several layers
+# Heads of networks that others trained, which give maps, and the only network that each is for.
+NETWORK_OF_HEAD = {"craft": "vgg16_bn", "hed": "vgg16"}
+# What heads that take the maps of several layers give for an image.
+OUTPUTS_OF_HEAD: dict[str, Literal["masks", "detections", "maps"]] = {
+    **dict.fromkeys(MASK_HEADS, "masks"),
+    **dict.fromkeys(DETECTION_HEADS, "detections"),
+    **dict.fromkeys(NETWORK_OF_HEAD, "maps"),
+}
+MAP_HEADS = tuple(OUTPUTS_OF_HEAD)
 # How many fully connected layers a head has; those of "dense" and of heads that take several maps are convolutions.
 FULLY_CONNECTED = {"paper": 3, "cifar": 1, "gap": 1, "grid": 1, "dense": 0, "folded": 3, "none": 0} | dict.fromkeys(
     MAP_HEADS, 0

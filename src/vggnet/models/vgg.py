@@ -6,21 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.errors import ConfigError, InputError
 from vggnet.models.architecture import Architecture
-from vggnet.models.detection_heads import DESIGNS, SSD, build_detection_head
-from vggnet.models.heads import build_head, dense_from_paper, folded_from_paper, paper_from_dense
+from vggnet.models.heads import dense_from_paper, folded_from_paper, head_of, paper_from_dense
 from vggnet.models.initialization import INITIALIZERS, initialize
-from vggnet.models.mask_heads import MaskHead, build_mask_head
-from vggnet.models.table1 import (
-    TOTAL_STRIDE,
-    layers,
-    levels,
-    resolve,
-)
+from vggnet.models.map_head import MapHead
+from vggnet.models.table1 import TOTAL_STRIDE, layers, resolve
 
 if TYPE_CHECKING:
     from vggnet.data.preprocess import Preprocess
@@ -33,7 +26,9 @@ class VGG(nn.Module):
     are (N, 4) or (N, 4 num_classes): center x and y, width and height for each class, in units of the crop. With the
     head "none" the output is the map of pool5, (N, C, H // 32, W // 32). Heads for pixels give (N, num_classes, H, W):
     images are padded with zeros on the right and below to multiples of 32, and the logits cropped. Heads for objects
-    take images of one size, and give (N, D, num_classes + 5), see `vggnet.models.detection_heads`.
+    take images of one size, and give (N, D, num_classes + 5), see `vggnet.models.detection_heads`. Heads of networks
+    that others trained give maps (N, num_classes, h, w), see `vggnet.models.trained_heads`. Layers behind the last one
+    that a head takes are left out.
     Layers have the paper's names: features.conv3_2, features.relu3_2, features.pool3, head.fc6. No layer works in
     place, so each can be hooked.
     Differences from the paper: optional batch norm after each convolution, and heads other than the paper's.
@@ -66,8 +61,9 @@ class VGG(nn.Module):
         self.preprocess: Preprocess | None = None
         self.task = architecture.task
         network = resolve(architecture.name)
+        head = head_of(architecture)
+        has_ceil, ends = (head.ceil_pools, head.taps[-1]) if isinstance(head, MapHead) else (False, None)
         self.features = nn.Sequential()
-        has_ceil = architecture.outputs == "detections"  # 75 pixels become 38, as in the authors' code
         channels = architecture.in_channels
         for layer in layers(network.column, architecture.width, architecture.channels):
             place = f"{layer.block}_{layer.number}"
@@ -83,21 +79,10 @@ class VGG(nn.Module):
             else:
                 self.features.add_module(f"pool{layer.block}", nn.MaxPool2d(layer.kernel, ceil_mode=has_ceil))
             channels = layer.channels
-        self.head: nn.Sequential | MaskHead | SSD
-        sizes = network.column, architecture.width, architecture.channels
-        if architecture.outputs == "masks":
-            options: dict[str, Any] = {"num_classes": architecture.num_classes, "dropout": architecture.dropout}
-            self.head = build_mask_head(architecture.head, levels(*sizes), **options)
-        elif architecture.outputs == "detections":
-            self.head = build_detection_head(architecture.head, levels(*sizes), num_classes=architecture.num_classes)
-        else:
-            self.head = build_head(
-                architecture.head,
-                channels=channels,
-                num_classes=architecture.num_outputs,
-                dropout=architecture.dropout,
-                ranks=architecture.ranks,
-            )
+        names = [name for name, _ in self.features.named_children()]
+        for name in names[names.index(ends) + 1 :] if ends else ():
+            delattr(self.features, name)  # the head takes nothing behind
+        self.head: nn.Sequential | MapHead = head
 
     @property
     def num_classes(self) -> int:
@@ -109,18 +94,15 @@ class VGG(nn.Module):
 
         With a head for pixels (N, num_classes, H, W), with one for objects (N, D, num_classes + 5).
         """
-        _check_images(images, self.architecture, next(self.parameters()))
+        size = self.head.size if isinstance(self.head, MapHead) else None
+        _check_images(images, self.architecture, size, next(self.parameters()))
         return self.compute(images)
 
     def compute(self, images: Tensor) -> Tensor:
         """`forward` without checks."""
-        if isinstance(self.head, nn.Sequential):
-            return self.head(self.features(images))  # type: ignore[no-any-return]
-        if isinstance(self.head, SSD):
-            return self.head(self.tapped(images, self.head.taps))  # type: ignore[no-any-return]
-        height, width = images.shape[2:]
-        maps = self.tapped(_padded(images), self.head.taps)
-        return self.head(maps)[..., :height, :width]  # type: ignore[no-any-return]
+        if isinstance(self.head, MapHead):
+            return self.head.of_images(self.tapped, images)
+        return self.head(self.features(images))  # type: ignore[no-any-return]
 
     def tapped(self, images: Tensor, taps: Sequence[str]) -> list[Tensor]:
         """The maps of layers of `features`, which are named in their order."""
@@ -135,7 +117,7 @@ class VGG(nn.Module):
     @property
     def class_layers(self) -> tuple[str, ...]:
         """Names of the layers whose shapes depend on the number of classes."""
-        if not isinstance(self.head, nn.Sequential):
+        if isinstance(self.head, MapHead):
             return tuple(f"head.scores.{name}" for name in self.head.scores)
         return (list(self.state_dict())[-1].rpartition(".")[0],)
 
@@ -146,7 +128,7 @@ class VGG(nn.Module):
 
 
 @torch.fx.wrap
-def _check_images(images: Tensor, architecture: Architecture, parameter: Tensor) -> None:
+def _check_images(images: Tensor, architecture: Architecture, size: int | None, parameter: Tensor) -> None:
     """Raises: InputError. A traced network calls it as one operator."""
     if parameter.is_meta and not images.is_meta:
         raise InputError("the model was built without weights (init=None). Load some, or build it with init='he'.")
@@ -156,24 +138,16 @@ def _check_images(images: Tensor, architecture: Architecture, parameter: Tensor)
             f"{architecture.name} takes images of shape (N, {expected}, H, W), but got "
             f"{tuple(images.shape)}. Convert the images, or build the model with in_channels=C."
         )
-    design = DESIGNS.get(architecture.head)
-    if design is not None and tuple(images.shape[2:]) != (design.size, design.size):
+    if size is not None and tuple(images.shape[2:]) != (size, size):
         raise InputError(
-            f"the head {architecture.head} takes images of {design.size}x{design.size} pixels, but got "
-            f"{images.shape[2]}x{images.shape[3]}. Resize the images (--crop {design.size})."
+            f"the head {architecture.head} takes images of {size}x{size} pixels, but got "
+            f"{images.shape[2]}x{images.shape[3]}. Resize the images (--crop {size})."
         )
     if min(images.shape[2:]) < TOTAL_STRIDE:
         raise InputError(
             f"{architecture.name} halves the image five times and needs at least {TOTAL_STRIDE}x"
             f"{TOTAL_STRIDE} pixels, but got {images.shape[2]}x{images.shape[3]}. Enlarge the images."
         )
-
-
-@torch.fx.wrap
-def _padded(images: Tensor) -> Tensor:
-    """With zeros on the right and below, to multiples of 32. A traced network calls it as one operator."""
-    down, right = (-size % TOTAL_STRIDE for size in images.shape[2:])
-    return F.pad(images, (0, right, 0, down)) if down or right else images
 
 
 def build(

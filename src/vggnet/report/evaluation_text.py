@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         FoundBox,
         FoundObjects,
         LocalizationResult,
+        PredictedMaps,
         PredictedMask,
         Prediction,
         SegmentationResult,
@@ -114,6 +115,18 @@ def masks_text(predictions: Sequence["PredictedMask"]) -> str:
     for prediction in predictions:
         lines.append(prediction.error or prediction.name)
         lines += [f"  {name:<{width}}  {100 * share:6.2f} %" for name, share in prediction.shares.items()]
+    return "\n".join(lines)
+
+
+def maps_text(predictions: Sequence["PredictedMaps"]) -> str:
+    """The name of each picture, and below it how much of it each map covers; for an unreadable one its error."""
+    width = max((len(name) for prediction in predictions for name in prediction.maps), default=0)
+    lines: list[str] = []
+    for prediction in predictions:
+        lines.append(prediction.error or prediction.name)
+        for name, found in prediction.maps.items():
+            covered = f"{100 * found.share:6.2f} % of the pixels have at least 0.5"
+            lines.append(f"  {name:<{width}}  {covered}, the largest value is {found.largest:.3f}")
     return "\n".join(lines)
 
 

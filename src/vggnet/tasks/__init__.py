@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TaskName = Literal["classify", "localize", "segment", "detect"]
 DEFAULT: TaskName = "classify"
+TASKS = (*get_args(TaskName), "maps")  # the last one is not trained: networks of others give maps
 
 # Options of training that some tasks alone read; with others they cannot act.
 OWN_OPTIONS: Mapping[str, tuple[TaskName, ...]] = {
@@ -60,7 +61,7 @@ def get_task(name: str) -> "Task":
     """The task of this name, with its default options.
 
     Args:
-        name: "classify", "localize", "segment" or "detect".
+        name: "classify", "localize", "segment" or "detect"; or "maps", which is for predictions alone.
 
     Raises:
         ConfigError: there is no such task.
@@ -69,8 +70,8 @@ def get_task(name: str) -> "Task":
         >>> get_task("classify").metrics([6.0, 3.0], images=4)
         {'loss': 1.5, 'accuracy': 0.75}
     """
-    if name not in get_args(TaskName):
-        raise ConfigError(f"unknown task {name!r}. The tasks are {', '.join(get_args(TaskName))}.")
+    if name not in TASKS:
+        raise ConfigError(f"unknown task {name!r}. The tasks are {', '.join(TASKS)}.")
     task: Task = import_module(f"vggnet.tasks.{name}").TASK
     return task
 

@@ -20,6 +20,7 @@ from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import ConfigError, DataError, ImageError, check_at_least
 from vggnet.metrics import check_finite_logits, mean_softmax
 from vggnet.models.table1 import TOTAL_STRIDE
+from vggnet.models.tiles import outputs_of_large
 from vggnet.models.vgg import VGG
 from vggnet.progress import report_progress
 from vggnet.tasks.mask_metrics import PixelScores, count_pixels, pixel_scores
@@ -148,12 +149,42 @@ def mask_logits(
             pixels = replace(network.preprocess, resize=scale, crop=min(scale, network.preprocess.crop)).whole(image)
             for mirrored in (False, True)[: 1 + flip]:
                 seen = pixels.flip(2) if mirrored else pixels
-                with inference_mode(network.network):
-                    outputs = network.network(_ready(network.preprocess, seen[None].to(network.device)))
+                outputs = _outputs(network, seen)
                 outputs = outputs.flip(3) if mirrored else outputs
-                views.append(_enlarged(outputs, image).cpu())
+                views.append(_enlarged(outputs, image))
     check_finite_logits(views[0].flatten(1))
     return mean_softmax(views)[0].float()
+
+
+@torch.inference_mode()
+def mask_classes(network: OpenModel, image: Image.Image) -> NDArray[np.uint8]:
+    """The class of each pixel of an image, (H, W) of its own height and width.
+
+    Logits are enlarged one class at a time: of a large photo all of them would take gigabytes.
+
+    Args:
+        network: gives a class for each pixel.
+        image: mode RGB.
+
+    Raises:
+        NonFiniteError: an output is NaN or infinite.
+    """
+    logits = _outputs(network, network.preprocess.whole(image))
+    check_finite_logits(logits.flatten(1))
+    largest = _enlarged(logits[:, :1], image)[0, 0]
+    classes = torch.zeros(largest.shape, dtype=torch.uint8)
+    for index in range(1, logits.shape[1]):
+        of_class = _enlarged(logits[:, index : index + 1], image)[0, 0]
+        classes[of_class > largest] = index
+        torch.maximum(largest, of_class, out=largest)
+    return classes.numpy()
+
+
+def _outputs(network: OpenModel, pixels: Tensor) -> Tensor:
+    """Logits of one image, uint8 (C, H, W), on the CPU."""
+    with inference_mode(network.network):
+        ready = partial(_ready, network.preprocess)
+        return outputs_of_large(network.network, pixels[None].to(network.device), ready)
 
 
 def _ready(preprocess: Preprocess, pixels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from vggnet.data.masks import class_colors
 from vggnet.errors import ImageError, MissingDependencyError
 from vggnet.files import make_folder, replacing
 from vggnet.progress import report_progress
-from vggnet.tasks.mask_evaluation import check_takes_every_size, mask_logits
+from vggnet.tasks.mask_evaluation import check_takes_every_size, mask_classes
 from vggnet.tasks.results import PredictedMask
 from vggnet.tasks.task import PredictionJob
 from vggnet.weights.checkpoint import OpenModel
@@ -31,17 +31,16 @@ def predict_masks(network: OpenModel, images: Sequence[Picture] | Picture, job: 
     """
     check_takes_every_size(network)
     found, pictures = list[PredictedMask](), list(named_pictures(images))
-    scales = [(network.preprocess.resize,)]
     with report_progress(job.progress, "predicting") as report:
         for name, image in pictures:
             try:
-                logits = mask_logits([network], scales, read_picture(name, image))
+                indices = mask_classes(network, read_picture(name, image))
             except ImageError as error:
                 if job.on_error == "raise":
                     raise error.named(name) from error
                 found.append(PredictedMask(name=name, error=str(error.named(name))))
             else:
-                found.append(_as_mask(network, name, logits.argmax(0).numpy().astype(np.uint8)))
+                found.append(_as_mask(network, name, indices))
             report(len(found), len(pictures))
     return found
 
@@ -58,6 +57,14 @@ def _as_mask(network: OpenModel, name: str, indices: np.ndarray) -> PredictedMas
     picture.save(file, "PNG")
     classes = tuple(network.class_name(index) for index in range(network.num_classes))
     return PredictedMask(name=name, shares=shares, classes=classes, png=file.getvalue())
+
+
+def free_stem(name: str, taken: set[str]) -> str:
+    """The name of a picture without folder and suffix, and a number if it is taken; it is taken then."""
+    stem = Path(name).stem
+    free = next(one for one in chain([stem], (f"{stem}-{n}" for n in count(2))) if one not in taken)
+    taken.add(free)
+    return free
 
 
 def write_masks(images: Sequence[Picture] | Picture, predictions: Sequence[PredictedMask], folder: Path) -> str:
@@ -81,10 +88,7 @@ def write_masks(images: Sequence[Picture] | Picture, predictions: Sequence[Predi
     for one in predictions:
         if one.png is None:
             continue
-        stem = Path(one.name).stem
-        name = next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in taken)
-        taken.add(name)
-        with replacing(folder / f"{name}.png") as temporary:
+        with replacing(folder / f"{free_stem(one.name, taken)}.png") as temporary:
             temporary.write_bytes(one.png)
     text = f"masks: {folder}, {len(taken) - 1} of {len(predictions)} pictures"
     try:

