@@ -4,7 +4,7 @@ import pytest
 
 from vggnet.accel.algorithm import Amounts, Shape
 from vggnet.accel.algorithms.all import ALGORITHMS
-from vggnet.accel.cost_model import CONVOLUTION, WEIGHT_GRADIENT, fastest, predicted_ms
+from vggnet.accel.cost_model import CONVOLUTION, SHIPPED, WEIGHT_GRADIENT, fastest, predicted_ms
 from vggnet.accel.kernels.llvm import ROWS
 
 BY_NAME = {algorithm.name: algorithm for algorithm in ALGORITHMS}
@@ -43,3 +43,23 @@ def test_choices(shape, expected):
     """Oracle: what was measured on Zen 3 and on a Xeon, see experiments/benchmarks."""
     algorithms = [a for a in ALGORITHMS if a.precision == "float32" and a.supports("inference", shape)]
     assert fastest(algorithms, "inference", shape) in expected
+
+
+# Shape -> milliseconds of one core of a Xeon with AMX for the weight's gradient.
+MEASURED = {
+    Shape(4, 72, 72, 256, 256): {"direct": 246, "winograd4": 108, "winograd2": 148, "bfloat16": 80},
+    Shape(4, 36, 36, 512, 512): {"direct": 290, "winograd4": 116, "winograd2": 200, "bfloat16": 76},
+    Shape(16, 28, 28, 256, 256): {"direct": 134, "winograd4": 76, "winograd2": 104, "bfloat16": 50},
+    Shape(128, 4, 4, 512, 512): {"direct": 140, "winograd4": 44, "winograd2": 76, "bfloat16": 50},
+    Shape(1, 224, 224, 64, 64): {"direct": 32, "winograd4": 20, "winograd2": 28, "bfloat16": 8},
+    Shape(4, 112, 112, 16, 32): {"direct": 6, "winograd4": 30, "winograd2": 46},
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", MEASURED)
+def test_the_gradient_of_large_layers(shape, precision):
+    """Oracle: times that were measured. Without a rate for products, stock convolutions seemed to be the fastest."""
+    usable = [BY_NAME[name] for name in MEASURED[shape] if precision in ("bfloat16", BY_NAME[name].precision)]
+    times = {algorithm.name: MEASURED[shape][algorithm.name] for algorithm in usable}
+    assert times[fastest(usable, "grad_weight", shape, SHIPPED)] <= 1.7 * min(times.values())
