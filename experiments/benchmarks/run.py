@@ -33,6 +33,14 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "train-vgg16_bn": Benchmark("vgg bench train --memory", "Training step, VGG-16 with batch norm"),
     "train-resnet18": Benchmark("vgg bench train --model resnet18", "Training step, ResNet-18"),
+    "train-unet": Benchmark(
+        "vgg bench train --model vgg16 --head unet --size 288 --batch 4 --rounds 5", "Training step, segmentation"
+    ),
+    "train-ssd300": Benchmark(
+        "vgg bench train --model vgg16 --head ssd300 --size 300 --batch 4 --rounds 5", "Training step, detection"
+    ),
+    "infer-unet": Benchmark("vgg bench infer --head unet --size 480 --no-peers", "Inference, segmentation, one image"),
+    "infer-ssd300": Benchmark("vgg bench infer --head ssd300 --size 300 --no-peers", "Inference, detection, one image"),
     "infer-vgg16-1": Benchmark("vgg bench infer --batch 1", "Inference, VGG-16, one image"),
     "infer-vgg16-16": Benchmark("vgg bench infer --batch 16 --rounds 7", "Inference, VGG-16, 16 images"),
     "features": Benchmark("vgg bench features", "Features, relu4_3 of VGG-16"),

@@ -219,6 +219,15 @@ def test_a_network_of_torchvision_with_its_memory(capsys):
     assert min(found["peak_bytes"].values()) > 4 * 3 * 64 * 64 * 4
 
 
+@pytest.mark.parametrize(("head", "size"), [("unet", 32), ("ssd300", 300)])
+def test_the_step_of_other_tasks(head, size, capsys):
+    """Oracle: gradients in float64, which the bench computes with PyTorch's own convolutions."""
+    options = ["--model", "vgg11", "--width", "0.05", "--head", head, "--size", str(size), "--batch", "2"]
+    assert main(["train", *options, "--rounds", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(0 < found["errors"][way] < 1e-3 for way in WAYS)
+
+
 def test_a_network_without_head_is_not_trained():
     """Oracle: the option is named."""
     with pytest.raises(ConfigError, match="head none"):

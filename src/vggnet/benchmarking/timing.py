@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from vggnet.accel.autotuning import autotuner
 from vggnet.accel.compilation import problem
 from vggnet.accel.precision import products_in
 from vggnet.benchmarking.accuracy import BFLOAT16, errors_of, precision_of
+from vggnet.benchmarking.example_loss import CLASSES, example_loss
 from vggnet.benchmarking.peak_memory import peak_bytes
 from vggnet.benchmarking.peers import exported_files, installed_peers
 from vggnet.data.preprocess import Preprocess
@@ -32,6 +32,7 @@ from vggnet.weights.registry import find
 
 OURS = "vggnet"
 Forward = Callable[[Tensor], Any]
+Loss = Callable[[Any], Tensor]  # of what a network returns
 NCHW, CHANNELS_LAST = "PyTorch, NCHW", "PyTorch, channels-last"
 SHORT = 0.1  # seconds of which caches that are not warm are a large part
 FEW = 2  # images whose results are compared with float64, where images do not depend on each other
@@ -87,7 +88,7 @@ def bench_train(
     Args:
         model: a VGG, or a network of torchvision such as `resnet18`.
         width: multiplies the channels of a VGG's convolutions.
-        head: of a VGG.
+        head: of a VGG; with one for pixels or objects the loss is that of the task, for targets that are made up.
         size: pixels of both sides of the images.
         batch: images in each step.
         rounds: steps of each way that are timed.
@@ -96,25 +97,24 @@ def bench_train(
         progress: see `vggnet.progress.Progress`.
 
     Raises:
-        ConfigError: the head is "none", which has no classes to learn.
+        ConfigError: the head is "none", or another one that has nothing to learn.
     """
-    if head == "none":
-        raise ConfigError("a training step needs a head that predicts classes, not head none.")
     torch.manual_seed(0)
-    network = build_network(model, 10, width, head)
-    images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
+    network = build_network(model, CLASSES, width, head)
+    images = torch.randn(batch, 3, size, size)
+    loss = example_loss(network, images)
 
     def stepping(network: nn.Module, images: Tensor, forward: Forward) -> Callable[[], object]:
-        return training_step(network, images, labels, forward)
+        return training_step(network, images, loss, forward)
 
     def differentiating(network: nn.Module, images: Tensor, forward: Forward) -> Callable[[], list[Tensor]]:
-        return lambda: _gradients(network, images, labels, forward)
+        return lambda: _gradients(network, images, loss, forward)
 
     exact = copy.deepcopy(network).double()
     bfloat16 = has_tiles()
     errors = errors_of(
         _ways(network, images, compiled, differentiating, bfloat16=bfloat16),
-        _gradients(exact, images.double(), labels, exact),
+        _gradients(exact, images.double(), loss, exact),
     )
     seconds = in_turns(_ways(network, images, compiled, stepping, bfloat16=bfloat16), rounds, progress)
     measured = seconds if memory and find_spec("resource") else ()  # Windows has no such module
@@ -202,16 +202,14 @@ def timed(
     return Bench(work=work, batch=batch, seconds=seconds, environment=cpu_environment(), errors=errors)
 
 
-def training_step(
-    network: nn.Module, images: Tensor, labels: Tensor, forward: Callable[[Tensor], Tensor]
-) -> Callable[[], object]:
-    """A function that trains the network on the batch once: cross-entropy, Nesterov SGD."""
+def training_step(network: nn.Module, images: Tensor, loss: Loss, forward: Forward) -> Callable[[], object]:
+    """A function that trains the network on the batch once, by Nesterov SGD. loss: of what `forward` returns."""
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(forward(images), labels).backward()  # type: ignore[no-untyped-call]
+        loss(forward(images)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -305,12 +303,12 @@ def in_autocast(network: nn.Module) -> Forward:
     return forward
 
 
-def _gradients(network: nn.Module, images: Tensor, labels: Tensor, forward: Forward) -> list[Tensor]:
+def _gradients(network: nn.Module, images: Tensor, loss: Loss, forward: Forward) -> list[Tensor]:
     """Of a training step's loss for all weights, without dropout."""
     for module in network.train().modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    return list(torch.autograd.grad(F.cross_entropy(forward(images), labels), list(network.parameters())))
+    return list(torch.autograd.grad(loss(forward(images)), list(network.parameters())))
 
 
 def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -323,11 +321,11 @@ def _laid_out(way: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, 
 
 def _steps(way: str, model: str, width: float, head: str, size: int, batch: int) -> None:
     """Two training steps; the first of ours may autotune."""
-    network, images = _laid_out(way, build_network(model, 10, width, head), torch.randn(batch, 3, size, size))
+    network, images = _laid_out(way, build_network(model, CLASSES, width, head), torch.randn(batch, 3, size, size))
     forward = torch.compile(network) if way.endswith("compiled") else network
     if way.endswith(BFLOAT16) and not way.startswith(OURS):
         forward = in_autocast(network)
-    step = training_step(network, images, torch.arange(batch) % 10, forward)
+    step = training_step(network, images, example_loss(network, images), forward)
     with products_in("bfloat16" if way == OURS + BFLOAT16 else "float32"), autotuner().fixed({}):
         step()
         step()
