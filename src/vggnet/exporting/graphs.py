@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from vggnet.errors import require
+from vggnet.errors import ConfigError, one_line, require
 from vggnet.exporting.format import INPUT, OUTPUT, Exported, Format
 from vggnet.exporting.int8 import quantize
 from vggnet.files import write_text
@@ -104,10 +104,16 @@ class Ncnn(Format):
         example = network.example()[:1]
         with TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing
-            traced = torch.jit.trace(network.module, example, check_trace=False)  # type: ignore[no-untyped-call]
-            traced.save(f"{folder}/network.pt")
             command = [pnnx.EXEC_PATH, "network.pt", f"inputshape=[{','.join(map(str, example.shape))}]", "fp16=0"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            try:
+                traced = torch.jit.trace(network.module, example, check_trace=False)  # type: ignore[no-untyped-call]
+                traced.save(f"{folder}/network.pt")
+                subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            except (RuntimeError, TypeError, subprocess.CalledProcessError) as error:
+                head = network.model.architecture.head
+                raise ConfigError(
+                    f"--to ncnn: pnnx cannot convert a network with the head {head} ({one_line(error)}); use --to onnx."
+                ) from error
             for suffix in (".param", ".bin"):
                 (Path(folder) / f"network.ncnn{suffix}").replace(path.with_suffix(suffix))
         values = ",\n".join(f'  "{name}": {value}' for name, value in network.description().items())

@@ -12,7 +12,7 @@ from vggnet.models.table1 import TOTAL_STRIDE, layers, resolve
 from vggnet.models.vgg import VGG
 
 LEAST_TILE = 8  # cells of 32 pixels along a side, beside the margin
-MAX_PIXELS = 1280**2  # of an image or tile that a head for pixels sees at once
+MAX_PIXELS = 1024**2  # of an image or tile that a head for pixels sees at once
 
 
 class Tile(NamedTuple):

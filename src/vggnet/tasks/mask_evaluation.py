@@ -121,9 +121,10 @@ def evaluate_masks(job: EvaluationJob) -> Evaluated:
 def check_takes_every_size(network: OpenModel) -> None:
     """Raises: ConfigError for an exported file, whose images have one size."""
     if not isinstance(network.network, VGG):
+        size = network.preprocess.crop
         raise ConfigError(
-            f"a {type(network.network).__name__} takes images of one size, but masks are of whole images; give the run "
-            "folder or the .safetensors file that it was exported from."
+            f"an exported file takes images of {size}x{size} pixels, but masks and maps are of whole images; give the "
+            "run folder or the .safetensors file that it was exported from."
         )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from vggnet.accel.precision import allowed_precision
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, MissingDependencyError, WeightsError, one_line, require
-from vggnet.models.vgg import VGG
+from vggnet.models.architecture import Architecture
+from vggnet.models.vgg import VGG, empty
 from vggnet.weights.checkpoint import OpenModel, open_model
 from vggnet.weights.exported_files import ExportedFile
 from vggnet.weights.registry import locate
@@ -43,6 +45,7 @@ class ExportedNetwork(nn.Module):
         self.classes, self.preprocess = checkpoint.classes, checkpoint.preprocess
         self.from_pixels, self.precision = file.from_pixels, file.precision
         self.run = run_exported(self.path)
+        self._shape_of = cache(partial(_output_shape, self.architecture))
 
     @property
     def num_classes(self) -> int:
@@ -63,13 +66,18 @@ class ExportedNetwork(nn.Module):
             raise WeightsError(
                 f"{self.path}: cannot run images of shape {tuple(images.shape)} ({one_line(error)})."
             ) from error
-        expected = (len(images), self.architecture.num_outputs)
-        if self.num_classes and tuple(outputs.shape[:2]) != expected:
+        expected = self._shape_of(tuple(images.shape))
+        if tuple(outputs.shape) != expected:
             raise WeightsError(
-                f"{self.path}: its outputs are {tuple(outputs.shape[:2])}, but its description says {expected}. "
+                f"{self.path}: its outputs are {tuple(outputs.shape)}, but its description says {expected}. "
                 "Export it again."
             )
         return outputs
+
+
+def _output_shape(architecture: Architecture, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a network's outputs for images of a shape."""
+    return tuple(empty(architecture).eval()(torch.empty(shape, device="meta")).shape)
 
 
 def has_runtime(path: Path) -> bool:
@@ -159,7 +167,7 @@ def _ncnn(path: Path) -> Run:
         error, found = extractor.extract("out0")
         if error:
             raise OSError("ncnn cannot compute it")
-        return torch.tensor(memoryview(found)).flatten()
+        return torch.from_numpy(found.numpy().copy())
 
     return lambda images: torch.stack([run_one(image) for image in images])
 
