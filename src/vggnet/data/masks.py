@@ -88,6 +88,23 @@ def checked_mask(
     return Image.fromarray(np.where(is_ignored, np.uint8(IGNORED), indices))
 
 
+def largest_index(file: Path | bytes, ignore_index: int | None) -> int:
+    """The largest class index in a mask that is not ignored; -1 if there is none, or the mask cannot be read.
+
+    Args:
+        file: a path, or the bytes of a file.
+        ignore_index: what is to be ignored besides IGNORED.
+    """
+    try:
+        indices = decode_mask(file)
+    except ImageError:  # named when it is used
+        return -1
+    counts = np.bincount(indices.ravel(), minlength=IGNORED + 1)[:IGNORED]
+    if ignore_index is not None:
+        counts[ignore_index : ignore_index + 1] = 0
+    return int(np.flatnonzero(counts).max(initial=-1))
+
+
 def class_colors(count: int) -> Indices:
     """The palette of masks, a color for each class: uint8 (count, 3), as PASCAL VOC's.
 

@@ -2,14 +2,16 @@
 
 import json
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from vggnet.data.sources.source import BY_NAME, Columns
+from vggnet.data.sources.source import BY_NAME, Annotation, Columns
 from vggnet.errors import DataError
 
 _LABELS = ("label", "fine_label", "labels")
+_MASKS = ("mask", "annotation", "segmentation")
+_OBJECTS = "objects"
 _IMAGES = ("image", "img", "picture", "photo", "jpg", "png")
 
 
@@ -41,9 +43,54 @@ def find_columns(schema: Any, where: str, given: Columns = BY_NAME) -> tuple[str
     return image_column(schema, where, given), _label_column(schema, where, given)
 
 
+class AnnotationColumn(NamedTuple):
+    """A column that says more of an image than its class."""
+
+    name: str
+    kind: Annotation
+
+
+def annotation_column(schema: Any, given: Columns = BY_NAME) -> AnnotationColumn | None:
+    """The column of masks or of objects, None for tables that have labels alone.
+
+    Masks are encoded images in a column called mask, annotation or segmentation, or structs of them in that of labels.
+    Objects are a struct with the fields bbox and category in a column called objects. Labels come first, if there are
+    any.
+
+    Args:
+        schema: a pyarrow.Schema.
+        given: names that were asked for.
+
+    Example:
+        >>> annotation_column(pa.schema({"image": pa.binary(), "mask": pa.binary()}))
+        AnnotationColumn(name='mask', kind='mask')
+    """
+    fields = {field.name: field.type for field in schema if field.name != given.image}
+
+    def is_mask(name: str) -> bool:
+        kind = fields.get(name, pa.null())
+        return _has_bytes(kind) or (name in _MASKS and _is_bytes(kind))  # names of classes may be bytes as well
+
+    def has_objects(name: str) -> bool:
+        kind = fields.get(name, pa.null())
+        return bool(pa.types.is_struct(kind)) and all(kind.get_field_index(part) >= 0 for part in ("bbox", "category"))
+
+    asked = (given.label,) if given.label is not None else (*_LABELS, *_MASKS, _OBJECTS)
+    if given.label is None and any(name in fields and not is_mask(name) for name in _LABELS):
+        return None
+    for name in asked:
+        if is_mask(name):
+            return AnnotationColumn(name, "mask")
+        if has_objects(name):
+            return AnnotationColumn(name, "objects")
+    return None
+
+
 def class_names(schema: Any, column: str | None) -> list[str] | None:
     """The names of the classes, as Hugging Face's metadata have them, in the order of their numbers."""
     feature = _features(schema).get(column or "", {})
+    feature = feature.get("feature") or feature  # of a list
+    feature = feature.get("category") or feature  # of objects
     names = (feature.get("feature") or feature).get("names")
     return None if names is None else list(map(str, names))
 

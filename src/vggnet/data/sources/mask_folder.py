@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 from vggnet.data.decoded import recall
 from vggnet.data.formats import is_image_name
 from vggnet.data.hashing import hash_files
-from vggnet.data.masks import IGNORED, checked_mask, decode_mask
+from vggnet.data.masks import IGNORED, checked_mask, decode_mask, largest_index
 from vggnet.data.sources.annotated_folder import (
     CLASSES,
     AnnotatedFolder,
@@ -185,18 +185,8 @@ def _largest_index(masks: Sequence[Path], ignore_index: int | None) -> int:
         status = mask.stat() if mask.is_file() else None
         digest.update(f"{mask}\0{status and (status.st_size, status.st_mtime_ns)}\n".encode(errors="surrogateescape"))
 
-    def largest(mask: Path) -> int:
-        try:
-            indices = decode_mask(mask)
-        except ImageError:  # named when it is used
-            return -1
-        counts = np.bincount(indices.ravel(), minlength=IGNORED + 1)[:IGNORED]
-        if ignore_index is not None:
-            counts[ignore_index : ignore_index + 1] = 0
-        return int(np.flatnonzero(counts).max(initial=-1))
-
     def read() -> int:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return max(pool.map(largest, masks), default=-1)
+            return max(pool.map(partial(largest_index, ignore_index=ignore_index), masks), default=-1)
 
     return recall(_largest, (digest.hexdigest(), ignore_index), read)

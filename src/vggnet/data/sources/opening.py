@@ -132,7 +132,11 @@ def _has_masks(spec: str | Path | Source) -> bool:
     if spec == "digits" or (isinstance(spec, str) and spec.startswith(STREAM)):
         return False
     folder, dataset_id = _place(spec)
-    return folder is not None and dataset_id is None and bool(find_masks(folder))
+    if folder is None or dataset_id is not None:
+        return False
+    from vggnet.data.sources.parquet import annotation_of, parquet_files
+
+    return annotation_of(folder) == "mask" if parquet_files(folder) else bool(find_masks(folder))
 
 
 def _itself(source: Source, split: str) -> Source:

@@ -7,37 +7,26 @@ by their place, all loader processes share them, and they may be more than fit i
 import json
 import os
 import re
-import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property, partial
+from functools import partial
 from hashlib import blake2b
 from itertools import chain
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from vggnet.data.caching import mark_used
-from vggnet.data.decoding import StoredImage, open_image
-from vggnet.data.hashing import hash_bytes
-from vggnet.data.sources.columns import class_names, find_columns
+from vggnet.data.sources.annotated_rows import annotated_rows
+from vggnet.data.sources.columns import annotation_column, class_names, find_columns, image_column
 from vggnet.data.sources.labels import class_labels, read_labels
-from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, split_rank, usual_split
+from vggnet.data.sources.rows import BATCH, BOX_COLUMN, OpenTable, Rows
+from vggnet.data.sources.source import BY_NAME, Annotation, Columns, Source, same_split, split_rank, usual_split
 from vggnet.data.walking import data_folders
-from vggnet.errors import DataError, ImageError, StorageError, one_line
+from vggnet.errors import DataError, StorageError, one_line
 from vggnet.files import cache_folder, replacing
-
-BATCH = 256  # rows that are copied together
-_BOX_COLUMN = "box"  # pixels counted from 0, the last ones included; a list of four numbers, or a struct
-_BOX_NAMES = ("xmin", "ymin", "xmax", "ymax")
-
-OpenTable = Callable[[], Any]
 
 
 def parquet_files(path: Path | str) -> dict[str, list[Path]]:
@@ -90,6 +79,8 @@ def open_parquet(path: Path | str, split: str, *, columns: Columns = BY_NAME) ->
 
     columns: those of images and labels, where their names do not tell.
 
+    A column of masks or of objects is read instead of labels, see `vggnet.data.sources.annotated_rows`.
+
     Raises: DataError if the split or one of its files is missing, a file is damaged, or there are no images and labels.
     """
     path = Path(path).expanduser()
@@ -106,9 +97,21 @@ def open_parquet(path: Path | str, split: str, *, columns: Columns = BY_NAME) ->
         raise DataError(f"{where}: no rows; expected images and labels.")
     with whole_parquet(files[0]):
         schema = pq.read_schema(files[0])
-    kept = [*find_columns(schema, where, columns), *([_BOX_COLUMN] if _BOX_COLUMN in schema.names else [])]
+    if found_column := annotation_column(schema, columns):
+        kept = [image_column(schema, where, columns._replace(label=found_column.name)), found_column.name]
+        every = _opener([file for others in found.values() for file in others], kept[1:])
+        return annotated_rows(_opener(files, kept), every, schema, found_column, kept[0], path, split, columns)
+    kept = [*find_columns(schema, where, columns), *([BOX_COLUMN] if BOX_COLUMN in schema.names else [])]
     least = 1 if "train" in found and split != "train" else 2  # a test may lack classes
     return make_rows(_opener(files, kept), schema, str(path), split, columns=columns, least=least)
+
+
+def annotation_of(path: Path) -> Annotation:
+    """What a folder of parquet files says of its images, by the columns of the first file.  Raises: DataError."""
+    file = next(iter(parquet_files(path).values()))[0]
+    with whole_parquet(file):
+        found = annotation_column(pq.read_schema(file))
+    return found.kind if found else "label"
 
 
 def make_rows(
@@ -127,75 +130,7 @@ def make_rows(
         raise DataError(f"{where}: no rows; expected images and labels.")
     told = f"{where}: column {label!r}"
     classes, labels = class_labels(read_labels(table[label], told), class_names(schema, label), told, least=least)
-    return _Rows(open_table, table, image, name=name, split=split, classes=classes, labels=labels)
-
-
-class _Rows(Source):
-    def __init__(
-        self,
-        open_table: OpenTable,
-        table: Any,
-        image: str,
-        *,
-        name: str,
-        split: str,
-        classes: list[str],
-        labels: NDArray[np.int64],
-    ) -> None:
-        super().__init__(name=name, split=split, classes=classes, labels=labels)
-        self._open_table, self._image = open_table, image
-        self._take(table)
-
-    def _take(self, table: Any) -> None:
-        column = table[self._image]
-        column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        self._encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-        self._boxes = table[_BOX_COLUMN] if _BOX_COLUMN in table.column_names else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the table, which the other process opens itself."""
-        return {name: value for name, value in vars(self).items() if name not in ("_encoded", "_boxes")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._take(self._open_table())
-
-    def boxes(self) -> NDArray[np.float64]:
-        if self._boxes is None:
-            return super().boxes()
-        boxes = [_numbers_of(box, self.describe(index)) for index, box in enumerate(self._boxes.to_pylist())]
-        edges: NDArray[np.float64] = np.array(boxes, dtype=np.float64) + np.array([0, 0, 1, 1])
-        return edges
-
-    def open(self, index: int) -> StoredImage:
-        encoded = self._encoded[index].as_py()
-        if encoded is None:
-            raise ImageError("no image bytes in this row; expected an encoded image.", name=self.describe(index))
-        return open_image(encoded, name=self.describe(index))
-
-    def describe(self, index: int) -> str:
-        return f"{self.name}, split {self.split}, row {index}"
-
-    @cached_property
-    def image_hashes(self) -> NDArray[np.uint64]:
-        """Of the bytes in each row."""
-        hashes = [hash_bytes(row or b"") for rows in self._batches() for row in rows]
-        return np.array(hashes, dtype=np.uint64)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the contents alone: the same from a folder and from the hub, whatever the files are called."""
-        digest = blake2b(
-            "\0".join(self.classes).encode(errors="surrogateescape") + self.labels.tobytes(), digest_size=8
-        )
-        for rows in self._batches():
-            for row in rows:
-                encoded = row or b""
-                digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        return digest.hexdigest()
-
-    def _batches(self) -> Iterator[list[bytes | None]]:
-        return (self._encoded.slice(start, BATCH).to_pylist() for start in range(0, len(self), BATCH))
+    return Rows(open_table, table, image, name=name, split=split, classes=classes, labels=labels)
 
 
 def read_arrow(files: Sequence[str]) -> Any:
@@ -258,18 +193,6 @@ def whole_parquet(file: Path) -> Iterator[None]:
         yield
     except Exception as error:  # of whichever part of the format is damaged
         raise DataError(f"{file}: not a whole parquet file ({reason(error)}). Copy or download it again.") from error
-
-
-def _numbers_of(box: Any, where: str) -> list[Any]:
-    """The numbers of a box, in order.  Raises: DataError."""
-    values = [box[name] for name in _BOX_NAMES] if isinstance(box, dict) and set(box) == set(_BOX_NAMES) else box
-    if isinstance(values, list) and len(values) == 4 and all(map(_is_number, values)):
-        return values
-    raise DataError(f"{where}: the box is {reprlib.repr(box)}; expected four numbers, {', '.join(_BOX_NAMES)}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Number) and not isinstance(value, bool)
 
 
 def check_complete(path: Path, files: list[Path]) -> None:
