@@ -174,13 +174,16 @@ def hand_over():
 
 @pytest.fixture(scope="session")
 def ray_cluster_of_two():
-    """The address of a Ray cluster of two nodes, each with one processor, on this machine."""
-    utils = pytest.importorskip("ray.cluster_utils", reason="the Python package ray is not installed")
-    node = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1", "object_store_memory": 10**8}
-    cluster = utils.Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**node | {"include_dashboard": None})
-    yield cluster.address
-    cluster.shutdown()
+    """The environment of commands that use a Ray cluster of two nodes on this machine, each with one processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback interface alone
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        utils = pytest.importorskip("ray.cluster_utils", reason="the Python package ray is not installed")
+        node = {"num_cpus": 1, "object_store_memory": 10**8}
+        cluster = utils.Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+        cluster.add_node(**node)
+        yield os.environ | {"RAY_ADDRESS": cluster.address}
+        cluster.shutdown()
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from vggnet.errors import ConfigError, one_line, require
 
 EXTRA = "ray"
 ADDRESS = "RAY_ADDRESS"  # the environment variable that Ray's own commands read
+# With "0" Ray uses the loopback interface alone; it takes 127.0.0.1 as an argument for the address of the machine.
+OTHER_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @contextmanager
@@ -26,11 +28,13 @@ def ray_cluster() -> Iterator[Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; without it, Ray warns
-    ray: Any = require("ray", EXTRA)
     address = os.environ.get(ADDRESS)
-    local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    if not address:
+        os.environ.setdefault(OTHER_MACHINES, "0")  # read when Ray is imported
+    ray: Any = require("ray", EXTRA)
+    options = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
-        ray.init(address=address or "local", logging_level="error", log_to_driver=False, **({} if address else local))
+        ray.init(**options, logging_level="error", log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"there is no Ray cluster at {address or 'this machine'} ({one_line(error)}); start it, or set {ADDRESS}."

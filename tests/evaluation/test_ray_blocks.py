@@ -1,6 +1,5 @@
 """Predictions on a Ray cluster of two nodes: killed, resumed, and equal to those of one process."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -45,8 +44,7 @@ def test_a_killed_run_goes_on_and_equals_that_of_one_process(ray_cluster_of_two,
         "-o",
         out,
     ]
-    environment = os.environ | {"RAY_ADDRESS": ray_cluster_of_two}
-    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(list(map(str, command)), env=ray_cluster_of_two, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out.parquet.parts"
     while len(list(parts.glob("*.parquet"))) < 3:
         assert process.poll() is None
@@ -55,7 +53,7 @@ def test_a_killed_run_goes_on_and_equals_that_of_one_process(ray_cluster_of_two,
     process.wait()
     assert 3 <= len(list(parts.glob("*.parquet"))) < 8
     assert not out.exists()
-    again = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    again = subprocess.run(list(map(str, command)), env=ray_cluster_of_two, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f"{IMAGES:,} images, 0 of them unreadable" in again.stdout
     found = pq.read_table(out)

@@ -6,16 +6,28 @@ import json
 import re
 import zlib
 
+import httpx2
 import numpy as np
 import pytest
 from conftest import CLASSES, encoded, upload
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import vggnet
 from vggnet.features.retrieval import find_similar
 from vggnet.interpret.explanation import explain
+from vggnet.serving import uploads
 
 FILES = [encoded(1), encoded(2, "JPEG"), encoded(3, "WEBP", mode="RGBA"), encoded(4, "GIF", mode="L")]
+
+
+PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+
+
+def form(body):
+    """A form as it is, with the boundary b."""
+    return {"content": body, "headers": {"Content-Type": "multipart/form-data; boundary=b"}}
 
 
 @pytest.mark.parametrize("model", ["mine", "gray"])
@@ -90,13 +102,27 @@ def test_the_models_are_listed(client):
     assert listed["similar"] == "mine"
 
 
+@given(
+    st.lists(st.binary(max_size=60), min_size=1, max_size=4), st.text("abc'()+_,-./:=? 019", min_size=1, max_size=70)
+)
+def test_files_of_forms_come_as_they_were_sent(files, boundary):
+    """Oracle: forms that httpx writes, with any content and boundary."""
+    boundary = boundary.strip() or "b"
+    headers = {"Content-Type": f'multipart/form-data; boundary="{boundary}"'}
+    sent = httpx2.Request("POST", "http://x/", **upload(*files), headers=headers)
+    body = sent.read()
+    if any(b"\r\n--" + boundary.encode() in b"\r\n" + file for file in files):
+        return
+    assert uploads._of_form(body, sent.headers["content-type"]) == files
+
+
 @pytest.mark.parametrize(
     ("path", "request_", "status", "words"),
     [
         ("/predict", upload(b"no image"), 422, "image 1: unknown format"),
         ("/predict", upload(FILES[0], FILES[1][:-600]), 422, "image 2: the JPEG data is damaged or truncated"),
         ("/predict", upload(b""), 422, "the file is empty"),
-        ("/predict", upload(*FILES, FILES[0]), 422, "Maximum number of files is 4"),
+        ("/predict", upload(*FILES, FILES[0]), 413, "at most 4"),
         ("/predict", {"json": {"images": ["AA=="] * 5}}, 413, "at most 4"),
         ("/predict", {"json": {"images": []}}, 422, "images: List should have at least 1 item"),
         ("/predict", {"json": {"images": ["§"]}}, 422, "images.0: not base64"),
@@ -105,6 +131,12 @@ def test_the_models_are_listed(client):
         ("/predict", {"files": {"photo": FILES[0]}}, 422, "the form has 'photo'"),
         ("/predict", {"files": {"image": (None, "text")}}, 422, "the form has 'image'"),
         ("/predict", {"content": b"", "headers": {"Content-Type": "multipart/form-data"}}, 422, "boundary"),
+        ("/predict", form(b""), 422, "does not begin and end with its boundary"),
+        ("/predict", form(b"--b--"), 422, "no file"),
+        ("/predict", form(b"--b\r\n--b--"), 422, "a part has no headers"),
+        ("/predict", form(PART + FILES[0]), 422, "does not begin and end with its boundary"),
+        ("/predict", form(b"x" + PART + FILES[0] + b"\r\n--b--"), 422, "does not begin and end with its boundary"),
+        ("/predict", form(PART.replace(b"--b", b"--bx") + FILES[0] + b"\r\n--b--"), 422, "a part has no headers"),
         ("/predict", {"content": FILES[0], "headers": {"Content-Type": "image/png"}}, 415, "the body is image/png"),
         ("/predict?model=../mine", upload(FILES[0]), 404, "the models are mine, gray, bare"),
         ("/predict?model=bare", upload(FILES[0]), 400, "no head"),

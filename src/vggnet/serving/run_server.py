@@ -1,31 +1,26 @@
 """Listen: uvicorn with limits on connections, and an end that answers what was accepted."""
 
-import asyncio
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vggnet.errors import ConfigError
 from vggnet.serving.app import create_app
-from vggnet.serving.gate import MAX_HEADERS
+from vggnet.serving.connections import limited_protocol
 from vggnet.serving.limits import Limits
 from vggnet.serving.service import Service, open_service
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # names by which a server on the loopback interface is reached
 KEEP_ALIVE = 5  # seconds that a connection stays open without a request
-REFUSED = 1.0  # seconds that a connection stays open which is one too many
-BACKLOG = 256  # connections that the system accepts before the server does
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+BACKLOG = 2048  # connections that the system accepts before the server does
 
 
 def run_server(
@@ -56,10 +51,8 @@ def run_server(
     start = perf_counter()
     logging.basicConfig(level=logging.INFO, format="vgg: %(message)s", stream=sys.stderr)
     options: dict[str, Any] = {"index": index, "device": device, "limits": limits, "api_key": api_key}
-    with _bound(host, port) as listener, open_service(sources, **options) as service:
-        address = f"[{host}]" if ":" in host else host
-        url = f"http://{address}:{listener.getsockname()[1]}/"
-        names = ", ".join(model.name for model in service.catalog.all())
+    with bound(host, port) as listener, open_service(sources, **options) as service:
+        url, names = url_of(host, listener.getsockname()[1]), ", ".join(model.name for model in service.catalog.all())
         line = f"serving {names} at {url} (ready after {perf_counter() - start:.1f} s; Ctrl-C stops)"
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         # uvicorn raises the signal once more at the end, for whoever started it; here the end is a normal one.
@@ -81,17 +74,17 @@ def make_server(
     """
     limits = service.limits
     config = uvicorn.Config(
-        create_app(service, hosts=(*LOOPBACK, host) if is_loopback(host) else None),
-        http=_protocol(limits),
+        create_app(service, hosts=hosts_of(host)),
+        http=limited_protocol(limits),
         ws="none",
-        loop="asyncio",
+        loop="auto",  # uvloop, which takes half of the time, where there is one
         backlog=BACKLOG,
         access_log=access_log,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here asks who has sent a request
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(limits.drain_timeout)),
-        h11_max_incomplete_event_size=MAX_HEADERS,
     )
     return _Server(config, started)
 
@@ -109,6 +102,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def hosts_of(host: str) -> tuple[str, ...] | None:
+    """The names that requests may call a server by which listens at this address; None for any."""
+    return (*LOOPBACK, host) if is_loopback(host) else None
+
+
+def url_of(host: str, port: int) -> str:
+    """The address of the page.
+
+    Example:
+        >>> url_of("::1", 8000)
+        'http://[::1]:8000/'
+    """
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -119,8 +127,11 @@ class _Server(uvicorn.Server):
         self._started()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket of this address that does not listen yet: who connects before the models are warm is refused."""
+def bound(host: str, port: int) -> socket.socket:
+    """A socket of this address that does not listen yet: who connects before the models are warm is refused.
+
+    Raises: ConfigError if the address cannot be used.
+    """
     if not 0 <= port <= 65_535:  # the system would take the rest of a division
         raise ConfigError(f"port is {port}; expected 0 to 65535, where 0 takes a free one.")
     try:
@@ -139,43 +150,3 @@ def _bound(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}, port {port} ({reason}). Choose others with --host and --port; 0 is a free port."
         ) from error
     return listener
-
-
-def _protocol(limits: Limits) -> type[H11Protocol]:
-    """Connections whose headers arrive in time, and no more of them than allowed; uvicorn has no such limits."""
-
-    class LimitedProtocol(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
-        _is_refused = False
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            seconds = limits.header_timeout
-            if len(self.connections) > limits.max_connections:
-                # Closed at once, what the sender still sends would make its system drop the answer.
-                self._is_refused, seconds = True, REFUSED
-                transport.write(FULL)
-                with suppress(OSError):  # the sender is gone
-                    transport.write_eof()
-            self._timer = self.loop.call_later(seconds, transport.close)
-
-        def data_received(self, data: bytes) -> None:
-            if self._is_refused:
-                return
-            super().data_received(data)
-            waits = self.cycle is None or self.cycle.response_complete
-            if not waits:
-                self._stop_timer()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(limits.header_timeout, self.transport.close)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)
-
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-    return LimitedProtocol
