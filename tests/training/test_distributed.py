@@ -6,9 +6,12 @@ import re
 import signal
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +50,15 @@ EXACT = {
     "preset": "digits", "model": "vgg11_bn", "width": 0.25, "head": "folded", "optimizer": "muon", "batch_size": 10,
     "epochs": 2, "ema": 0.9, "checkpoint_minutes": 0.0, "augment": "torchvision", "workers": 1,
 }  # fmt: skip
+# Without batch norm, whose statistics are of the images of a process, and without dropout.
+MASKS = {
+    "preset": "segment", "model": "vgg11", "head": "fcn8", "width": 0.05, "dropout": 0.0, "freeze": 0, "resize": 40,
+    "crop": 32, "max_resize": 48, "epochs": 2, "batch_size": 5, "workers": 0, "precision": "float32",
+}  # fmt: skip
+OBJECTS = {
+    "preset": "detect", "model": "vgg11", "width": 0.05, "freeze": 0, "epochs": 2, "batch_size": 3, "workers": 0,
+    "precision": "float32", "val_fraction": 0.3,
+}  # fmt: skip
 SECOND = {"rank": 1, "step": "1:2"}  # the process that a signal befalls, and when
 PHOTOS = {
     "preset": "photos", "model": "vgg11_bn", "width": 0.05, "resize": 80, "crop": 72, "epochs": 1, "batch_size": 4,
@@ -73,14 +85,14 @@ def hear(process):
         raise
 
 
-def finish(folder, jobs):
+def finish(folder, jobs, processes=PROCESSES):
     """How each job ended, by name and rank, and what else was said; the jobs follow each other in each process."""
     file = folder / "jobs.json"
     file.write_text(json.dumps([{"out": folder / name, **job} for name, job in jobs.items()], default=str))
-    process = start(PROCESSES, SCRIPT, file, VGGNET_CACHE=str(folder / "cache"), VGGNET_CONV="winograd4")
+    process = start(processes, SCRIPT, file, VGGNET_CACHE=str(folder / "cache"), VGGNET_CONV="winograd4")
     said, notes = hear(process)
     ends = [json.loads(line) for line in said.splitlines()]
-    by_rank = [[end for by, end in ends if by == rank] for rank in range(PROCESSES)]
+    by_rank = [[end for by, end in ends if by == rank] for rank in range(processes)]
     return dict(zip(jobs, zip(*by_rank, strict=False), strict=False)), notes
 
 
@@ -109,6 +121,29 @@ def write_boxes(folder):
         bounds = {"xmin": left, "ymin": top, "xmax": left + 12, "ymax": top + 15}
         box = "".join(f"<{name}>{value}</{name}>" for name, value in bounds.items())
         file.with_suffix(".xml").write_text(f"<annotation><object><bndbox>{box}</bndbox></object></annotation>")
+
+
+def write_tables(folder):
+    """Parquet files of ten noisy images with masks and of seven with objects, most of which are noise as well."""
+    random = np.random.default_rng(0)
+
+    def png(*shape, classes=256):
+        file = BytesIO()
+        Image.fromarray(random.integers(0, classes, shape, dtype=np.uint8)).save(file, "PNG")
+        return file.getvalue()
+
+    tables = {
+        "masks": {"image": [png(40, 52, 3) for _ in range(10)], "mask": [png(40, 52, classes=3) for _ in range(10)]}
+    }
+    objects = [
+        {"bbox": [[float(edge) for edge in random.integers(1, 20, 4)] for _ in range(1 + number % 3)],
+         "category": ["a", "b", "a"][: 1 + number % 3]}
+        for number in range(7)
+    ]  # fmt: skip
+    tables["objects"] = {"image": [png(40, 52, 3) for _ in range(7)], "objects": objects}
+    for name, columns in tables.items():
+        (folder / name).mkdir(parents=True)
+        pq.write_table(pa.table(columns), folder / name / "train.parquet")
 
 
 def write_photos(folder):
@@ -181,6 +216,21 @@ def test_processes_train_as_one(done, folder, tmp_path, name, job):
     one = train(**{"data": folder / "data" / "boxes"} | job, **given, out=tmp_path / "run")
     assert rows(folder / name) == [pytest.approx(row, rel=1e-5) for row in rows(one.folder)]
     assert len(list((folder / name / "tensorboard").iterdir())) == 1  # the first process logs
+
+
+@pytest.mark.slow
+def test_two_processes_train_masks_and_objects_as_one(tmp_path):
+    """Oracle: one process, on batches that cannot be halved; metrics are of all images."""
+    write_tables(tmp_path / "data")
+    jobs = {
+        "masks": MASKS | {"data": tmp_path / "data/masks"},
+        "objects": OBJECTS | {"data": tmp_path / "data/objects"},
+    }
+    ends, notes = finish(tmp_path, jobs, processes=2)
+    assert ends == dict.fromkeys(jobs, ("finished", "finished")), notes
+    for name, job in jobs.items():
+        one = train(**job, out=tmp_path / "one" / name)
+        assert rows(tmp_path / name) == [pytest.approx(row, rel=1e-4, abs=1e-6) for row in rows(one.folder)]
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(done, folder):

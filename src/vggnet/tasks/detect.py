@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from vggnet.data.augmentation import Augmented
 from vggnet.data.images import Picture
 from vggnet.data.loading import Batch
+from vggnet.data.object_views import stretched
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Annotation, Source
+from vggnet.data.workers import AnyView, ObjectsView
 from vggnet.errors import ConfigError
 from vggnet.metrics import check_finite_logits
 from vggnet.models.architecture import Architecture
@@ -54,6 +57,7 @@ class Detect(Task):
 
     name: ClassVar[str] = "detect"
     annotation: ClassVar[Annotation] = "objects"
+    keeps_decoded: ClassVar[bool] = False
     stretches: ClassVar[bool] = True
     output: ClassVar[str | None] = "objects.png"
     examples: ClassVar[str | None] = EXAMPLES
@@ -76,6 +80,18 @@ class Detect(Task):
     def keeps_head(self, given: Architecture) -> bool:
         """Whether the head is one for objects."""
         return given.outputs == "detections"
+
+    def train_view(self, view: AnyView | None, preprocess: Preprocess) -> ObjectsView:
+        """The view of SSD's augmentation, or whole images with their objects."""
+        return view if isinstance(view, ObjectsView) else self.val_view(preprocess)
+
+    def val_view(self, preprocess: Preprocess) -> ObjectsView:
+        """Whole images, stretched, with their objects."""
+        return ObjectsView(partial(stretched, preprocess=preprocess))
+
+    def val_batch_size(self, batch_size: int, preprocess: Preprocess) -> int:
+        """That of the training."""
+        return batch_size
 
     def read_targets(self, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Tensor:
         """Nothing, (N, 0): objects are read with their images, as views of these move them."""

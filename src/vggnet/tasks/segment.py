@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vggnet.data.augmentation import Augmented
+from vggnet.data.decoding import StoredImage
 from vggnet.data.images import Picture
 from vggnet.data.loading import Batch
 from vggnet.data.masks import IGNORED
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Annotation, Source
+from vggnet.data.workers import View
 from vggnet.errors import ConfigError, ImageError, OnError
 from vggnet.metrics import check_finite_logits
 from vggnet.models.architecture import Architecture
@@ -50,6 +53,8 @@ class Segment(Task):
 
     name: ClassVar[str] = "segment"
     annotation: ClassVar[Annotation] = "mask"
+    masks: ClassVar[bool] = True
+    keeps_decoded: ClassVar[bool] = False
     output: ClassVar[str | None] = "masks"
     examples: ClassVar[str | None] = EXAMPLES
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "mean_iou": "mean IoU (%)"}
@@ -74,6 +79,14 @@ class Segment(Task):
     def keeps_head(self, given: Architecture) -> bool:
         """Whether the head is one for pixels."""
         return given.outputs == "masks"
+
+    def val_view(self, preprocess: Preprocess) -> View:
+        """Whole images."""
+        return partial(_whole_view, preprocess=preprocess)
+
+    def val_batch_size(self, batch_size: int, preprocess: Preprocess) -> int:
+        """One: whole images differ in size."""
+        return 1
 
     def read_targets(self, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Tensor:
         """How many pixels of each class each mask has, int64 (N, C), if class weights need it; else (N, 0).
@@ -213,6 +226,10 @@ class Segment(Task):
             *(Fact(f"IoU of {name}", percent(iou)) for name, iou in result["iou"].items()),
             *time,
         ]
+
+
+def _whole_view(image: StoredImage, epoch: int, index: int, *, preprocess: Preprocess, nearest: bool = False) -> Tensor:
+    return preprocess.whole(image.decode(), nearest=nearest)
 
 
 TASK = Segment()

@@ -21,6 +21,7 @@ from vggnet.data.images import Picture
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Annotation, Source, matching_text
+from vggnet.data.workers import AnyView, ObjectsView, View
 from vggnet.errors import ConfigError, DataError, OnError
 from vggnet.models.architecture import Architecture
 from vggnet.models.vgg import VGG
@@ -32,6 +33,7 @@ from vggnet.weights.checkpoint import OpenModel
 
 # What the outputs of a network are compared with: a tensor (N, ...), or a list with one item an image.
 Targets = Any
+EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
 Row = Mapping[str, Any]  # of history.jsonl
 
 
@@ -123,6 +125,8 @@ class Task(ABC):
     # What the targets are made of, as `Source.annotation`; masks and objects are read with their images and are in the
     # batch.
     annotation: ClassVar[Annotation] = "label"
+    masks: ClassVar[bool] = False  # whether each image of a batch comes with its mask
+    keeps_decoded: ClassVar[bool] = True  # whether small images may be decoded once, before any view
     stretches: ClassVar[bool] = False  # whether images are stretched to squares, not cropped
     # How a report shows the loss and the metric that epochs are compared by: the titles of their axes, with units.
     axes: ClassVar[Mapping[str, str]] = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
@@ -162,6 +166,32 @@ class Task(ABC):
     def keeps_head(self, given: Architecture) -> bool:
         """Whether a training that starts from such weights starts with their head as well."""
         return False
+
+    def train_view(self, view: AnyView | None, preprocess: Preprocess) -> AnyView | None:
+        """What loader workers make of a training image.
+
+        Args:
+            view: of the augmentation that the options ask for; None for none.
+            preprocess: of the training.
+
+        Returns:
+            The view, by which the targets of an image come with it where they are not `read_targets`; None for what
+            `preprocess` does.
+        """
+        return view
+
+    def val_view(self, preprocess: Preprocess) -> View | ObjectsView | None:
+        """The same of a validation image."""
+        return None
+
+    def val_batch_size(self, batch_size: int, preprocess: Preprocess) -> int:
+        """How many validation images are seen at once: more than in training if they are small.
+
+        Args:
+            batch_size: of the training.
+            preprocess: of the training.
+        """
+        return batch_size * (EVAL_BATCH if preprocess.is_small else 1)
 
     @abstractmethod
     def read_targets(self, source: Source, preprocess: Preprocess, *, progress: Progress = False) -> Targets:

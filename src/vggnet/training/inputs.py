@@ -24,10 +24,10 @@ from vggnet.data.loading import (
     TrainBatches,
     default_workers,
 )
-from vggnet.data.object_views import ssd_augmented, stretched
+from vggnet.data.object_views import ssd_augmented
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source, source_splits
-from vggnet.data.sources.source import BY_NAME, Annotation, Columns, Source, same_split, with_classes
+from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, with_classes
 from vggnet.data.sources.stream import Stream
 from vggnet.data.splits import Rule, carve, divide_for_validation
 from vggnet.data.tutorial_augmentation import article_augment
@@ -39,7 +39,6 @@ from vggnet.tasks.task import Targets, Task, to_device
 from vggnet.training.config import TrainConfig
 from vggnet.training.distributed import ALONE, Ranks
 
-EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
 COLOR_IMAGES = 1000  # from which the principal components of colors are measured, at most
 
 
@@ -123,7 +122,7 @@ class Inputs:
         """
         source, val_source = division.source, division.val_source
         task = configured_task(config)
-        is_kept = preprocess.is_small and not isinstance(source, Stream) and task.annotation == "label"
+        is_kept = preprocess.is_small and not isinstance(source, Stream) and task.keeps_decoded
         if is_kept and not _sees_whole_images(config):
             for kept in dict.fromkeys((source, val_source)):
                 decode_all(kept, preprocess, progress=progress)
@@ -237,6 +236,7 @@ def make_train_batches(
 
     skip: called with each image that cannot be read; without it ImageError is raised.
     """
+    task = configured_task(config)
     kind: Callable[..., TrainBatches] = partial(TrainBatches, share=ranks.share)
     if config.data.sampling == "balanced":
         kind = partial(BalancedBatches, share=ranks.share)
@@ -252,10 +252,10 @@ def make_train_batches(
         config.optimizer.batch_size,
         indices=indices,
         seed=config.run.seed,
-        view=_view(config, preprocess, source.annotation),
+        view=task.train_view(_view(config, preprocess), preprocess),
         workers=_workers(config, preprocess, ranks),
         skip=skip,
-        masks=source.annotation == "mask",
+        masks=task.masks,
     )
 
 
@@ -267,19 +267,11 @@ def make_val_batches(
     ranks: Ranks = ALONE,
     skip: Skip | None = None,
 ) -> EvalBatches:
-    """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches.
-
-    Images with masks are whole, and as they differ in size each is a batch.
-    """
-    workers, share, annotation = _workers(config, preprocess, ranks), ranks.share(indices), source.annotation
-    if annotation == "mask":
-        view = partial(_whole_view, preprocess=preprocess)
-        return EvalBatches(source, preprocess, 1, workers, share, skip, view=view, masks=True)
-    if annotation == "objects":
-        both = ObjectsView(partial(stretched, preprocess=preprocess))
-        return EvalBatches(source, preprocess, config.optimizer.batch_size, workers, share, skip, view=both)
-    batch_size = config.optimizer.batch_size * (EVAL_BATCH if preprocess.is_small else 1)
-    return EvalBatches(source, preprocess, batch_size, workers, share, skip)
+    """The images at `indices`, each once, in one of the processes. `skip`: as in make_train_batches."""
+    task = configured_task(config)
+    batch_size = task.val_batch_size(config.optimizer.batch_size, preprocess)
+    workers, share, view = _workers(config, preprocess, ranks), ranks.share(indices), task.val_view(preprocess)
+    return EvalBatches(source, preprocess, batch_size, workers, share, skip, view=view, masks=task.masks)
 
 
 def make_prepare(config: TrainConfig, preprocess: Preprocess) -> Callable[[Tensor, Tensor, int], Tensor]:
@@ -322,13 +314,11 @@ def _sees_whole_images(config: TrainConfig) -> bool:
     return config.augment.max_resize is not None or config.augment.min_area < 1
 
 
-def _view(config: TrainConfig, preprocess: Preprocess, annotation: Annotation) -> AnyView | None:
-    """What loader workers make of an image, where that is not the preprocessing itself."""
+def _view(config: TrainConfig, preprocess: Preprocess) -> AnyView | None:
+    """What the options of augmentation make of an image, where that is not the preprocessing itself."""
     augment, seed, crop = config.augment, config.run.seed, config.data.crop
     if augment.name == "ssd":
         return ObjectsView(partial(ssd_augmented, preprocess=preprocess, seed=seed))
-    if annotation == "objects":
-        return ObjectsView(partial(stretched, preprocess=preprocess))
     if augment.name == "torchvision":
         return CropView(partial(_tutorial_view, seed=seed))
     if augment.max_resize is not None:
@@ -340,10 +330,6 @@ def _view(config: TrainConfig, preprocess: Preprocess, annotation: Annotation) -
 
 def _tutorial_view(image: StoredImage, epoch: int, index: int, *, seed: int) -> Tensor:
     return article_augment(image.decode(), seed=seed, epoch=epoch, index=index)
-
-
-def _whole_view(image: StoredImage, epoch: int, index: int, *, preprocess: Preprocess, nearest: bool = False) -> Tensor:
-    return preprocess.whole(image.decode(), nearest=nearest)
 
 
 def _crop_view(image: StoredImage, epoch: int, index: int, **options: Any) -> Tensor:
