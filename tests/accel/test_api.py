@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from vggnet.accel.api import accelerate, restore
-from vggnet.accel.modules import Conv3x3
+from vggnet.accel.modules import Conv3x3, DilatedConv3x3
 from vggnet.models.vgg import build
 
 
@@ -44,19 +46,43 @@ def test_a_step_is_that_of_the_stock_model(make, algorithm, monkeypatch):
 
 
 def test_what_is_replaced_and_what_is_not():
-    """Oracle: by hand: only 3x3, stride 1, padding 1, one group, no dilation, zeros outside."""
+    """Oracle: by hand: only 3x3, stride 1, padding 1, one group, zeros outside; padding as dilation."""
     eligible = [nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(3, 5, 3, padding="same", bias=False)]
+    dilated = [nn.Conv2d(16, 16, 3, padding=(2, 3), dilation=(2, 3)), nn.Conv2d(4, 8, 3, padding="same", dilation=6)]
     others = [
         nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 5, padding=2), nn.Conv2d(16, 16, 3, 2, 1),
-        nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.Conv2d(16, 16, 3, padding=1, groups=4),
+        nn.Conv2d(16, 16, 3, padding=1, dilation=2), nn.Conv2d(16, 16, 3, padding=1, groups=4),
         nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(16, 16, 3, padding=1),
     ]  # fmt: skip
-    model = nn.Sequential(*eligible, *others)
+    model = nn.Sequential(*eligible, *dilated, *others)
     before = [type(module) for module in model]
     assert accelerate(model) is model
-    assert [type(module) for module in model] == [Conv3x3, Conv3x3, *before[2:]]
+    assert [type(module) for module in model] == [Conv3x3, Conv3x3, DilatedConv3x3, DilatedConv3x3, *before[4:]]
     assert restore(model) is model
     assert [type(module) for module in model] == before
+
+
+@pytest.mark.parametrize("algorithm", ["winograd4", "direct_nchw"])
+@given(
+    height=st.integers(1, 23), width=st.integers(1, 23), dilation=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    images=st.integers(1, 3), bias=st.booleans(),
+)  # fmt: skip
+def test_a_dilated_convolution_is_pytorch_s(algorithm, height, width, dilation, images, bias):
+    """Oracle: F.conv2d in float64: results, and all gradients; in inference too, where weights are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VGGNET_CONV", algorithm)
+        torch.manual_seed(0)
+        stock = nn.Conv2d(32, 16, 3, padding=dilation, dilation=dilation, bias=bias)
+        (ours,) = accelerate(nn.Sequential(copy.deepcopy(stock)))
+        x, grad = torch.randn(images, 32, height, width), torch.randn(images, 16, height, width)
+        found = [x.clone().requires_grad_(), *ours.parameters()]
+        exact = [x.double().requires_grad_(), *stock.double().parameters()]
+        y, expected = ours(found[0]), stock(exact[0])
+        results = [y.detach(), *torch.autograd.grad(y, found, grad), ours.eval().requires_grad_(False)(x)]
+        others = [expected, *torch.autograd.grad(expected, exact, grad.double()), expected]
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(results, others, strict=True):
+        assert (one.double() - other).abs().max() < 1e-4 * max(other.abs().max(), 1)
 
 
 def test_parameters_names_and_hooks_stay():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vggnet.accel.fusion import FusedSequential
-from vggnet.accel.modules import Conv3x3, LargeLinear
+from vggnet.accel.modules import Conv3x3, DilatedConv3x3, LargeLinear
 from vggnet.accel.weight_cache import forget
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -17,11 +17,11 @@ MANY_WEIGHTS = 1 << 20  # from so many on, a fully connected layer takes the tim
 def accelerate(model: Model) -> Model:
     """Make a model faster on CPUs, in training and inference, by changing the class of its layers in place.
 
-    Changed are 3x3 convolutions with stride 1, padding 1, dilation 1 and one group; nn.Sequential, which fuses such
-    convolutions, batch norm, ReLU and 2x2 max pool; and fully connected layers with at least 2^20 weights, which use
-    float16 weights for inference where that is faster. Layers stay the same objects with the same parameters, names,
-    hooks and `state_dict`; weights become channels-last, which changes no value. Results differ by rounding: with
-    float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
+    Changed are 3x3 convolutions with stride 1, one group, and a padding equal to their dilation; nn.Sequential, which
+    fuses such convolutions, batch norm, ReLU and 2x2 max pool; and fully connected layers with at least 2^20 weights,
+    which use float16 weights for inference where that is faster. Layers stay the same objects with the same parameters,
+    names, hooks and `state_dict`; weights become channels-last, which changes no value. Results differ by rounding:
+    with float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
     $VGGNET_CONV=direct, PyTorch does all the work.
 
     In eval mode without gradients of the weights, what is computed from the weights is cached until they change.
@@ -43,7 +43,7 @@ def accelerate(model: Model) -> Model:
     """
     for module in model.modules():
         if type(module) is nn.Conv2d and _is_eligible(module):
-            module.__class__ = Conv3x3
+            module.__class__ = Conv3x3 if module.dilation == (1, 1) else DilatedConv3x3
         if type(module) is nn.Linear and module.weight.numel() >= MANY_WEIGHTS:
             module.__class__ = LargeLinear
         if type(module) is nn.Sequential:
@@ -65,7 +65,12 @@ def restore(model: Model) -> Model:
     >>> type(vggnet.restore(model)[0])
     <class 'torch.nn.modules.conv.Conv2d'>
     """
-    stock: dict[type, type] = {Conv3x3: nn.Conv2d, LargeLinear: nn.Linear, FusedSequential: nn.Sequential}
+    stock: dict[type, type] = {
+        Conv3x3: nn.Conv2d,
+        DilatedConv3x3: nn.Conv2d,
+        LargeLinear: nn.Linear,
+        FusedSequential: nn.Sequential,
+    }
     for module in model.modules():
         if type(module) in stock:
             forget(module)
@@ -77,8 +82,7 @@ def _is_eligible(conv: nn.Conv2d) -> bool:
     return (
         conv.kernel_size == (3, 3)
         and conv.stride == (1, 1)
-        and conv.padding in ((1, 1), "same")
-        and conv.dilation == (1, 1)
+        and conv.padding in (conv.dilation, "same")
         and conv.groups == 1
         and conv.padding_mode == "zeros"
     )

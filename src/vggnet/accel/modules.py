@@ -4,6 +4,7 @@ import os
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.accel.autotuning import DIRECT
@@ -29,6 +30,27 @@ class Conv3x3(CachesWeights, nn.Conv2d):
         if can_infer(self, input):
             return convolve(self, None, input, relu=False, pool=False)
         return conv3x3(input, self.weight, self.bias)
+
+
+class DilatedConv3x3(Conv3x3):
+    """nn.Conv2d(C, K, 3, padding=d, dilation=d): a 3x3 convolution without dilation of d x d smaller images.
+
+    The taps of a dilated convolution are d pixels apart, so that each pixel meets only those whose row and column
+    differ from its own by multiples of d. These make an image of their own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W)."""
+        if is_traced() or not is_plain(input) or not is_supported(input, self.weight, self.bias):
+            return nn.Conv2d.forward(self, input)
+        (rows, columns), (n, channels, height, width) = self.dilation, input.shape
+        padded = F.pad(input, (0, -width % columns, 0, -height % rows)).permute(0, 2, 3, 1)
+        high, wide = padded.shape[1] // rows, padded.shape[2] // columns
+        parts = padded.reshape(n, high, rows, wide, columns, channels).permute(0, 2, 4, 1, 3, 5)
+        small = super().forward(parts.reshape(n * rows * columns, high, wide, channels).permute(0, 3, 1, 2))
+        parts = small.permute(0, 2, 3, 1).reshape(n, rows, columns, high, wide, self.out_channels)
+        whole = parts.permute(0, 3, 1, 4, 2, 5).reshape(n, high * rows, wide * columns, self.out_channels)
+        return whole[:, :height, :width].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
 class LargeLinear(CachesWeights, nn.Linear):
