@@ -1,5 +1,6 @@
 """Which device is chosen, and what is stored of the hardware."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vggnet.devices import CPU_FLAGS, choose_device, environment
+from vggnet.devices import CPU_FLAGS, choose_device, environment, usable_cores
 from vggnet.errors import ConfigError
 
 
@@ -39,6 +40,18 @@ def test_flags_are_those_of_lscpu():
     words = set(cpuinfo.read_text().split())
     flags = environment(torch.device("cpu"))["device"].rpartition("(")[2].rstrip(")").split()[1:]
     assert flags == [flag for flag in CPU_FLAGS.values() if flag in words]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit the cores of a process")
+def test_cores_are_those_that_the_process_may_use():
+    """Oracle: the limit that was set, as taskset, Slurm and containers set it."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)
 
 
 def test_hardware_without_llvm():

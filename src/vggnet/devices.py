@@ -33,6 +33,18 @@ def choose_device(name: str | None = None) -> torch.device:
         raise ConfigError(f'device {name!r} cannot be used ({one_line(error)}); try "cpu".') from error
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has under Slurm, taskset, or docker run --cpuset-cpus.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware, for every number that is stored."""
     return {
@@ -41,7 +53,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torchvision": version("torchvision"),
         "vggnet": version("vggnet"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "date": f"{datetime.now():%Y-%m-%d}",
     }

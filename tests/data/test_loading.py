@@ -364,8 +364,8 @@ def test_a_source_that_fails_ends_the_epoch():
 
 def test_workers_by_default(monkeypatch):
     """Oracle: the contract: none for small images, else one a core, eight at most."""
-    for cores, expected in ((None, 1), (3, 3), (64, 8)):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+    for cores, expected in ((1, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr("vggnet.data.loading.usable_cores", lambda cores=cores: cores)
         assert [default_workers(Preprocess(resize=100, crop=crop)) for crop in (64, 65)] == [0, expected]
 
 

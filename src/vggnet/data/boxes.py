@@ -4,7 +4,6 @@ A box is (left, top, right, bottom), the edges of a rectangle in pixels of the u
 and the whole of an image is (0, 0, width, height).
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from vggnet.data.decoded import recall
 from vggnet.data.objects import VOC, read_voc_objects
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
+from vggnet.devices import usable_cores
 from vggnet.errors import DataError, ImageError
 from vggnet.progress import Progress, report_progress
 
@@ -53,7 +53,7 @@ def _read_boxes(source: Source, progress: Progress) -> Boxes:
         image = source.open(index)
         return image.decode().size, image.reduced
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "checking boxes") as report:
+    with ThreadPoolExecutor(usable_cores()) as pool, report_progress(progress, "checking boxes") as report:
         for index, (size, reduced) in enumerate(pool.map(check, range(len(source)))):
             sizes[index] = size
             reductions[index] = reduced
@@ -84,7 +84,7 @@ def unreadable_images(source: Source) -> dict[int, ImageError]:
             return error
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return {index: error for index, error in enumerate(pool.map(error_of, range(len(source)))) if error}
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +17,7 @@ from torch import Tensor
 from vggnet.data.caching import mark_used
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
+from vggnet.devices import usable_cores
 from vggnet.errors import DataError, ImageError, StorageError
 from vggnet.files import cache_folder, replacing
 from vggnet.progress import Progress, report_progress
@@ -145,7 +145,7 @@ def _decode(
         except ImageError as error:
             bad[index] = error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "decoding") as report:
+    with ThreadPoolExecutor(usable_cores()) as pool, report_progress(progress, "decoding") as report:
         for done, _ in enumerate(pool.map(fill, indices), start=1):
             report(done, len(indices))
     return dict(sorted(bad.items()))

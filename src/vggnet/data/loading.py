@@ -1,7 +1,6 @@
 """Batches of uint8 pixels, for training (shuffled, reproducible from seed and epoch) and for testing (in order)."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -32,6 +31,7 @@ from vggnet.data.workers import (
     stack,
     start_workers,
 )
+from vggnet.devices import usable_cores
 from vggnet.errors import ImageError
 from vggnet.progress import Progress
 
@@ -233,7 +233,7 @@ def of_one_size(images: Iterable[Tensor], max_pixels: int) -> Iterator[Tensor]:
 
 def default_workers(preprocess: Preprocess) -> int:
     """Loader processes: none for small images, which are kept decoded; for photos one a core, eight at most."""
-    return 0 if preprocess.is_small else min(8, os.cpu_count() or 1)
+    return 0 if preprocess.is_small else min(8, usable_cores())
 
 
 def _chunks(indices: Tensor, batch_size: int) -> list[Tensor]:

@@ -3,7 +3,6 @@
 Sketches see no crops, turned or mirrored pictures; `vggnet.features.duplicates` compares by a network.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vggnet.data.sources.source import Source
+from vggnet.devices import usable_cores
 from vggnet.errors import ImageError
 from vggnet.progress import Progress, report_progress
 
@@ -59,7 +59,7 @@ def sketch_source(source: Source, indices: Sequence[int], *, progress: Progress 
             return NOTHING
 
     sketches = np.zeros((len(indices), SIDE * SIDE), np.float32)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "looking for near-copies") as report:
+    with ThreadPoolExecutor(usable_cores()) as pool, report_progress(progress, "looking for near-copies") as report:
         for place, found in enumerate(pool.map(one, indices)):
             sketches[place] = found
             report(place + 1, len(indices))

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from vggnet.data.images import Named, Pictures, named_pictures, read_pixels
 from vggnet.data.preprocess import Preprocess
+from vggnet.devices import usable_cores
 from vggnet.errors import ConfigError, ImageError, InputError, check_at_least
 from vggnet.models.table1 import TOTAL_STRIDE
 from vggnet.models.vgg import VGG
@@ -289,7 +289,7 @@ def read_batches(
     pictures: Sequence[Named], preprocess: Preprocess, batch_size: int
 ) -> Iterator[list[Tensor | ImageError]]:
     """The pixels of each image, uint8 (C, H, W), or the error if it cannot be read; decoded in threads."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(pictures), batch_size):
             yield list(pool.map(read_pixels, pictures[start : start + batch_size], repeat(preprocess)))
 

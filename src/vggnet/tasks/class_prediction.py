@@ -1,6 +1,5 @@
 """Predict the classes of pictures, preprocessed as the network was trained."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vggnet.data.images import Picture, named_pictures, read_pixels
+from vggnet.devices import usable_cores
 from vggnet.errors import ImageError
 from vggnet.metrics import check_finite_logits
 from vggnet.progress import report_progress
@@ -28,7 +28,7 @@ def predict_classes(classifier: OpenModel, images: Sequence[Picture] | Picture, 
     """
     pictures = list(named_pictures(images))
     predictions: list[Prediction] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(job.progress, "predicting") as report:
+    with ThreadPoolExecutor(usable_cores()) as pool, report_progress(job.progress, "predicting") as report:
         for start in range(0, len(pictures), job.batch_size):
             batch = pictures[start : start + job.batch_size]
             pixels = list(pool.map(read_pixels, batch, repeat(classifier.preprocess)))

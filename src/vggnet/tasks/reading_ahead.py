@@ -1,12 +1,12 @@
 """Read images before they are needed."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from vggnet.data.sources.source import Source
+from vggnet.devices import usable_cores
 from vggnet.errors import ImageError
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ def read_ahead(source: Source, read: Callable[[int], T], workers: int | None) ->
         read: called with the place of an image; raises ImageError.
         workers: threads, 0 for none; by default one for each core, eight at most.
     """
-    threads = min(8, os.cpu_count() or 1) if workers is None else workers
+    threads = min(8, usable_cores()) if workers is None else workers
     if not threads:
         yield from map(partial(_read, source, read), range(len(source)))
         return

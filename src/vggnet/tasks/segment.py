@@ -1,6 +1,5 @@
 """Segmentation: a class for each pixel, cross-entropy, and intersection over union."""
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from vggnet.data.masks import IGNORED
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Annotation, Source
 from vggnet.data.workers import View
+from vggnet.devices import usable_cores
 from vggnet.errors import ConfigError, ImageError, OnError
 from vggnet.metrics import check_finite_logits
 from vggnet.models.architecture import Architecture
@@ -106,7 +106,7 @@ class Segment(Task):
             return torch.from_numpy(pixels[: len(source.classes)])
 
         counts = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool, report_progress(progress, "counting pixels") as report:
+        with ThreadPoolExecutor(usable_cores()) as pool, report_progress(progress, "counting pixels") as report:
             for done, pixels in enumerate(pool.map(count, range(len(source))), start=1):
                 counts.append(pixels)
                 report(done, len(source))

@@ -4,7 +4,6 @@ Masks are encoded as images are, PNG with one channel of class indices. Objects 
 Face has them: `bbox` with COCO's boxes (left, top, width, height in pixels), and `category` with indices or names.
 """
 
-import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from vggnet.data.sources.annotated_folder import class_names as listed_classes
 from vggnet.data.sources.columns import AnnotationColumn, class_names
 from vggnet.data.sources.rows import BATCH, OpenTable, Rows, encoded_column
 from vggnet.data.sources.source import Columns, Source
+from vggnet.devices import usable_cores
 from vggnet.errors import DataError, ImageError, one_line
 
 
@@ -121,7 +121,7 @@ class MaskRows(_AnnotatedRows):
     def read_classes(table: Any, column: str, ignore_index: int | None) -> list[str]:
         """As many as the masks have."""
         masks = encoded_column(table, column)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             found = pool.map(lambda index: largest_index(masks[index].as_py() or b"", ignore_index), range(len(masks)))
             return [f"class {index}" for index in range(min(max(found, default=-1) + 1, IGNORED))]
 

@@ -1,6 +1,5 @@
 """Images with masks: `path/<split>/images` and `path/<split>/masks`, the same without splits, or VOC's folders."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -29,6 +28,7 @@ from vggnet.data.sources.layout import DIVIDED
 from vggnet.data.sources.source import BY_NAME, Columns, Source, split_rank, usual_split
 from vggnet.data.splits import Rule
 from vggnet.data.walking import data_files, data_folders
+from vggnet.devices import usable_cores
 from vggnet.errors import DataError, ImageError
 
 IMAGES, MASKS = "images", "masks"
@@ -186,7 +186,7 @@ def _largest_index(masks: Sequence[Path], ignore_index: int | None) -> int:
         digest.update(f"{mask}\0{status and (status.st_size, status.st_mtime_ns)}\n".encode(errors="surrogateescape"))
 
     def read() -> int:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             return max(pool.map(partial(largest_index, ignore_index=ignore_index), masks), default=-1)
 
     return recall(_largest, (digest.hexdigest(), ignore_index), read)

@@ -1,6 +1,5 @@
 """Images with objects: VOC's XML beside each image, VOC's folders, or one file of COCO for each split."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +26,7 @@ from vggnet.data.sources.layout import DIVIDED
 from vggnet.data.sources.source import Source, split_rank, usual_split
 from vggnet.data.splits import Rule
 from vggnet.data.walking import data_files, data_folders
+from vggnet.devices import usable_cores
 from vggnet.errors import DataError, ImageError
 
 VOC_IMAGES, VOC_XML, VOC_SETS = "JPEGImages", "Annotations", "ImageSets/Main"
@@ -211,7 +211,7 @@ def _read_all(
             found[split] = dict(coco)
         else:
             files = place.image_files()
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(usable_cores()) as pool:
                 read = list(pool.map(_read_xml, [place.annotation_of(file, XML) for file in files]))
             found[split] = dict(zip(map(str, files), read, strict=True))
             found_names = sorted({one.label for of in read if not isinstance(of, ImageError) for one in of})
