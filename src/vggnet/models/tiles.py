@@ -86,15 +86,19 @@ def outputs_of_large(
         return network(normalize(pixels)).cpu()  # type: ignore[no-any-return]
     margin = reach(network) - (-cast(MapHead, network.head).reach // TOTAL_STRIDE)
     side = max(isqrt(max_pixels) // TOTAL_STRIDE - 2 * margin, LEAST_TILE)
-    columns = list(tiles(width, -(-width // TOTAL_STRIDE), side=side, margin=margin))
-    rows, factor = list[Tensor](), 1
-    for row in tiles(height, -(-height // TOTAL_STRIDE), side=side, margin=margin):
-        parts = []
+    rows, columns = (list(tiles(one, -(-one // TOTAL_STRIDE), side=side, margin=margin)) for one in (height, width))
+    found, factor = torch.empty(0), 1
+    for row in rows:
         for column in columns:
-            tile = padded(normalize(pixels[:, :, row.start : row.until, column.start : column.until]))
-            outputs = network(tile)
-            factor = tile.shape[2] // outputs.shape[2]  # pixels a side for one of the output
+            outputs = network(padded(normalize(pixels[:, :, row.start : row.until, column.start : column.until])))
+            if not found.numel():
+                factor = -(-(row.until - row.start) // TOTAL_STRIDE) * TOTAL_STRIDE // outputs.shape[2]
+                shape = [one[-1].end * TOTAL_STRIDE // factor for one in (rows, columns)]
+                found = torch.empty(*outputs.shape[:2], *shape)
             (top, bottom), (left, right) = row.inside(factor), column.inside(factor)
-            parts.append(outputs[:, :, top:bottom, left:right].cpu())
-        rows.append(torch.cat(parts, 3))
-    return torch.cat(rows, 2)[:, :, : height // factor, : width // factor]
+            down, across = (one.first * TOTAL_STRIDE // factor for one in (row, column))
+            found[:, :, down : down + bottom - top, across : across + right - left] = outputs[
+                :, :, top:bottom, left:right
+            ]
+            del outputs  # else it is there beside the next tile
+    return found[:, :, : height // factor, : width // factor]
