@@ -9,27 +9,23 @@ request was due (open loop), so that waiting counts. A row is added to serving.j
 """
 
 import asyncio
-import io
 import json
-import os
 import random
-import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from tyro.conf import Positional
 
 import vggnet
 from experiments import page
+from experiments.benchmarks.hostile import hostile_requests, request_of
+from experiments.benchmarks.server import PATIENCE, Answer, Senders, Server
 from experiments.rows import append_row
 from vggnet.devices import environment
 from vggnet.report.text import to_json
@@ -37,104 +33,13 @@ from vggnet.tasks.results import Prediction
 from vggnet.weights.checkpoint import inference_mode, open_model
 
 BATCH = 16
-PART = b'--limit\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
 ROWS = Path(__file__).with_name("serving.jsonl")
-PATIENCE = 60.0  # seconds for an answer, twice the server's deadline
 
 
 Part = Literal["load", "overload", "hostile"]
 
 
-class Answer(NamedTuple):
-    """What a request got."""
-
-    status: int  # 0 if the connection was lost
-    retry_after: bool
-    body: bytes
-    seconds: float  # since it was due
-
-
 IsRight = Callable[[Answer], bool]
-
-
-class Server:
-    """A process of `vgg serve`."""
-
-    def __init__(self, model: str) -> None:
-        command = [sys.executable, "-m", "vggnet", "serve", model, "--port", "0", "--device", "cpu"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.process.stdout.readline())
-        assert found is not None
-        self.port = int(found[1])
-
-    def memory(self) -> int:
-        """Bytes in use by the process and those that it has started; shared pages count once."""
-        processes = [self.process.pid, *_children(self.process.pid)]
-        lines = (line for process in processes for line in _memory(process) if line.startswith("Pss:"))
-        return sum(1024 * int(line.split()[1]) for line in lines)
-
-    def processor(self) -> float:
-        """Seconds of processors that it and the processes that it has started have used."""
-        return sum(map(_processor, [self.process.pid, *_children(self.process.pid)]))
-
-    async def ask(self, image: bytes, due: float | None = None) -> Answer:
-        """Send an image to /predict by a connection of its own."""
-        start = time.perf_counter() if due is None else due
-        try:
-            async with asyncio.timeout(PATIENCE):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.write(_request([image], "close"))
-                received = await reader.read()
-                writer.close()
-        except OSError as error:
-            received = f"{type(error).__name__}".encode()
-        return _answer(received, start)
-
-
-class Senders:
-    """Connections to a server that are kept.
-
-    Args:
-        server: that answers.
-        images: of each request.
-    """
-
-    def __init__(self, server: Server, images: Sequence[bytes]) -> None:
-        self._server, self._request = server, _request(images, "keep-alive")
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def ask(self, due: float | None = None) -> Answer:
-        """Send a request by a connection that is free, or by a new one."""
-        start = time.perf_counter() if due is None else due
-        while self._free and self._free[-1][0].at_eof():
-            self._free.pop()
-        if self._free:
-            reader, writer = self._free.pop()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
-        writer.write(self._request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head)
-        assert length is not None
-        answer = _answer(head + await reader.readexactly(int(length[1])), start)
-        self._free.append((reader, writer))
-        return answer
-
-
-def _request(images: Sequence[bytes], connection: str) -> bytes:
-    body = b"".join(PART + image + b"\r\n" for image in images) + b"--limit--\r\n"
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n"
-        f"Content-Type: multipart/form-data; boundary=limit\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def _answer(received: bytes, start: float) -> Answer:
-    headers, _, payload = received.partition(b"\r\n\r\n")
-    status = int(headers.split()[1]) if headers.startswith(b"HTTP/") else 0
-    return Answer(status, b"retry-after" in headers.lower(), payload or headers, time.perf_counter() - start)
 
 
 def main(
@@ -278,7 +183,7 @@ async def _closed_loop(senders: Senders, seconds: float, count: int) -> tuple[li
 
 
 async def _open_loop(ask: Callable[[float], Awaitable[Answer]], rate: float, seconds: float, seed: int) -> list[Answer]:
-    """Requests at random times, `rate` a second in the mean, whatever the server does; fewer where this process lags."""
+    """Requests at random times, `rate` a second in the mean, whatever the server does, or as many as can be sent."""
     times, start, tasks = random.Random(seed), time.perf_counter(), []
     due = start
     while (due := due + times.expovariate(rate)) < start + seconds > time.perf_counter():
@@ -288,54 +193,22 @@ async def _open_loop(ask: Callable[[float], Awaitable[Answer]], rate: float, sec
 
 
 async def _hostile(server: Server, image: bytes, bodies: int, seed: int) -> tuple[list[Answer], list[Answer]]:
-    """Hostile images, eight at a time, and a good one after every twentieth."""
+    """Hostile requests, eight at a time, and a good one after every twentieth; some senders never end theirs."""
     hostile: list[Answer] = []
     beside: list[Answer] = []
-    queue = list(enumerate(hostile_images(bodies, seed)))[::-1]
+    queue = list(enumerate(hostile_requests(image, bodies, seed)))[::-1]
 
     async def sender() -> None:
         while queue:
-            number, body = queue.pop()
-            hostile.append(await server.ask(body))
+            number, request = queue.pop()
+            hostile.append(await server.send(request))
             if number % 20 == 0:
                 beside.append(await server.ask(image))
 
-    await asyncio.gather(*(sender() for _ in range(8)))
-    return hostile, beside
-
-
-def hostile_images(count: int, seed: int) -> list[bytes]:
-    """Damaged, truncated, mixed and lying image files, and other data."""
-    draw = random.Random(seed)
-    pixels = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8))
-    good = [_encoded(pixels, kind, **options) for kind, options in _KINDS]
-    return [_damaged(draw, draw.choice(good), draw.choice(good)) for _ in range(count)]
-
-
-_KINDS: Sequence[tuple[str, dict[str, Any]]] = (
-    ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("GIF", {}), ("TIFF", {}), ("BMP", {}),
-)  # fmt: skip
-
-
-def _damaged(draw: random.Random, file: bytes, other: bytes) -> bytes:
-    way, place = draw.randrange(6), draw.randrange(1, len(file))
-    if way == 0:
-        return file[:place]
-    if way == 1:
-        return file[:place] + other[draw.randrange(len(other)) :]
-    if way == 2:
-        return draw.randbytes(draw.randrange(3000))
-    changed = bytearray(file)
-    header = min(len(file), 700)  # where sizes and counts are
-    for _ in range(draw.choice((1, 3, 30))):
-        changed[draw.randrange(header if way < 5 else len(file))] = draw.choice((0, 0x7F, 0xFF, draw.randrange(256)))
-    return bytes(changed)
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    good = request_of([image], "close")
+    slow = (server.send(good[:length]) for length in (20, 100, 250, len(good) - 1))
+    ended, _ = await asyncio.gather(asyncio.gather(*slow), asyncio.gather(*(sender() for _ in range(8))))
+    return [*hostile, *ended], beside
 
 
 def _loop(model: str, seconds: float) -> float:
@@ -377,29 +250,6 @@ def _error_of(answer: Answer) -> str:
         return str(json.loads(answer.body)["error"])
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _processor(process: int) -> float:
-    """Seconds."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    except OSError:  # it has ended
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(process: int) -> list[str]:
-    try:
-        return Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:  # it has ended
-        return []
-
-
-def _children(process: int) -> list[int]:
-    path = Path(f"/proc/{process}/task")
-    lists = (task / "children" for task in path.iterdir())
-    found = [int(child) for file in lists for child in file.read_text(encoding="ascii").split()]
-    return [one for child in found for one in (child, *_children(child))]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""A process of `vgg serve`, and clients that measure it."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.benchmarks.hostile import request_of
+
+PATIENCE = 60.0  # seconds for an answer, twice the server's deadline
+
+
+class Answer(NamedTuple):
+    """What a request got."""
+
+    status: int  # 0 if the connection was lost
+    retry_after: bool
+    body: bytes
+    seconds: float  # since it was due
+
+
+class Server:
+    """A process of `vgg serve`."""
+
+    def __init__(self, model: str) -> None:
+        command = [sys.executable, "-m", "vggnet", "serve", model, "--port", "0", "--device", "cpu"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.process.stdout.readline())
+        assert found is not None
+        self.port = int(found[1])
+
+    def memory(self) -> int:
+        """Bytes in use by the process and those that it has started; shared pages count once."""
+        processes = [self.process.pid, *_children(self.process.pid)]
+        lines = (line for process in processes for line in _memory(process) if line.startswith("Pss:"))
+        return sum(1024 * int(line.split()[1]) for line in lines)
+
+    def processor(self) -> float:
+        """Seconds of processors that it and the processes that it has started have used."""
+        return sum(map(_processor, [self.process.pid, *_children(self.process.pid)]))
+
+    async def ask(self, image: bytes, due: float | None = None) -> Answer:
+        """Send an image to /predict by a connection of its own."""
+        return await self.send(request_of([image], "close"), due)
+
+    async def send(self, request: bytes, due: float | None = None) -> Answer:
+        """Send bytes by a connection of their own, and read until the server closes it."""
+        start = time.perf_counter() if due is None else due
+        try:
+            async with asyncio.timeout(PATIENCE):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.write(request)
+                received = await reader.read()
+                writer.close()
+        except OSError as error:
+            received = f"{type(error).__name__}".encode()
+        return _answer(received, start)
+
+
+class Senders:
+    """Connections to a server that are kept.
+
+    Args:
+        server: that answers.
+        images: of each request.
+    """
+
+    def __init__(self, server: Server, images: Sequence[bytes]) -> None:
+        self._server, self._request = server, request_of(images, "keep-alive")
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, due: float | None = None) -> Answer:
+        """Send a request by a connection that is free, or by a new one."""
+        start = time.perf_counter() if due is None else due
+        while self._free and self._free[-1][0].at_eof():
+            self._free.pop()
+        if self._free:
+            reader, writer = self._free.pop()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        writer.write(self._request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length is not None
+        answer = _answer(head + await reader.readexactly(int(length[1])), start)
+        self._free.append((reader, writer))
+        return answer
+
+
+def _answer(received: bytes, start: float) -> Answer:
+    headers, _, payload = received.partition(b"\r\n\r\n")
+    status = int(headers.split()[1]) if headers.startswith(b"HTTP/") else 0
+    return Answer(status, b"retry-after" in headers.lower(), payload or headers, time.perf_counter() - start)
+
+
+def _processor(process: int) -> float:
+    """Seconds."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:  # it has ended
+        return []
+
+
+def _children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task")
+    lists = (task / "children" for task in path.iterdir())
+    found = [int(child) for file in lists for child in file.read_text(encoding="ascii").split()]
+    return [one for child in found for one in (child, *_children(child))]
