@@ -11,10 +11,13 @@ from vggnet.serving.gate import MAX_HEADERS
 from vggnet.serving.limits import Limits
 
 LINGER = 10.0  # seconds that a refused connection stays open, so that a slow sender comes to read why
+LINGERING = 4096  # refused connections that stay open; of more the oldest is closed
 
 
 def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     """The protocol of a server with these limits."""
+
+    refused: dict[Any, None] = {}  # the connections that linger, the oldest first
 
     class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -23,10 +26,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            excess = len(self.connections) - limits.max_connections
-            if excess > limits.max_connections:
-                transport.abort()
-            elif excess > 0:
+            if len(self.connections) - len(refused) > limits.max_connections:
                 self._refuse(503, "the server has too many connections; try again in 1 s.", b"retry-after: 1\r\n")
             else:
                 self._start_timer()
@@ -56,6 +56,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            refused.pop(self, None)
             self._stop_timer()
             super().connection_lost(exc)
 
@@ -87,9 +88,16 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
                 self._refuse(408, f"the headers did not arrive within {limits.header_timeout:g} s.")
 
         def _refuse(self, status: int, message: str, more: bytes = b"") -> None:
-            """Answer, and close the connection once the sender does. Closed at once, what the sender still sends would
-            make its system drop the answer."""
+            """Answer, and close the connection once the sender does.
+
+            If it were closed at once, what the sender still sends would make its system drop the answer.
+            """
             self._is_refused = True
+            refused[self] = None
+            if len(refused) > LINGERING:
+                oldest = next(iter(refused))
+                del refused[oldest]
+                oldest.transport.close()
             body = json.dumps({"error": message}).encode()
             head = (
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
@@ -49,6 +50,7 @@ def run_server(
         WeightsError, DataError: as `open_service`.
     """
     start = perf_counter()
+    _allow_connections()
     logging.basicConfig(level=logging.INFO, format="vgg: %(message)s", stream=sys.stderr)
     options: dict[str, Any] = {"index": index, "device": device, "limits": limits, "api_key": api_key}
     with bound(host, port) as listener, open_service(sources, **options) as service:
@@ -100,6 +102,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _allow_connections() -> None:
+    """As many open files as the system allows: many connections may be refused at a time."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def hosts_of(host: str) -> tuple[str, ...] | None:
