@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vggnet.accel.api import accelerate, restore
-from vggnet.accel.modules import Conv3x3, DilatedConv3x3
+from vggnet.accel.modules import Conv3x3, DilatedConv3x3, OtherConv2d
+from vggnet.accel.precision import best_precision, products_in
 from vggnet.models.vgg import build
 
 
@@ -57,7 +58,9 @@ def test_what_is_replaced_and_what_is_not():
     model = nn.Sequential(*eligible, *dilated, *others)
     before = [type(module) for module in model]
     assert accelerate(model) is model
-    assert [type(module) for module in model] == [Conv3x3, Conv3x3, DilatedConv3x3, DilatedConv3x3, *before[4:]]
+    assert [type(module) for module in model] == [
+        Conv3x3, Conv3x3, DilatedConv3x3, DilatedConv3x3, *[OtherConv2d] * 7, nn.ConvTranspose2d,
+    ]  # fmt: skip
     assert restore(model) is model
     assert [type(module) for module in model] == before
 
@@ -83,6 +86,32 @@ def test_a_dilated_convolution_is_pytorch_s(algorithm, height, width, dilation, 
     assert y.is_contiguous(memory_format=torch.channels_last)
     for one, other in zip(results, others, strict=True):
         assert (one.double() - other).abs().max() < 1e-4 * max(other.abs().max(), 1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_other_convolutions_are_rounded_as_by_autocast(bias):
+    """Oracle: PyTorch's autocast in a training in bfloat16; PyTorch's layer, bit for bit, everywhere else."""
+    torch.manual_seed(0)
+    stock = nn.Conv2d(16, 24, 5, stride=2, padding=2, bias=bias)
+    (ours,) = accelerate(nn.Sequential(copy.deepcopy(stock)))
+    x, grad = torch.randn(2, 16, 20, 20), torch.randn(2, 24, 10, 10)
+
+    def step(conv):
+        given = x.clone().requires_grad_()
+        y = conv(given)
+        assert y.dtype == (torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
+        y.float().backward(grad)
+        return [y.detach().float(), given.grad, *(parameter.grad for parameter in conv.parameters())]
+
+    expected = step(stock.to(memory_format=torch.channels_last))
+    assert all(map(torch.equal, step(ours), expected))
+    ours.zero_grad()
+    stock.zero_grad()
+    if best_precision() == "bfloat16":
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = step(stock)
+    with products_in(best_precision()):
+        assert all(map(torch.equal, step(ours), expected))
 
 
 def test_parameters_names_and_hooks_stay():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vggnet.accel.fusion import FusedSequential
-from vggnet.accel.modules import Conv3x3, DilatedConv3x3, LargeLinear
+from vggnet.accel.modules import Conv3x3, DilatedConv3x3, LargeLinear, OtherConv2d
 from vggnet.accel.weight_cache import forget
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -19,7 +19,8 @@ def accelerate(model: Model) -> Model:
 
     Changed are 3x3 convolutions with stride 1, one group, and a padding equal to their dilation; nn.Sequential, which
     fuses such convolutions, batch norm, ReLU and 2x2 max pool; and fully connected layers with at least 2^20 weights,
-    which use float16 weights for inference where that is faster. Layers stay the same objects with the same parameters,
+    which use float16 weights for inference where that is faster. Other convolutions stay PyTorch's; in a training in
+    bfloat16 their tensors are rounded first, as by autocast. Layers stay the same objects with the same parameters,
     names, hooks and `state_dict`; weights become channels-last, which changes no value. Results differ by rounding:
     with float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
     $VGGNET_CONV=direct, PyTorch does all the work.
@@ -42,8 +43,9 @@ def accelerate(model: Model) -> Model:
     torch.Size([2, 16, 8, 8])
     """
     for module in model.modules():
-        if type(module) is nn.Conv2d and _is_eligible(module):
-            module.__class__ = Conv3x3 if module.dilation == (1, 1) else DilatedConv3x3
+        if type(module) is nn.Conv2d:
+            fast = Conv3x3 if module.dilation == (1, 1) else DilatedConv3x3
+            module.__class__ = fast if _is_eligible(module) else OtherConv2d
         if type(module) is nn.Linear and module.weight.numel() >= MANY_WEIGHTS:
             module.__class__ = LargeLinear
         if type(module) is nn.Sequential:
@@ -68,6 +70,7 @@ def restore(model: Model) -> Model:
     stock: dict[type, type] = {
         Conv3x3: nn.Conv2d,
         DilatedConv3x3: nn.Conv2d,
+        OtherConv2d: nn.Conv2d,
         LargeLinear: nn.Linear,
         FusedSequential: nn.Sequential,
     }

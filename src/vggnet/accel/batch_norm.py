@@ -163,6 +163,27 @@ def gradients(
     return dx, for_weight, for_bias
 
 
+def relu_gradients(grad: Tensor, x: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
+    """Of x (in its type), and its sums by channel, from the gradient of ReLU and with `pool` of the 2x2 max pool.
+
+    x is channels-last, before or without a pool also after ReLU; grad is of y's type.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    channels = x.shape[1]
+    blocks = num_blocks(grad.numel() // channels, channels)
+    first, second = floats(2, blocks, channels)
+    zeros, ones = torch.zeros(channels), torch.ones(channels)
+    fields: dict[str, Any] = {
+        "blocks": blocks, "rows": grad.numel() // channels, "width": grad.shape[3], "channels": channels, "pool": pool,
+        "x": x, "y": grad, "scale": ones, "shift": zeros,
+    }  # fmt: skip
+    typed = kernels.for_types(x.element_size(), grad.element_size())
+    typed.gradient_sums(center=zeros, first=first, second=second, **fields)
+    dx = feature_maps(*x.shape, dtype=x.dtype)
+    typed.gradient(center=zeros, slope=zeros, first=dx, **fields)
+    return dx, first.sum(0)
+
+
 def _output_shape(x: Tensor, pool: bool) -> tuple[int, int, int, int]:
     n, channels, height, width = x.shape
     return (n, channels, height // 2, width // 2) if pool else (n, channels, height, width)

@@ -1,4 +1,4 @@
-"""Convolution, batch norm, ReLU and 2x2 max pool as one operator in bfloat16, for training on a matrix unit (AMX).
+"""Convolution, batch norm if there is one, ReLU and 2x2 max pool as one operator in bfloat16, to train on AMX.
 
 Activations between two of these operators, and their gradients, are bfloat16, as under PyTorch's autocast: the next
 products round their factors anyway, and half of the bytes move. Sums, statistics, weights and the gradients of weights
@@ -20,7 +20,7 @@ BFLOAT16 = "bfloat16"
 
 
 def can_train(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether `conv_norm_relu` can do this convolution of x (N, C, H, W), and its products may be in bfloat16."""
+    """Whether the functions below can do this convolution of x (N, C, H, W), and its products may be in bfloat16."""
     plain = type(x) is Tensor and not is_traced()
     allowed = allowed_precision() == best_precision() == BFLOAT16
     chosen = os.environ.get("VGGNET_CONV") in (None, "", BFLOAT16)
@@ -50,6 +50,43 @@ def conv_norm_relu(
         x, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, pool, dtype
     )
     return result
+
+
+def conv_relu(x: Tensor, conv: nn.Conv2d, pool: bool, dtype: torch.dtype) -> Tensor:
+    """3x3 convolution of x (N, C, H, W), ReLU, and with `pool` the 2x2 max pool, as `conv_norm_relu`."""
+    keep_freed_memory()
+    y: Tensor = _ConvRelu.apply(x, conv.weight, conv.bias, pool, dtype)
+    return y
+
+
+class _ConvRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pool: bool, dtype: torch.dtype) -> Tensor:
+        from vggnet.accel.algorithms.bfloat16 import Bfloat16  # imports numba
+        from vggnet.accel.batch_norm import normalize
+
+        x, weight = channels_last(x), channels_last(weight)
+        z = Bfloat16().forward(x, weight, bias, torch.bfloat16 if pool else dtype, relu=not pool)
+        ctx.save_for_backward(x, weight, z)
+        ctx.pool = pool
+        return normalize(z, torch.ones(len(weight)), torch.zeros(len(weight)), pool, dtype) if pool else z
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from vggnet.accel.algorithms.bfloat16 import Bfloat16
+        from vggnet.accel.batch_norm import relu_gradients
+
+        x, weight, z = ctx.saved_tensors
+        for_z, for_bias = relu_gradients(grad, z, ctx.pool)
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            Bfloat16().grad_input(for_z, weight, x.dtype) if needs_x else None,
+            Bfloat16().grad_weight(for_z, x) if needs_weight else None,
+            for_bias if needs_bias else None,
+            None,
+            None,
+        )
 
 
 class _ConvNormRelu(torch.autograd.Function):

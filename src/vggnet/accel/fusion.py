@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from vggnet.accel.autotuning import autotuner
-from vggnet.accel.bfloat16_training import can_train, conv_norm_relu
+from vggnet.accel.bfloat16_training import can_train, conv_norm_relu, conv_relu
 from vggnet.accel.dispatch import is_recorded, is_traced
 from vggnet.accel.fused_inference import PreparedLayers, convolve, prepare
 from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain
@@ -28,8 +28,9 @@ class FusedSequential(CachesWeights, nn.Sequential):
     """nn.Sequential that fuses its layers on a CPU. `accelerate` makes it.
 
     In training, batch norm, ReLU and a 2x2 max pool after them are one operator; in inference, in a frozen network
-    (eval mode, and no parameter requires a gradient), and in a training in bfloat16, a 3x3 convolution and these are. A
-    layer with a hook runs by itself, so that every hook sees the values that it would see in PyTorch.
+    (eval mode, and no parameter requires a gradient), and in a training in bfloat16, a 3x3 convolution and these are,
+    with or without batch norm. A layer with a hook runs by itself, so that every hook sees the values that it would see
+    in PyTorch.
 
     What was decided where no gradient is recorded is kept as a plan for the next time: for one image the decisions take
     a seventh of the time.
@@ -104,7 +105,7 @@ def _same(state: Sequence[object], other: Sequence[object]) -> bool:
 class _Group:
     """Layers that follow each other and run as one operator.
 
-    Without a convolution, and in training, there are norm and ReLU.
+    Without a convolution there are norm and ReLU, and in training there is a ReLU.
     """
 
     conv: Conv3x3 | None
@@ -114,8 +115,9 @@ class _Group:
 
     @property
     def trains(self) -> bool:
-        """Whether batch norm uses the statistics of the batch."""
-        return self.norm is not None and self.norm.training
+        """Whether batch norm uses the statistics of the batch; without one, whether the convolution is in training."""
+        layer = self.conv if self.norm is None else self.norm
+        return layer is not None and layer.training
 
     @property
     def count(self) -> int:
@@ -124,7 +126,7 @@ class _Group:
 
     def run(self, x: Tensor, *, for_convolution: bool) -> Tensor:
         """Apply all of them to x (N, C, H, W); `for_convolution` as `fused_inference.convolve`."""
-        if self.norm is not None and self.norm.training:
+        if self.trains:
             return _train(self.conv, self.norm, x, pool=self.pool, for_convolution=for_convolution)
         if self.conv is not None:
             return convolve(self.conv, self.norm, x, relu=self.relu, pool=self.pool, for_convolution=for_convolution)
@@ -150,7 +152,8 @@ def _first_groups(layers: Sequence[nn.Module], x: Tensor) -> list[_Group]:
         rest = rest[group.count :]
         channels = group.conv.out_channels if group.conv else like.shape[1]
         height, width = (size // 2 if group.pool else size for size in like.shape[2:])
-        like = x.new_empty(()).expand(len(x), channels, height, width)
+        recorded = group.trains and torch.is_grad_enabled()
+        like = x.new_empty((), requires_grad=recorded).expand(len(x), channels, height, width)
     return groups
 
 
@@ -169,12 +172,20 @@ def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:
     group = _Group(conv, norm, relu, pool is not None and even and _is_two_by_two(pool))
     if conv is not None and can_infer(conv, x):
         return group if norm is None or is_fixed(norm, x) else _Group(conv, None, False, False)
-    if norm is None or not relu:
+    if not relu:
         return None
+    if norm is None:
+        return group if conv is not None and _learns(conv, x) and can_train(conv, x) else None
     if norm.training:
         trains = norm.momentum is not None and x.numel() > x.shape[1] and (conv is None or can_train(conv, x))
         return group if trains else None
     return group if conv is None and is_fixed(norm, x) and not is_recorded(x) else None
+
+
+def _learns(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the convolution is in training, and autograd records it."""
+    tensors = (x, *conv.parameters(recurse=False))
+    return conv.training and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _take(rest: list[nn.Module], kind: type[Layer]) -> Layer | None:
@@ -201,15 +212,20 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(own) or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
-def _train(conv: Conv3x3 | None, norm: nn.BatchNorm2d, x: Tensor, *, pool: bool, for_convolution: bool) -> Tensor:
-    """Batch norm in training, as PyTorch defines it, ReLU and the pool, after the convolution if there is one."""
+def _train(
+    conv: Conv3x3 | None, norm: nn.BatchNorm2d | None, x: Tensor, *, pool: bool, for_convolution: bool
+) -> Tensor:
+    """The convolution, batch norm as PyTorch defines it in training, ReLU and the pool; conv or norm may be None."""
+    dtype = torch.bfloat16 if for_convolution else torch.float32
+    if norm is None:
+        assert conv is not None
+        return conv_relu(x, conv, pool, dtype)
     from vggnet.accel.batch_norm import norm_relu  # imports numba
 
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
-    dtype = torch.bfloat16 if for_convolution else torch.float32
     if conv is None:
         y, mean, variance = norm_relu(x, norm.weight, norm.bias, norm.eps, pool, dtype)
     else:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vggnet.accel.autotuning import DIRECT
 from vggnet.accel.dispatch import conv3x3, is_recorded, is_supported, is_traced, is_wrapped
 from vggnet.accel.fused_inference import convolve, linear
+from vggnet.accel.precision import allowed_precision, best_precision
 from vggnet.accel.weight_cache import forget
 
 
@@ -51,6 +52,22 @@ class DilatedConv3x3(Conv3x3):
         parts = small.permute(0, 2, 3, 1).reshape(n, rows, columns, high, wide, self.out_channels)
         whole = parts.permute(0, 3, 1, 4, 2, 5).reshape(n, high * rows, wide * columns, self.out_channels)
         return whole[:, :height, :width].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+class OtherConv2d(nn.Conv2d):
+    """nn.Conv2d of any other kind: by PyTorch, in a training in bfloat16 of rounded tensors, as by autocast.
+
+    PyTorch's own switch rounds within its convolution, whose gradients then take longer than in float32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H', W')."""
+        plain = type(input) is Tensor and is_plain(input) and self.weight.dtype == torch.float32
+        if not (plain and self.training and allowed_precision() == best_precision() == "bfloat16" and not is_traced()):
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.bfloat16()
+        result: Tensor = self._conv_forward(input.bfloat16(), self.weight.bfloat16(), bias).float()
+        return result
 
 
 class LargeLinear(CachesWeights, nn.Linear):

@@ -40,9 +40,12 @@ class Bfloat16(Algorithm):
         few = shape.in_channels in (1, 3) and work in ("forward", "inference")
         return (few or shape.in_channels % SIDE == 0) and shape.out_channels % SIDE == 0 and has_tiles()
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32, *, relu: bool = False
+    ) -> Tensor:
         """Packs the weight, then the image. Activations and gradients may be bfloat16 in all passes."""
-        return _convolve(x, _pack_weights(weight, memory=kernel_scratch), len(weight), bias, dtype=dtype)
+        packed = _pack_weights(weight, memory=kernel_scratch)
+        return _convolve(x, packed, len(weight), bias, relu=relu, dtype=dtype)
 
     def grad_input(self, grad: Tensor, weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The convolution of the gradient with the kernel turned by 180 degrees, C and K exchanged."""

@@ -45,6 +45,12 @@ def window(row: int, width: int) -> tuple[int, int]:
     return first, first + 2 * width
 
 
+@njit
+def larger(a: np.float32, b: np.float32) -> np.float32:
+    """The larger one; what is no number if one of them is none, as in PyTorch's pools."""
+    return b if (b > a) | (b != b) else a
+
+
 @kernel(JOIN)
 def join_moments(task: Any, thread: int, block: int) -> None:
     """Mean and biased variance by channel from those of the parts, in float64 (Chan et al., 1979)."""
@@ -139,7 +145,7 @@ def for_types(x_bytes: int, y_bytes: int) -> ActivationKernels:
                     b = as_float32(x[above + 1, c]) * scale[c] + shift[c]
                     d = as_float32(x[below, c]) * scale[c] + shift[c]
                     e = as_float32(x[below + 1, c]) * scale[c] + shift[c]
-                    z = max(max(a, b), max(d, e))
+                    z = larger(larger(a, b), larger(d, e))
                     y[row, c] = as_stored(zero if z < zero else z, y_bytes)
             else:
                 for c in range(channels):
