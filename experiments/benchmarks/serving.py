@@ -33,7 +33,7 @@ from vggnet.tasks.results import Prediction
 from vggnet.weights.checkpoint import inference_mode, open_model
 
 BATCH = 16
-ROWS = Path(__file__).with_name("serving.jsonl")
+MEASUREMENTS = Path(__file__).with_name("serving.jsonl")
 
 
 Part = Literal["load", "overload", "hostile"]
@@ -50,7 +50,7 @@ def main(
     rate: float | None = None,
     seed: int = 0,
     parts: tuple[Part, ...] = ("load", "overload", "hostile"),
-    rows: Path = ROWS,
+    rows: Path = MEASUREMENTS,
 ) -> None:
     """Measure, and add a row.
 
