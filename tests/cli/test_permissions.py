@@ -127,10 +127,8 @@ def give_up_privileges():
             libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
+def answers(folder):
     """Exit code, stdout and stderr of each case."""
-    folder = tmp_path_factory.mktemp("permissions")
     for label in ("cat", "dog"):
         (folder / "photos" / label).mkdir(parents=True)
         for number in range(10):
@@ -151,33 +149,27 @@ def answers(tmp_path_factory):
     return json.loads(child.stdout)
 
 
-def named(case):
-    path, mode, command = case
-    return f"{path}-{mode:o}-{command[0]}-{CASES.index(case) if case in CASES else CACHELESS.index(case)}"
+def test_what_may_not_be_used_is_one_line_and_a_cache_stops_nothing(tmp_path, subtests):
+    """Oracle: the contract: exit code 2; the last line, the only one that complains, names what was taken away.
 
-
-@pytest.mark.parametrize("case", CASES, ids=named)
-def test_what_may_not_be_used_is_one_line(answers, case):
-    """Oracle: the contract: exit code 2; the last line, the only one that complains, names what was taken away."""
-    path = case[0]
-    code, out, err = answers[CASES.index(case)]
-    *before, line = err.splitlines()
-    assert code == 2, (out, err)
-    assert line.startswith("vgg: ")
-    assert f"{path}: " in line or f"{path}/" in line
-    assert "ermission denied" in line or "Errno 13" in line
-    assert line.endswith((".", "again."))
-    assert all(text.startswith("preset ") for text in before)
-    assert any(
-        advice in line
-        for advice in ("access", "readable", "permissions", "choose another", "make room", "VGGNET_CACHE")
-    )
-    assert "damaged" not in line
-    assert "truncated" not in line
-
-
-@pytest.mark.parametrize("case", CACHELESS, ids=named)
-def test_a_cache_that_may_not_be_used_stops_nothing(answers, case):
-    """Oracle: exit code 0."""
-    code, out, err = answers[len(CASES) + CACHELESS.index(case)]
-    assert code == 0, (out, err)
+    Without a cache the exit code is 0. One process tries all cases, so this is one test.
+    """
+    found = answers(tmp_path)
+    for (path, mode, command), (code, out, err) in zip(CASES, found[: len(CASES)], strict=True):
+        with subtests.test(path=path, mode=oct(mode), command=command):
+            *before, line = err.splitlines()
+            assert code == 2, (out, err)
+            assert line.startswith("vgg: ")
+            assert f"{path}: " in line or f"{path}/" in line
+            assert "ermission denied" in line or "Errno 13" in line
+            assert line.endswith((".", "again."))
+            assert all(text.startswith("preset ") for text in before)
+            assert any(
+                advice in line
+                for advice in ("access", "readable", "permissions", "choose another", "make room", "VGGNET_CACHE")
+            )
+            assert "damaged" not in line
+            assert "truncated" not in line
+    for (path, mode, command), (code, out, err) in zip(CACHELESS, found[len(CASES) :], strict=True):
+        with subtests.test(path=path, mode=oct(mode), command=command):
+            assert code == 0, (out, err)

@@ -4,11 +4,13 @@ import runpy
 from pathlib import Path
 
 import nbformat
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TOUR = ROOT / "docs" / "tour.ipynb"
 
 
+@pytest.mark.slow  # the README's Python blocks, which do most of it, run always
 def test_the_tour_runs_from_start_to_end(tmp_path, monkeypatch, own_cache):
     """Oracle: the paper's Table 2 (138 million parameters in D); exact conversion; the picture, an eight."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

@@ -184,7 +184,7 @@ def test_options_without_a_meaning(pictures, tmp_path, capsys, own_cache, monkey
     for model, option, named in (
         ("boxes", ["--top", "3"], "--top"),
         ("boxes", ["--out", "a.jpg"], ".png"),
-        ("classes", ["--out", "a.png"], "--out"),
+        ("classes", ["--out", "a.png"], ".parquet"),
         ("classes", ["--classifier", "classes.safetensors"], "--classifier"),
     ):
         code, out, lines = vgg(capsys, "predict", f"{model}.safetensors", pictures[0], *option)
