@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 from safetensors import SafetensorError
 
-from vggnet.errors import StorageError
+from vggnet.errors import StorageError, VGGError
 
 NO_FLUSH = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders: not offered
 
@@ -43,6 +43,35 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, busy: VGGError, advice: str) -> Iterator[None]:
+    """Hold the lock file `path`, whose folder is made if missing.
+
+    Args:
+        path: the lock file; it stays.
+        busy: raised if another process holds it.
+        advice: what to do where the folder cannot be written, a sentence.
+
+    Raises:
+        VGGError: `busy`.
+        StorageError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout  # the command line starts without it
+
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise busy from error
+    except OSError as error:
+        raise StorageError(f"{path.parent}: cannot be written ({error}). {advice}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,23 @@ from vggnet.evaluation.predict_table import predict_table
 
 IMAGES = 2000
 MODEL = "vgg8_bn-cifar10-fast"
+# The command, which is killed once three parts are written.
+KILLED = """
+import os, signal, sys
+from vggnet.cli.main import main
+from vggnet.evaluation import ray_blocks
+
+write = ray_blocks.write_on_ray
+
+def killed(job, blocks):
+    for number, block in enumerate(write(job, blocks), start=1):
+        yield block
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+ray_blocks.write_on_ray = killed
+main(sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,30 +46,14 @@ def test_a_killed_run_goes_on_and_equals_that_of_one_process(ray_cluster_of_two,
     """Oracle: the table of one process, bit for bit, with each row once."""
     expected = pq.read_table(predict_table(MODEL, [images], tmp_path / "expected.parquet", device="cpu").path)
     out = tmp_path / "out.parquet"
-    command = [
-        sys.executable,
-        "-m",
-        "vggnet",
-        "predict",
-        MODEL,
-        images,
-        "--engine",
-        "ray",
-        "--device",
-        "cpu",
-        "-o",
-        out,
-    ]
-    process = subprocess.Popen(list(map(str, command)), env=ray_cluster_of_two, stderr=subprocess.DEVNULL)
-    parts = tmp_path / "out.parquet.parts"
-    while len(list(parts.glob("*.parquet"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 3 <= len(list(parts.glob("*.parquet"))) < 8
+    options = ["--engine", "ray", "--device", "cpu", "-o", out]
+    arguments = list(map(str, ["predict", MODEL, images, *options]))
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=ray_cluster_of_two, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert 3 <= len(list((tmp_path / "out.parquet.parts").glob("*.parquet"))) < 8
     assert not out.exists()
-    again = subprocess.run(list(map(str, command)), env=ray_cluster_of_two, capture_output=True, text=True)
+    command = [sys.executable, "-m", "vggnet", *arguments]
+    again = subprocess.run(command, env=ray_cluster_of_two, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f"{IMAGES:,} images, 0 of them unreadable" in again.stdout
     found = pq.read_table(out)

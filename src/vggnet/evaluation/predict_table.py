@@ -10,15 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.precision import allowed_precision, products_in
 from vggnet.accel.startup import startup
 from vggnet.data.blocks import BLOCK, PARQUET, Block, divide
 from vggnet.errors import ConfigError, DataError, StorageError, check_at_least
 from vggnet.evaluation.predict import open_with_head
-from vggnet.files import escaped, make_folder, replacing, write_text
+from vggnet.files import escaped, locked, replacing, write_text
 from vggnet.progress import Progress, report_progress
 from vggnet.tasks import get_task
 from vggnet.tasks.class_prediction import TOP
@@ -167,7 +165,9 @@ def predict_table(
     total = sum(map(len, blocks))
     if total == 0:
         raise DataError(f"no images were given: {', '.join(map(str, images)) or 'nothing'}.")
-    with _locked(job.folder), report_progress(progress, "predicting") as report:
+    busy = ConfigError(f"{job.folder}: another process writes this table. Wait for it, or stop it.")
+    advice = "Make it writable, then try again."
+    with locked(job.folder / LOCK, busy=busy, advice=advice), report_progress(progress, "predicting") as report:
         _check_same_job(job, blocks)
         todo = [block for block in blocks if not job.part(block).exists()]
         done = total - sum(map(len, todo))
@@ -216,23 +216,6 @@ def _absolute(model: Path | str) -> str:
     """The name as it is where it is one; a path as other processes find it."""
     path = Path(model).expanduser()
     return str(path.absolute()) if path.exists() else str(model)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Raises: ConfigError if another process works in the folder; StorageError."""
-    make_folder(folder)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"{folder}: another process writes this table. Wait for it, or stop it.") from error
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error}). Make it writable, then try again.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_same_job(job: TableJob, blocks: Sequence[Block]) -> None:

@@ -6,8 +6,8 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from vggnet.models.large_images import LEAST_TILE, reach, tiles
 from vggnet.models.table1 import POOLED_SIZE, TOTAL_STRIDE
-from vggnet.models.tiles import LEAST_TILE, reach, tiles
 from vggnet.models.vgg import VGG, from_dense
 
 MAX_WINDOWS = 512  # that the head works on at once

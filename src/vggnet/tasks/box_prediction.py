@@ -9,8 +9,7 @@ from PIL import Image
 
 from vggnet.data.boxes import resize_factors
 from vggnet.data.images import Picture, named_pictures, read_picture
-from vggnet.errors import ConfigError, ImageError
-from vggnet.progress import report_progress
+from vggnet.errors import ConfigError
 from vggnet.report.evaluation_text import box_caption
 from vggnet.tasks.box_geometry import clip, merge
 from vggnet.tasks.protocols import default_batch_size
@@ -37,17 +36,11 @@ def predict_boxes(network: OpenModel, images: Sequence[Picture] | Picture, job: 
         require_one_kind([network, job.classifier])
     windows, classes = windows_of(network), None if job.classifier is None else windows_of(job.classifier)
     of_class = [] if classes is None else _boxes_of_classes(windows, classes)
-    found, pictures = [], list(named_pictures(images))
-    with report_progress(job.progress, "predicting") as report:
-        for name, image in pictures:
-            try:
-                found.append(_find(windows, classes, of_class, name, read_picture(name, image)))
-            except ImageError as error:
-                if job.on_error == "raise":
-                    raise error.named(name) from error
-                found.append(FoundBox(name=name, error=str(error.named(name))))
-            report(len(found), len(pictures))
-    return found
+    return job.one_by_one(
+        images,
+        lambda name, picture: _find(windows, classes, of_class, name, picture),
+        lambda name, error: FoundBox(name=name, error=error),
+    )
 
 
 def draw_found(images: Sequence[Picture] | Picture, found: Sequence[FoundBox], path: Path) -> int:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vggnet.data.images import Picture, named_pictures, read_picture
-from vggnet.errors import ImageError, MissingDependencyError
+from vggnet.errors import MissingDependencyError
 from vggnet.files import make_folder, replacing
 from vggnet.metrics import check_finite_logits
+from vggnet.models.large_images import outputs_of_large
 from vggnet.models.table1 import TOTAL_STRIDE
-from vggnet.models.tiles import outputs_of_large
-from vggnet.progress import report_progress
 from vggnet.tasks.mask_evaluation import check_takes_every_size
 from vggnet.tasks.mask_prediction import FIGURE, free_stem
 from vggnet.tasks.results import FoundMap, PredictedMaps
@@ -37,19 +36,11 @@ def predict_maps(network: OpenModel, images: Sequence[Picture] | Picture, job: P
         NonFiniteError: an output is NaN or infinite.
     """
     check_takes_every_size(network)
-    found, pictures = list[PredictedMaps](), list(named_pictures(images))
-    with report_progress(job.progress, "predicting") as report:
-        for name, image in pictures:
-            try:
-                maps = _maps_of(network, read_picture(name, image))
-            except ImageError as error:
-                if job.on_error == "raise":
-                    raise error.named(name) from error
-                found.append(PredictedMaps(name=name, error=str(error.named(name))))
-            else:
-                found.append(PredictedMaps(name=name, maps=maps))
-            report(len(found), len(pictures))
-    return found
+    return job.one_by_one(
+        images,
+        lambda name, picture: PredictedMaps(name=name, maps=_maps_of(network, picture)),
+        lambda name, error: PredictedMaps(name=name, error=error),
+    )
 
 
 def _maps_of(network: OpenModel, picture: Image.Image) -> dict[str, FoundMap]:

@@ -19,8 +19,8 @@ from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source, match_classes
 from vggnet.errors import ConfigError, DataError, ImageError, check_at_least
 from vggnet.metrics import check_finite_logits, mean_softmax
+from vggnet.models.large_images import outputs_of_large
 from vggnet.models.table1 import TOTAL_STRIDE
-from vggnet.models.tiles import outputs_of_large
 from vggnet.models.vgg import VGG
 from vggnet.progress import report_progress
 from vggnet.tasks.mask_metrics import PixelScores, count_pixels, pixel_scores

@@ -10,9 +10,8 @@ from PIL import Image
 
 from vggnet.data.images import Picture, named_pictures, read_picture
 from vggnet.data.masks import class_colors
-from vggnet.errors import ImageError, MissingDependencyError
+from vggnet.errors import MissingDependencyError
 from vggnet.files import make_folder, replacing
-from vggnet.progress import report_progress
 from vggnet.tasks.mask_evaluation import check_takes_every_size, mask_classes
 from vggnet.tasks.results import PredictedMask
 from vggnet.tasks.task import PredictionJob
@@ -30,19 +29,11 @@ def predict_masks(network: OpenModel, images: Sequence[Picture] | Picture, job: 
         NonFiniteError: an output is NaN or infinite.
     """
     check_takes_every_size(network)
-    found, pictures = list[PredictedMask](), list(named_pictures(images))
-    with report_progress(job.progress, "predicting") as report:
-        for name, image in pictures:
-            try:
-                indices = mask_classes(network, read_picture(name, image))
-            except ImageError as error:
-                if job.on_error == "raise":
-                    raise error.named(name) from error
-                found.append(PredictedMask(name=name, error=str(error.named(name))))
-            else:
-                found.append(_as_mask(network, name, indices))
-            report(len(found), len(pictures))
-    return found
+    return job.one_by_one(
+        images,
+        lambda name, picture: _as_mask(network, name, mask_classes(network, picture)),
+        lambda name, error: PredictedMask(name=name, error=error),
+    )
 
 
 def _as_mask(network: OpenModel, name: str, indices: np.ndarray) -> PredictedMask:

@@ -9,23 +9,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, NamedTuple, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, get_args
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vggnet.accel.precision import allowed_precision
 from vggnet.data.augmentation import Augmented
 from vggnet.data.formats import left_out_text
-from vggnet.data.images import Picture
+from vggnet.data.images import Picture, named_pictures, read_picture
 from vggnet.data.loading import Batch
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Annotation, Source, matching_text
 from vggnet.data.workers import AnyView, ObjectsView, View
-from vggnet.errors import ConfigError, DataError, OnError
+from vggnet.errors import ConfigError, DataError, ImageError, OnError
 from vggnet.models.architecture import Architecture
 from vggnet.models.vgg import VGG
-from vggnet.progress import Progress
+from vggnet.progress import Progress, report_progress
 from vggnet.report.text import Fact
 from vggnet.tasks import TaskName, get_task
 from vggnet.tasks.protocols import Name
@@ -35,6 +36,7 @@ from vggnet.weights.checkpoint import OpenModel
 Targets = Any
 EVAL_BATCH = 4  # times the training batch, for small images: no memory is held for a backward pass
 Row = Mapping[str, Any]  # of history.jsonl
+Result = TypeVar("Result")  # of a prediction
 
 
 class Loss(NamedTuple):
@@ -116,6 +118,34 @@ class PredictionJob:
     batch_size: int
     progress: Progress
     on_error: OnError
+
+    def one_by_one(
+        self,
+        images: Sequence[Picture] | Picture,
+        predict: Callable[[str, Image.Image], Result],
+        unreadable: Callable[[str, str], Result],
+    ) -> list[Result]:
+        """The result for each picture, in the order given.
+
+        Args:
+            images: the pictures.
+            predict: gives the result for a name and an upright picture.
+            unreadable: gives the result for a name and why the picture cannot be read, with `on_error="return"`.
+
+        Raises:
+            ImageError: a picture cannot be read, with `on_error="raise"`.
+        """
+        found, pictures = list[Result](), list(named_pictures(images))
+        with report_progress(self.progress, "predicting") as report:
+            for name, image in pictures:
+                try:
+                    found.append(predict(name, read_picture(name, image)))
+                except ImageError as error:
+                    if self.on_error == "raise":
+                        raise error.named(name) from error
+                    found.append(unreadable(name, str(error.named(name))))
+                report(len(found), len(pictures))
+        return found
 
 
 class Task(ABC):

@@ -10,14 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import STREAM
 from vggnet.data.splits import Rule
 from vggnet.data.trained_on import TRAINED_ON
-from vggnet.errors import RunError, StorageError
-from vggnet.files import write_text
+from vggnet.errors import RunError
+from vggnet.files import locked, write_text
 from vggnet.tasks import DEFAULT, get_task
 from vggnet.tasks.task import Task
 from vggnet.training.config import TrainConfig, modernized
@@ -173,17 +171,9 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training in this folder.  Raises: RunError if one does already; StorageError."""
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunError(f"{self.folder}: another process trains in this folder. Wait for it, or stop it.") from error
-        except OSError as error:
-            raise StorageError(f"{self.folder}: cannot be written ({error}). Make it writable, then go on.") from error
-        try:
+        busy = RunError(f"{self.folder}: another process trains in this folder. Wait for it, or stop it.")
+        with locked(self.folder / LOCK, busy=busy, advice="Make it writable, then go on."):
             yield
-        finally:
-            lock.release()
 
     def write_history(self, rows: list[Row]) -> None:
         """Replace history.jsonl."""

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
-from vggnet.errors import ConfigError, StorageError, WeightsError
+from vggnet.errors import ConfigError, WeightsError
+from vggnet.files import locked
 from vggnet.progress import Progress
 from vggnet.weights.checkpoint import Checkpoint
 from vggnet.weights.conversion import convert
@@ -137,17 +136,6 @@ def _is_sound(path: Path) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Raises: WeightsError if another process downloads the same; StorageError."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise WeightsError(f"{path.name}: another process fetches it. Wait for it, and try again.") from error
-    except OSError as error:
-        raise StorageError(
-            f"{path.parent}: cannot be written ({error}). Set VGGNET_CACHE to another folder."
-        ) from error
-    try:
+    busy = WeightsError(f"{path.name}: another process fetches it. Wait for it, and try again.")
+    with locked(path.with_suffix(".lock"), busy=busy, advice="Set VGGNET_CACHE to another folder."):
         yield
-    finally:
-        lock.release()

@@ -107,7 +107,7 @@ def open_parquet(path: Path | str, split: str, *, columns: Columns = BY_NAME) ->
 
 
 def annotation_of(path: Path) -> Annotation:
-    """What a folder of parquet files says of its images, by the columns of the first file.  Raises: DataError."""
+    """The kind of source that a folder of parquet files is, by the columns of the first file.  Raises: DataError."""
     file = next(iter(parquet_files(path).values()))[0]
     with whole_parquet(file):
         found = annotation_column(pq.read_schema(file))

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vggnet.models import tiles
-from vggnet.models.tiles import outputs_of_large
+from vggnet.models import large_images
+from vggnet.models.large_images import outputs_of_large
 from vggnet.models.vgg import build
 
 SIZE = (395, 1090)  # no multiples of 32
@@ -56,6 +56,6 @@ def test_the_margin_is_needed(head, monkeypatch):
     image = torch.rand(1, 3, *SIZE)
     whole = model(F.pad(image, (0, -SIZE[1] % 32, 0, -SIZE[0] % 32)))
     monkeypatch.setattr(model.head, "reach", 0)
-    monkeypatch.setattr(tiles, "reach", lambda network: 1)
+    monkeypatch.setattr(large_images, "reach", lambda network: 1)
     found = outputs_of_large(model, image, same, max_pixels=320**2)
     assert (found - whole[:, :, : found.shape[2], : found.shape[3]]).abs().max() > 1e-3 * whole.abs().max()
