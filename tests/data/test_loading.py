@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
+import threading
 import weakref
 from collections import Counter
 from contextlib import suppress
@@ -394,6 +396,37 @@ def test_a_worker_that_is_killed_while_it_hands_over_a_batch(error):
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(BrokenPipeError), lost_workers_named():  # the reader of our output has seen enough
         raise BrokenPipeError
+
+
+def kill_in_is_set(line):
+    """A view whose process is killed at the nth line of an event's `is_set`, by which a worker asks whether to end."""
+
+    def count(frame, event, argument):
+        if event == "line":
+            seen.append(frame.f_lineno)
+        if len(seen) == line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return count
+
+    def trace(frame, event, argument):
+        code = frame.f_code
+        return count if code.co_name == "is_set" and code.co_filename != threading.__file__ else None
+
+    def view(image, epoch, index):
+        sys.settrace(trace)
+        return torch.zeros(3, 8, 8, dtype=torch.uint8)
+
+    seen = []
+    return view
+
+
+@pytest.mark.parametrize("line", [1, 2])
+def test_a_worker_that_is_killed_while_it_asks_whether_to_end(line):
+    """Oracle: the others can be told to end, which PyTorch's own event would wait for without an end."""
+    batches = train(Flat(8), LARGE, size=2, workers=1, view=kill_in_is_set(line))
+    with pytest.raises(DataError, match="a loader process has ended"), lost_workers_named():
+        list(batches.epoch(0))
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("free", [0, 10**9])

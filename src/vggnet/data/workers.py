@@ -1,5 +1,6 @@
 """Loader processes: what they are asked for, what they make of an image, and how it comes back."""
 
+import multiprocessing
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple, TypeVar
@@ -181,9 +183,34 @@ def start_workers(dataset: Dataset[Any], workers: int, **options: Any) -> DataLo
         num_workers=workers,
         worker_init_fn=_leave_group,
         persistent_workers=workers > 0,
+        multiprocessing_context=_context() if workers else None,
         generator=torch.Generator(),
         **options,
     )
+
+
+def _context() -> BaseContext:
+    """How this system starts processes, with events that a killed one does not keep locked."""
+    context = copy(multiprocessing.get_context())
+    context.Event = _Event  # type: ignore[assignment, method-assign]
+    return context
+
+
+class _Event:
+    """What a DataLoader uses of `multiprocessing.Event`, which nobody can set once a process that read it was killed.
+
+    That one has a lock, and its reader may be killed while it holds it: PyTorch would wait forever to end the others.
+    A pipe that has something to read, which nobody reads, has none.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = multiprocessing.Pipe(duplex=False)
+
+    def set(self) -> None:
+        self._writer.send_bytes(b"set")
+
+    def is_set(self) -> bool:
+        return self._reader.poll()
 
 
 class _Loader(DataLoader[Any]):
