@@ -114,6 +114,21 @@ def test_each_parameter_has_its_rate(optimizer):
         assert rates[parameter] == muons.get(f"{kind.rstrip('_1234')}.{which}", 1.0), name
 
 
+def test_muon_is_for_kernels_that_batch_norm_follows():
+    """Oracle: by hand: a U-Net on a network without batch norm has it in its decoder alone, after 11 convolutions."""
+    config = preset("segment").override(
+        model="vgg11", width=0.05, freeze=0, lr=1.0, optimizer="muon", kernel_lr=2.0, norm_bias_lr=3.0
+    )
+    learner = make_learner(config, build_model(config, 3))
+    rates = {p: group["base_lr"] for group in learner.optimizer.param_groups for p in group["params"]}
+    found = {name: rates[parameter] for name, parameter in learner.model.named_parameters()}
+    kernels = {f"head.{place}.weight" for place in ("center.0", *(f"stages.{n}.{m}" for n in range(5) for m in (0, 3)))}
+    biases = {f"head.{place}.bias" for place in ("center.1", *(f"stages.{n}.{m}" for n in range(5) for m in (1, 4)))}
+    assert {name for name, rate in found.items() if rate == 2.0} == kernels
+    assert {name for name, rate in found.items() if rate == 3.0} == biases
+    assert {rate for name, rate in found.items() if name not in kernels | biases} == {1.0}
+
+
 @pytest.mark.parametrize("poison", ["image", "weight"])
 def test_non_finite_values_stop_before_the_update(poison):
     """Oracle: the weights before the step."""

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,6 @@ from vggnet.accel.api import accelerate
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError
 from vggnet.models.branches import BranchedVGG, add_branches
-from vggnet.models.table1 import resolve
 from vggnet.models.vgg import VGG, build
 from vggnet.tasks.task import Targets, Task, split
 from vggnet.training.config import TrainConfig
@@ -230,23 +230,28 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
     options = config.optimizer
     with_muon = options.name == "muon"
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
-    if with_muon and not resolve(config.model.name).batch_norm:
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    norm_biases = {layer.bias for layer in layers if isinstance(layer, nn.BatchNorm2d)}
+    normed = {
+        layer.weight
+        for layer, norm in pairwise(layers)
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    }
+    if with_muon and not normed:
         raise ConfigError(
             f'{config.model.name} has no batch norm, which optimizer="muon" needs. Take {config.model.name}_bn, or '
             'optimizer="sgd" with a low lr such as 0.01 and weight_decay 5e-4.'
         )
-    norm_biases = {norm.bias for norm in norms}
-    matrices = [p for p in learning if p.ndim == 2]
+    others = [p for p in learning if p.ndim == 2 or (p.ndim == 4 and p not in normed)]
     vectors = [p for p in learning if p.ndim == 1 and p not in norm_biases]
-    kernels = [p for p in learning if p.ndim == 4]
+    kernels = [p for p in learning if p in normed]
     decayed = {"base_lr": options.lr, "weight_decay": options.weight_decay}
     of_vectors = {"base_lr": options.lr, "weight_decay": options.weight_decay if options.decay_norms else 0.0}
     of_kernels: dict[str, Any] = (
         {"base_lr": options.kernel_lr, "kernels": True, "momentum": 0.0, "nesterov": False} if with_muon else decayed
     )
     groups: list[dict[str, Any]] = [
-        {"params": matrices, **decayed},
+        {"params": others, **decayed},
         {"params": vectors, **of_vectors},
         {
             "params": [p for p in learning if p in norm_biases],
