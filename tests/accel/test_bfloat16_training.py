@@ -75,7 +75,7 @@ def test_equals_the_layers(n, c, k, height, width, pool, dtype, given_dtype, see
 
 @settings(max_examples=30)
 @given(
-    n=st.integers(1, 4), c=st.sampled_from([32, 64]), k=st.sampled_from([32, 96]), height=st.integers(1, 12),
+    n=st.integers(1, 4), c=st.sampled_from([3, 32, 64]), k=st.sampled_from([32, 96]), height=st.integers(1, 12),
     width=st.integers(1, 12), pool=st.booleans(), bias=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]), seed=st.integers(0, 99),
     given_dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -85,7 +85,7 @@ def test_equals_the_layers_without_norm(n, c, k, height, width, pool, bias, dtyp
     assume(not pool or height % 2 == width % 2 == 0)
     parameters = make(n, c, k, height, width, seed)[: 2 + bias]
     exact = [tensor.detach().double().requires_grad_() for tensor in parameters]
-    x = parameters[0].detach().to(given_dtype).requires_grad_()
+    x = parameters[0].detach().to(given_dtype).requires_grad_(c > 3)  # images get none
     conv = nn.Conv2d(c, k, 3, padding=1, bias=bias)
     conv.weight = nn.Parameter(parameters[1].detach())
     if bias:
@@ -99,7 +99,7 @@ def test_equals_the_layers_without_norm(n, c, k, height, width, pool, bias, dtyp
     grad = torch.randn(y.shape).bfloat16()
     y.backward(grad.to(dtype))
     expected.backward(grad.double())
-    for tensor, wanted in zip([x, *conv.parameters()], exact, strict=True):
+    for tensor, wanted in list(zip([x, *conv.parameters()], exact, strict=True))[c == 3 :]:
         assert tensor.grad.dtype == tensor.dtype
         assert (tensor.grad - wanted.grad).norm() <= 0.02 * wanted.grad.norm() + 1e-6
 
@@ -192,11 +192,11 @@ def test_running_statistics_are_those_of_the_layers():
 
 
 def test_without_norm_only_what_is_recorded_is_one_operator(results):
-    """Oracle: by hand: the second and the third convolution, each with its ReLU, and the pool."""
+    """Oracle: by hand: each convolution with its ReLU, and the pool; not the first where images get a gradient."""
     model = vggnet.accelerate(network(nn.Identity))
     with products_in("bfloat16"):
         model(torch.randn(2, 3, 8, 8))
-        assert results == [(2, NARROW), (3, WIDE)]
+        assert results == [(2, NARROW), (2, NARROW), (3, WIDE)]
         results.clear()
         with torch.no_grad():
             model(torch.randn(2, 3, 8, 8))

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 from vggnet.accel.algorithm import Shape
 from vggnet.accel.buffers import keep_freed_memory
-from vggnet.accel.dispatch import channels_last, is_supported, is_traced, kernels_pay
+from vggnet.accel.dispatch import channels_last, is_recorded, is_supported, is_traced, kernels_pay
 from vggnet.accel.precision import allowed_precision, best_precision
 
 BFLOAT16 = "bfloat16"
 
 
-def can_train(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the functions below can do this convolution of x (N, C, H, W), and its products may be in bfloat16."""
+def can_train(conv: nn.Conv2d, x: Tensor, *, with_norm: bool) -> bool:
+    """Whether the functions below can do this convolution of x (N, C, H, W), and its products may be in bfloat16.
+
+    with_norm: whether batch norm follows. A first layer of few channels then stays two operators: as one it takes as
+        long, and is less exact.
+    """
     plain = type(x) is Tensor and not is_traced()
     allowed = allowed_precision() == best_precision() == BFLOAT16
     chosen = os.environ.get("VGGNET_CONV") in (None, "", BFLOAT16)
@@ -31,7 +35,7 @@ def can_train(conv: nn.Conv2d, x: Tensor) -> bool:
         return False
     from vggnet.accel.algorithms.bfloat16 import Bfloat16  # imports numba
 
-    return Bfloat16().supports("grad_weight", shape)
+    return Bfloat16().supports("grad_input" if with_norm or is_recorded(x) else "grad_weight", shape)
 
 
 def conv_norm_relu(

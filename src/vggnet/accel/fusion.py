@@ -175,10 +175,11 @@ def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:
     if not relu:
         return None
     if norm is None:
-        return group if conv is not None and _learns(conv, x) and can_train(conv, x) else None
+        learns = conv is not None and _learns(conv, x) and can_train(conv, x, with_norm=False)
+        return group if learns else None
     if norm.training:
-        trains = norm.momentum is not None and x.numel() > x.shape[1] and (conv is None or can_train(conv, x))
-        return group if trains else None
+        counts = norm.momentum is not None and x.numel() > x.shape[1]
+        return group if counts and (conv is None or can_train(conv, x, with_norm=True)) else None
     return group if conv is None and is_fixed(norm, x) and not is_recorded(x) else None
 
 

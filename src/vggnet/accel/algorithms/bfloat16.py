@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from vggnet.accel.algorithm import Algorithm, Pass, Precision, Prepared, Shape
 from vggnet.accel.buffers import CACHE_LINE, FLOAT, feature_maps, floats, kernel_scratch, scratch
@@ -30,14 +31,14 @@ MOST_PARTS = 8  # into which the positions are divided for the weight's gradient
 
 
 class Bfloat16(Algorithm):
-    """For numbers of channels that are multiples of 32; forward and in inference also for 1 or 3 input channels."""
+    """For numbers of channels that are multiples of 32; for 1 or 3 input channels all but the input's gradient."""
 
     name = "bfloat16"
     precision: Precision = "bfloat16"
 
     def supports(self, work: Pass, shape: Shape) -> bool:
         """Whether the numbers of channels fill tiles, and the CPU has the unit."""
-        few = shape.in_channels in (1, 3) and work in ("forward", "inference")
+        few = shape.in_channels in (1, 3) and work != "grad_input"
         return (few or shape.in_channels % SIDE == 0) and shape.out_channels % SIDE == 0 and has_tiles()
 
     def forward(
@@ -55,10 +56,15 @@ class Bfloat16(Algorithm):
     def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
         """For each tap the product of the shifted images, transposed, and the gradients, over all positions.
 
-        The positions are added up in parts, the same ones for any number of threads.
+        The positions are added up in parts, the same ones for any number of threads. For few input channels PyTorch's
+        convolution of bfloat16 does it.
         """
         n, in_channels, height, width = x.shape
         out_channels = grad.shape[1]
+        if in_channels < SIDE:
+            kernels_of = (out_channels, in_channels, 3, 3)
+            few: Tensor = conv2d_weight(x.bfloat16(), kernels_of, grad.bfloat16(), padding=1)  # type: ignore[no-untyped-call]
+            return few.float()
         layout, threads = _Layout(n, height, width), num_threads()
         parts = min(max(layout.positions // (2 * CHUNK), 1), MOST_PARTS)
         groups = min(math.ceil(2 * threads / parts), in_channels // SIDE)
