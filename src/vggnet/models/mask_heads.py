@@ -15,7 +15,7 @@ from vggnet.models import map_head
 from vggnet.models.map_head import Builder, MapHead, Tapped
 from vggnet.models.table1 import TOTAL_STRIDE, WIDTHS, Level
 
-# Of a decoder at width 1, from the map of pool4 to the whole image. The last is 16 elsewhere; matrix units take 32 at once.
+# Of a decoder at width 1, from the map of pool4 to the whole image. Others end with 16; matrix units take 32 at once.
 UNET_CHANNELS = (256, 128, 64, 32, 32)
 FC_FACTOR = 8  # channels of fc6 and fc7 for one of pool5: 4096 at width 1
 

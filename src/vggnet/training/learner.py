@@ -239,8 +239,8 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
     }
     if with_muon and not normed:
         raise ConfigError(
-            f'{config.model.name} has no batch norm, which optimizer="muon" needs. Take {config.model.name}_bn, or '
-            'optimizer="sgd" with a low lr such as 0.01 and weight_decay 5e-4.'
+            f'{config.model.name} with the head {config.model.head} has no batch norm, which optimizer="muon" needs. '
+            f'Take {config.model.name}_bn, or optimizer="sgd" with a low lr such as 0.01 and weight_decay 5e-4.'
         )
     others = [p for p in learning if p.ndim == 2 or (p.ndim == 4 and p not in normed)]
     vectors = [p for p in learning if p.ndim == 1 and p not in norm_biases]
