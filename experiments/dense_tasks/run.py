@@ -44,8 +44,9 @@ def main(run: Positional[Path | None] = None, rows: Path = ROWS) -> None:
 
 def row_of(run: Run) -> Row:
     """A run and its test on the split val, which the training must not have seen, without what the run left out."""
-    on_error: OnError = "return" if run.config.data.on_bad_image == "skip" else "raise"
-    result = evaluate(run.folder, run.data, split="val", on_error=on_error)
+    data = run.config.data
+    on_error: OnError = "return" if data.on_bad_image == "skip" else "raise"
+    result = evaluate(run.folder, run.data, split="val", on_error=on_error, ignore_index=data.ignore_index)
     facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "data": Path(run.data).name,
