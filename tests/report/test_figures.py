@@ -192,3 +192,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"results\.png: cannot be written"):
         figures.draw_curves(history(2), tmp_path / "results.png", title="run")
     assert [path.name for path in tmp_path.iterdir()] == ["results.png"]
+
+
+@pytest.mark.parametrize("name", ["cow", "class 10", "MMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMMM"])
+@pytest.mark.parametrize(("count", "pictures"), [(2, 1), (11, 1), (30, 1), (11, 4)])
+def test_no_class_of_a_legend_is_cut_off(name, count, pictures):
+    """Oracle: the places that Matplotlib gives the texts."""
+    figure, _ = plot_style.picture_grid(pictures, columns=4, width=3.2, height=2.8)
+    plot_style.name_classes(figure, {f"{name}{number}": "red" for number in range(count)})
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+    assert len(boxes) == count
+    assert min(box.x0 for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1

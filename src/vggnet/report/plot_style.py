@@ -83,7 +83,7 @@ def picture_grid(count: int, *, columns: int, width: float, height: float) -> tu
 
 
 def name_classes(figure: Figure, colors: Mapping[str, Any]) -> None:
-    """A legend of classes below the pictures, the first thirty.
+    """A legend of classes below the pictures, the first thirty; the figure becomes higher by what it needs.
 
     Args:
         figure: with a constrained layout.
@@ -91,9 +91,12 @@ def name_classes(figure: Figure, colors: Mapping[str, Any]) -> None:
     """
     named = list(colors.items())[:MAX_NAMED]
     patches = [Patch(facecolor=color, edgecolor="gray", label=short(name, 24)) for name, color in named]
-    if patches:
-        columns = min(6, len(patches))
-        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    for columns in range(min(6, len(patches)), 0, -1):
+        legend = figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            figure.set_figheight(figure.get_figheight() + legend.get_window_extent().height / figure.dpi)
+            return
+        legend.remove()
 
 
 def write_title(figure: Figure, title: str) -> None:
