@@ -34,7 +34,11 @@ class Server:
 
     def connect(self, sent):
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        connection.sendall(sent)
+        try:
+            connection.sendall(sent)
+        except OSError:  # a server that ends has reset it
+            connection.close()
+            raise
         return connection
 
     def ask(self, sent):
