@@ -69,6 +69,16 @@ def train_or_resume(
     return run
 
 
+def described(run: Run) -> Row:
+    """What a row says of a finished run beside its test: where it came from, its options and its history."""
+    facts = ("preset", "init_from", "fingerprint", "images", "environment")
+    return {
+        "history": run.history,
+        **{name: run.description[name] for name in facts},
+        "config": run.config.as_options(),
+    }
+
+
 def evaluate_run(run: Run, data: str | Path, views: Literal[1, 6] = 1) -> EvaluationResult:
     """Evaluate the weights of a finished run on the test images."""
     result = evaluate(run.weights, data, views=views)

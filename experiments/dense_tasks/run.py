@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows
+from experiments.training import described
 from vggnet.errors import OnError
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.training.run import Run
@@ -47,13 +48,10 @@ def row_of(run: Run) -> Row:
     data = run.config.data
     on_error: OnError = "return" if data.on_bad_image == "skip" else "raise"
     result = evaluate(run.folder, run.data, split="val", on_error=on_error, ignore_index=data.ignore_index)
-    facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "data": Path(run.data).name,
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
-        "history": run.history,
-        **{name: run.description[name] for name in facts},
-        "config": run.config.as_options(),
+        **described(run),
     }
 
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows
+from experiments.training import described
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.training.run import Run
 
@@ -32,12 +33,9 @@ def main(run: Positional[Path | None] = None, rows: Path = ROWS) -> None:
 def row_of(run: Run) -> Row:
     """A run that predicts boxes, tested on the split `validation`, on the images and their mirror images."""
     result = evaluate(run.folder, run.data, split="validation", flip=True)
-    facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
-        "history": run.history,
-        **{name: run.description[name] for name in facts},
-        "config": run.config.as_options(),
+        **described(run),
     }
 
 

