@@ -10,6 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
+from vggnet.accel.kernels.tiles import has_tiles
+from vggnet.accel.precision import products_in
 from vggnet.training.muon import Muon, orthogonalize
 
 # Jordan's polynomial of singular values, of kellerjordan.github.io/posts/muon, and what the documentation says of ours.
@@ -42,6 +44,37 @@ def test_a_gaussian_matrix_becomes_nearly_orthogonal():
     values = torch.linalg.svdvals(orthogonalize(torch.randn(64, 576)))
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+@pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.02), ("float32", 1e-5)])
+def test_updates_in_the_precision_of_convolutions(precision, error):
+    """Oracle: the step in float64; PyTorch's switch for matrices, which the block for convolutions does not set."""
+    kernel = nn.Parameter(torch.randn(64, 64, 3, 3, generator=torch.manual_seed(0)))
+    gradient = torch.randn(64, 64, 3, 3)
+    steps = []
+    for dtype in (torch.float64, torch.float32):
+        copied = nn.Parameter(kernel.detach().to(dtype, copy=True))
+        copied.grad = gradient.to(dtype)
+        with products_in(precision):
+            before = torch.backends.mkldnn.matmul.fp32_precision
+            Muon([{"params": [copied], "kernels": True, "lr": 0.1}], lr=0.1).step()
+            assert torch.backends.mkldnn.matmul.fp32_precision == before
+        steps.append(copied.grad.double())
+    expected, found = steps
+    assert (found - expected).norm() <= error * expected.norm()
+
+
+@pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
+def test_bfloat16_is_what_pytorch_computes_in():
+    """Oracle: the updates differ, by more than float32 explains."""
+    gradient, found = torch.randn(64, 64, 3, 3, generator=torch.manual_seed(0)), []
+    for precision in ("bfloat16", "float32"):
+        kernel = nn.Parameter(torch.ones(64, 64, 3, 3))
+        kernel.grad = gradient.clone()
+        with products_in(precision):
+            Muon([{"params": [kernel], "kernels": True, "lr": 0.1}], lr=0.1).step()
+        found.append(kernel.grad)
+    assert (found[0] - found[1]).norm() > 1e-3 * found[1].norm()
 
 
 def network():

@@ -42,11 +42,22 @@ def products_in(precision: Precision | Literal["auto"]) -> Iterator[None]:
     ...     allowed_precision()
     'bfloat16'
     """
-    precision = best_precision() if precision == "auto" else precision
-    switches: Any = torch.backends.mkldnn
-    before = switches.conv.fp32_precision
-    switches.conv.fp32_precision = "bf16" if precision == "bfloat16" else "ieee"
+    with _switched(torch.backends.mkldnn.conv, best_precision() if precision == "auto" else precision):
+        yield
+
+
+@contextmanager
+def matrices_like_convolutions() -> Iterator[None]:
+    """Within the block PyTorch computes products of float32 matrices on CPUs in the precision of convolutions."""
+    with _switched(torch.backends.mkldnn.matmul, allowed_precision()):
+        yield
+
+
+@contextmanager
+def _switched(switch: Any, precision: Precision) -> Iterator[None]:
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16" if precision == "bfloat16" else "ieee"
     try:
         yield
     finally:
-        switches.conv.fp32_precision = before
+        switch.fp32_precision = before

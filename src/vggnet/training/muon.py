@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vggnet.accel.precision import matrices_like_convolutions
+
 MOMENTUM = 0.6  # of the kernels
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of s -> a s + b s^3 + c s^5, which pulls singular values towards 1
 ITERATIONS = 3
@@ -25,10 +27,10 @@ class Muon(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update from the gradients."""
-        for group in self.param_groups:
-            if group.get("kernels"):
-                for kernel in group["params"]:
-                    self._turn_gradient(kernel)
+        kernels = [kernel for group in self.param_groups if group.get("kernels") for kernel in group["params"]]
+        with matrices_like_convolutions():  # half the time in bfloat16, which moves an update by 1 % at most
+            for kernel in kernels:
+                self._turn_gradient(kernel)
         return super().step(closure)
 
     def _turn_gradient(self, kernel: Tensor) -> None:
