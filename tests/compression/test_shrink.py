@@ -183,6 +183,8 @@ def test_a_network_is_pruned_in_rounds_taught_and_quantized(digits, tmp_path, mo
     assert runs["distill"].config.optimizer.teacher == str(digits)
     assert runs["round-1"].config.optimizer.teacher is None
     assert all(run.config.run.seed == 7 and run.config.schedule.epochs == 1 for run in runs.values())
+    own = vggnet.Run.open(digits.parent).config.optimizer.lr
+    assert {run.config.optimizer.lr for run in runs.values()} == {own / 4}
     channels = Checkpoint.open(runs["distill"].folder).architecture.channels
     assert channels == Checkpoint.open(out).architecture.channels
     assert result.rows[1].macs <= 0.5 * result.rows[0].macs
@@ -235,11 +237,13 @@ def test_a_new_head_is_trained_alone(digits, tmp_path):
     out = tmp_path / "small.safetensors"
     shrink(digits, ["head"], out, ShrinkOptions(head="gap", epochs=1), data="digits")
     before, after = (Checkpoint.open(path).build() for path in (digits, out))
+    (run,) = (vggnet.Run.open(path) for path in (tmp_path / "small-steps").glob("head-*[0-9a-f]"))
+    assert run.config.optimizer.lr == vggnet.Run.open(digits.parent).config.optimizer.lr
     assert after.architecture.head == "gap"
     assert all(torch.equal(t, before.features.state_dict()[name]) for name, t in after.features.state_dict().items())
 
 
-def test_a_teacher_of_the_given_networks_own_training_is_not_asked_again(digits, tmp_path, monkeypatch):
+def test_the_recipe_is_repeated_at_a_quarter_of_its_rates_without_its_own_teacher(digits, tmp_path, monkeypatch):
     """Oracle: the configuration that the training gets; by the step tune it learns from labels alone."""
     configs = []
 
@@ -248,11 +252,13 @@ def test_a_teacher_of_the_given_networks_own_training_is_not_asked_again(digits,
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vggnet.compression.tuning.train_with", train_with)
-    recipe = recipe_of(Checkpoint.open(digits), "digits").override(teacher="gone.safetensors", temperature=2.0)
+    own = {"optimizer": "muon", "lr": 0.02, "kernel_lr": 0.2, "teacher": "gone.safetensors", "temperature": 2.0}
+    recipe = recipe_of(Checkpoint.open(digits), "digits").override(**own)
     for step, teacher in (("tune", None), ("distill", str(digits))):
         with pytest.raises(KeyboardInterrupt):
             shrink(digits, [step], tmp_path / "small.safetensors", data="digits", recipe=recipe)
         assert configs[-1].optimizer.teacher == teacher
+        assert (configs[-1].optimizer.lr, configs[-1].optimizer.kernel_lr) == (0.005, 0.05)
 
 
 def test_statistics_are_those_of_training_images(digits):
@@ -285,6 +291,8 @@ def test_statistics_are_those_of_training_images(digits):
         (["--steps", "prune", "--to-macs", 0.5, "--criterion", "chip"], "the criterion chip needs images"),
         (["--steps", "prune", "--to-macs", 0.5, "--rounds", 2], "in rounds trains between them, which needs images"),
         (["--steps", "prune", "--to-macs", 0.5, "--rounds", 0], "rounds is 0"),
+        (["--steps", "tune", "--rate", 0], "rate is 0.0; it must be above 0"),
+        (["--steps", "fold", "--rate", 0.5], "rate is 0.5, but it acts only with the step tune or distill or prune"),
         (["--steps", "prune", "--to-macs", 0.5, "--multiple", 0], "multiple is 0"),
         (["--steps", "head"], "head needs the option head"),
         (["--steps", "half,tune"], "must be last. Give tune,half"),

@@ -55,6 +55,7 @@ class Shrink:
     rounds: int = 1  # prune: in how many rounds; the network is trained between them
     round_epochs: int = 1  # prune: epochs between two rounds
     epochs: int = 10  # tune, distill, head: epochs
+    rate: float = 0.25  # tune, distill, and between rounds: share of the learning rates that the network was trained at
     head: Literal["gap", "cifar"] | None = None  # head: the new one
     energy: float | None = None  # factorize: share of the squares of the singular values that is kept, such as 0.9
     rank: int | None = None  # factorize: the rank of every layer, instead of --energy
@@ -80,6 +81,7 @@ def main(arguments: list[str]) -> int:
         rank=args.rank,
         head=args.head,
         epochs=args.epochs,
+        rate=args.rate,
     )
     options.check(steps)
     from vggnet.compression.shrink import shrink

@@ -19,7 +19,7 @@ _STEPS_OF = {
     "to_macs": ("prune",), "to_size": ("prune",), "max_drop": ("prune",), "criterion": ("prune",), "floor": ("prune",),
     "multiple": ("prune",),
     "rounds": ("prune",), "round_epochs": ("prune",), "energy": ("factorize",), "rank": ("factorize",),
-    "head": ("head",), "epochs": TRAINED,
+    "head": ("head",), "epochs": TRAINED, "rate": ("tune", "distill", "prune"),
 }  # fmt: skip
 
 
@@ -41,6 +41,8 @@ class ShrinkOptions:
         rank: factorize: of all layers, instead of `energy`.
         head: head: the new one, "gap" or "cifar".
         epochs: head, tune, distill: of the training.
+        rate: tune, distill, and between rounds: share of the recipe's learning rates, below 1 for a recipe that starts
+            from random weights, at whose rates a trained network forgets.
 
     Raises:
         ConfigError: an option is out of range.
@@ -61,11 +63,14 @@ class ShrinkOptions:
     rank: int | None = None
     head: Literal["gap", "cifar"] | None = None
     epochs: int = 10
+    rate: float = 0.25
 
     def __post_init__(self) -> None:
         check_at_least(
             1, multiple=self.multiple, rounds=self.rounds, round_epochs=self.round_epochs, epochs=self.epochs
         )
+        if self.rate <= 0:
+            raise ConfigError(f"rate is {self.rate}; it must be above 0, such as 0.25.")
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise ConfigError(f"max_drop is {self.max_drop}; it is in percentage points, from 0 to below 100.")
 

@@ -135,7 +135,8 @@ def _prune(model: VGG, job: Job) -> VGG:
         if job.tuner is not None:
             job.tuner.renew_statistics(model)
         if number < rounds:
-            model = job.training().tune(model, f"round-{number}", epochs=job.options.round_epochs)
+            name = f"round-{number}"
+            model = job.training().tune(model, name, epochs=job.options.round_epochs, rate=job.options.rate)
     return model
 
 
@@ -148,12 +149,13 @@ def _head(model: VGG, job: Job) -> VGG:
     fresh = build(**architecture.as_dict(), init="he")
     state = fresh.state_dict() | {key: t for key, t in model.state_dict().items() if key.startswith("features.")}
     with_head = with_state_of(model, fresh, state)
-    return job.training().tune(with_head, "head", epochs=job.options.epochs, freeze=5)
+    return job.training().tune(with_head, "head", epochs=job.options.epochs, rate=1.0, freeze=5)
 
 
 def _distill(model: VGG, job: Job) -> VGG:
     teacher = str(Path(job.source).expanduser())
-    return job.training().tune(model, "distill", epochs=job.options.epochs, teacher=teacher)
+    options = job.options
+    return job.training().tune(model, "distill", epochs=options.epochs, rate=options.rate, teacher=teacher)
 
 
 def _stored(model: VGG, job: Job) -> VGG:
@@ -167,7 +169,7 @@ APPLIED: Mapping[str, Callable[[VGG, Job], VGG]] = {
     "fold": lambda model, job: fold(model, job.size),
     "factorize": lambda model, job: factorize(model, energy=job.options.energy, rank=job.options.rank),
     "head": _head,
-    "tune": lambda model, job: job.training().tune(model, "tune", epochs=job.options.epochs),
+    "tune": lambda model, job: job.training().tune(model, "tune", epochs=job.options.epochs, rate=job.options.rate),
     "distill": _distill,
     "half": _stored,
     "quantize": _stored,

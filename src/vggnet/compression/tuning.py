@@ -64,20 +64,24 @@ class Tuner:
     folder: Path
     progress: Progress = False
 
-    def tune(self, network: VGG, name: str, *, epochs: int, **options: Any) -> VGG:
+    def tune(self, network: VGG, name: str, *, epochs: int, rate: float, **options: Any) -> VGG:
         """The network after a training. One that was interrupted goes on, one that is there is taken as it is.
 
         Args:
             network: where it starts; it is not changed.
             name: what the run folder's name begins with.
             epochs: of the training.
+            rate: share of the recipe's learning rates.
             options: they replace those of the recipe.
 
         Raises:
             KeyboardInterrupt: Ctrl-C came; the training is saved.
             ConfigError, DataError, NonFiniteError, StorageError: as `vggnet.train`.
         """
-        config = self._config(network, epochs=epochs, **options)
+        optimizer = self.recipe.optimizer
+        names = ("lr", "kernel_lr") if optimizer.name == "muon" else ("lr",)
+        rates = {name: rate * getattr(optimizer, name) for name in names}
+        config = self._config(network, epochs=epochs, **rates, **options)
         tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
         facts = json.dumps([config.as_options(), checksum({}, tensors)])
         folder = self.folder / f"{name}-{hashlib.blake2b(facts.encode(), digest_size=4).hexdigest()}"
