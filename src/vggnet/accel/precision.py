@@ -42,14 +42,16 @@ def products_in(precision: Precision | Literal["auto"]) -> Iterator[None]:
     ...     allowed_precision()
     'bfloat16'
     """
-    with _switched(torch.backends.mkldnn.conv, best_precision() if precision == "auto" else precision):
+    switches: Any = torch.backends.mkldnn
+    with _switched(switches.conv, best_precision() if precision == "auto" else precision):
         yield
 
 
 @contextmanager
 def matrices_like_convolutions() -> Iterator[None]:
     """Within the block PyTorch computes products of float32 matrices on CPUs in the precision of convolutions."""
-    with _switched(torch.backends.mkldnn.matmul, allowed_precision()):
+    switches: Any = torch.backends.mkldnn
+    with _switched(switches.matmul, allowed_precision()):
         yield
 
 
