@@ -120,7 +120,9 @@ def watched(monkeypatch):
 
 def test_every_way_of_inference_computes_the_same(watched):
     """Oracle: PyTorch's own logits of the network that the seed makes, for the images that follow."""
-    bench = timing.bench_infer("vgg11_bn", width=0.05, head="gap", size=32, batch=2, rounds=1, peers=False)
+    reports, sizes = [], {"width": 0.05, "head": "gap", "size": 32, "batch": 2, "rounds": 1, "peers": False}
+    bench = timing.bench_infer("vgg11_bn", **sizes, progress=lambda done, total: reports.append((done, total)))
+    assert reports == [(done, len(WAYS)) for done in range(1, len(WAYS) + 1)]  # comparing; `watching` says nothing
     torch.manual_seed(0)
     network = timing.build_network("vgg11_bn", 1000, 0.05, "gap").eval()
     with torch.no_grad():

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from vggnet.accel.autotuning import autotuner
+from vggnet.progress import Progress, report_progress
 
 BFLOAT16, INT8 = ", bfloat16", ", int8"  # after the name of a way; the others are float32
 
@@ -19,15 +20,23 @@ def precision_of(way: str) -> str:
     return next((kind.removeprefix(", ") for kind in (BFLOAT16, INT8) if way.endswith(kind)), "float32")
 
 
-def errors_of(ways: Mapping[str, Callable[[], Any]], exact: Any) -> dict[str, float]:
+def errors_of(
+    ways: Mapping[str, Callable[[], Any]], exact: Callable[[], Any], progress: Progress = False
+) -> dict[str, float]:
     """Way -> the error of its result. Our convolutions are measured at their first use, as while ways are timed.
 
     Args:
         ways: functions that return what `relative_error` takes.
-        exact: the result in float64.
+        exact: returns the result in float64.
+        progress: see `vggnet.progress.Progress`.
     """
-    with autotuner().fixed({}):
-        return {name: relative_error(way(), exact) for name, way in ways.items()}
+    errors = {}
+    with report_progress(progress, "comparing with float64", unit="way") as report, autotuner().fixed({}):
+        wanted = exact()
+        for name, way in ways.items():
+            errors[name] = relative_error(way(), wanted)
+            report(len(errors), len(ways))
+    return errors
 
 
 def relative_error(result: Any, exact: Any) -> float:

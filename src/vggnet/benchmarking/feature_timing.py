@@ -73,7 +73,7 @@ def bench_features(
     if has_tiles():
         ways[OURS + BFLOAT16] = products_in("bfloat16")(partial(infer, ours, last))
         ways[CHANNELS_LAST + BFLOAT16] = partial(infer, in_autocast(stock_last), last)
-    errors = errors_of(ways, infer(exact.double(), images[:FEW].double()))
+    errors = errors_of(ways, lambda: infer(exact.double(), images[:FEW].double()), progress)
     return timed(f"features, {model}, {layer}, {size}x{size}, batch {batch}", batch, ways, errors, rounds, progress)
 
 
@@ -115,8 +115,8 @@ def bench_lpips(
     few = [tensor[:FEW].double() for tensor in pair]
     errors: dict[str, float] = {}
     for names, distance in ((OURS,), ours), ((NCHW, CHANNELS_LAST), package):  # of different random weights
-        exact = _compare(copy.deepcopy(distance).double(), few, gradient)
-        errors |= errors_of({name: way for name, way in ways.items() if name.startswith(names)}, exact)
+        exact = partial(_compare, copy.deepcopy(distance).double(), few, gradient)
+        errors |= errors_of({name: way for name, way in ways.items() if name.startswith(names)}, exact, progress)
     work = f"LPIPS{', with gradient' if gradient else ''}, {size}x{size}, batch {batch}"
     return timed(work, batch, ways, errors, rounds, progress)
 

@@ -114,7 +114,8 @@ def bench_train(
     bfloat16 = has_tiles()
     errors = errors_of(
         _ways(network, images, compiled, differentiating, bfloat16=bfloat16),
-        _gradients(exact, images.double(), loss, exact),
+        lambda: _gradients(exact, images.double(), loss, exact),
+        progress,
     )
     seconds = in_turns(_ways(network, images, compiled, stepping, bfloat16=bfloat16), rounds, progress)
     measured = seconds if memory and find_spec("resource") else ()  # Windows has no such module
@@ -182,7 +183,7 @@ def bench_infer(
     if peers:
         ways |= installed_peers(network, images, torch.get_num_threads(), bfloat16=bfloat16)
     ways |= exported_files(exported, network, images)
-    errors = errors_of(ways, infer(copy.deepcopy(network).double(), images[:FEW].double()))
+    errors = errors_of(ways, lambda: infer(copy.deepcopy(network).double(), images[:FEW].double()), progress)
     work = f"inference, {described}, {size}x{size}, batch {batch}"
     return timed(work, batch, ways, errors, rounds, progress)
 
