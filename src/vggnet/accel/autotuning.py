@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import TypedDict
@@ -24,8 +25,10 @@ from vggnet.files import cache_folder
 
 DIRECT = "direct"
 VERSION = 10  # of the algorithms; a cache of another version is measured again
-MEASURE_AFTER = 500  # uses of a shape by predicted choices: then measuring, about 40 uses, costs less than a tenth
-REPEATS = 3  # timed runs of each algorithm, after one warm-up run; the fastest counts
+MEASURE_AFTER = 500  # uses of a shape by predicted choices: then measuring, 40 uses at most, costs less than a tenth
+REPEATS = 3  # timed runs of each algorithm at most, after one warm-up run; the fastest counts
+ENOUGH = 500.0  # milliseconds of timed runs, after which there are no more
+FAR_BEHIND = 2.0  # times the fastest so far; such an algorithm is not run again
 
 OLD_NAMES = {"dense": "matmul", "unfold": "im2col", "halves": "float16"}  # of algorithms, in version 0.1
 OLD_PASS, PASS = "answer ", "inference "  # how keys of inference began in version 0.1, and begin now
@@ -95,7 +98,8 @@ class Autotuner:
         if self._predicts and key not in self._measured:
             choice = self._chosen[key] = {"algorithm": predict(), "ms": {}}
         elif self._is_worth_measuring(key):
-            choice = self._chosen[key] = self._cached(key, algorithms)
+            likely_first = dict.fromkeys((predict(), *algorithms))
+            choice = self._chosen[key] = self._cached(key, {name: algorithms[name] for name in likely_first})
         else:
             return algorithms[predict()]()
         return algorithms[choice["algorithm"]]()
@@ -179,11 +183,15 @@ def machine_key() -> str:
 
 
 def measure(algorithms: Mapping[str, Candidate]) -> Choice:
-    """Time each algorithm; the fastest of a few runs counts."""
-    fastest = {}
+    """Time each algorithm; the fastest of a few runs counts. Likely algorithms should be first."""
+    fastest: dict[str, float] = {}
     for name, algorithm in algorithms.items():
         algorithm()
-        fastest[name] = min(_milliseconds(algorithm) for _ in range(REPEATS))
+        runs = [_milliseconds(algorithm)]
+        limit = FAR_BEHIND * min(fastest.values(), default=inf)
+        while len(runs) < REPEATS and sum(runs) < ENOUGH and min(runs) < limit:
+            runs.append(_milliseconds(algorithm))
+        fastest[name] = min(runs)
     return {"algorithm": min(fastest, key=lambda name: fastest[name]), "ms": fastest}
 
 
