@@ -261,6 +261,18 @@ def test_the_recipe_is_repeated_at_a_quarter_of_its_rates_without_its_own_teache
         assert (configs[-1].optimizer.lr, configs[-1].optimizer.kernel_lr) == (0.005, 0.05)
 
 
+def test_a_network_with_frozen_blocks_is_tuned(digits, tmp_path):
+    """Oracle: the validation accuracy, by the recipe without frozen blocks; the tensors of the frozen ones."""
+    recipe, out = recipe_of(Checkpoint.open(digits), "digits"), tmp_path / "small.safetensors"
+    options = ShrinkOptions(epochs=1)
+    result = shrink(digits, ["tune"], out, options, data="digits", recipe=recipe.override(freeze=2))
+    before, after = (Checkpoint.open(path).build() for path in (digits, out))
+    assert result.rows[1].val_accuracy == Tuner("digits", recipe, tmp_path).accuracy(after)
+    frozen = [name for name in before.state_dict() if name.startswith(("features.conv1", "features.conv2"))]
+    assert frozen
+    assert all(torch.equal(before.state_dict()[name], after.state_dict()[name]) for name in frozen)
+
+
 def test_statistics_are_those_of_training_images(digits):
     """Oracle: the mean over batches of the first layer's mean and variance, computed from its outputs."""
     model = vggnet.load(digits)

@@ -111,7 +111,8 @@ class Tuner:
 
     @cached_property
     def _inputs(self) -> Inputs:
-        inputs, _, _ = prepare(self.data, self.recipe, {}, None, ALONE, False)
+        unfrozen = self.recipe.override(freeze=0)  # as the network that comes with the images has random weights
+        inputs, _, _ = prepare(self.data, unfrozen, {}, None, ALONE, False)
         return inputs
 
     def batches(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
