@@ -1,7 +1,10 @@
-"""Fully connected layers as two: the best approximation of its rank."""
+"""Fully connected layers as two: the best approximation of the weights, or of the outputs, of its rank."""
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
 
 from vggnet.compression.factorize import factorize
 from vggnet.errors import ConfigError
@@ -31,9 +34,9 @@ def test_each_layer_is_the_truncated_svd(model, shape):
         with torch.no_grad():
             model.head.fc6 = torch.nn.Linear(24, 490).double()
             model.head.fc6.weight.copy_(torch.randn(490, 24))
-        from vggnet.compression.factorize import _factors
+        from vggnet.compression.factorize import _factors_of_weights
 
-        expand, reduce = _factors(model.head.fc6.weight.detach(), None, 5)
+        expand, reduce, _ = _factors_of_weights(model.head.fc6, None, 5)
         found, weight = expand @ reduce, model.head.fc6.weight.detach()
     else:
         small = factorize(model, rank=5)
@@ -63,6 +66,39 @@ def test_logits_are_those_of_the_products(model):
         for name in ("fc6", "fc7", "fc8"):
             getattr(model.head, name).weight.copy_(product(small, name))
     torch.testing.assert_close(found, model(images))
+
+
+def head_layers(model, images):
+    """Inputs and outputs of the fully connected layers of a network that is not factorized."""
+    seen = {}
+    for name in ("fc6", "fc7", "fc8"):
+        hook = lambda layer, given, output, name=name: seen.update({name: (given[0], output)})  # noqa: E731
+        getattr(model.head, name).register_forward_hook(hook)
+    model(images)
+    return seen
+
+
+@pytest.mark.parametrize("options", [{"rank": 5}, {"energy": 0.7}])
+def test_with_images_outputs_are_projected_onto_their_principal_components(model, options):
+    """Oracle: scikit-learn's PCA of the outputs of the given network, whose `n_components` is a number or a share."""
+    images = 1e7 * torch.rand(12, 3, 40, 40).double()  # so that outputs are about 1
+    small = factorize(model, batches=images.split(5), **options)
+    for name, (given, output) in head_layers(model, images).items():
+        reduce, expand = getattr(small.head, f"{name}_reduce"), getattr(small.head, name)
+        found = F.linear(F.linear(given, reduce.weight), expand.weight, expand.bias)
+        pca = PCA(next(iter(options.values())), svd_solver="full").fit(output.detach().numpy())
+        expected = pca.inverse_transform(pca.transform(output.detach().numpy()))
+        assert len(reduce.weight) == pca.n_components_
+        assert np.abs(expected).max() > 0.01
+        torch.testing.assert_close(found.detach().numpy(), expected)
+
+
+def test_few_images_are_answered_as_before(model):
+    """Oracle: the given network: the outputs for four images vary in three directions."""
+    images = 1e7 * torch.rand(4, 3, 40, 40).double()
+    small, expected = factorize(model, rank=3, batches=[images]), model(images)
+    torch.testing.assert_close(small(images), expected)
+    assert (factorize(model, rank=3)(images) - expected).norm() > 0.1 * expected.norm() > 0.01
 
 
 def test_layers_that_would_grow_stay_whole(model):

@@ -57,7 +57,9 @@ class Shrink:
     epochs: int = 10  # tune, distill, head: epochs
     rate: float = 0.25  # tune, distill, and between rounds: share of the learning rates that the network was trained at
     head: Literal["gap", "cifar"] | None = None  # head: the new one
-    energy: float | None = None  # factorize: share of the squares of the singular values that is kept, such as 0.9
+    # factorize: share that is kept, such as 0.9: with --data of the variance of the outputs, else of the squares of the
+    # singular values of the weights
+    energy: float | None = None
     rank: int | None = None  # factorize: the rank of every layer, instead of --energy
     json: bool = False  # print one JSON object instead of a table
 

@@ -1,33 +1,46 @@
-"""Fully connected layers as two smaller ones, by a truncated singular value decomposition."""
+"""Fully connected layers as two smaller ones: as close as possible in their weights, or in what they return."""
 
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from vggnet.accel import api as accel
 from vggnet.compression.fold import with_state_of
 from vggnet.errors import ConfigError
 from vggnet.models.heads import REDUCE
 from vggnet.models.vgg import VGG, empty
 
+Factors = tuple[Tensor, Tensor, Tensor]  # (out, rank) and (rank, in), with fewer numbers than (out, in), and (out,)
+
 
 @torch.no_grad()
-def factorize(model: VGG, *, energy: float | None = None, rank: int | None = None) -> VGG:
+def factorize(
+    model: VGG, *, energy: float | None = None, rank: int | None = None, batches: Iterable[Tensor] | None = None
+) -> VGG:
     """Replace each fully connected layer by two where that has fewer weights.
 
-    A weight matrix W, (out, in), becomes U (U^T W) with the first left singular vectors U, (out, rank): the best
-    approximation of this rank (Eckart & Young 1936). It is computed in float64.
+    A weight matrix W, (out, in), becomes U (U^T W). Without images U, (out, rank), are the first left singular vectors
+    of W: the best approximation of this rank (Eckart & Young 1936). With images they are the first principal components
+    of the layer's outputs y = W x + b, before ReLU, whose mean stays as it is: the best approximation of these outputs.
+    A layer that was trained on few images keeps more of what it has learned so, as most of its weights are still
+    random. Both are computed in float64.
 
     Args:
         model: the network; it is not changed.
-        energy: share of the squares of the singular values that is kept, in (0, 1); it gives each layer a rank.
+        energy: share of the squares of the singular values, or of the variance of the outputs, that is kept, in (0, 1);
+            it gives each layer a rank.
         rank: of all layers, at least 1, instead.
+        batches: images, float (n, C, H, W), at least two in all.
 
     Raises:
         ConfigError: not just one of energy and rank was given, it is out of range, the layers are factorized already,
             or no layer would have fewer weights.
 
-    Source: Denton et al. (NeurIPS 2014, arXiv:1404.0736) and Girshick (ICCV 2015, arXiv:1504.08083), section 3.1.
+    Source: Denton et al. (NeurIPS 2014, arXiv:1404.0736) and Girshick (ICCV 2015, arXiv:1504.08083), section 3.1, for
+    the weights; Zhang et al. (arXiv:1505.06798), section 2.1, for the outputs.
 
     Example:
         >>> from vggnet.models.vgg import build
@@ -43,13 +56,18 @@ def factorize(model: VGG, *, energy: float | None = None, rank: int | None = Non
         raise ConfigError(f"rank is {rank}; it must be at least 1.")
     if model.architecture.ranks:
         raise ConfigError("the fully connected layers are factorized already. Start from the network that was not.")
+    layers = {name: layer for name, layer in model.head.named_children() if isinstance(layer, nn.Linear)}
+    outputs = None if batches is None else _outputs(model, tuple(layers), batches)
     state, ranks = dict(model.state_dict()), []
-    for name, layer in model.head.named_children():
-        if isinstance(layer, nn.Linear):
-            found = _factors(layer.weight, energy, rank)
-            ranks.append(0 if found is None else len(found[1]))
-            if found is not None:
-                state[f"head.{name}.weight"], state[f"head.{name}{REDUCE}.weight"] = found
+    for name, layer in layers.items():
+        if outputs is None:
+            found = _factors_of_weights(layer, energy, rank)
+        else:
+            found = _factors_of_outputs(layer, outputs[name], energy, rank)
+        ranks.append(0 if found is None else len(found[1]))
+        if found is not None:
+            for part, tensor in zip((".weight", f"{REDUCE}.weight", ".bias"), found, strict=True):
+                state[f"head.{name}{part}"] = tensor.to(layer.weight.dtype)
     if not any(ranks):
         raise ConfigError(
             f"the head {model.architecture.head} has no fully connected layer that is smaller as two of this rank. "
@@ -58,21 +76,48 @@ def factorize(model: VGG, *, energy: float | None = None, rank: int | None = Non
     return with_state_of(model, empty(replace(model.architecture, ranks=tuple(ranks))), state)
 
 
-def _factors(weight: Tensor, energy: float | None, rank: int | None) -> tuple[Tensor, Tensor] | None:
-    """(out, rank) and (rank, in), or None if they have no fewer numbers than (out, in).
+def _factors_of_weights(layer: nn.Linear, energy: float | None, rank: int | None) -> Factors | None:
+    """The best for the weights.
 
     The singular vectors are the eigenvectors of W W^T, or of W^T W if that is smaller; in float64 the squares cost no
     digit that counts, and of 25,088 x 4,096 numbers it is many times as fast.
     """
-    matrix = weight.double()
+    matrix = layer.weight.double()
     is_wide = matrix.shape[0] <= matrix.shape[1]
     squares, vectors = torch.linalg.eigh(matrix @ matrix.T if is_wide else matrix.T @ matrix)
     squares, vectors = squares.flip(0).clamp(min=0), vectors.flip(1)
+    first = _first(vectors, squares, matrix, energy, rank)
+    if first is None:
+        return None
+    return (first, first.T @ matrix, layer.bias) if is_wide else (matrix @ first, first.T, layer.bias)
+
+
+def _outputs(model: VGG, names: Sequence[str], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """What these layers of the head return for images, (n, out)."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    fast = accel.accelerate(copy.deepcopy(model)).eval()
+    for name, kept in found.items():
+        fast.head.get_submodule(name).register_forward_hook(
+            lambda layer, given, output, kept=kept: kept.append(output.flatten(0, -2))
+        )
+    for images in batches:
+        fast(images)
+    return {name: torch.cat(kept) for name, kept in found.items()}
+
+
+def _factors_of_outputs(layer: nn.Linear, outputs: Tensor, energy: float | None, rank: int | None) -> Factors | None:
+    """The best for these outputs, (n, out)."""
+    mean, matrix = outputs.double().mean(0), layer.weight.double()
+    _, values, components = torch.linalg.svd(outputs.double() - mean, full_matrices=False)
+    first = _first(components.T, values.square(), matrix, energy, rank)
+    if first is None:
+        return None
+    return first, first.T @ matrix, mean + first @ (first.T @ (layer.bias.double() - mean))
+
+
+def _first(vectors: Tensor, squares: Tensor, weight: Tensor, energy: float | None, rank: int | None) -> Tensor | None:
+    """As many of the vectors, (n, k), as `energy` or `rank` says; None if two factors would have no fewer numbers."""
     if energy is not None:
         rank = 1 + int((squares.cumsum(0) < energy * squares.sum()).sum())
-    assert rank is not None
-    if rank * sum(matrix.shape) >= matrix.numel():
-        return None
     first = vectors[:, :rank]
-    expand, reduce = (first, first.T @ matrix) if is_wide else (matrix @ first, first.T)
-    return expand.to(weight.dtype), reduce.to(weight.dtype)
+    return None if first.shape[1] * sum(weight.shape) >= weight.numel() else first

@@ -22,6 +22,7 @@ from vggnet.weights.file_format import dequantized
 
 TRIES = 5  # of the search by max_drop: steps of 1/32 of the multiply-adds
 SCORED_IMAGES = {"taylor": 2048, "chip": 64}
+FACTORIZED_IMAGES = 1024
 HEADER = 4096  # bytes of a file's description that a network after the steps has more than before
 
 
@@ -140,6 +141,12 @@ def _prune(model: VGG, job: Job) -> VGG:
     return model
 
 
+def _factorize(model: VGG, job: Job) -> VGG:
+    """By the outputs for training images where there are images, else by the weights."""
+    batches = None if job.tuner is None else (images for images, _ in job.tuner.batches(FACTORIZED_IMAGES))
+    return factorize(model, energy=job.options.energy, rank=job.options.rank, batches=batches)
+
+
 def _head(model: VGG, job: Job) -> VGG:
     """The network with another head, trained while all convolutions stay as they are."""
     made, head = model.architecture, job.options.head
@@ -167,7 +174,7 @@ def _stored(model: VGG, job: Job) -> VGG:
 APPLIED: Mapping[str, Callable[[VGG, Job], VGG]] = {
     "prune": _prune,
     "fold": lambda model, job: fold(model, job.size),
-    "factorize": lambda model, job: factorize(model, energy=job.options.energy, rank=job.options.rank),
+    "factorize": _factorize,
     "head": _head,
     "tune": lambda model, job: job.training().tune(model, "tune", epochs=job.options.epochs, rate=job.options.rate),
     "distill": _distill,
