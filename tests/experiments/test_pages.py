@@ -12,8 +12,8 @@ from vggnet.training.presets import preset
 
 SCRIPTS = (
     "benchmarks.run", "comparison.run", "dense_tasks.run", "depth.run", "drawbacks.run", "explain.run",
-    "localization.run", "same_training.run", "speed.run", "style.run", "transfer.finetune", "transfer.run",
-    "tutorial.run",
+    "localization.run", "same_training.run", "shrink.run", "speed.run", "style.run", "transfer.finetune",
+    "transfer.run", "tutorial.run",
 )  # fmt: skip
 
 
