@@ -133,6 +133,13 @@ def test_every_way_of_inference_computes_the_same(watched):
             assert torch.allclose(one, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("head", "classes"), [("gap", 1000), ("unet", 10)])
+def test_inference_of_as_many_classes_as_is_usual(watched, head, classes):
+    """Oracle: the number of outputs: 1,000 as in ImageNet for a classifier, few for pixels."""
+    timing.bench_infer("vgg11", width=0.05, head=head, size=32, rounds=1, peers=False)
+    assert {outputs.shape[1] for found in watched.values() for outputs in found} == {classes}
+
+
 def test_every_way_of_training_takes_the_same_step(monkeypatch):
     """Oracle: SGD with Nesterov momentum by hand on PyTorch's own gradients, for two steps of the same network."""
     trained = {}

@@ -24,7 +24,7 @@ from vggnet.benchmarking.peers import exported_files, installed_peers
 from vggnet.data.preprocess import Preprocess
 from vggnet.devices import environment
 from vggnet.errors import ConfigError
-from vggnet.models.table1 import MODEL_NAMES
+from vggnet.models.table1 import MAP_HEADS, MODEL_NAMES
 from vggnet.models.vgg import build
 from vggnet.progress import Progress, report_progress
 from vggnet.weights.checkpoint import Checkpoint
@@ -145,7 +145,7 @@ def bench_infer(
         model: a VGG, or a network of torchvision such as `resnet18`, both with random weights; or a run folder, a
             `.safetensors` file or a name of `vgg weights list`, for which `width` and `head` do not apply.
         width: multiplies the channels of a VGG's convolutions.
-        head: of a VGG.
+        head: of a VGG; with one for pixels or objects the network has 10 classes, else 1,000.
         size: pixels of both sides of the images; by default 224, or what a trained network takes.
         batch: images at a time.
         rounds: batches that are timed for each way.
@@ -168,7 +168,8 @@ def bench_infer(
             torch.randint(256, (batch, preprocess.in_channels, size, size), dtype=torch.uint8)
         )
     else:
-        network, size = build_network(model, 1000, width, head).eval(), size or 224
+        classes = CLASSES if head in MAP_HEADS else 1000  # for ImageNet's 1,000, SSD's last layers would take most time
+        network, size = build_network(model, classes, width, head).eval(), size or 224
         images, described = torch.randn(batch, 3, size, size), f"{model}, width {width:g}, head {head}"
     if exported and not trained:
         raise ConfigError(
