@@ -69,8 +69,8 @@ def train_or_resume(
     return run
 
 
-def described(run: Run) -> Row:
-    """What a row says of a finished run beside its test: where it came from, its options and its history."""
+def run_columns(run: Run) -> Row:
+    """The columns of a row for a finished run: history, preset, initial weights, data, machine and options."""
     facts = ("preset", "init_from", "fingerprint", "images", "environment")
     return {
         "history": run.history,

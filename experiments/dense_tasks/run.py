@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows
-from experiments.training import described
+from experiments.training import run_columns
 from vggnet.errors import OnError
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.training.run import Run
@@ -51,7 +51,7 @@ def row_of(run: Run) -> Row:
     return {
         "data": Path(run.data).name,
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
-        **described(run),
+        **run_columns(run),
     }
 
 

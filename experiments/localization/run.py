@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows
-from experiments.training import described
+from experiments.training import run_columns
 from vggnet.evaluation.evaluate import evaluate
 from vggnet.training.run import Run
 
@@ -35,7 +35,7 @@ def row_of(run: Run) -> Row:
     result = evaluate(run.folder, run.data, split="validation", flip=True)
     return {
         "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
-        **described(run),
+        **run_columns(run),
     }
 
 

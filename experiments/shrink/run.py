@@ -91,7 +91,7 @@ def main(
     """
     if run is not None:
         if data is None:
-            raise ConfigError("a shrinking trains, so it needs images. Give --data.")
+            raise ConfigError("each case looks at training images and is tested, so it needs data. Give --data.")
         append_row(rows, row_of(Run.open(run), data, case, seed, out))
     write_page(rows)
 
@@ -121,14 +121,14 @@ def write_page(path: Path) -> None:
     groups: dict[Case, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["case"], []).append(row)
-    pruned = [runs for case, runs in groups.items() if CASES[case].options.criterion == "chip"]
+    pruned = [runs for case, runs in groups.items() if "prune" in CASES[case].steps]
     draw_shrink(
         [(mean(percents(runs, "top1")), 100 * _left(runs, "macs")) for runs in pruned],
         [(one.accuracy, 100 - one.macs) for one in PUBLISHED],
         path.with_name("figure.png"),
     )
     data = dict.fromkeys(f"{row['data']} (fingerprint of train {row['fingerprint']})" for row in rows)
-    facts = {"data": f"{', '.join(data)}; test images evaluated once a shrinking"}
+    facts = {"data": f"{', '.join(data)}; each network tested after its last step only"}
     picture = "![Test accuracy against multiply-adds that remain](figure.png)"
     sections = [page.facts(facts, rows[-1]["environment"]), table(groups), published(), picture]
     page.insert(path.with_name("README.md"), "shrink", "\n\n".join(sections))

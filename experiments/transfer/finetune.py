@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from experiments import page
 from experiments.rows import Row, append_row, read_rows, spread
-from experiments.training import described
+from experiments.training import run_columns
 from vggnet.training.run import Run
 
 ROWS = Path(__file__).with_name("finetuned.jsonl")
@@ -38,7 +38,7 @@ def row_of(run: Run) -> Row:
     return {
         "data": Path(run.data).name,
         "test": test | {"data": Path(run.data).name, "model": "RUN"},
-        **described(run),
+        **run_columns(run),
     }
 
 

@@ -13,7 +13,7 @@ from vggnet.errors import ConfigError
 from vggnet.models.heads import REDUCE
 from vggnet.models.vgg import VGG, empty
 
-Factors = tuple[Tensor, Tensor, Tensor]  # (out, rank) and (rank, in), with fewer numbers than (out, in), and (out,)
+Factors = tuple[Tensor, Tensor, Tensor]  # weights (out, rank) and (rank, in) of the two layers, bias (out,)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def factorize(
 
 
 def _factors_of_weights(layer: nn.Linear, energy: float | None, rank: int | None) -> Factors | None:
-    """The best for the weights.
+    """The factors that are closest to the weights, None if they have no fewer numbers.
 
     The singular vectors are the eigenvectors of W W^T, or of W^T W if that is smaller; in float64 the squares cost no
     digit that counts, and of 25,088 x 4,096 numbers it is many times as fast.
@@ -106,7 +106,7 @@ def _outputs(model: VGG, names: Sequence[str], batches: Iterable[Tensor]) -> dic
 
 
 def _factors_of_outputs(layer: nn.Linear, outputs: Tensor, energy: float | None, rank: int | None) -> Factors | None:
-    """The best for these outputs, (n, out)."""
+    """The factors that are closest in these outputs, (n, out), None if they have no fewer numbers."""
     mean, matrix = outputs.double().mean(0), layer.weight.double()
     _, values, components = torch.linalg.svd(outputs.double() - mean, full_matrices=False)
     first = _first(components.T, values.square(), matrix, energy, rank)
