@@ -88,7 +88,6 @@ def test_every_supported_pass_is_right(algorithm, data, n, with_bias, seed):
     ("matmul", Shape(2, 2, 3, 16, 16)), ("matmul", Shape(2, 3, 1, 16, 16)),
     ("im2col", Shape(2, 32, 32, 5, 64)), ("im2col", Shape(2, 32, 32, 3, 72)), ("im2col", Shape(2, 32, ROWS - 1, 3, 64)),
     ("winograd4", Shape(2, 8, 8, 16, 24)), ("winograd2", Shape(2, 8, 8, 3, 16)),
-    ("bfloat16", Shape(2, 8, 8, 32, 48)), ("bfloat16", Shape(2, 8, 8, 16, 32)),
     ("bfloat16x3", Shape(2, 8, 8, 32, 48)), ("bfloat16x3", Shape(2, 8, 8, 3, 32)),
 ])  # fmt: skip
 def test_other_shapes_are_refused(name, shape):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vggnet.accel.api import accelerate, restore
-from vggnet.accel.modules import Conv3x3, DilatedConv3x3, OtherConv2d
+from vggnet.accel.modules import Conv3x3, DilatedConv3x3, OtherConv2d, PointwiseConv2d
 from vggnet.accel.precision import best_precision, products_in
 from vggnet.models.vgg import build
 
@@ -47,19 +47,22 @@ def test_a_step_is_that_of_the_stock_model(make, algorithm, monkeypatch):
 
 
 def test_what_is_replaced_and_what_is_not():
-    """Oracle: by hand: only 3x3, stride 1, padding 1, one group, zeros outside; padding as dilation."""
+    """Oracle: by hand: only 3x3, stride 1, padding 1, one group, zeros outside; padding as dilation; 1x1 likewise."""
     eligible = [nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(3, 5, 3, padding="same", bias=False)]
     dilated = [nn.Conv2d(16, 16, 3, padding=(2, 3), dilation=(2, 3)), nn.Conv2d(4, 8, 3, padding="same", dilation=6)]
+    pointwise = [nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 1, padding="same")]
     others = [
-        nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 5, padding=2), nn.Conv2d(16, 16, 3, 2, 1),
+        nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 1, stride=2), nn.Conv2d(16, 16, 1, padding=1),
+        nn.Conv2d(16, 16, 5, padding=2), nn.Conv2d(16, 16, 3, 2, 1),
         nn.Conv2d(16, 16, 3, padding=1, dilation=2), nn.Conv2d(16, 16, 3, padding=1, groups=4),
         nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(16, 16, 3, padding=1),
     ]  # fmt: skip
-    model = nn.Sequential(*eligible, *dilated, *others)
+    model = nn.Sequential(*eligible, *dilated, *pointwise, *others)
     before = [type(module) for module in model]
     assert accelerate(model) is model
     assert [type(module) for module in model] == [
-        Conv3x3, Conv3x3, DilatedConv3x3, DilatedConv3x3, *[OtherConv2d] * 7, nn.ConvTranspose2d,
+        Conv3x3, Conv3x3, DilatedConv3x3, DilatedConv3x3, PointwiseConv2d, PointwiseConv2d, *[OtherConv2d] * 8,
+        nn.ConvTranspose2d,
     ]  # fmt: skip
     assert restore(model) is model
     assert [type(module) for module in model] == before
@@ -86,6 +89,38 @@ def test_a_dilated_convolution_is_pytorch_s(algorithm, height, width, dilation, 
     assert y.is_contiguous(memory_format=torch.channels_last)
     for one, other in zip(results, others, strict=True):
         assert (one.double() - other).abs().max() < 1e-4 * max(other.abs().max(), 1)
+
+
+@pytest.mark.skipif(best_precision() != "bfloat16", reason="the CPU has no matrix unit for bfloat16 (AMX)")
+@pytest.mark.parametrize(("side", "dilation"), [(1, 1), (3, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_1x1_and_dilated_convolutions_in_bfloat16(side, dilation, bias, monkeypatch):
+    """Oracle: F.conv2d of rounded factors in float64: results, all gradients, and inference where weights change."""
+    monkeypatch.setenv("VGGNET_CONV", "bfloat16")
+    torch.manual_seed(0)
+    stock = nn.Conv2d(256, 44, side, padding=dilation * (side // 2), dilation=dilation, bias=bias)
+    (ours,) = accelerate(nn.Sequential(copy.deepcopy(stock)))
+    x, grad = torch.randn(2, 256, 20, 20), torch.randn(2, 44, 20, 20)
+    with torch.no_grad():
+        stock.weight.copy_(stock.weight.bfloat16())
+    exact = [x.bfloat16().double().requires_grad_(), *stock.double().parameters()]
+    expected = stock(exact[0])
+    others = [expected, *torch.autograd.grad(expected, exact, grad.bfloat16().double())]
+    given = [x.clone().requires_grad_(), *ours.parameters()]
+    with products_in("bfloat16"):
+        y = ours(given[0])
+        results = [y, *torch.autograd.grad(y, given, grad)]
+        ours.eval().requires_grad_(False)
+        assert torch.equal(ours(x), y)
+        ours.weight.mul_(2)
+        if bias:
+            ours.bias.mul_(2)
+        assert torch.equal(ours(x), 2 * y)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(results, others, strict=True):
+        assert one.shape == other.shape
+        assert (one.double() - other).abs().max() < 2e-3 * other.abs().max()  # a bias sums unrounded gradients
+    assert not torch.allclose(y.double(), stock(x.double()), rtol=1e-6, atol=1e-6)  # these factors are not rounded
 
 
 @pytest.mark.parametrize("bias", [True, False])

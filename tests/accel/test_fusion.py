@@ -226,3 +226,20 @@ def test_a_plan_takes_the_first_two_convolutions_in_one_step(changed, monkeypatc
             assert len(kept(model, fusion.PLAN).steps) == 1
             for each in (model, plain):
                 each[changed].weight.mul_(2)
+
+
+def test_a_slice_keeps_its_plan(monkeypatch):
+    """Oracle: what an equal model gives whose slices are new; one after a change has the new layers."""
+    monkeypatch.setenv("VGGNET_CONV", "direct_nchw")
+    torch.manual_seed(0)
+    layers = accelerate(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))).eval()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        layers[:2](x)
+        assert layers[:2] is layers[0:2] is layers[:2]
+        assert kept(layers[:2], fusion.PLAN)
+        assert list(layers[1:]) == list(layers)[1:]
+        layers[0] = accelerate(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).eval())[0]
+        assert torch.equal(layers[:2](x), copy.deepcopy(layers)[:2](x))
+        layers.append(nn.ReLU())
+        assert len(layers[1:]) == 3

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vggnet.accel.fusion import FusedSequential
-from vggnet.accel.modules import Conv3x3, DilatedConv3x3, LargeLinear, OtherConv2d
+from vggnet.accel.modules import Conv3x3, DilatedConv3x3, LargeLinear, OtherConv2d, PointwiseConv2d
 from vggnet.accel.weight_cache import forget
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -18,9 +18,10 @@ def accelerate(model: Model) -> Model:
     """Make a model faster on CPUs, in training and inference, by changing the class of its layers in place.
 
     Changed are 3x3 convolutions with stride 1, one group, and a padding equal to their dilation; nn.Sequential, which
-    fuses such convolutions, batch norm, ReLU and 2x2 max pool; and fully connected layers with at least 2^20 weights,
-    which use float16 weights for inference where that is faster. Other convolutions stay PyTorch's; in a training in
-    bfloat16 their tensors are rounded first, as by autocast. Layers stay the same objects with the same parameters,
+    fuses such convolutions, batch norm, ReLU and 2x2 max pool; in bfloat16 also 1x1 convolutions with stride 1 and one
+    group; and fully connected layers with at least 2^20 weights, which use float16 weights for inference where that is
+    faster. Other convolutions stay PyTorch's; in a training in bfloat16 their tensors are rounded first, as by
+    autocast. Layers stay the same objects with the same parameters,
     names, hooks and `state_dict`; weights become channels-last, which changes no value. Results differ by rounding:
     with float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
     $VGGNET_CONV=direct, PyTorch does all the work.
@@ -44,8 +45,7 @@ def accelerate(model: Model) -> Model:
     """
     for module in model.modules():
         if type(module) is nn.Conv2d:
-            fast = Conv3x3 if module.dilation == (1, 1) else DilatedConv3x3
-            module.__class__ = fast if _is_eligible(module) else OtherConv2d
+            module.__class__ = _fast_class(module)
         if type(module) is nn.Linear and module.weight.numel() >= MANY_WEIGHTS:
             module.__class__ = LargeLinear
         if type(module) is nn.Sequential:
@@ -71,6 +71,7 @@ def restore(model: Model) -> Model:
         Conv3x3: nn.Conv2d,
         DilatedConv3x3: nn.Conv2d,
         OtherConv2d: nn.Conv2d,
+        PointwiseConv2d: nn.Conv2d,
         LargeLinear: nn.Linear,
         FusedSequential: nn.Sequential,
     }
@@ -81,11 +82,12 @@ def restore(model: Model) -> Model:
     return model
 
 
-def _is_eligible(conv: nn.Conv2d) -> bool:
-    return (
-        conv.kernel_size == (3, 3)
-        and conv.stride == (1, 1)
-        and conv.padding in (conv.dilation, "same")
-        and conv.groups == 1
-        and conv.padding_mode == "zeros"
-    )
+def _fast_class(conv: nn.Conv2d) -> type[nn.Conv2d]:
+    """The class of a convolution on this engine."""
+    if conv.stride != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
+        return OtherConv2d
+    if conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "same", "valid"):
+        return PointwiseConv2d
+    if conv.kernel_size == (3, 3) and conv.padding in (conv.dilation, "same"):
+        return Conv3x3 if conv.dilation == (1, 1) else DilatedConv3x3
+    return OtherConv2d

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,19 @@ class FusedSequential(CachesWeights, nn.Sequential):
     in PyTorch.
 
     What was decided where no gradient is recorded is kept as a plan for the next time: for one image the decisions take
-    a seventh of the time.
+    a seventh of the time. So that it is there, a slice is the same object every time.
     """
+
+    def __getitem__(self, idx: Any) -> Any:
+        """As nn.Sequential."""
+        if not isinstance(idx, slice):
+            return super().__getitem__(idx)
+        name = "layers {}:{}:{}".format(*idx.indices(len(self)))
+        layers, part = list(self)[idx], kept(self, name)
+        if part is None or list(part) != layers:
+            part = super().__getitem__(idx)
+            keep(self, name, part)
+        return part
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Sequential."""

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.accel.autotuning import DIRECT
+from vggnet.accel.bfloat16_training import can_convolve
+from vggnet.accel.bfloat16_training import convolve as convolve_bfloat16
 from vggnet.accel.dispatch import conv3x3, is_recorded, is_supported, is_traced, is_wrapped
 from vggnet.accel.fused_inference import convolve, linear
 from vggnet.accel.precision import allowed_precision, best_precision
@@ -37,13 +39,15 @@ class DilatedConv3x3(Conv3x3):
     """nn.Conv2d(C, K, 3, padding=d, dilation=d): a 3x3 convolution without dilation of d x d smaller images.
 
     The taps of a dilated convolution are d pixels apart, so that each pixel meets only those whose row and column
-    differ from its own by multiples of d. These make an image of their own.
+    differ from its own by multiples of d. These make an image of their own. In bfloat16 there are kernels for it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W)."""
         if is_traced() or not is_plain(input) or not is_supported(input, self.weight, self.bias):
             return nn.Conv2d.forward(self, input)
+        if self.dilation[0] == self.dilation[1] and can_convolve(self, input):
+            return convolve_bfloat16(self, input, is_fixed=is_fixed(self, input))
         (rows, columns), (n, channels, height, width) = self.dilation, input.shape
         padded = F.pad(input, (0, -width % columns, 0, -height % rows)).permute(0, 2, 3, 1)
         high, wide = padded.shape[1] // rows, padded.shape[2] // columns
@@ -68,6 +72,16 @@ class OtherConv2d(nn.Conv2d):
         bias = None if self.bias is None else self.bias.bfloat16()
         result: Tensor = self._conv_forward(input.bfloat16(), self.weight.bfloat16(), bias).float()
         return result
+
+
+class PointwiseConv2d(CachesWeights, OtherConv2d):
+    """nn.Conv2d(C, K, 1): in bfloat16 by kernels of ours, else as any other."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W)."""
+        if is_plain(input) and input.ndim == 4 and can_convolve(self, input):
+            return convolve_bfloat16(self, input, is_fixed=is_fixed(self, input))
+        return OtherConv2d.forward(self, input)
 
 
 class LargeLinear(CachesWeights, nn.Linear):

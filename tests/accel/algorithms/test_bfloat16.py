@@ -34,7 +34,8 @@ def assert_close(found, expected):
 
 @settings(max_examples=40)
 @given(
-    n=st.integers(1, 4), c=st.sampled_from([32, 64, 160]), k=st.sampled_from([32, 96]), height=st.integers(1, 20),
+    n=st.integers(1, 4), c=st.sampled_from([8, 32, 64, 90, 160]), k=st.sampled_from([1, 3, 32, 44, 96]),
+    height=st.integers(1, 20),
     width=st.integers(1, 20), with_bias=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_every_pass_is_right(n, c, k, height, width, with_bias, seed):
@@ -59,6 +60,27 @@ def test_every_pass_is_right(n, c, k, height, width, with_bias, seed):
         if height % 2 == width % 2 == 0:
             expected = F.max_pool2d(exact.relu(), 2)
             assert_close(Bfloat16().inference(x, FoldedWeights(conv, None), True, True), expected)
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(1, 4), c=st.sampled_from([3, 32, 90]), k=st.sampled_from([3, 32, 44]), height=st.integers(1, 20),
+    width=st.integers(1, 20), side=st.sampled_from([1, 3]), dilation=st.integers(1, 7), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_other_kernels_are_right(n, c, k, height, width, side, dilation, seed):
+    """Oracle: direct convolution of the rounded factors with that kernel, and its gradients, in float64."""
+    torch.manual_seed(seed)
+    x, grad, bias = channels_last(n, c, height, width), channels_last(n, k, height, width), torch.randn(k)
+    weight, dilation = channels_last(k, c, side, side), dilation if side == 3 else 1
+    padding = dilation * (side // 2)
+    factors = [tensor.requires_grad_() for tensor in (rounded(x), rounded(weight))]
+    exact = F.conv2d(*factors, bias.double(), padding=padding, dilation=dilation)
+    algorithm = Bfloat16(dilation)
+    assert_close(algorithm.forward(x, weight, bias), exact)
+    for_x, for_weight = torch.autograd.grad(exact, factors, rounded(grad))
+    assert_close(algorithm.grad_input(grad, weight), for_x)
+    if side == 1 or dilation > 1 or c > 3:  # else PyTorch's convolution of bfloat16 does it
+        assert_close(algorithm.grad_weight(grad, x, side), for_weight)
 
 
 def test_rests_make_it_exact_for_float32():

@@ -18,13 +18,13 @@ def bits(tensor):
     return tensor.bfloat16().view(torch.int16).numpy()
 
 
-def positions(x):
-    """Plain loops: the pixels of each row, then a position of zeros; after each image a row of them. (P, C)."""
+def positions(x, gap=1):
+    """Plain loops: the pixels of each row, then so many positions of zeros; after each image as many rows. (P, C)."""
     n, channels, height, width = x.shape
     rows = []
     for image in range(n):
-        for row in range(height + 1):
-            for column in range(width + 1):
+        for row in range(height + gap):
+            for column in range(width + gap):
                 inside = row < height and column < width
                 rows.append(x[image, :, row, column] if inside else torch.zeros(channels))
     return torch.stack(rows)
@@ -38,28 +38,29 @@ SIZES = {
 }
 
 
-def find(x, zeros, start, stop):
+def find(x, zeros, start, stop, gap=1):
     """The addresses of a range of positions."""
     n, channels, height, width = x.shape
     pixel_bytes = channels * x.element_size()
-    return kernels.find_pixels(start, stop, n, height, width, pixel_bytes, x.data_ptr(), zeros.data_ptr())
+    return kernels.find_pixels(start, stop, n, height, width, gap, pixel_bytes, x.data_ptr(), zeros.data_ptr())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=20)
-@given(**SIZES)
-def test_pixels(dtype, n, height, width, c):
+@given(**SIZES, gap=st.integers(0, 7))
+def test_pixels(dtype, n, height, width, c, gap):
     """Oracle: plain loops, and PyTorch's rounding."""
     x = channels_last(n, c, height, width).to(dtype)
-    first, expected = width + 2, positions(x)
+    first, expected = gap * (width + gap + 1), positions(x, gap)
     packed, zeros = torch.full((c // 32, len(expected) + 2 * first, 32), 7, dtype=torch.int16), torch.zeros(c)
     row, half = packed.stride(0) * 2, len(expected) // 2
     for start, stop in ((-first, half), (half, len(expected) + first)):
         place = packed.data_ptr() + (first + start) * 64
-        kernels.pack_pixels(find(x, zeros, start, stop), c, x.element_size(), place, row)
+        kernels.pack_pixels(find(x, zeros, start, stop, gap), c, x.element_size(), place, row)
+    end = first + len(expected)
     assert not packed[:, :first].any()
-    assert not packed[:, -first:].any()
-    inner = packed[:, first:-first].permute(1, 0, 2).reshape(len(expected), c).numpy()
+    assert not packed[:, end:].any()
+    inner = packed[:, first:end].permute(1, 0, 2).reshape(len(expected), c).numpy()
     np.testing.assert_array_equal(inner, bits(expected))
 
 
@@ -96,18 +97,21 @@ def test_transposed(dtype, n, height, width, c):
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["as it is", "turned"])
-def test_weights(turned):
+@pytest.mark.parametrize("side", [3, 1])
+def test_weights(side, turned):
     """Oracle: plain loops over panels, steps, taps and pairs."""
-    k, c = 64, 96
-    weight = channels_last(k, c, 3, 3)
+    k, c, taps = 64, 96, side**2
+    weight = channels_last(k, c, side, side)
     columns, depth = (c, k) if turned else (k, c)
-    packed = torch.empty(columns // 32, depth // 32, 9, 16, 32, 2, dtype=torch.int16)
-    kernels.pack_weights(blocks=k // 32, in_channels=c, out_channels=k, w=weight, packed=packed, turned=int(turned))
+    packed = torch.empty(columns // 32, depth // 32, taps, 16, 32, 2, dtype=torch.int16)
+    kernels.pack_weights(
+        blocks=k // 32, in_channels=c, out_channels=k, taps=taps, w=weight, packed=packed, turned=int(turned)
+    )
     rounded = weight.bfloat16().view(torch.int16)
-    for panel, step, tap in np.ndindex(columns // 32, depth // 32, 9):
+    for panel, step, tap in np.ndindex(columns // 32, depth // 32, taps):
         for pair, column, odd in ((0, 0, 0), (0, 31, 1), (5, 16, 0), (15, 15, 1)):
             one, other = panel * 32 + column, step * 32 + 2 * pair + odd
-            row, place = divmod(8 - tap if turned else tap, 3)
+            row, place = divmod(taps - 1 - tap if turned else tap, side)
             expected = rounded[other, one, row, place] if turned else rounded[one, other, row, place]
             assert packed[panel, step, tap, pair, column, odd] == expected
 

@@ -7,13 +7,14 @@ Every output is the sum of its 9 C products, so that its error is that of roundi
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from vggnet.accel.algorithm import Algorithm, Pass, Precision, Prepared, Shape
+from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Precision, Prepared, Shape
 from vggnet.accel.buffers import CACHE_LINE, FLOAT, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import bfloat16_kernels as kernels
 from vggnet.accel.kernels.bfloat16_kernels import CHUNK, PIXEL, SUMS
@@ -31,41 +32,67 @@ MOST_PARTS = 8  # into which the positions are divided for the weight's gradient
 
 
 class Bfloat16(Algorithm):
-    """For numbers of channels that are multiples of 32; for 1 or 3 input channels all but the input's gradient."""
+    """For any numbers of channels: zeros fill them up to multiples of 32, but 1 and 3 input channels.
+
+    Weights may also be (K, C, 1, 1), with a padding of 0, or (K, C, 3, 3) of that dilation, with a padding as large.
+
+    Args:
+        dilation: of 3x3 kernels; more than 1 only for at least 4 input channels.
+    """
 
     name = "bfloat16"
     precision: Precision = "bfloat16"
 
+    def __init__(self, dilation: int = 1) -> None:
+        self._dilation = dilation
+
     def supports(self, work: Pass, shape: Shape) -> bool:
-        """Whether the numbers of channels fill tiles, and the CPU has the unit."""
-        few = shape.in_channels in (1, 3) and work != "grad_input"
-        return (few or shape.in_channels % SIDE == 0) and shape.out_channels % SIDE == 0 and has_tiles()
+        """Whether the CPU has the unit. The input's gradient is not computed for 1 or 3 channels."""
+        return not (work == "grad_input" and _PLAIN.packs_few(shape.in_channels)) and has_tiles()
+
+    def fills_tiles(self, shape: Shape) -> bool:
+        """Whether there is nothing to fill up."""
+        few = _PLAIN.packs_few(shape.in_channels)
+        return (few or shape.in_channels % SIDE == 0) and shape.out_channels % SIDE == 0
+
+    def amounts(self, work: Pass, shape: Shape) -> Amounts:
+        """With channels in whole tiles."""
+        if _PLAIN.packs_few(shape.in_channels):
+            return super().amounts(work, shape)
+        in_channels, out_channels = _filled(shape.in_channels), _filled(shape.out_channels)
+        return super().amounts(work, shape._replace(in_channels=in_channels, out_channels=out_channels))
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32, *, relu: bool = False
     ) -> Tensor:
         """Packs the weight, then the image. Activations and gradients may be bfloat16 in all passes."""
-        packed = _pack_weights(weight, memory=kernel_scratch)
-        return _convolve(x, packed, len(weight), bias, relu=relu, dtype=dtype)
+        window = _Window.of(weight, self._dilation)
+        packed = _pack_weights(weight, window, memory=kernel_scratch)
+        return _convolve(x, packed, len(weight), bias, window, relu=relu, dtype=dtype)
 
     def grad_input(self, grad: Tensor, weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The convolution of the gradient with the kernel turned by 180 degrees, C and K exchanged."""
-        packed = _pack_weights(weight, memory=kernel_scratch, turned=True)
-        return _convolve(grad, packed, weight.shape[1], None, dtype=dtype)
+        window = _Window.of(weight, self._dilation)
+        packed = _pack_weights(weight, window, memory=kernel_scratch, turned=True)
+        return _convolve(_fill(grad), packed, weight.shape[1], None, window, dtype=dtype)
 
-    def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
+    def grad_weight(self, grad: Tensor, x: Tensor, side: int = 3) -> Tensor:
         """For each tap the product of the shifted images, transposed, and the gradients, over all positions.
 
         The positions are added up in parts, the same ones for any number of threads. For few input channels PyTorch's
         convolution of bfloat16 does it.
+
+        side: of the kernel, 3 or 1.
         """
-        n, in_channels, height, width = x.shape
-        out_channels = grad.shape[1]
-        if in_channels < SIDE:
-            kernels_of = (out_channels, in_channels, 3, 3)
+        kernels_of = (grad.shape[1], x.shape[1], side, side)
+        window = _Window(side, self._dilation)
+        if window.packs_few(x.shape[1]):
             few: Tensor = conv2d_weight(x.bfloat16(), kernels_of, grad.bfloat16(), padding=1)  # type: ignore[no-untyped-call]
             return few.float()
-        layout, threads = _Layout(n, height, width), num_threads()
+        x, grad = _fill(x), _fill(grad)
+        n, in_channels, height, width = x.shape
+        out_channels = grad.shape[1]
+        layout, threads = _Layout(n, height, width, window), num_threads()
         parts = min(max(layout.positions // (2 * CHUNK), 1), MOST_PARTS)
         groups = min(math.ceil(2 * threads / parts), in_channels // SIDE)
         count = math.ceil(min(CHUNK, layout.positions) / SIDE) * SIDE
@@ -75,10 +102,11 @@ class Bfloat16(Algorithm):
         b_panel = count // 2 * ROW
         scratch_bytes = a_bytes + out_channels // SIDE * b_panel
         squares = in_channels // SIDE * (out_channels // SIDE)
-        packed, sums = scratch(threads * scratch_bytes, parts * squares * SUMS)
-        result = feature_maps(out_channels, in_channels, 3, 3)
+        packed, sums = scratch(threads * scratch_bytes, parts * squares * window.taps * SUMS)
+        result = feature_maps(out_channels, in_channels, side, side)
         fields: dict[str, Any] = {
-            "n": n, "height": height, "width": width, "in_channels": in_channels, "out_channels": out_channels,
+            "n": n, "height": height, "width": width, "taps": window.taps, "gap": window.gap,
+            "in_channels": in_channels, "out_channels": out_channels,
             "positions": layout.positions, "parts": parts, "groups": groups, "first": layout.first,
             "x_bytes": x.element_size(), "grad_bytes": grad.element_size(),
             "tiles": CONFIGURATION.ctypes.data, "offsets": layout.offsets(BFLOAT16), "x": x, "grad": grad,
@@ -87,7 +115,7 @@ class Bfloat16(Algorithm):
         }  # fmt: skip
         kernels.sum_weight_gradients(blocks=parts * groups, **fields)
         kernels.join_weight_gradients(blocks=out_channels // SIDE, **fields)
-        return result
+        return result[: kernels_of[0], : kernels_of[1]]
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
         """The weight is packed once; ReLU and the pool are part of the last step."""
@@ -98,8 +126,9 @@ class Bfloat16(Algorithm):
         self, shape: Shape, weights: FoldedWeights, relu: bool, pool: bool, x_dtype: torch.dtype, dtype: torch.dtype
     ) -> Prepared:
         """Factors are rounded anyway, so that a result in bfloat16 changes nothing for the next convolution."""
-        packed = weights.derive(self.name, partial(_pack_weights, memory=floats))
-        return _Prepared(shape, packed, weights.bias, relu=relu, pool=pool, x_dtype=x_dtype, dtype=dtype)
+        window = _Window.of(weights.weight, self._dilation)
+        packed = weights.derive(self.name, partial(_pack_weights, window=window, memory=floats))
+        return _Prepared(shape, packed, weights.bias, window, relu=relu, pool=pool, x_dtype=x_dtype, dtype=dtype)
 
 
 class SplitBfloat16(Algorithm):
@@ -118,28 +147,69 @@ class SplitBfloat16(Algorithm):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As in bfloat16."""
-        return _convolve(x, _pack_split(weight, kernel_scratch), len(weight), bias, split=True)
+        return _convolve(x, _pack_split(weight, kernel_scratch), len(weight), bias, _PLAIN, split=True)
 
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
         """As in bfloat16."""
         packed = _pack_split(weight, kernel_scratch, turned=True)
-        return _convolve(grad, packed, weight.shape[1], None, split=True)
+        return _convolve(grad, packed, weight.shape[1], None, _PLAIN, split=True)
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
         """As in bfloat16."""
         packed = weights.derive(self.name, partial(_pack_split, memory=floats))
-        return _convolve(x, packed, len(weights.weight), weights.bias, relu=relu, pool=pool, split=True)
+        return _convolve(x, packed, len(weights.weight), weights.bias, _PLAIN, relu=relu, pool=pool, split=True)
+
+
+def _filled(channels: int) -> int:
+    """To the next number of channels that fills tiles."""
+    return -(-channels // SIDE) * SIDE
+
+
+def _fill(x: Tensor) -> Tensor:
+    """x (N, C, H, W) channels-last, with channels of zeros up to a multiple of 32."""
+    rest = -x.shape[1] % SIDE
+    return F.pad(x, (0, 0, 0, 0, 0, rest)).contiguous(memory_format=torch.channels_last) if rest else x
+
+
+class _Window(NamedTuple):
+    """Where the taps of a kernel lie."""
+
+    side: int  # of the kernel, 3 or 1
+    dilation: int
+
+    @classmethod
+    def of(cls, weight: Tensor, dilation: int) -> Self:
+        """That of a weight (K, C, side, side)."""
+        return cls(weight.shape[2], dilation)
+
+    @property
+    def taps(self) -> int:
+        """Of the kernel."""
+        return self.side**2
+
+    def packs_few(self, in_channels: int) -> bool:
+        """Whether the channels are so few that the factors of all taps of a position lie in one row of a tile."""
+        return self == _PLAIN and in_channels in (1, 3)
+
+    @property
+    def gap(self) -> int:
+        """Positions of zeros between two rows of pixels."""
+        return self.dilation * (self.side // 2)
+
+
+_PLAIN = _Window(3, 1)
 
 
 class _Layout:
     """The memory layout of a batch: its positions in order, see `kernels.bfloat16_kernels`."""
 
-    def __init__(self, n: int, height: int, width: int) -> None:
+    def __init__(self, n: int, height: int, width: int, window: _Window) -> None:
         self.n = n
         self.height = height
-        self.pitch = width + 1
-        self.size = (height + 1) * self.pitch  # of an image
-        self.first = self.pitch + 1  # positions of zeros before the first image
+        self.window = window
+        self.pitch = width + window.gap
+        self.size = (height + window.gap) * self.pitch  # of an image
+        self.first = window.gap * (self.pitch + 1)  # positions of zeros before the first image
         self.positions = n * self.size
 
     def partition(self, position_bytes: int, panels: int, threads: int) -> tuple[int, int, int]:
@@ -154,7 +224,7 @@ class _Layout:
         images = max(min(most // self.size, math.ceil(self.n / wanted)), 1)
         bands = math.ceil(self.height * self.pitch / most)
         rows = math.ceil(self.height / bands / 2) * 2
-        if 9 * position_bytes * panels * SIDE <= SMALL_WEIGHTS:
+        if self.window.taps * position_bytes * panels * SIDE <= SMALL_WEIGHTS:
             share = self.height * self.n // (images * wanted) // 2 * 2
             least = math.ceil(LEAST_POSITIONS / self.pitch / 2) * 2
             rows = min(rows, max(share, least))
@@ -164,13 +234,13 @@ class _Layout:
 
     def offsets(self, position_bytes: int) -> Tensor:
         """The distance of each tap from the first one, in bytes."""
-        return _offsets(self.pitch, position_bytes)
+        return _offsets(self.window, self.pitch, position_bytes)
 
 
 @lru_cache(maxsize=256)
-def _offsets(pitch: int, position_bytes: int) -> Tensor:
-    places = [(y * pitch + x) * position_bytes for y in range(3) for x in range(3)]
-    return torch.tensor(places, device="cpu")
+def _offsets(window: _Window, pitch: int, position_bytes: int) -> Tensor:
+    along = [window.dilation * i for i in range(window.side)]
+    return torch.tensor([(y * pitch + x) * position_bytes for y in along for x in along], device="cpu")
 
 
 @lru_cache(maxsize=64)
@@ -179,19 +249,27 @@ def _constant(channels: int, value: float, dtype: torch.dtype) -> Tensor:
     return torch.full((channels,), value, dtype=dtype, device="cpu")
 
 
-def _pack_weights(weight: Tensor, memory: Callable[[int], Tensor], *, turned: bool = False) -> Tensor:
-    """weight (K, C, 3, 3) channels-last -> panels of 32 output channels, in `memory` of so many floats.
+def _pack_weights(weight: Tensor, window: _Window, memory: Callable[[int], Tensor], *, turned: bool = False) -> Tensor:
+    """weight (K, C, side, side) channels-last -> panels of 32 output channels, in `memory` of so many floats.
+
+    Zeros fill both numbers of channels up to multiples of 32, but a C of 1 or 3.
 
     turned: by 180 degrees, C and K exchanged.
     """
+    few = window.packs_few(weight.shape[1]) and not turned
+    rest_of_out, rest_of_in = -len(weight) % SIDE, 0 if few else -weight.shape[1] % SIDE
+    if rest_of_out or rest_of_in:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, rest_of_in, 0, rest_of_out)).contiguous(
+            memory_format=torch.channels_last
+        )
     out_channels, in_channels = weight.shape[:2]
-    if in_channels < SIDE:
+    if few:
         packed = memory(out_channels // SIDE * STEP // FLOAT)
         kernels.pack_few_weights(blocks=out_channels // SIDE, in_channels=in_channels, w=weight, packed=packed)
         return packed
     packed = memory(weight.numel() * BFLOAT16 // FLOAT)
     kernels.pack_weights(
-        blocks=out_channels // SIDE, in_channels=in_channels, out_channels=out_channels,
+        blocks=out_channels // SIDE, in_channels=in_channels, out_channels=out_channels, taps=window.taps,
         w=weight, packed=packed, turned=int(turned),
     )  # fmt: skip
     return packed
@@ -201,8 +279,8 @@ def _pack_split(weight: Tensor, memory: Callable[[int], Tensor], *, turned: bool
     """As `_pack_weights`: the values, then the rests."""
     size = weight.numel() * BFLOAT16 // FLOAT
     packed = memory(2 * size)
-    _pack_weights(weight, lambda count: packed[:size], turned=turned)
-    _pack_weights(weight - weight.bfloat16().float(), lambda count: packed[size : 2 * size], turned=turned)
+    _pack_weights(weight, _PLAIN, lambda count: packed[:size], turned=turned)
+    _pack_weights(weight - weight.bfloat16().float(), _PLAIN, lambda count: packed[size : 2 * size], turned=turned)
     return packed
 
 
@@ -211,6 +289,7 @@ def _convolve(
     weights: Tensor,
     out_channels: int,
     bias: Tensor | None,
+    window: _Window,
     *,
     relu: bool = False,
     pool: bool = False,
@@ -223,11 +302,11 @@ def _convolve(
     """
     n, in_channels, height, width = x.shape
     shape = Shape(n, height, width, in_channels, out_channels)
-    return _Prepared(shape, weights, bias, relu=relu, pool=pool, x_dtype=x.dtype, dtype=dtype, split=split)(x)
+    return _Prepared(shape, weights, bias, window, relu=relu, pool=pool, x_dtype=x.dtype, dtype=dtype, split=split)(x)
 
 
 class _Prepared(Prepared):
-    """What `_convolve` does with x of this shape and type.
+    """What `_convolve` does with x of this shape and type. The result is a part of one with channels in whole tiles.
 
     first: one of few input channels and without a pool, whose result in bfloat16 is what this one convolves. It is
         computed where its values are packed otherwise, and is never written to memory.
@@ -238,6 +317,7 @@ class _Prepared(Prepared):
         shape: Shape,
         weights: Tensor,
         bias: Tensor | None,
+        window: _Window,
         *,
         relu: bool,
         pool: bool,
@@ -247,12 +327,15 @@ class _Prepared(Prepared):
         first: "_Prepared | None" = None,
     ) -> None:
         self._arguments: dict[str, Any] = {
-            "shape": shape, "weights": weights, "bias": bias, "relu": relu, "pool": pool, "x_dtype": x_dtype,
-            "dtype": dtype, "split": split,
+            "shape": shape, "weights": weights, "bias": bias, "window": window, "relu": relu, "pool": pool,
+            "x_dtype": x_dtype, "dtype": dtype, "split": split,
         }  # fmt: skip
-        n, height, width, in_channels, out_channels = shape
-        self._few = in_channels < SIDE or first is not None  # windows are packed from float32
-        layout, threads = _Layout(n, height, width), num_threads()
+        n, height, width, in_channels, _ = shape
+        few, out_channels = window.packs_few(in_channels), _filled(shape.out_channels)
+        in_channels = in_channels if few else _filled(in_channels)
+        self._few = few or first is not None  # windows are packed from float32
+        layout, threads = _Layout(n, height, width, window), num_threads()
+        taps = 1 if few else window.taps
         steps = math.ceil(in_channels / SIDE) * (1 + split)
         planes = steps + (first is not None)  # for each position, 32 values
         images, rows, parts = layout.partition(planes * PIXEL, out_channels // SIDE, threads)
@@ -262,25 +345,28 @@ class _Prepared(Prepared):
         scratch_bytes = unused + 2 * SIDE * ROW + planes * (positions + 2 * layout.first + SIDE) * PIXEL
         zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
         self._least = zeros if relu else _constant(out_channels, -math.inf, dtype)
-        self._bias, self._weights, self._first = zeros if bias is None else bias, weights, first
+        self._bias = zeros if bias is None else F.pad(bias, (0, out_channels - len(bias)))
+        self._weights, self._first = weights, first
         self._start = kernels.convolve.prepare(
-            blocks=blocks * parts, n=n, height=height, width=width, in_channels=in_channels,
-            out_channels=out_channels, images=images, rows=rows, parts=parts, first=layout.first, pool=int(pool),
-            split=int(split), x_bytes=FLOAT if self._few else x_dtype.itemsize, y_bytes=dtype.itemsize,
+            blocks=blocks * parts, n=n, height=height, width=width, taps=taps, gap=window.gap,
+            in_channels=in_channels, out_channels=out_channels, images=images, rows=rows, parts=parts,
+            first=layout.first, pool=int(pool), split=int(split),
+            x_bytes=FLOAT if self._few else x_dtype.itemsize, y_bytes=dtype.itemsize,
             tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), zeros=zeros, b=weights,
-            b_panel=math.ceil(9 * in_channels / SIDE) * STEP, bias=self._bias, least=self._least, unused=unused,
+            b_panel=taps * math.ceil(in_channels / SIDE) * STEP, bias=self._bias, least=self._least, unused=unused,
             scratch_bytes=scratch_bytes, **(first._fields() if first else {}),
         )  # fmt: skip
         self._y = n, out_channels, height >> pool, width >> pool, dtype
+        self._channels = shape.out_channels
         self._scratch_bytes = threads * scratch_bytes
 
     def __call__(self, x: Tensor) -> Tensor:
         """As the base class says."""
-        x = x.float() if self._few else x
+        x = x.float() if self._few else _fill(x)
         *shape, dtype = self._y
         y = feature_maps(*shape, dtype=dtype)
         self._start(x=x, y=y, scratch=scratch(self._scratch_bytes)[0])
-        return y
+        return y[:, : self._channels]
 
     def after(self, first: Prepared) -> Prepared | None:
         """As the base class says."""

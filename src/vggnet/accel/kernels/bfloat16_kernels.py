@@ -2,8 +2,9 @@
 
 Memory layout: a batch is a sequence of positions. One position of zeros follows each row of pixels, and one row of
 zeros follows each image, so that the nine neighbors of every pixel are at the same distances from it. Zeros also
-precede the first image. Sums are computed at the padding as well and discarded. A thread packs the positions of its
-block as they are needed, so that packed ones stay in its cache.
+precede the first image. For a kernel with dilation d this gap is d positions and d rows, for one of 1x1 there is none.
+Sums are computed at the padding as well and discarded. A thread packs the positions of its block as they are needed, so
+that packed ones stay in its cache.
 """
 
 from typing import Any
@@ -50,30 +51,32 @@ from vggnet.accel.kernels.tiles import (
 PIXEL = SIDE * BFLOAT16  # bytes of the 32 channels of a position that lie side by side
 DEPTH = 256  # positions that the weight's gradient sums over before it turns to the next tap: they stay in the L1 cache
 CHUNK = 1024  # positions that are packed at a time for the weight's gradient: they stay in the L2 cache
-SUMS = 9 * SIDE * ROW  # bytes of the sums of 32 input and 32 output channels
+SUMS = SIDE * ROW  # bytes of the sums of 32 input and 32 output channels, for each tap
 
-WEIGHTS = task_type("in_channels", "out_channels", "w", "packed", "turned")
+WEIGHTS = task_type("in_channels", "out_channels", "taps", "w", "packed", "turned")
 PRODUCTS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool", "split",
-    "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused", "scratch",
-    "scratch_bytes", "before_channels", "before_b", "before_bias", "before_least",
+    "n", "height", "width", "taps", "gap", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool",
+    "split", "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused",
+    "scratch", "scratch_bytes", "before_channels", "before_b", "before_bias", "before_least",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
-    "n", "height", "width", "in_channels", "out_channels", "positions", "parts", "groups", "first", "x_bytes",
-    "grad_bytes", "tiles", "offsets", "x", "grad", "zeros", "a_row", "a_bytes", "b_panel", "sums", "y", "scratch",
-    "scratch_bytes",
+    "n", "height", "width", "taps", "gap", "in_channels", "out_channels", "positions", "parts", "groups", "first",
+    "x_bytes", "grad_bytes", "tiles", "offsets", "x", "grad", "zeros", "a_row", "a_bytes", "b_panel", "sums", "y",
+    "scratch", "scratch_bytes",
 )  # fmt: skip
 
 
 @njit(inline="never")
-def find_pixels(start: int, stop: int, n: int, height: int, width: int, pixel_bytes: int, x: int, zeros: int) -> Any:
+def find_pixels(
+    start: int, stop: int, n: int, height: int, width: int, gap: int, pixel_bytes: int, x: int, zeros: int
+) -> Any:
     """Where the pixels at positions from `start` to `stop` lie, and `zeros` for the padding; 0 is the first pixel."""
     addresses = np.empty(stop - start, np.int64)
-    row, column = divmod(start, width + 1)  # of all images' rows, one of zeros after each image's
+    row, column = divmod(start, width + gap)  # of all images' rows, with those of zeros
     i = 0
     while i < len(addresses):
-        image, y = divmod(row, height + 1)
-        end = min(i + width + 1 - column, len(addresses))
+        image, y = divmod(row, height + gap)
+        end = min(i + width + gap - column, len(addresses))
         inside = i
         if 0 <= image < n and y < height:
             inside = max(min(i + width - column, len(addresses)), i)
@@ -162,23 +165,23 @@ def pack_transposed(addresses: Any, channel: int, count: int, value_bytes: int, 
 
 @kernel(WEIGHTS)
 def pack_weights(task: Any, thread: int, block: int) -> None:
-    """A weight (K, C, 3, 3) in channels-last memory as B of a convolution; a block is 32 of its K rows.
+    """A weight (K, C, 3, 3) or (K, C, 1, 1) in channels-last memory as B of a convolution; a block is 32 of its K rows.
 
     turned: by 180 degrees, C and K exchanged, as for the gradient of the input.
     """
-    tap_bytes = task.in_channels * FLOAT
-    kernel_bytes = 9 * tap_bytes
+    taps, tap_bytes = task.taps, task.in_channels * FLOAT
+    kernel_bytes = taps * tap_bytes
     rows, columns = task.out_channels // SIDE, task.in_channels // SIDE
-    for tap in range(9):
+    for tap in range(taps):
         for column in range(columns):  # the rows are read in the order of memory
             source = task.w + block * SIDE * kernel_bytes + tap * tap_bytes + column * SIDE * FLOAT
             if task.turned:
-                destination = task.packed + ((column * rows + block) * 9 + 8 - tap) * STEP
+                destination = task.packed + ((column * rows + block) * taps + taps - 1 - tap) * STEP
                 for pair in range(TILE):
                     row = source + 2 * pair * kernel_bytes
                     round_pairs(row, row + kernel_bytes, destination + pair * ROW)
             else:
-                destination = task.packed + ((block * columns + column) * 9 + tap) * STEP
+                destination = task.packed + ((block * columns + column) * taps + tap) * STEP
                 for half in range(2):
                     transpose_pairs(
                         source + half * TILE * kernel_bytes, kernel_bytes, destination + half * TILE * FLOAT
@@ -199,18 +202,19 @@ def pack_few_weights(task: Any, thread: int, block: int) -> None:
 
 @njit(inline="never")
 def find_results(
-    start: int, stop: int, height: int, width: int, pixel_bytes: int, pool: int, y: int, least: int, unused: int
-) -> Any:
+    start: int, stop: int, height: int, width: int, gap: int, pixel_bytes: int, pool: int, y: int, least: int,
+    unused: int,
+) -> Any:  # fmt: skip
     """Where the results of positions go, and what each is compared with: `least`, or the largest of its window so far.
 
     pool: 1 for 2x2 max pool, else 0. Results of the padding go to `unused`.
     """
     destinations, others = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
-    row, column = divmod(start, width + 1)
+    row, column = divmod(start, width + gap)
     i = 0
     while i < len(destinations):
-        image, row_of_image = divmod(row, height + 1)
-        end = min(i + width + 1 - column, len(destinations))
+        image, row_of_image = divmod(row, height + gap)
+        end = min(i + width + gap - column, len(destinations))
         inside = max(min(i + width - column, len(destinations)), i) if row_of_image < height else i
         first = y + (image * (height >> pool) + (row_of_image >> pool)) * (width >> pool) * pixel_bytes
         for j in range(inside - i):
@@ -235,12 +239,13 @@ def finish(y_bytes: int, sums: int, count: int, bias: int, others: int, destinat
 def pack_results(task: Any, start: int, stop: int, packed: int, row: int, windows: int, sums: int, unused: int) -> None:
     """As `pack_pixels` for positions from `start` to `stop`: the results of the convolution before this one."""
     height, width, channels = task.height, task.width, task.before_channels
-    pitch, first, panels = width + 1, task.first, task.in_channels // SIDE
-    pixels = find_pixels(start - first, stop + first, task.n, height, width, channels * FLOAT, task.x, task.zeros)
+    gap, first, panels = task.gap, task.first, task.in_channels // SIDE
+    pitch = width + gap
+    pixels = find_pixels(start - first, stop + first, task.n, height, width, gap, channels * FLOAT, task.x, task.zeros)
     pack_windows(pixels, pitch, channels, windows)
     others = np.full(stop - start, task.before_least, np.int64)
     for panel in range(panels):
-        destinations = find_pixels(start, stop, task.n, height, width, 0, 1, 0)  # 1 for a pixel, 0 for padding
+        destinations = find_pixels(start, stop, task.n, height, width, gap, 0, 1, 0)  # 1 for a pixel, 0 for padding
         for i in range(len(destinations)):
             place = packed + panel * row + i * PIXEL
             if destinations[i]:
@@ -268,15 +273,15 @@ def convolve(task: Any, thread: int, block: int) -> None:
     channels takes, and its results are what is convolved here.
     """
     configure_tiles(task.tiles)
-    height, width = task.height, task.width
-    pitch, panels, steps = width + 1, task.out_channels // SIDE, task.in_channels // SIDE
-    size, bands = (height + 1) * pitch, -(-height // task.rows)
+    height, width, gap = task.height, task.width, task.gap
+    pitch, panels, steps = width + gap, task.out_channels // SIDE, task.in_channels // SIDE
+    size, bands = (height + gap) * pitch, -(-height // task.rows)
     block, part = block // task.parts, block % task.parts
     image, top = block // bands * task.images, block % bands * task.rows
     start = image * size + top * pitch
     stop = (min(image + task.images, task.n) - 1) * size + min(top + task.rows, height) * pitch
     addresses = find_pixels(
-        start - task.first, stop + task.first, task.n, height, width, task.in_channels * task.x_bytes, task.x,
+        start - task.first, stop + task.first, task.n, height, width, gap, task.in_channels * task.x_bytes, task.x,
         task.zeros,
     )  # fmt: skip
     unused = task.scratch + thread * task.scratch_bytes
@@ -291,7 +296,7 @@ def convolve(task: Any, thread: int, block: int) -> None:
     else:
         pack_windows(addresses, pitch, task.in_channels, a)
     destinations, others = find_results(
-        start, stop, height, width, task.out_channels * task.y_bytes, task.pool, task.y, task.least, unused
+        start, stop, height, width, gap, task.out_channels * task.y_bytes, task.pool, task.y, task.least, unused
     )
     sums, before = first_sums, first_sums + SIDE * ROW
     rate, rows, bias_before, offset_before = -(-SIDE // (9 * max(steps, 1))), 0, task.bias, 0
@@ -300,9 +305,9 @@ def convolve(task: Any, thread: int, block: int) -> None:
         b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
         for first in range(0, stop - start, SIDE):
             factors = a + first * PIXEL
-            if not steps:
+            if task.taps == 1:
                 finish(task.y_bytes, before, rows, bias_before, other, to, offset_before)
-                multiply_1(factors, PIXEL, a_step, task.offsets, b, sums, 1, 0)
+                multiply_1(factors, PIXEL, a_step, task.offsets, b, sums, max(steps, 1), 0)
             elif task.y_bytes == FLOAT:
                 multiply_9_finish_float32(
                     factors, PIXEL, a_step, task.offsets, b, sums, steps,
@@ -325,14 +330,14 @@ def convolve(task: Any, thread: int, block: int) -> None:
 
 @kernel(WEIGHT_SUMS)
 def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
-    """Sums of the weight's gradient, (parts, C / 32, K / 32, 9, 32, 32); a block is a part of the positions and of C.
+    """Sums of the weight's gradient, (parts, C / 32, K / 32, taps, 32, 32); a block is a part of positions and of C.
 
     Scratch memory for each thread: `a_bytes` for a group's channels of x, then the gradient of all output channels.
     """
     configure_tiles(task.tiles)
     a = task.scratch + thread * task.scratch_bytes
     b = a + task.a_bytes
-    n, height, width, first = task.n, task.height, task.width, task.first
+    n, height, width, gap, first = task.n, task.height, task.width, task.gap, task.first
     part, group = block // task.groups, block % task.groups
     rows, panels = task.in_channels // SIDE, task.out_channels // SIDE
     top, bottom = rows * group // task.groups, rows * (group + 1) // task.groups
@@ -343,45 +348,44 @@ def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
         columns = -(-(count + 2 * first) // TILE) * TILE
         pack_transposed(
             find_pixels(
-                start - first, start - first + columns, n, height, width, task.in_channels * task.x_bytes, task.x,
-                task.zeros,
+                start - first, start - first + columns, n, height, width, gap, task.in_channels * task.x_bytes,
+                task.x, task.zeros,
             ),
             top * SIDE, (bottom - top) * SIDE, task.x_bytes, a, task.a_row,
         )  # fmt: skip
         pack_pairs(
             find_pixels(
-                start, start + count, n, height, width, task.out_channels * task.grad_bytes, task.grad, task.zeros
+                start, start + count, n, height, width, gap, task.out_channels * task.grad_bytes, task.grad, task.zeros
             ),
             task.out_channels, task.grad_bytes, b, task.b_panel,
         )  # fmt: skip
         for panel in range(panels):
             for row in range(top, bottom):
-                sums = task.sums + ((part * rows + row) * panels + panel) * SUMS
+                sums = task.sums + ((part * rows + row) * panels + panel) * task.taps * SUMS
                 for depth in range(0, count, DEPTH):
                     one = a + (row - top) * SIDE * task.a_row + depth * BFLOAT16
                     other = b + panel * task.b_panel + depth // 2 * ROW
                     steps, add = min(DEPTH, count - depth) // SIDE, int(start + depth > begin)
-                    for tap in range(9):
-                        multiply_1(
-                            one, task.a_row, PIXEL, task.offsets + tap * 8, other, sums + tap * SIDE * ROW, steps, add
-                        )
+                    for tap in range(task.taps):
+                        multiply_1(one, task.a_row, PIXEL, task.offsets + tap * 8, other, sums + tap * SUMS, steps, add)
     release_tiles()
 
 
 @kernel(WEIGHT_SUMS)
 def join_weight_gradients(task: Any, thread: int, block: int) -> None:
-    """The gradient y (K, C, 3, 3) in channels-last memory from the sums of all parts; a block is 32 of its K rows."""
-    rows, panels = task.in_channels // SIDE, task.out_channels // SIDE
-    tap_bytes, square = task.in_channels * FLOAT, SIDE * ROW
-    for tap in range(9):
+    """The gradient y of the weight, channels-last, from the sums of all parts; a block is 32 of its K rows."""
+    rows, panels, taps = task.in_channels // SIDE, task.out_channels // SIDE, task.taps
+    tap_bytes, count = task.in_channels * FLOAT, SUMS // FLOAT
+    for tap in range(taps):
         for row in range(rows):
-            first = task.sums + (row * panels + block) * SUMS + tap * square
-            total = carray(floats_at(first), square // FLOAT)
+            first = task.sums + ((row * panels + block) * taps + tap) * SUMS
+            total = carray(floats_at(first), count)
             for part in range(1, task.parts):
-                others = carray(floats_at(first + part * rows * panels * SUMS), square // FLOAT)
-                for i in range(square // FLOAT):
+                others = carray(floats_at(first + part * rows * panels * taps * SUMS), count)
+                for i in range(count):
                     total[i] += others[i]
             for i in range(2):
                 for j in range(2):
-                    place = task.y + ((block * SIDE + j * TILE) * 9 + tap) * tap_bytes + (row * SIDE + i * TILE) * FLOAT
-                    transpose_sums(first + i * TILE * ROW + j * TILE * FLOAT, place, 9 * tap_bytes)
+                    place = task.y + ((block * SIDE + j * TILE) * taps + tap) * tap_bytes
+                    place += (row * SIDE + i * TILE) * FLOAT
+                    transpose_sums(first + i * TILE * ROW + j * TILE * FLOAT, place, taps * tap_bytes)
