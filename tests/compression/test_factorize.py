@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
@@ -20,6 +21,14 @@ def model(monkeypatch):
         with torch.no_grad():  # singular values that fall
             layer.weight.copy_(layer.weight @ torch.diag(0.9 ** torch.arange(layer.in_features).double()))
     return network
+
+
+@pytest.fixture
+def varied(monkeypatch):
+    """A network whose layers return something else for each image."""
+    monkeypatch.setattr("vggnet.models.heads.FC_WIDTH", 24)
+    torch.manual_seed(0)
+    return build("vgg11", num_classes=20, head="paper", width=0.25).double().eval()
 
 
 def product(model, name):
@@ -75,22 +84,64 @@ def head_layers(model, images):
         hook = lambda layer, given, output, name=name: seen.update({name: (given[0], output)})  # noqa: E731
         getattr(model.head, name).register_forward_hook(hook)
     model(images)
-    return seen
+    return dict(seen)
+
+
+def approximated(small, name, given):
+    """The outputs of the two layers."""
+    reduce, expand = getattr(small.head, f"{name}_reduce"), getattr(small.head, name)
+    return F.linear(F.linear(given, reduce.weight), expand.weight, expand.bias).detach().numpy()
 
 
 @pytest.mark.parametrize("options", [{"rank": 5}, {"energy": 0.7}])
-def test_with_images_outputs_are_projected_onto_their_principal_components(model, options):
-    """Oracle: scikit-learn's PCA of the outputs of the given network, whose `n_components` is a number or a share."""
-    images = 1e7 * torch.rand(12, 3, 40, 40).double()  # so that outputs are about 1
-    small = factorize(model, batches=images.split(5), **options)
-    for name, (given, output) in head_layers(model, images).items():
-        reduce, expand = getattr(small.head, f"{name}_reduce"), getattr(small.head, name)
-        found = F.linear(F.linear(given, reduce.weight), expand.weight, expand.bias)
-        pca = PCA(next(iter(options.values())), svd_solver="full").fit(output.detach().numpy())
-        expected = pca.inverse_transform(pca.transform(output.detach().numpy()))
-        assert len(reduce.weight) == pca.n_components_
-        assert np.abs(expected).max() > 0.01
-        torch.testing.assert_close(found.detach().numpy(), expected)
+def test_with_images_logits_are_projected_onto_their_principal_components(model, options):
+    """Oracle: scikit-learn's PCA of the logits, all of which count the same; `n_components` is a number or a share."""
+    images = 1e7 * torch.rand(40, 3, 40, 40).double()  # so that outputs are about 1
+    small = factorize(model, batches=images.split(16), **options)
+    given, logits = head_layers(model, images)["fc8"]
+    pca = PCA(next(iter(options.values())), svd_solver="full").fit(logits.detach().numpy())
+    expected = pca.inverse_transform(pca.transform(logits.detach().numpy()))
+    assert small.architecture.ranks[2] == pca.n_components_
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(approximated(small, "fc8", given), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_with_images_the_error_is_the_least_by_what_follows(varied):
+    """Oracle: the eigenvalues of M C that remain, by SciPy, with PyTorch's Jacobians of the layers that follow."""
+    images, rank = 1e3 * torch.randn(40, 3, 40, 40).double(), 4
+    small, before, head = (
+        factorize(varied, batches=images.split(16), rank=rank),
+        head_layers(varied, images),
+        varied.head,
+    )
+    rest = {"fc6": lambda y: head.fc8(head.fc7(y.relu()).relu()), "fc7": lambda y: head.fc8(y.relu())}
+    for name, following in rest.items():
+        given, outputs = before[name]
+        jacobians = torch.stack([torch.func.jacrev(following)(y) for y in outputs.detach()])  # (n, 20, 24)
+        gradients = jacobians[torch.arange(40), torch.arange(40) % 20].detach().numpy()
+        metric = gradients.T @ gradients / 40
+        metric += 0.1 * metric.diagonal().mean() * np.eye(24)
+        outputs = outputs.detach().numpy()
+        centered, errors = outputs - outputs.mean(0), approximated(small, name, given) - outputs
+        left = np.sort(scipy.linalg.eigvals(metric @ centered.T @ centered).real)[: 24 - rank].sum()
+        assert left > 0
+        np.testing.assert_allclose(np.einsum("ni,ij,nj->", errors, metric, errors), left, rtol=1e-6)
+
+
+def test_outputs_that_nothing_reads_are_given_up(varied):
+    """Oracle: the error of the logits by scikit-learn's PCA, which keeps the outputs of fc6 that fc7 does not read."""
+    with torch.no_grad():
+        varied.head.fc6.weight[:18] *= 2
+        varied.head.fc7.weight[:, :18] = 0
+    images = 1e3 * torch.randn(40, 3, 40, 40).double()
+    given, outputs = head_layers(varied, images)["fc6"]
+    outputs, head = outputs.detach().numpy(), varied.head
+    pca = PCA(6, svd_solver="full").fit(outputs)
+    ways = [approximated(factorize(varied, rank=6, batches=[images]), "fc6", given)]
+    ways.append(pca.inverse_transform(pca.transform(outputs)))
+    exact, *logits = (head.fc8(head.fc7(torch.from_numpy(y).relu()).relu()).detach() for y in (outputs, *ways))
+    errors = [float((one - exact).norm() / (exact - exact.mean(0)).norm()) for one in logits]
+    assert errors[0] < 0.3 < 0.6 < errors[1]
 
 
 def test_few_images_are_answered_as_before(model):

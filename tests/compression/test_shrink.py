@@ -262,16 +262,16 @@ def test_the_recipe_is_repeated_at_a_quarter_of_its_rates_without_its_own_teache
 
 
 def test_layers_are_factorized_by_the_outputs_for_images_where_there_are_images(digits, tmp_path):
-    """Oracle: the mean of the logits, which stays as it is for the images that were looked at, and else changes."""
+    """Oracle: the mean of the logits, which stays as it is for the views that were looked at, and else changes."""
     given, found = Checkpoint.open(digits).build(), []
-    images = torch.cat(
-        [batch for batch, _ in Tuner("digits", recipe_of(Checkpoint.open(digits), "digits"), tmp_path).batches(1024)]
-    )
+    tuner = Tuner("digits", recipe_of(Checkpoint.open(digits), "digits"), tmp_path)
+    images = torch.cat([batch for batch, _ in tuner.batches(4096, repeat=True)])
+    assert len(images) >= 4096 > len(torch.cat([batch for batch, _ in tuner.batches(4096)]))
     for data in ("digits", None):
         result = shrink(digits, ["factorize"], tmp_path / "small.safetensors", ShrinkOptions(rank=3), data=data)
         with torch.no_grad():
             found.append((vggnet.load(result.out)(images).mean(0) - given(images).mean(0)).abs().max())
-    assert found[0] < 1e-3 < 1e-2 < found[1]
+    assert found[0] < 4e-3 < 1e-2 < found[1]  # of CPUs with a matrix unit the products are in bfloat16
 
 
 def test_a_network_with_frozen_blocks_is_tuned(digits, tmp_path):

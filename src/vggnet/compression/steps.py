@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from vggnet.accel.precision import products_in
 from vggnet.compression.factorize import factorize
 from vggnet.compression.fold import fold, with_state_of
 from vggnet.compression.prune import Limit, macs_limit, prune
@@ -22,7 +23,7 @@ from vggnet.weights.file_format import dequantized
 
 TRIES = 5  # of the search by max_drop: steps of 1/32 of the multiply-adds
 SCORED_IMAGES = {"taylor": 2048, "chip": 64}
-FACTORIZED_IMAGES = 1024
+FACTORIZED_VIEWS = 4096  # random ones of the training images, each image several times if there are fewer
 HEADER = 4096  # bytes of a file's description that a network after the steps has more than before
 
 
@@ -142,9 +143,13 @@ def _prune(model: VGG, job: Job) -> VGG:
 
 
 def _factorize(model: VGG, job: Job) -> VGG:
-    """By the outputs for training images where there are images, else by the weights."""
-    batches = None if job.tuner is None else (images for images, _ in job.tuner.batches(FACTORIZED_IMAGES))
-    return factorize(model, energy=job.options.energy, rank=job.options.rank, batches=batches)
+    """By what follows for training images where there are images, else by the weights."""
+    energy, rank = job.options.energy, job.options.rank
+    if job.tuner is None:
+        return factorize(model, energy=energy, rank=rank)
+    with products_in("auto"):
+        views = (images for images, _ in job.tuner.batches(FACTORIZED_VIEWS, repeat=True))
+        return factorize(model, energy=energy, rank=rank, batches=views)
 
 
 def _head(model: VGG, job: Job) -> VGG:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +116,18 @@ class Tuner:
         inputs, _, _ = prepare(self.data, unfrozen, {}, None, ALONE, False)
         return inputs
 
-    def batches(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
-        """At least so many training images, if there are, as a training sees them, and their targets."""
-        prepared, count = self._inputs.prepare(CPU), 0
-        for batch in self._inputs.train_batches().epoch(0):
-            yield prepared(batch, 0)
-            count += len(batch.indices)
-            if count >= images:
-                return
+    def batches(self, images: int, *, repeat: bool = False) -> Iterator[tuple[Tensor, Targets]]:
+        """At least so many training images, if there are, as a training sees them, and their targets.
+
+        repeat: whether to go on with other views of the same images if there are fewer.
+        """
+        prepared, batches, left = self._inputs.prepare(CPU), self._inputs.train_batches(), images
+        for epoch in count() if repeat else (0,):
+            for batch in batches.epoch(epoch):
+                yield prepared(batch, epoch)
+                left -= len(batch.indices)
+                if left <= 0:
+                    return
 
     @torch.no_grad()
     def renew_statistics(self, network: VGG, images: int = 2048) -> None:
