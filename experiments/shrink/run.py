@@ -56,7 +56,7 @@ class Shrinking(NamedTuple):
 
 def _pruned(to_macs: float, to_size: int, floor: float) -> Shrinking:
     """Half of the given network's rate for kernels, 0.06: 0.03 was better behind pruning than 0.12, see README.md."""
-    options = ShrinkOptions(criterion="chip", epochs=16, rate=0.5, to_macs=to_macs, to_size=to_size, floor=floor)
+    options = ShrinkOptions(criterion="chip", epochs=12, rate=0.5, to_macs=to_macs, to_size=to_size, floor=floor)
     return Shrinking(("prune", "distill", "fold", "quantize"), options)
 
 
