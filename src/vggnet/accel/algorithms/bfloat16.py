@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_weight
 from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Precision, Prepared, Shape
 from vggnet.accel.buffers import CACHE_LINE, FLOAT, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import bfloat16_kernels as kernels
-from vggnet.accel.kernels.bfloat16_kernels import CHUNK, PIXEL, SUMS
+from vggnet.accel.kernels.bfloat16_kernels import PIXEL, SUMS
 from vggnet.accel.kernels.tiles import BFLOAT16, CONFIGURATION, ROW, SIDE, STEP, has_tiles
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import FoldedWeights
@@ -28,6 +28,7 @@ MOST_POSITIONS = 4096
 LEAST_POSITIONS = 128
 SMALL_WEIGHTS = 1280 << 10  # bytes of packed ones that stay in a thread's cache as well
 BLOCKS_PER_THREAD = 4  # where there are positions enough
+CHUNK = 1024  # positions that the weight's gradient packs at a time: of one factor they stay in the L2 cache
 MOST_PARTS = 8  # into which the positions are divided for the weight's gradient; each has sums of its own
 
 
@@ -77,7 +78,7 @@ class Bfloat16(Algorithm):
         return _convolve(_fill(grad), packed, weight.shape[1], None, window, dtype=dtype)
 
     def grad_weight(self, grad: Tensor, x: Tensor, side: int = 3) -> Tensor:
-        """For each tap the product of the shifted images, transposed, and the gradients, over all positions.
+        """For each tap the product of the gradients, transposed, and the shifted images, over all positions.
 
         The positions are added up in parts, the same ones for any number of threads. For few input channels PyTorch's
         convolution of bfloat16 does it.
@@ -94,24 +95,24 @@ class Bfloat16(Algorithm):
         out_channels = grad.shape[1]
         layout, threads = _Layout(n, height, width, window), num_threads()
         parts = min(max(layout.positions // (2 * CHUNK), 1), MOST_PARTS)
-        groups = min(math.ceil(2 * threads / parts), in_channels // SIDE)
+        groups = min(math.ceil(2 * threads / parts), out_channels // SIDE)
         count = math.ceil(min(CHUNK, layout.positions) / SIDE) * SIDE
-        a_row = (count + 2 * layout.first + SIDE) * BFLOAT16 // CACHE_LINE * CACHE_LINE
-        a_row |= CACHE_LINE  # rows of 2^n bytes would share a few places of the cache
-        a_bytes = math.ceil(in_channels // SIDE / groups) * SIDE * a_row
-        b_panel = count // 2 * ROW
-        scratch_bytes = a_bytes + out_channels // SIDE * b_panel
+        a_row = count * BFLOAT16 | CACHE_LINE  # rows of 2^n bytes would share a few places of the cache
+        a_bytes = math.ceil(out_channels // SIDE / groups) * SIDE * a_row
+        copies = 1 if window.taps == 1 else 2
+        b_copy = (count // 2 + layout.first) * ROW
+        scratch_bytes = a_bytes + in_channels // SIDE * copies * b_copy
         squares = in_channels // SIDE * (out_channels // SIDE)
         packed, sums = scratch(threads * scratch_bytes, parts * squares * window.taps * SUMS)
         result = feature_maps(out_channels, in_channels, side, side)
         fields: dict[str, Any] = {
             "n": n, "height": height, "width": width, "taps": window.taps, "gap": window.gap,
-            "in_channels": in_channels, "out_channels": out_channels,
-            "positions": layout.positions, "parts": parts, "groups": groups, "first": layout.first,
-            "x_bytes": x.element_size(), "grad_bytes": grad.element_size(),
-            "tiles": CONFIGURATION.ctypes.data, "offsets": layout.offsets(BFLOAT16), "x": x, "grad": grad,
+            "in_channels": in_channels, "out_channels": out_channels, "positions": layout.positions, "chunk": CHUNK,
+            "parts": parts, "groups": groups, "first": layout.first, "x_bytes": x.element_size(),
+            "grad_bytes": grad.element_size(), "tiles": CONFIGURATION.ctypes.data, "x": x, "grad": grad,
             "zeros": _constant(max(in_channels, out_channels), 0.0, torch.float32), "a_row": a_row, "a_bytes": a_bytes,
-            "b_panel": b_panel, "sums": sums, "y": result, "scratch": packed, "scratch_bytes": scratch_bytes,
+            "copies": copies, "b_copy": b_copy, "sums": sums, "y": result, "scratch": packed,
+            "scratch_bytes": scratch_bytes,
         }  # fmt: skip
         kernels.sum_weight_gradients(blocks=parts * groups, **fields)
         kernels.join_weight_gradients(blocks=out_channels // SIDE, **fields)

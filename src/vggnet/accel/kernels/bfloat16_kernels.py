@@ -30,7 +30,6 @@ from vggnet.accel.kernels.bfloat16_vectors import (
     round_transposed,
     round_values,
     transpose_pairs,
-    transpose_sums,
     transpose_values,
 )
 from vggnet.accel.kernels.kernel import kernel, task_type
@@ -50,7 +49,6 @@ from vggnet.accel.kernels.tiles import (
 
 PIXEL = SIDE * BFLOAT16  # bytes of the 32 channels of a position that lie side by side
 DEPTH = 256  # positions that the weight's gradient sums over before it turns to the next tap: they stay in the L1 cache
-CHUNK = 1024  # positions that are packed at a time for the weight's gradient: they stay in the L2 cache
 SUMS = SIDE * ROW  # bytes of the sums of 32 input and 32 output channels, for each tap
 
 WEIGHTS = task_type("in_channels", "out_channels", "taps", "w", "packed", "turned")
@@ -60,9 +58,9 @@ PRODUCTS = task_type(
     "scratch", "scratch_bytes", "before_channels", "before_b", "before_bias", "before_least",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
-    "n", "height", "width", "taps", "gap", "in_channels", "out_channels", "positions", "parts", "groups", "first",
-    "x_bytes", "grad_bytes", "tiles", "offsets", "x", "grad", "zeros", "a_row", "a_bytes", "b_panel", "sums", "y",
-    "scratch", "scratch_bytes",
+    "n", "height", "width", "taps", "gap", "in_channels", "out_channels", "positions", "chunk", "parts", "groups",
+    "first", "x_bytes", "grad_bytes", "tiles", "x", "grad", "zeros", "a_row", "a_bytes", "copies", "b_copy",
+    "sums", "y", "scratch", "scratch_bytes",
 )  # fmt: skip
 
 
@@ -330,62 +328,65 @@ def convolve(task: Any, thread: int, block: int) -> None:
 
 @kernel(WEIGHT_SUMS)
 def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
-    """Sums of the weight's gradient, (parts, C / 32, K / 32, taps, 32, 32); a block is a part of positions and of C.
+    """Sums of the weight's gradient, (parts, K / 32, C / 32, taps, 32, 32); a block is a part of positions and of K.
 
-    Scratch memory for each thread: `a_bytes` for a group's channels of x, then the gradient of all output channels.
+    The gradient is A, whose rows lie at the same place for all taps, and x is B, whose pairs of positions lie elsewhere
+    for each tap. If a tap is an odd number of positions away from the first one, its pairs are those of another copy,
+    which begins one position later: so every tile is aligned. Scratch memory for each thread: `a_bytes` for a group's
+    channels of the gradient, then for each 32 channels of x `copies` of `b_copy` bytes.
     """
     configure_tiles(task.tiles)
     a = task.scratch + thread * task.scratch_bytes
     b = a + task.a_bytes
     n, height, width, gap, first = task.n, task.height, task.width, task.gap, task.first
     part, group = block // task.groups, block % task.groups
-    rows, panels = task.in_channels // SIDE, task.out_channels // SIDE
+    rows, panels, b_panel = task.out_channels // SIDE, task.in_channels // SIDE, task.copies * task.b_copy
     top, bottom = rows * group // task.groups, rows * (group + 1) // task.groups
-    chunks = -(-task.positions // CHUNK)
-    begin, end = chunks * part // task.parts * CHUNK, min(chunks * (part + 1) // task.parts * CHUNK, task.positions)
-    for start in range(begin, end, CHUNK):
-        count = -(-min(CHUNK, end - start) // SIDE) * SIDE
-        columns = -(-(count + 2 * first) // TILE) * TILE
+    zero = np.zeros(1, np.int64)
+    chunks = -(-task.positions // task.chunk)
+    begin = chunks * part // task.parts * task.chunk
+    end = min(chunks * (part + 1) // task.parts * task.chunk, task.positions)
+    for start in range(begin, end, task.chunk):
+        count = -(-min(task.chunk, end - start) // SIDE) * SIDE
         pack_transposed(
-            find_pixels(
-                start - first, start - first + columns, n, height, width, gap, task.in_channels * task.x_bytes,
-                task.x, task.zeros,
-            ),
-            top * SIDE, (bottom - top) * SIDE, task.x_bytes, a, task.a_row,
-        )  # fmt: skip
-        pack_pairs(
             find_pixels(
                 start, start + count, n, height, width, gap, task.out_channels * task.grad_bytes, task.grad, task.zeros
             ),
-            task.out_channels, task.grad_bytes, b, task.b_panel,
+            top * SIDE, (bottom - top) * SIDE, task.grad_bytes, a, task.a_row,
         )  # fmt: skip
+        pairs = count // 2 + first
+        pixels = find_pixels(
+            start - first, start - first + 2 * pairs + 1, n, height, width, gap, task.in_channels * task.x_bytes,
+            task.x, task.zeros,
+        )  # fmt: skip
+        for copy in range(task.copies):
+            place = b + copy * task.b_copy
+            pack_pairs(pixels[copy : copy + 2 * pairs], task.in_channels, task.x_bytes, place, b_panel)
         for panel in range(panels):
             for row in range(top, bottom):
                 sums = task.sums + ((part * rows + row) * panels + panel) * task.taps * SUMS
                 for depth in range(0, count, DEPTH):
                     one = a + (row - top) * SIDE * task.a_row + depth * BFLOAT16
-                    other = b + panel * task.b_panel + depth // 2 * ROW
+                    other = b + panel * b_panel + depth // 2 * ROW
                     steps, add = min(DEPTH, count - depth) // SIDE, int(start + depth > begin)
                     for tap in range(task.taps):
-                        multiply_1(one, task.a_row, PIXEL, task.offsets + tap * 8, other, sums + tap * SUMS, steps, add)
+                        away = (tap // 3 * (width + gap) + tap % 3) * gap
+                        pair = other + (away & 1) * task.b_copy + (away >> 1) * ROW
+                        multiply_1(one, task.a_row, PIXEL, zero.ctypes.data, pair, sums + tap * SUMS, steps, add)
     release_tiles()
 
 
 @kernel(WEIGHT_SUMS)
 def join_weight_gradients(task: Any, thread: int, block: int) -> None:
     """The gradient y of the weight, channels-last, from the sums of all parts; a block is 32 of its K rows."""
-    rows, panels, taps = task.in_channels // SIDE, task.out_channels // SIDE, task.taps
-    tap_bytes, count = task.in_channels * FLOAT, SUMS // FLOAT
-    for tap in range(taps):
-        for row in range(rows):
-            first = task.sums + ((row * panels + block) * taps + tap) * SUMS
-            total = carray(floats_at(first), count)
-            for part in range(1, task.parts):
-                others = carray(floats_at(first + part * rows * panels * taps * SUMS), count)
-                for i in range(count):
-                    total[i] += others[i]
-            for i in range(2):
-                for j in range(2):
-                    place = task.y + ((block * SIDE + j * TILE) * taps + tap) * tap_bytes
-                    place += (row * SIDE + i * TILE) * FLOAT
-                    transpose_sums(first + i * TILE * ROW + j * TILE * FLOAT, place, taps * tap_bytes)
+    rows, panels, taps = task.out_channels // SIDE, task.in_channels // SIDE, task.taps
+    tap_bytes = task.in_channels * FLOAT
+    for panel in range(panels):
+        for tap in range(taps):
+            for i in range(SIDE):
+                first = task.sums + ((block * panels + panel) * taps + tap) * SUMS + i * ROW
+                place = task.y + ((block * SIDE + i) * taps + tap) * tap_bytes + panel * SIDE * FLOAT
+                total = carray(floats_at(place), SIDE)
+                total[:] = carray(floats_at(first), SIDE)
+                for part in range(1, task.parts):
+                    total += carray(floats_at(first + part * rows * panels * taps * SUMS), SIDE)

@@ -189,20 +189,6 @@ def transpose_pairs(typing: Any, source: Any, row: Any, destination: Any) -> Any
     return types.void(*[types.int64] * 3), generate
 
 
-@intrinsic
-def transpose_sums(typing: Any, source: Any, destination: Any, row: Any) -> Any:
-    """16 rows of 16 float32, ROW apart -> their transpose, rows `row` apart."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        source, destination, row = arguments
-        values = [builder.bitcast(_load(builder, source, i * ROW), _INTS) for i in range(TILE)]
-        for i, column in enumerate(_transposed(builder, values)):
-            _store(builder, column, builder.add(destination, builder.mul(row, ir.Constant(_LONG, i))), 0)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), generate
-
-
 def _finish(narrow: bool) -> Any:
     """An intrinsic that makes results of sums: the larger one of each sum plus its bias, and another value.
 
