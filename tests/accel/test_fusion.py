@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vggnet.accel import fusion
-from vggnet.accel.api import accelerate
+from vggnet.accel.api import accelerate, restore
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.kernels.tiles import has_tiles
 from vggnet.accel.precision import products_in
@@ -226,6 +226,66 @@ def test_a_plan_takes_the_first_two_convolutions_in_one_step(changed, monkeypatc
             assert len(kept(model, fusion.PLAN).steps) == 1
             for each in (model, plain):
                 each[changed].weight.mul_(2)
+
+
+def two_sequences():
+    """Two that follow each other, and the same layers as one."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+    second = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU())
+    whole = accelerate(copy.deepcopy(nn.Sequential(*first, *second)))
+    return accelerate(first), accelerate(second), whole
+
+
+@pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
+@pytest.mark.parametrize("training", [True, False])
+def test_bfloat16_between_sequences(training, monkeypatch):
+    """Oracle: one sequence of the same layers, to the last bit; the error of autocast's gradients to float64's."""
+    monkeypatch.setenv("VGGNET_CONV", "bfloat16")
+    first, second, whole = (layers.train(training) for layers in two_sequences())
+    x = torch.randn(8, 32, 24, 24)
+    stock = restore(copy.deepcopy(whole))
+    with torch.set_grad_enabled(training), products_in("bfloat16"):
+        for _ in range(2):  # the second time by a plan
+            between = fusion.run_for_convolution(first, x)
+            assert between.dtype == torch.bfloat16
+            results = [second(between), whole(x)]
+            assert results[0].dtype == torch.float32
+            assert torch.equal(*results)
+        if training:
+            grad = torch.randn_like(results[0])
+            found = torch.autograd.grad(results[0], [*first.parameters(), *second.parameters()], grad)
+    if training:
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = stock(x)
+        others = torch.autograd.grad(rounded, list(stock.parameters()), grad.to(rounded.dtype))
+        exact = torch.autograd.grad(stock.double()(x.double()), list(stock.parameters()), grad.double())
+        for one, other, right in zip(found, others, exact, strict=True):
+            assert (one - right).norm() <= 1.1 * (other - right).norm() + 1e-6 * right.norm()
+    else:
+        assert kept(second, fusion.PLAN)
+    with torch.no_grad():
+        assert fusion.run_for_convolution(first, x).dtype == torch.float32
+
+
+@pytest.mark.skipif(not has_tiles(), reason="the CPU has no matrix unit for bfloat16 (AMX)")
+@pytest.mark.parametrize("hooked", ["the sequence before", "its last layer", "the pool", "the convolution"])
+def test_hooks_see_float32_between_sequences(hooked, monkeypatch):
+    """Oracle: the documented rule; PyTorch's layers for the values."""
+    monkeypatch.setenv("VGGNET_CONV", "bfloat16")
+    first, second, whole = (layers.eval() for layers in two_sequences())
+    layer = {
+        "the sequence before": first,
+        "its last layer": first[2],
+        "the pool": second[0],
+        "the convolution": second[1],
+    }
+    seen, x = [], torch.randn(4, 32, 12, 12)
+    layer[hooked].register_forward_hook(lambda module, given, output: seen.extend([given[0].dtype, output.dtype]))
+    with torch.no_grad(), products_in("bfloat16"):
+        found, expected = second(fusion.run_for_convolution(first, x)), whole(x)
+    assert set(seen) == {torch.float32}
+    assert (found - expected).norm() < 0.01 * expected.norm()
 
 
 def test_a_slice_keeps_its_plan(monkeypatch):

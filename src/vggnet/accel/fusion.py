@@ -15,7 +15,7 @@ from vggnet.accel.bfloat16_training import can_train, conv_norm_relu, conv_relu
 from vggnet.accel.dispatch import is_recorded, is_traced
 from vggnet.accel.fused_inference import PreparedLayers, convolve, prepare
 from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain
-from vggnet.accel.precision import allowed_precision
+from vggnet.accel.precision import allowed_precision, best_precision
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import keep, kept
 
@@ -49,7 +49,11 @@ class FusedSequential(CachesWeights, nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Sequential."""
-        state = _state(self, input)
+        return self._run(input, for_convolution=False)
+
+    def _run(self, input: Tensor, *, for_convolution: bool) -> Tensor:
+        """As `run_for_convolution`."""
+        state = _state(self, input, for_convolution)
         plan: _Plan | None = kept(self, PLAN) if state else None
         if plan is not None and _same(plan.state, state):
             for step in plan.steps:
@@ -58,16 +62,19 @@ class FusedSequential(CachesWeights, nn.Sequential):
         steps: list[Step | None] = []
         layers = list(self)
         while layers:
-            groups = _first_groups(layers, input)
+            groups = _first_groups(layers, _in_float32(input))
+            rest = layers[sum(group.count for group in groups) or 1 :]
             for i, group in enumerate(groups):
-                for_convolution = i + 1 < len(groups)
+                narrow = i + 1 < len(groups) or (for_convolution and not rest)
                 if state:
-                    steps.append(group.prepare(input, for_convolution=for_convolution))
-                input = group.run(input, for_convolution=for_convolution)
+                    steps.append(group.prepare(input, for_convolution=narrow))
+                input = group.run(input, for_convolution=narrow)
             if not groups:
+                if not (type(layers[0]) is nn.MaxPool2d and not _has_hooks(layers[0])) and _is_narrow(input):
+                    state, input = [], input.float()  # for layers that are not this engine's
                 steps.append(layers[0])
                 input = layers[0](input)
-            layers = layers[sum(group.count for group in groups) or 1 :]
+            layers = rest
         if state:
             prepared = [step for step in steps if step is not None]
             if len(prepared) == len(steps):
@@ -82,11 +89,40 @@ class _Plan(NamedTuple):
     steps: Sequence[Step]
 
 
-def _state(layers: nn.Sequential, x: Tensor) -> list[object]:
+def run_for_convolution(layers: nn.Module, x: Tensor) -> Tensor:
+    """layers(x) for further layers of this kind alone, which begin with convolutions or pools.
+
+    Where products are in bfloat16, the result may be, and x: half of the memory traffic between sequences as well.
+    """
+    if not isinstance(layers, FusedSequential) or _has_hooks(layers):
+        result: Tensor = layers(x)
+        return result
+    return layers._run(x, for_convolution=_keeps_bfloat16())
+
+
+def _keeps_bfloat16() -> bool:
+    """Whether activations between convolutions are in bfloat16."""
+    return allowed_precision() == best_precision() == "bfloat16"
+
+
+def _is_narrow(x: Tensor) -> bool:
+    """Whether x is what `run_for_convolution` gave in bfloat16."""
+    return x.dtype == torch.bfloat16 and not torch.is_autocast_enabled("cpu") and _keeps_bfloat16()
+
+
+def _in_float32(x: Tensor) -> Tensor:
+    """x, or float32 without memory in its place for decisions about it."""
+    if not _is_narrow(x):
+        return x
+    return x.new_empty((), dtype=torch.float32, requires_grad=is_recorded(x)).expand(x.shape)
+
+
+def _state(layers: nn.Sequential, x: Tensor, for_convolution: bool) -> list[object]:
     """All that decides what is done with x, in comparable form; empty where nothing is kept, as with gradients."""
-    if torch.is_grad_enabled() or type(x) is not Tensor or not is_plain(x) or is_traced():
+    if torch.is_grad_enabled() or type(x) is not Tensor or is_traced() or not is_plain(_in_float32(x)):
         return []
     state = [autotuner().choices, x.shape, allowed_precision(), num_threads(), os.environ.get("VGGNET_CONV")]
+    state += [x.dtype, for_convolution]
     for layer in layers:
         state += [layer, type(layer), layer.training, _has_hooks(layer)]
         for parameter in layer._parameters.values():

@@ -27,11 +27,13 @@ class MapHead(nn.Module, ABC):
         scores: the layers that depend on the number of classes.
         size: of the images in pixels, both sides; None for any size.
         ceil_pools: whether the pools of the network round sizes up.
+        maps_for_convolution: whether the maps go into convolutions alone, so that they may be bfloat16.
     """
 
     scores: nn.ModuleDict
     size: int | None = None
     ceil_pools = False
+    maps_for_convolution = False
 
     def __init__(self, taps: Sequence[str], reach: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vggnet.accel.fusion import run_for_convolution
 from vggnet.models import map_head
 from vggnet.models.map_head import Builder, MapHead, Tapped
 from vggnet.models.table1 import TOTAL_STRIDE, WIDTHS, Level
@@ -43,6 +44,8 @@ class UNet(MaskHead):
         pretrained encoders.
     """
 
+    maps_for_convolution = True
+
     def __init__(self, levels: Sequence[Level], num_classes: int, dropout: float) -> None:
         width = levels[0].channels / WIDTHS[0]
         channels = [max(8, round(width * one)) for one in UNET_CHANNELS]
@@ -61,9 +64,10 @@ class UNet(MaskHead):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of `taps` -> logits (N, num_classes, H, W)."""
         *skips, deepest = maps
-        x = self.center(deepest)
+        x = run_for_convolution(self.center, deepest)
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            x = stage(torch.cat([enlarged(x), skip], 1))
+            joined = torch.cat([enlarged(x), skip], 1)
+            x = stage(joined) if stage is self.stages[-1] else run_for_convolution(stage, joined)
         logits: Tensor = self.scores["pixels"](x)
         return logits
 
@@ -172,7 +176,9 @@ class _Enlarged(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         upper, lower = gradient[:, :, ::2], gradient[:, :, 1::2]
-        return upper[..., ::2] + upper[..., 1::2] + lower[..., ::2] + lower[..., 1::2]
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        total = upper[..., ::2].to(wide) + upper[..., 1::2] + lower[..., ::2] + lower[..., 1::2]
+        return total.to(gradient.dtype)
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vggnet.accel.fusion import FusedSequential, run_for_convolution
 from vggnet.errors import ConfigError, InputError
 from vggnet.models.architecture import Architecture
 from vggnet.models.heads import dense_from_paper, folded_from_paper, head_of, paper_from_dense
@@ -105,11 +106,16 @@ class VGG(nn.Module):
         return self.head(self.features(images))  # type: ignore[no-any-return]
 
     def tapped(self, images: Tensor, taps: Sequence[str]) -> list[Tensor]:
-        """The maps of layers of `features`, which are named in their order."""
+        """The maps of layers of `features`, which are named in their order; bfloat16 only as the head says."""
         names, maps, start = [name for name, _ in self.features.named_children()], [], 0
+        for_convolution = isinstance(self.head, MapHead) and self.head.maps_for_convolution
         for tap in taps:
             end = names.index(tap) + 1
-            images = self.features[start:end].forward(images)  # type: ignore[no-untyped-call]  # of a sequence, whose layers `accelerate` fuses
+            part = self.features[start:end]
+            if for_convolution and isinstance(part, FusedSequential):
+                images = run_for_convolution(part, images)
+            else:
+                images = part.forward(images)  # type: ignore[no-untyped-call]  # a tracer knows no part
             maps.append(images)
             start = end
         return maps
