@@ -5,6 +5,7 @@ import torch
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import vggnet
+from vggnet.accel.precision import products_in
 from vggnet.errors import InputError
 
 
@@ -26,6 +27,19 @@ def test_every_network_can_be_traced(head):
     torch.testing.assert_close(torch.vmap(model)(images[None])[0], expected)
     with pytest.raises(InputError):
         ways["fx"](images[:, :1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("head", "size"), [("unet", 32), ("fcn8", 32), ("ssd300", 300)])
+def test_accelerated_heads_for_maps_are_compiled_as_one_graph(head, size, precision):
+    """Oracle: the network itself. PyTorch has other kernels in bfloat16."""
+    torch.manual_seed(0)
+    model = vggnet.accelerate(vggnet.create_model("vgg11", num_classes=3, head=head, width=0.1).eval())
+    images = torch.rand(1, 3, size, size)
+    with torch.no_grad(), products_in(precision):
+        expected = model(images)
+        found = torch.compile(model, fullgraph=True, backend="eager")(images)
+    assert (found - expected).norm() < (1e-4 if precision == "float32" else 0.05) * expected.norm()
 
 
 def test_torchvisions_extractor_counts_for_itself():

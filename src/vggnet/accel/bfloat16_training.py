@@ -48,10 +48,11 @@ def can_convolve(conv: nn.Conv2d, x: Tensor) -> bool:
 
 def _pays(x: Tensor, shape: Shape) -> bool:
     """Whether products may be in bfloat16, by kernels of ours, and are enough for them."""
-    plain = type(x) is Tensor and not is_traced()
+    if type(x) is not Tensor or is_traced():
+        return False
     allowed = allowed_precision() == best_precision() == BFLOAT16
     chosen = os.environ.get("VGGNET_CONV") in (None, "", BFLOAT16)
-    return plain and allowed and chosen and kernels_pay(shape.key("bfloat16 training"))
+    return allowed and chosen and kernels_pay(shape.key("bfloat16 training"))
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, *, is_fixed: bool) -> Tensor:

@@ -38,7 +38,7 @@ class FusedSequential(CachesWeights, nn.Sequential):
 
     def __getitem__(self, idx: Any) -> Any:
         """As nn.Sequential."""
-        if not isinstance(idx, slice):
+        if not isinstance(idx, slice) or is_traced():
             return super().__getitem__(idx)
         name = "layers {}:{}:{}".format(*idx.indices(len(self)))
         layers, part = list(self)[idx], kept(self, name)
@@ -97,7 +97,7 @@ def run_for_convolution(layers: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(layers, FusedSequential) or _has_hooks(layers):
         result: Tensor = layers(x)
         return result
-    return layers._run(x, for_convolution=_keeps_bfloat16())
+    return layers._run(x, for_convolution=not is_traced() and _keeps_bfloat16())
 
 
 def _keeps_bfloat16() -> bool:
