@@ -38,6 +38,7 @@ def test_accelerated_heads_for_maps_are_compiled_as_one_graph(head, size, precis
     images = torch.rand(1, 3, size, size)
     with torch.no_grad(), products_in(precision):
         expected = model(images)
+        torch.compiler.reset()  # what other tests compiled of the same code counts for a limit
         found = torch.compile(model, fullgraph=True, backend="eager")(images)
     assert (found - expected).norm() < (1e-4 if precision == "float32" else 0.05) * expected.norm()
 
