@@ -12,7 +12,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from experiments import page
-from experiments.rows import Row, append_row, read_rows
+from experiments.rows import Row, append_row, percents, read_rows, spread
 from experiments.training import run_columns
 from vggnet.errors import OnError
 from vggnet.evaluation.evaluate import evaluate
@@ -67,26 +67,29 @@ def write_page(path: Path) -> None:
 def _section(rows: list[Row], metrics: Mapping[str, str], of_classes: tuple[str, str]) -> str:
     newest: dict[str, Any] = rows[-1]
     test = newest["test"]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(page.train_command(row | {"config": row["config"] | {"seed": 0}}), []).append(row)
     facts = {
         "data": f"{test['data']}: {newest['images']:,} images of train (fingerprint {newest['fingerprint']}), "
         f"{test['images']:,} of val (fingerprint {test['fingerprint']}), evaluated once a run",
     }
     lines = [
         [
-            f"`{page.train_command(row)}`",
-            row["config"]["seed"],
-            f"{sum(epoch['seconds'] for epoch in row['history']) / 60:.0f}",
-            *(f"{100 * row['test'][metric]:.1f}" for metric in metrics),
+            f"`{command}`",
+            len(runs),
+            ", ".join(f"{sum(epoch['seconds'] for epoch in run['history']) / 60:.0f}" for run in runs),
+            *(spread(percents([run["test"] for run in runs], metric)) for metric in metrics),
         ]
-        for row in rows
+        for command, runs in groups.items()
     ]
-    best = max(rows, key=lambda row: row["test"][next(iter(metrics))])["test"]
     field, heading = of_classes
-    classes = [[name, "" if value is None else f"{100 * value:.1f}"] for name, value in best[field].items()]
+    of_runs = [run["test"][field] for run in list(groups.values())[-1]]
+    classes = [[name, spread(percents(of_runs, name))] for name in of_runs[0]]
     return "\n\n".join([
         page.facts(facts, newest["environment"]),
-        page.markdown(["command", "seed", "minutes", *metrics.values()], lines),
-        page.markdown(["class", f"{heading}, best run"], classes),
+        page.markdown(["command", "seeds", "minutes", *metrics.values()], lines),
+        page.markdown(["class", heading], classes),
     ])  # fmt: skip
 
 

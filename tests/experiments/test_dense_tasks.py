@@ -43,6 +43,6 @@ def test_a_row_is_a_test_on_val(masked, tmp_path, command, cells):
     assert (row["test"]["mean_iou"], row["test"]["images"], row["images"]) == (expected.mean_iou, 2, 4)
     table = cells((tmp_path / "README.md").read_text())
     line = next(line for line in table if line[0].startswith("`vgg train --data $DATA --preset segment"))
-    assert line[1] == "0"
-    assert line[3] == f"{100 * expected.mean_iou:.1f}"
+    assert line[1] == "1"
+    assert line[3] == f"{100 * expected.mean_iou:.2f}"
     assert [name for name, *_ in table[-3:]] == ["class 0", "class 1", "class 2"]
