@@ -21,10 +21,9 @@ def accelerate(model: Model) -> Model:
     fuses such convolutions, batch norm, ReLU and 2x2 max pool; in bfloat16 also 1x1 convolutions with stride 1 and one
     group; and fully connected layers with at least 2^20 weights, which use float16 weights for inference where that is
     faster. Other convolutions stay PyTorch's; in a training in bfloat16 their tensors are rounded first, as by
-    autocast. Layers stay the same objects with the same parameters,
-    names, hooks and `state_dict`; weights become channels-last, which changes no value. Results differ by rounding:
-    with float16 weights, logits by at most 1e-3 of the largest one. On other devices than the CPU, and with
-    $VGGNET_CONV=direct, PyTorch does all the work.
+    autocast. Layers stay the same objects with the same parameters, names, hooks and `state_dict`; weights become
+    channels-last, which changes no value. Results differ by rounding: with float16 weights, logits by at most 1e-3 of
+    the largest one. On other devices than the CPU, and with $VGGNET_CONV=direct, PyTorch does all the work.
 
     In eval mode without gradients of the weights, what is computed from the weights is cached until they change.
     PyTorch does not notice a change through `.data`: call `model.eval()` after one. At the first convolution on the

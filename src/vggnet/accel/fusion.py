@@ -15,7 +15,7 @@ from vggnet.accel.bfloat16_training import can_train, conv_norm_relu, conv_relu
 from vggnet.accel.dispatch import is_recorded, is_traced
 from vggnet.accel.fused_inference import PreparedLayers, convolve, prepare
 from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain
-from vggnet.accel.precision import allowed_precision, best_precision
+from vggnet.accel.precision import allowed_precision, uses_matrix_unit
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import keep, kept
 
@@ -70,8 +70,9 @@ class FusedSequential(CachesWeights, nn.Sequential):
                     steps.append(group.prepare(input, for_convolution=narrow))
                 input = group.run(input, for_convolution=narrow)
             if not groups:
-                if not (type(layers[0]) is nn.MaxPool2d and not _has_hooks(layers[0])) and _is_narrow(input):
-                    state, input = [], input.float()  # for layers that are not this engine's
+                is_pool = type(layers[0]) is nn.MaxPool2d and not _has_hooks(layers[0])
+                if _is_narrow(input) and not is_pool:
+                    state, input = [], input.float()  # PyTorch's layers have float32 weights, and hooks see float32
                 steps.append(layers[0])
                 input = layers[0](input)
             layers = rest
@@ -97,17 +98,12 @@ def run_for_convolution(layers: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(layers, FusedSequential) or _has_hooks(layers):
         result: Tensor = layers(x)
         return result
-    return layers._run(x, for_convolution=not is_traced() and _keeps_bfloat16())
-
-
-def _keeps_bfloat16() -> bool:
-    """Whether activations between convolutions are in bfloat16."""
-    return allowed_precision() == best_precision() == "bfloat16"
+    return layers._run(x, for_convolution=not is_traced() and uses_matrix_unit())
 
 
 def _is_narrow(x: Tensor) -> bool:
     """Whether x is what `run_for_convolution` gave in bfloat16."""
-    return x.dtype == torch.bfloat16 and not torch.is_autocast_enabled("cpu") and _keeps_bfloat16()
+    return x.dtype == torch.bfloat16 and not torch.is_autocast_enabled("cpu") and uses_matrix_unit()
 
 
 def _in_float32(x: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.accel.autotuning import DIRECT
-from vggnet.accel.bfloat16_training import can_convolve
-from vggnet.accel.bfloat16_training import convolve as convolve_bfloat16
+from vggnet.accel.bfloat16_convolution import can_convolve
+from vggnet.accel.bfloat16_convolution import convolve as convolve_bfloat16
 from vggnet.accel.dispatch import conv3x3, is_recorded, is_supported, is_traced, is_wrapped
 from vggnet.accel.fused_inference import convolve, linear
-from vggnet.accel.precision import allowed_precision, best_precision
+from vggnet.accel.precision import uses_matrix_unit
 from vggnet.accel.weight_cache import forget
 
 
@@ -67,7 +67,7 @@ class OtherConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H', W')."""
         plain = type(input) is Tensor and is_plain(input) and self.weight.dtype == torch.float32
-        if not (plain and self.training and allowed_precision() == best_precision() == "bfloat16" and not is_traced()):
+        if not (plain and self.training and not is_traced() and uses_matrix_unit()):
             return super().forward(input)
         bias = None if self.bias is None else self.bias.bfloat16()
         result: Tensor = self._conv_forward(input.bfloat16(), self.weight.bfloat16(), bias).float()

@@ -32,6 +32,11 @@ def best_precision() -> Precision:
     return "bfloat16" if has_tiles() else "float32"
 
 
+def uses_matrix_unit() -> bool:
+    """Whether products may be in bfloat16, and this CPU has a matrix unit for them."""
+    return allowed_precision() == best_precision() == "bfloat16"
+
+
 @contextmanager
 def products_in(precision: Precision | Literal["auto"]) -> Iterator[None]:
     """Set PyTorch's switch for float32 convolutions on CPUs within the block; it is that of the whole process.

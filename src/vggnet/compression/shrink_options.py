@@ -37,8 +37,8 @@ class ShrinkOptions:
         multiple: prune: channels remain in multiples of it; see `prune`.
         rounds: prune: in how many rounds channels are removed.
         round_epochs: prune: epochs of training between two rounds.
-        energy: factorize: share of the squares of singular values, or with images of the variance of the outputs, that
-            is kept, in (0, 1).
+        energy: factorize: share of the squares of singular values, or with images of the variance of the outputs,
+            weighted by how much the network's outputs depend on them, that is kept, in (0, 1).
         rank: factorize: of all layers, instead of `energy`.
         head: head: the new one, "gap" or "cifar".
         epochs: head, tune, distill: of the training.

@@ -189,7 +189,7 @@ class _Window(NamedTuple):
         return self.side**2
 
     def packs_few(self, in_channels: int) -> bool:
-        """Whether the channels are so few that the factors of all taps of a position lie in one row of a tile."""
+        """Whether all factors of an output, those of every tap and channel, fit into one row of a tile."""
         return self == _PLAIN and in_channels in (1, 3)
 
     @property
