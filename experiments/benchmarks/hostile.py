@@ -8,17 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-PART = b'--limit\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
-
-
-def request_of(images: Sequence[bytes], connection: str) -> bytes:
-    """A request of /predict with these files."""
-    body = b"".join(PART + image + b"\r\n" for image in images) + b"--limit--\r\n"
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n"
-        f"Content-Type: multipart/form-data; boundary=limit\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+from experiments.benchmarks.server import request_of
 
 
 def hostile_requests(image: bytes, count: int, seed: int) -> list[bytes]:

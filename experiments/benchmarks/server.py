@@ -1,6 +1,7 @@
 """A process of `vgg serve`, and clients that measure it."""
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -9,10 +10,36 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
-from experiments.benchmarks.hostile import request_of
+import numpy as np
+from numpy.typing import NDArray
 
 PATIENCE = 60.0  # seconds for an answer, twice the server's deadline
+PART = b'--limit\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+
+
+def request_of(images: Sequence[bytes], connection: str) -> bytes:
+    """A request of /predict with these files."""
+    body = b"".join(PART + image + b"\r\n" for image in images) + b"--limit--\r\n"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n"
+        f"Content-Type: multipart/form-data; boundary=limit\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def inference_request(model: str, inputs: NDArray[np.float32]) -> bytes:
+    """A request of the Open Inference Protocol with a binary tensor (N, C, H, W), for binary probabilities."""
+    size = {"binary_data_size": inputs.nbytes}
+    tensor = {"name": "input", "datatype": "FP32", "shape": inputs.shape, "parameters": size}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    head = (
+        f"POST /v2/models/{quote(model)}/infer HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n"
+        f"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {len(text)}\r\n"
+        f"Content-Length: {len(text) + inputs.nbytes}\r\n\r\n"
+    )
+    return head.encode() + text + inputs.astype("<f4").tobytes()
 
 
 class Answer(NamedTuple):
@@ -25,10 +52,11 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """A process of `vgg serve`."""
+    """A process of `vgg serve` on the CPU."""
 
-    def __init__(self, model: str) -> None:
-        command = [sys.executable, "-m", "vggnet", "serve", model, "--port", "0", "--device", "cpu"]
+    def __init__(self, model: str, precision: str) -> None:
+        options = ["--port", "0", "--device", "cpu", "--precision", precision]
+        command = [sys.executable, "-m", "vggnet", "serve", model, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.process.stdout.readline())
@@ -68,11 +96,11 @@ class Senders:
 
     Args:
         server: that answers.
-        images: of each request.
+        request: what each asks.
     """
 
-    def __init__(self, server: Server, images: Sequence[bytes]) -> None:
-        self._server, self._request = server, request_of(images, "keep-alive")
+    def __init__(self, server: Server, request: bytes) -> None:
+        self._server, self._request = server, request
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, due: float | None = None) -> Answer:

@@ -2,10 +2,12 @@
 
 python -m experiments.benchmarks.serving MODEL PHOTO [--parts load overload hostile]
 
-The server is a process of `vgg serve` with its default limits. "loop" is the network alone, in batches of 16, in one
-process, measured before and after the load. The load comes from senders that keep their connections; in the overload
-and among the hostile images each request has a connection of its own. Latency is counted from the moment at which a
-request was due (open loop), so that waiting counts. A row is added to serving.jsonl.
+The server is a process of `vgg serve` with its default limits. "loop" is the network alone, in batches of 16 that are
+preprocessed, in one process, measured before and after the load. Its load is that of "tensors": requests of the Open
+Inference Protocol with 16 preprocessed images. "one" and "many" send 1 and 16 image files, which the server also
+decodes. The load comes from senders that keep their connections; in the overload and among the hostile images each
+request has a connection of its own. Latency is counted from the moment at which a request was due (open loop), so that
+waiting counts. A row is added to serving.jsonl.
 """
 
 import asyncio
@@ -20,15 +22,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from tyro.conf import Positional
 
 import vggnet
 from experiments import page
-from experiments.benchmarks.hostile import hostile_requests, request_of
-from experiments.benchmarks.server import PATIENCE, Answer, Senders, Server
+from experiments.benchmarks.hostile import hostile_requests
+from experiments.benchmarks.server import PATIENCE, Answer, Senders, Server, inference_request, request_of
 from experiments.rows import append_row
+from vggnet.accel.precision import allowed_precision, products_in
+from vggnet.data.decoding import decode_image
 from vggnet.devices import environment
+from vggnet.models.vgg import VGG
 from vggnet.report.text import to_json
+from vggnet.serving.served_model import model_name
+from vggnet.tasks.class_prediction import class_logits
 from vggnet.tasks.results import Prediction
 from vggnet.weights.checkpoint import inference_mode, open_model
 
@@ -49,6 +58,7 @@ def main(
     bodies: int = 2000,
     rate: float | None = None,
     seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
     parts: tuple[Part, ...] = ("load", "overload", "hostile"),
     rows: Path = MEASUREMENTS,
 ) -> None:
@@ -61,13 +71,15 @@ def main(
         bodies: hostile images.
         rate: sustainable images a second; by default measured by the part "load".
         seed: of the times of requests, and of the hostile images.
+        precision: of the server and of the loop.
         parts: what is measured.
         rows: the file of rows.
     """
-    image, server = photo.read_bytes(), Server(model)
-    found: dict[str, Any] = {"model": model, "photo_bytes": len(image), "seconds": seconds, "rate": rate}
+    image, server = photo.read_bytes(), Server(model, precision)
+    found: dict[str, Any] = {"model": model, "precision": precision, "photo_bytes": len(image), "seconds": seconds}
     try:
-        found |= asyncio.run(_measure(server, model, image, seconds, bodies, seed, parts, rate))
+        with products_in(precision):
+            found |= asyncio.run(_measure(server, model, image, seconds, bodies, seed, parts, rate))
         server.process.terminate()
         found["exit_code"] = server.process.wait(PATIENCE)
     finally:
@@ -90,7 +102,7 @@ async def _measure(
     expected = vggnet.predict(model, [image], device="cpu")[0]
     assert isinstance(expected, Prediction)
     is_right = _checker(expected.probabilities)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"rate": rate}
     if "load" in parts:
         found["load"] = await _load(server, model, image, seconds, seed, is_right)
         rate = rate or found["load"]["one"]["images_per_second"]
@@ -112,11 +124,21 @@ async def _measure(
 async def _load(
     server: Server, model: str, image: bytes, seconds: float, seed: int, is_right: IsRight
 ) -> dict[str, Any]:
-    """Throughput with one and with 16 images a request, and latency at half of the load with one."""
-    one, many = Senders(server, [image]), Senders(server, [image] * BATCH)
-    found: dict[str, Any] = {"loop_before": _loop(model, seconds / 4)}
+    """Throughput by requests of three kinds, and latency at half of the load with one image each."""
+    opened = open_model(model, device="cpu")
+    inputs = torch.stack([opened.preprocess(decode_image(image))] * BATCH)
+    one = Senders(server, request_of([image], "keep-alive"))
+    many = Senders(server, request_of([image] * BATCH, "keep-alive"))
+    tensors = Senders(server, inference_request(model_name(model), inputs.numpy()))
+    has_right_values = _value_checker(class_logits(opened, inputs).softmax(1).float().numpy())
+    loads = (
+        ("one", one, 1, 2 * BATCH, is_right),
+        ("many", many, BATCH, 3, is_right),
+        ("tensors", tensors, BATCH, 3, has_right_values),
+    )
+    found: dict[str, Any] = {"loop_before": _loop(opened.network, inputs, seconds / 4)}
     await _closed_loop(one, 2.0, 2 * BATCH)
-    for name, senders, images, count in (("one", one, 1, 2 * BATCH), ("many", many, BATCH, 3)):
+    for name, senders, images, count, check in loads:
         before = server.processor()
         answers, took = await _closed_loop(senders, seconds, count)
         images *= len(answers)
@@ -124,9 +146,9 @@ async def _load(
             "images_per_second": images / took,
             "server_processor_ms": 1e3 * (server.processor() - before) / images,
             "statuses": _statuses(answers),
-            "all_right": all(map(is_right, answers)),
+            "all_right": all(map(check, answers)),
         }
-    found["loop_after"] = _loop(model, seconds / 4)
+    found["loop_after"] = _loop(opened.network, inputs, seconds / 4)
     alone = [(await one.ask()).seconds for _ in range(60)][10:]
     half = await _open_loop(one.ask, found["one"]["images_per_second"] / 2, seconds, seed)
     found["half_load"] = {
@@ -211,18 +233,16 @@ async def _hostile(server: Server, image: bytes, bodies: int, seed: int) -> tupl
     return [*hostile, *ended], beside
 
 
-def _loop(model: str, seconds: float) -> float:
+def _loop(network: VGG, inputs: Tensor, seconds: float) -> float:
     """Images a second of the network alone."""
-    opened = open_model(model, device="cpu")
-    preprocess = opened.preprocess
-    inputs = torch.zeros(BATCH, preprocess.in_channels, preprocess.crop, preprocess.crop)
-    with inference_mode(opened.network):
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with inference_mode(network):
         for _ in range(20):
-            opened.network(inputs)
+            network(inputs)
         images, start = 0, time.perf_counter()
         while time.perf_counter() < start + seconds:
-            opened.network(inputs)
-            images += BATCH
+            network(inputs)
+            images += len(inputs)
     return images / (time.perf_counter() - start)
 
 
@@ -231,9 +251,24 @@ def _checker(expected: Sequence[float]) -> Callable[[Answer], bool]:
         if answer.status != 200:
             return False
         found = [one["probabilities"] for one in json.loads(answer.body)["predictions"]]
-        return bool(np.allclose(found, expected, rtol=0, atol=1e-5))
+        return bool(np.allclose(found, expected, rtol=0, atol=_tolerance()))
 
     return is_right
+
+
+def _value_checker(expected: NDArray[np.float32]) -> IsRight:
+    def is_right(answer: Answer) -> bool:
+        if answer.status != 200:
+            return False
+        found = np.frombuffer(answer.body[-expected.nbytes :], "<f4").reshape(expected.shape)
+        return bool(np.allclose(found, expected, rtol=0, atol=_tolerance()))
+
+    return is_right
+
+
+def _tolerance() -> float:
+    """Of probabilities that were computed in batches of other sizes."""
+    return 1e-5 if allowed_precision() == "float32" else 1e-2
 
 
 def _percentile(answers: Sequence[Answer], percent: int) -> float:

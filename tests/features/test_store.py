@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import vggnet
+from vggnet.accel.precision import products_in
 from vggnet.cli.main import main
 from vggnet.data.preprocess import Preprocess
 from vggnet.errors import ConfigError, DataError, ImageError, StorageError, WeightsError
@@ -149,7 +150,7 @@ def test_a_stop_at_any_batch_loses_nothing(model, pictures, expected, tmp_path, 
 
 
 def test_a_store_of_something_else_is_left_alone(model, pictures, tmp_path):
-    """Oracle: the contract: another layer, another file, other weights, damage."""
+    """Oracle: the contract: another layer, file, pooling or precision, other weights, damage."""
     out = tmp_path / "f.safetensors"
 
     def stop(done, total):
@@ -165,6 +166,8 @@ def test_a_store_of_something_else_is_left_alone(model, pictures, tmp_path):
         extract_to_file(model, pictures / "0 ü.png", LAYERS, out)
     with pytest.raises(ConfigError, match="unfinished extraction"):
         extract_to_file(model, pictures, LAYERS, out, pooling="max")
+    with products_in("bfloat16"), pytest.raises(ConfigError, match="unfinished extraction"):
+        extract_to_file(model, pictures, LAYERS, out)
     with torch.no_grad():
         model.features.conv1_1.bias += 1
     with pytest.raises(ConfigError, match="unfinished extraction"):

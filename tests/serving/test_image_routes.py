@@ -9,15 +9,21 @@ import zlib
 import httpx2
 import numpy as np
 import pytest
+import torch
 from conftest import CLASSES, encoded, upload
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import vggnet
+from vggnet.accel.precision import best_precision
 from vggnet.features.retrieval import find_similar
 from vggnet.interpret.explanation import explain
 from vggnet.serving import uploads
+from vggnet.serving.app import create_app
+from vggnet.serving.limits import Limits
+from vggnet.serving.service import open_service
 
 FILES = [encoded(1), encoded(2, "JPEG"), encoded(3, "WEBP", mode="RGBA"), encoded(4, "GIF", mode="L")]
 
@@ -42,6 +48,21 @@ def test_predictions_are_those_of_predict(client, sources, model):
         assert response.json()["model"] == model
         for found, one in zip(response.json()["predictions"], expected, strict=True):
             assert (tuple(found["classes"]), tuple(found["probabilities"])) == (one.classes, one.probabilities)
+
+
+def test_the_precision_is_that_of_the_server():
+    """Oracle: `vggnet.predict` while PyTorch's own switch says bfloat16; afterwards the switch is as before."""
+    name, file = "vgg8_bn-cifar10-fast", encoded(5, size=(32, 32))
+    (plain,) = vggnet.predict(name, [file], device="cpu")
+    with open_service([name], device="cpu", precision="bfloat16", limits=Limits(max_batch=1)) as opened:
+        with TestClient(create_app(opened)) as client:
+            (found,) = client.post("/predict", **upload(file)).json()["predictions"]
+        assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
+        (expected,) = vggnet.predict(name, [file], device="cpu")
+    assert tuple(found["probabilities"]) == expected.probabilities
+    assert torch.backends.mkldnn.conv.fp32_precision != "bf16"
+    if best_precision() == "bfloat16":  # on other CPUs PyTorch may compute in float32 all the same
+        assert expected.probabilities != plain.probabilities
 
 
 def test_features_are_those_of_extract_features(client, sources):

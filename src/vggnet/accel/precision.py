@@ -9,6 +9,8 @@ import torch
 from vggnet.accel.algorithm import Precision
 from vggnet.accel.compilation import problem
 
+Wanted = Precision | Literal["auto"]  # "auto": see `best_precision`
+
 
 def allowed_precision() -> Precision:
     """The lowest precision of the factors of a convolution's products; its sums are float32.
@@ -38,7 +40,7 @@ def uses_matrix_unit() -> bool:
 
 
 @contextmanager
-def products_in(precision: Precision | Literal["auto"]) -> Iterator[None]:
+def products_in(precision: Wanted) -> Iterator[None]:
     """Set PyTorch's switch for float32 convolutions on CPUs within the block; it is that of the whole process.
 
     precision: "auto" is that of `best_precision`.

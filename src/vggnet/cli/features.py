@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vggnet.cli.parsing import parse
+from vggnet.cli.parsing import Precision, parse
 from vggnet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vggnet.accel.precision import Wanted
     from vggnet.features.store import Extraction
 
 
@@ -31,6 +32,7 @@ class Features:
     output_stride: Literal[8, 16, 32] = 32  # 8 and 16: deep layers sampled more densely, by dilation
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
+    precision: Precision = "float32"
     json: bool = False  # print one JSON object instead of a table
 
 
@@ -55,15 +57,20 @@ def main(arguments: list[str]) -> int:
             progress=True,
         ),
         to_json if args.json else _text,
+        args.precision,
     )
 
 
-def run_extraction(extract: "Callable[[], Extraction]", text: "Callable[[Extraction], str]") -> int:
+def run_extraction(
+    extract: "Callable[[], Extraction]", text: "Callable[[Extraction], str]", precision: "Wanted"
+) -> int:
     """Extract, print the result and the images that cannot be read; returns the exit code."""
+    from vggnet.accel.precision import products_in
     from vggnet.data.formats import left_out_text
 
     try:
-        extraction = extract()
+        with products_in(precision):
+            extraction = extract()
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 130

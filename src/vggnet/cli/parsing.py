@@ -9,11 +9,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from io import StringIO
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from vggnet.errors import ConfigError
+
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    tyro.conf.arg(
+        help="of the products of convolutions on a CPU; auto: bfloat16 on CPUs with a matrix unit for it (AMX), where "
+        "it is about twice as fast, else float32"
+    ),
+]
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _RULE = re.compile("^[╰─╯-]{3,}$", re.MULTILINE)  # with hyphens where the output's encoding is not UTF-8

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from vggnet.cli.features import run_extraction
-from vggnet.cli.parsing import parse
+from vggnet.cli.parsing import Precision, parse
 from vggnet.errors import ConfigError, ImageError, require
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Index:
     layers: tuple[str, ...] = ()  # what the vectors consist of, such as relu7; by default three deep layers
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
+    precision: Precision = "float32"
     json: bool = False  # print one JSON object
 
 
@@ -67,6 +68,7 @@ class Update:
     weights: str | None = None  # only if the weights that made the index are somewhere else now
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
+    precision: Precision = "float32"
     json: bool = False  # print one JSON object
 
 
@@ -105,17 +107,20 @@ def _index(args: Index) -> int:
             progress=True,
         ),
         lambda extraction: to_json(extraction) if args.json else f"{args.out}: {extraction.images:,} images",
+        args.precision,
     )
 
 
 def _update(args: Update) -> int:
+    from vggnet.accel.precision import products_in
     from vggnet.features.retrieval import update_index
     from vggnet.report.text import to_json
 
     if not (args.images or args.remove):
         raise ConfigError("nothing to update; give folders or files, or --remove.")
     options = {"model": args.weights, "batch_size": args.batch_size, "device": args.device, "progress": True}
-    found = update_index(args.index, args.images, remove=args.remove, **options)  # type: ignore[arg-type]
+    with products_in(args.precision):
+        found = update_index(args.index, args.images, remove=args.remove, **options)  # type: ignore[arg-type]
     counts = ", ".join(f"{len(getattr(found, kind)):,} {kind}" for kind in ("added", "changed", "removed"))
     print(to_json(found) if args.json else f"{args.index}: {found.images:,} images; {counts}")
     for message in found.unreadable:

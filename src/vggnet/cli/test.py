@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vggnet.cli.parsing import parse
+from vggnet.cli.parsing import Precision, parse
 from vggnet.errors import ConfigError, ImageError
 
 
@@ -35,8 +35,7 @@ class Test:
     batch_size: int | None = None  # crops at once, or as many pixels; by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
-    # of the products of convolutions on a CPU; bfloat16 is faster on CPUs with a matrix unit (AMX)
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
     # what happens to an image that cannot be read: stop, or leave it out of the result, where it is counted and named
     on_bad_image: Literal["stop", "skip"] = "stop"

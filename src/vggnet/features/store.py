@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vggnet.accel.precision import allowed_precision
 from vggnet.data.formats import image_files, left_out
 from vggnet.errors import ConfigError, DataError, ImageError, OnError, StorageError, check_at_least
 from vggnet.features.extractor import (
@@ -138,7 +139,8 @@ def _extracted(
 def _job(extractor: FeatureExtractor, opened: OpenModel, files: Sequence[Path], *options: object) -> str:
     """Hex digits that change with the weights, the options and the images."""
     digest = blake2b(digest_size=16)
-    digest.update(json.dumps([list(extractor.channels), opened.preprocess.as_dict(), options]).encode())
+    facts = [list(extractor.channels), opened.preprocess.as_dict(), allowed_precision(), options]
+    digest.update(json.dumps(facts).encode())
     for name, tensor in extractor.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     for file in files:

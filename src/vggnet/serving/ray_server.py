@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from vggnet.accel.precision import Wanted
 from vggnet.errors import require
 from vggnet.ray_cluster import EXTRA, ray_cluster
 from vggnet.serving.app import create_app
@@ -32,6 +33,7 @@ def run_on_ray(
     port: int = 8000,
     index: Path | str | None = None,
     device: str | None = None,
+    precision: Wanted = "float32",
     limits: Limits | None = None,
     replicas: Replicas | None = None,
     api_key: str | None = None,
@@ -44,8 +46,8 @@ def run_on_ray(
     connections and headers are those of Ray's proxy.
 
     Args:
-        sources, index, device, limits, api_key: as for `vggnet.serving.service.open_service`; all machines need the
-            files under the same paths.
+        sources, index, device, precision, limits, api_key: as for `vggnet.serving.service.open_service`; all machines
+            need the files under the same paths.
         host: address at which the head node listens.
         port: 0 takes a free one.
         replicas: see `Replicas`.
@@ -73,6 +75,7 @@ def run_on_ray(
             "sources": [_found(source) for source in sources],
             "index": index and Path(index).absolute(),
             "device": device,
+            "precision": precision,
             "limits": limits,
             "api_key": api_key,
         }

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from vggnet.accel.precision import Wanted
 from vggnet.errors import ConfigError
 from vggnet.serving.app import create_app
 from vggnet.serving.connections import limited_protocol
@@ -31,6 +32,7 @@ def run_server(
     port: int = 8000,
     index: Path | str | None = None,
     device: str | None = None,
+    precision: Wanted = "float32",
     limits: Limits | None = None,
     api_key: str | None = None,
     access_log: bool = False,
@@ -39,7 +41,7 @@ def run_server(
     """Serve models until SIGTERM or Ctrl-C. Requests that were accepted are answered first.
 
     Args:
-        sources, index, device, limits, api_key: as for `vggnet.serving.service.open_service`.
+        sources, index, device, precision, limits, api_key: as for `vggnet.serving.service.open_service`.
         host: name or address to listen at; by default this machine alone can connect.
         port: 0 takes a free one.
         access_log: write a line for each request to stderr.
@@ -52,7 +54,9 @@ def run_server(
     start = perf_counter()
     _allow_connections()
     logging.basicConfig(level=logging.INFO, format="vgg: %(message)s", stream=sys.stderr)
-    options: dict[str, Any] = {"index": index, "device": device, "limits": limits, "api_key": api_key}
+    options: dict[str, Any] = {
+        "index": index, "device": device, "precision": precision, "limits": limits, "api_key": api_key
+    }  # fmt: skip
     with bound(host, port) as listener, open_service(sources, **options) as service:
         url, names = url_of(host, listener.getsockname()[1]), ", ".join(model.name for model in service.catalog.all())
         line = f"serving {names} at {url} (ready after {perf_counter() - start:.1f} s; Ctrl-C stops)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggnet.accel.autotuning import autotuner
+from vggnet.accel.precision import Wanted, products_in
 from vggnet.serving.catalog import Catalog
 from vggnet.serving.image_decoder import ImageDecoder, Pixels, View
 from vggnet.serving.limits import Limits
@@ -36,6 +37,7 @@ def open_service(
     *,
     index: Path | str | None = None,
     device: str | None = None,
+    precision: Wanted = "float32",
     limits: Limits | None = None,
     api_key: str | None = None,
 ) -> Iterator[Service]:
@@ -45,6 +47,7 @@ def open_service(
         sources: run folders, `.safetensors` files or names of `vgg weights list`, at least one.
         index: images for `/similar`, a file of `vgg similar index` that one of the models has made.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
+        precision: of the products of convolutions on a CPU, for the whole process while the service is open.
         limits: by default those of `Limits`.
         api_key: what requests must present, by default nothing.
 
@@ -55,7 +58,7 @@ def open_service(
     limits, telemetry = limits or Limits(), Telemetry()
     for source in sources:  # what is missing is named before processes are started
         locate(source)
-    with autotuner().without_measuring():
+    with autotuner().without_measuring(), products_in(precision):
         decoder = ImageDecoder(limits, telemetry)  # its processes start while the models are opened
         try:
             catalog = Catalog(sources, device=device, limits=limits, telemetry=telemetry, index=index)
