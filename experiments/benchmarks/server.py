@@ -114,7 +114,7 @@ class Senders:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
         writer.write(self._request)
         head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head)
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
         assert length is not None
         answer = _answer(head + await reader.readexactly(int(length[1])), start)
         self._free.append((reader, writer))
