@@ -7,7 +7,7 @@ preprocessed, in one process, measured before and after the load. Its load is th
 Inference Protocol with 16 preprocessed images. "one" and "many" send 1 and 16 image files, which the server also
 decodes. The load comes from senders that keep their connections; in the overload and among the hostile images each
 request has a connection of its own. Latency is counted from the moment at which a request was due (open loop), so that
-waiting counts. A row is added to serving.jsonl.
+waiting counts; the gaps between requests are all the same, or exponential. A row is added to serving.jsonl.
 """
 
 import asyncio
@@ -49,6 +49,7 @@ Part = Literal["load", "overload", "hostile"]
 
 
 IsRight = Callable[[Answer], bool]
+Gap = Callable[[float], float]  # requests a second -> seconds from one to the next
 
 
 def main(
@@ -150,14 +151,16 @@ async def _load(
         }
     found["loop_after"] = _loop(opened.network, inputs, seconds / 4)
     alone = [(await one.ask()).seconds for _ in range(60)][10:]
-    half = await _open_loop(one.ask, found["one"]["images_per_second"] / 2, seconds, seed)
-    found["half_load"] = {
-        "ms_alone_median": 1e3 * median(alone),
-        "ms_median": _percentile(half, 50),
-        "ms_p99": _percentile(half, 99),
-        "statuses": _statuses(half),
-        "all_right": all(map(is_right, half)),
-    }
+    found["half_load"] = {"ms_alone_median": 1e3 * median(alone)}
+    gaps: dict[str, Gap] = {"regular": lambda rate: 1 / rate, "random": random.Random(seed).expovariate}
+    for name, gap in gaps.items():
+        half = await _open_loop(one.ask, found["one"]["images_per_second"] / 2, seconds, gap)
+        found["half_load"][name] = {
+            "ms_median": _percentile(half, 50),
+            "ms_p99": _percentile(half, 99),
+            "statuses": _statuses(half),
+            "all_right": all(map(is_right, half)),
+        }
     return found
 
 
@@ -172,7 +175,7 @@ async def _overload(
             await asyncio.sleep(2)
 
     watcher = asyncio.create_task(watch())
-    answers = await _open_loop(lambda due: server.ask(image, due), rate, seconds, seed)
+    answers = await _open_loop(lambda due: server.ask(image, due), rate, seconds, random.Random(seed).expovariate)
     watcher.cancel()
     start = time.perf_counter()
     while (await server.ask(image)).status != 200:
@@ -204,11 +207,11 @@ async def _closed_loop(senders: Senders, seconds: float, count: int) -> tuple[li
     return answers, time.perf_counter() - start
 
 
-async def _open_loop(ask: Callable[[float], Awaitable[Answer]], rate: float, seconds: float, seed: int) -> list[Answer]:
-    """Requests at random times, `rate` a second in the mean, whatever the server does, or as many as can be sent."""
-    times, start, tasks = random.Random(seed), time.perf_counter(), []
+async def _open_loop(ask: Callable[[float], Awaitable[Answer]], rate: float, seconds: float, gap: Gap) -> list[Answer]:
+    """Requests at their times, `rate` a second in the mean, whatever the server does, or as many as can be sent."""
+    start, tasks = time.perf_counter(), []
     due = start
-    while (due := due + times.expovariate(rate)) < start + seconds > time.perf_counter():
+    while (due := due + gap(rate)) < start + seconds > time.perf_counter():
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         tasks.append(asyncio.ensure_future(ask(due)))
     return await asyncio.gather(*tasks)
