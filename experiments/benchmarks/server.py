@@ -106,8 +106,16 @@ class Senders:
     async def ask(self, due: float | None = None) -> Answer:
         """Send a request by a connection that is free, or by a new one."""
         start = time.perf_counter() if due is None else due
+        try:
+            async with asyncio.timeout(PATIENCE):
+                received = await self._ask()
+        except (OSError, EOFError) as error:
+            received = f"{type(error).__name__}".encode()
+        return _answer(received, start)
+
+    async def _ask(self) -> bytes:
         while self._free and self._free[-1][0].at_eof():
-            self._free.pop()
+            self._free.pop()[1].close()
         if self._free:
             reader, writer = self._free.pop()
         else:
@@ -116,9 +124,12 @@ class Senders:
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"\r\ncontent-length: (\d+)", head)
         assert length is not None
-        answer = _answer(head + await reader.readexactly(int(length[1])), start)
-        self._free.append((reader, writer))
-        return answer
+        received = head + await reader.readexactly(int(length[1]))
+        if b"connection: close" in head.lower():
+            writer.close()
+        else:
+            self._free.append((reader, writer))
+        return received
 
 
 def _answer(received: bytes, start: float) -> Answer:

@@ -175,7 +175,8 @@ async def _overload(
             await asyncio.sleep(2)
 
     watcher = asyncio.create_task(watch())
-    answers = await _open_loop(lambda due: server.ask(image, due), rate, seconds, random.Random(seed).expovariate)
+    senders = Senders(server, request_of([image], "keep-alive"))
+    answers = await _open_loop(senders.ask, rate, seconds, random.Random(seed).expovariate)
     watcher.cancel()
     start = time.perf_counter()
     while (await server.ask(image)).status != 200:
