@@ -74,6 +74,8 @@ def test_preprocessing_survives_timm(side):
     for resize in range(side, side + 60):
         preprocess = Preprocess(resize=resize, crop=side, interpolation="bicubic")
         assert Preprocess.from_timm(json.loads(json.dumps(preprocess.as_timm()))) == preprocess
+    stretched = Preprocess(resize=side, crop=side, stretch=True)
+    assert Preprocess.from_timm(json.loads(json.dumps(stretched.as_timm()))) == stretched
 
 
 def test_a_card_says_what_is_known_and_names_no_folder(tmp_path):

@@ -423,7 +423,7 @@ class Preprocess:
         """The inverse of `as_timm`.
 
         Raises:
-            ConfigError: the images are not square, or are not cropped in the center; or as the class.
+            ConfigError: the images are not square, or are cropped elsewhere than in the center; or as the class.
 
         Example:
             >>> Preprocess.from_timm(Preprocess.imagenet().as_timm()) == Preprocess.imagenet()
@@ -431,7 +431,7 @@ class Preprocess:
         """
         channels, height, width = values["input_size"]
         mode = values.get("crop_mode", "center")
-        if height != width or mode != "center" or len(values["mean"]) != channels:
+        if height != width or mode not in ("center", "squash") or len(values["mean"]) != channels:
             raise ConfigError(f"preprocessing: input_size {values['input_size']}, mean {values['mean']}, crop {mode}.")
         return cls(
             resize=int(width / values["crop_pct"]),
@@ -439,6 +439,7 @@ class Preprocess:
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
             interpolation=values["interpolation"],
+            stretch=mode == "squash",
         )
 
     @classmethod
