@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from vggnet.accel import fusion
+from vggnet.accel import autotuning, fusion
 from vggnet.accel.api import accelerate, restore
 from vggnet.accel.autotuning import autotuner
 from vggnet.accel.kernels.tiles import has_tiles
 from vggnet.accel.precision import products_in
+from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import kept
 
 
@@ -166,6 +167,23 @@ def test_a_plan_is_made_anew_after_a_change(change, algorithm, monkeypatch):
             change(each)
         for _ in range(2):
             torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+def test_predicted_algorithms_have_a_plan_until_they_are_measured(own_cache, monkeypatch):
+    """Oracle: PyTorch's layers; by hand, when something is decided and when something is measured."""
+    monkeypatch.delenv("VGGNET_CONV", raising=False)
+    monkeypatch.setattr("vggnet.accel.autotuning.MEASURE_AFTER", 4)
+    startup().start()
+    events, decide, measure = [], fusion._first_groups, autotuning.measure
+    monkeypatch.setattr(fusion, "_first_groups", lambda layers, x: events.append("decided") or decide(layers, x))
+    monkeypatch.setattr(autotuning, "measure", lambda algorithms: events.append("measured") or measure(algorithms))
+    plain, x = layers().eval(), torch.randn(2, 16, 8, 8)
+    model = accelerate(copy.deepcopy(plain))
+    with torch.no_grad(), products_in("float32"):
+        for call in range(8):
+            events.append(call)
+            torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
+    assert events == [0, "decided", 1, 2, 3, 4, "decided", "measured", 5, "decided", 6, 7]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

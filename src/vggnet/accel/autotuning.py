@@ -24,7 +24,7 @@ from vggnet.devices import cpu_kind
 from vggnet.files import cache_folder
 
 DIRECT = "direct"
-VERSION = 11  # of the algorithms; a cache of another version is measured again
+VERSION = 12  # of the algorithms; a cache of another version is measured again
 MEASURE_AFTER = 500  # uses of a shape by predicted choices: then measuring, 40 uses at most, costs less than a tenth
 REPEATS = 3  # timed runs of each algorithm at most, after one warm-up run; the fastest counts
 ENOUGH = 500.0  # milliseconds of timed runs, after which there are no more
@@ -83,6 +83,14 @@ class Autotuner:
             return DIRECT
         choice = self._chosen.get(key)
         return choice["algorithm"] if choice and choice["algorithm"] in names else None
+
+    def predicts(self, key: str) -> bool:
+        """Whether `run` would take the predicted choice, and measure nothing."""
+        return self._uses[key] < MEASURE_AFTER and not self.knows(key)
+
+    def note_use(self, key: str) -> None:
+        """Count a use of the predicted choice without `run`."""
+        self._uses[key] += 1
 
     def run(self, key: str, algorithms: Mapping[str, Candidate], predict: Callable[[], str] = lambda: DIRECT) -> Tensor:
         """The result of the fastest algorithm, or of the one that $VGGNET_CONV names if it is among them.

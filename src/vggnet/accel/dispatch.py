@@ -98,14 +98,22 @@ def run_fastest(
     return channels_last(autotuner().run(key, runs, partial(fastest, algorithms.values(), work, shape)))
 
 
-def settled(work: Pass, shape: Shape, label: str) -> Algorithm | None:
-    """The algorithm that `run_fastest` will use from now on, as long as `autotuner().choices` is the same; or None."""
+def expected(work: Pass, shape: Shape, label: str) -> tuple[Algorithm, str | None] | None:
+    """The algorithm that `run_fastest` will use next, as long as `autotuner().choices` is the same.
+
+    Returns:
+        It, and the name of the pass in the autotuning cache if it holds only while `autotuner().predicts` it.
+        None if it is not known.
+    """
     key = _key(shape, label)
     if not kernels_pay(key):
         return None
     algorithms = _algorithms(work, shape, keeps_ties=False)
-    name = autotuner().settled(key, algorithms)
-    return algorithms[name] if name else None
+    if name := autotuner().settled(key, algorithms):
+        return algorithms[name], None
+    if autotuner().predicts(key):
+        return algorithms[fastest(algorithms.values(), work, shape)], key
+    return None
 
 
 def _key(shape: Shape, label: str) -> str:

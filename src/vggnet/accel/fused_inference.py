@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vggnet.accel.algorithm import Algorithm, Prepared, Shape, round_up
 from vggnet.accel.autotuning import DIRECT, Candidate, autotuner
 from vggnet.accel.buffers import floats, keep_freed_memory
-from vggnet.accel.dispatch import channels_last, is_recorded, kernels_pay, run_fastest, settled
+from vggnet.accel.dispatch import channels_last, expected, is_recorded, kernels_pay, run_fastest
 from vggnet.accel.precision import allowed_precision, best_precision
 from vggnet.accel.startup import startup
 from vggnet.accel.weight_cache import FoldedWeights, cached
@@ -47,15 +47,19 @@ class PreparedLayers:
     """What `convolve` does, without a gradient, with every image batch of the same shape and type.
 
     One convolution, or two in one pass. It notices itself that weights have changed; else it holds as long as
-    `autotuner().choices` and PyTorch's switches do.
+    `autotuner().choices` and PyTorch's switches do, and while algorithms that are only predicted stay so.
+
+    Attributes:
+        predicted: what the autotuning cache calls those.
     """
 
     def __init__(
         self,
         layers: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d | None]],
         prepare: Callable[[Sequence[FoldedWeights]], Prepared],
+        predicted: Sequence[str],
     ) -> None:
-        self._layers, self._prepare = layers, prepare
+        self._layers, self._prepare, self.predicted = layers, prepare, predicted
         self._weights = [FoldedWeights(*layer) for layer in layers]
         self._prepared = prepare(self._weights)
 
@@ -77,20 +81,23 @@ class PreparedLayers:
 
         if self._prepared.after(first._prepared) is None:
             return None
-        return PreparedLayers([*first._layers, *self._layers], prepare)
+        return PreparedLayers([*first._layers, *self._layers], prepare, [*first.predicted, *self.predicted])
 
 
 def prepare(
     conv: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor, *, relu: bool, pool: bool, for_convolution: bool
 ) -> PreparedLayers | None:
-    """What `convolve` does without a gradient, see `PreparedLayers`; None as long as the algorithm is not settled."""
+    """What `convolve` does without a gradient, see `PreparedLayers`; None if the algorithm is not known yet."""
     shape = Shape.of(x, conv.weight)
-    algorithm = settled("inference", shape, _label("inference", relu, pool))
-    if algorithm is None:
+    found = expected("inference", shape, _label("inference", relu, pool))
+    if found is None:
         return None
+    algorithm, key = found
     x_dtype, dtype = x.dtype, _result_type(for_convolution)
     return PreparedLayers(
-        [(conv, norm)], lambda weights: algorithm.prepare(shape, weights[0], relu, pool, x_dtype, dtype)
+        [(conv, norm)],
+        lambda weights: algorithm.prepare(shape, weights[0], relu, pool, x_dtype, dtype),
+        [] if key is None else [key],
     )
 
 

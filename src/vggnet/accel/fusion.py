@@ -55,7 +55,7 @@ class FusedSequential(CachesWeights, nn.Sequential):
         """As `run_for_convolution`."""
         state = _state(self, input, for_convolution)
         plan: _Plan | None = kept(self, PLAN) if state else None
-        if plan is not None and _same(plan.state, state):
+        if plan is not None and _same(plan.state, state) and plan.holds():
             for step in plan.steps:
                 input = step(input)
             return input
@@ -79,7 +79,8 @@ class FusedSequential(CachesWeights, nn.Sequential):
         if state:
             prepared = [step for step in steps if step is not None]
             if len(prepared) == len(steps):
-                keep(self, PLAN, _Plan(state, _joined(prepared)))
+                predicted = [key for step in prepared if isinstance(step, PreparedLayers) for key in step.predicted]
+                keep(self, PLAN, _Plan(state, _joined(prepared), predicted))
         return input
 
 
@@ -88,6 +89,14 @@ class _Plan(NamedTuple):
 
     state: Sequence[object]  # that the decisions were made for
     steps: Sequence[Step]
+    predicted: Sequence[str]  # what the autotuning cache calls the passes whose algorithms are predicted
+
+    def holds(self) -> bool:
+        """Whether none of these is to be measured now; if so, counts a use of each."""
+        holds = all(map(autotuner().predicts, self.predicted))
+        for key in self.predicted if holds else ():
+            autotuner().note_use(key)
+        return holds
 
 
 def run_for_convolution(layers: nn.Module, x: Tensor) -> Tensor:

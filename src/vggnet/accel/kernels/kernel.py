@@ -15,7 +15,7 @@ from numba import carray, cfunc, from_dtype, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from vggnet.accel.kernels.llvm import fetch_add
+from vggnet.accel.kernels.llvm import fetch_add, flush_denormals, set_float_mode
 from vggnet.accel.startup import note_compiled
 from vggnet.accel.threads import run_in_threads
 
@@ -115,11 +115,13 @@ def _run_blocks(pointer: Any) -> None:
     header = carray(pointer, 4)
     task = header.ctypes.data
     thread = fetch_add(task + 8, 1)
+    mode = flush_denormals()
     while True:
         block = fetch_add(task + 16, 1)
         if block >= header[3]:
             break
         _call(header[0], task, thread, block)
+    set_float_mode(mode)
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from vggnet.accel.buffers import FLOAT
-from vggnet.accel.vectors import VECTORS
+from vggnet.accel.vectors import NEON, VECTORS
 from vggnet.accel.winograd_matrices import F2, F4, Matrix, transposed
 
 assert VECTORS is not None  # `compilation.problem` says whether there are any
@@ -35,6 +35,11 @@ BFLOAT = _BFloat16()
 _INT = ir.IntType(64)
 _SCALAR = ir.FloatType()
 _VECTOR = ir.VectorType(_SCALAR, LANES)
+_BYTES = ir.IntType(8).as_pointer()
+
+_ON_ARM = VECTORS is NEON
+_MODE = _INT if _ON_ARM else ir.IntType(32)  # of what a thread does with denormal numbers
+_FLUSH = 1 << 24 if _ON_ARM else 0x8040  # bits that make them zeros: FZ; FTZ for results and DAZ for operands
 
 
 @intrinsic
@@ -178,6 +183,56 @@ def fetch_add(typing: Any, address: Any, amount: Any) -> Any:
         return builder.atomic_rmw("add", place, arguments[1], "monotonic")
 
     return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def flush_denormals(typing: Any) -> Any:
+    """Let the calling thread take numbers below 1.2e-38 as zeros; returns its mode, for `set_float_mode`.
+
+    Arithmetic with them takes tens of times as long. They occur in weights that have decayed, and in memory that was
+    used for something else, of which products read a few rows more than they need.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        before = _float_mode(builder)
+        _set_float_mode(builder, builder.or_(before, _MODE(_FLUSH)))
+        return builder.zext(before, _INT) if before.type != _INT else before
+
+    return types.int64(), generate
+
+
+@intrinsic
+def set_float_mode(typing: Any, mode: Any) -> Any:
+    """Give the calling thread back the mode that `flush_denormals` returned."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        mode = arguments[0]
+        _set_float_mode(builder, builder.trunc(mode, _MODE) if _MODE != _INT else mode)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+def _float_mode(builder: ir.IRBuilder) -> ir.Value:
+    """The register MXCSR of x86-64, or FPCR of ARM."""
+    if _ON_ARM:
+        return builder.call(_intrinsic(builder, "llvm.aarch64.get.fpcr", _INT, []), [])
+    place = builder.alloca(_MODE)
+    builder.call(_intrinsic(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [_BYTES]), [builder.bitcast(place, _BYTES)])
+    return builder.load(place)
+
+
+def _set_float_mode(builder: ir.IRBuilder, mode: ir.Value) -> None:
+    if _ON_ARM:
+        builder.call(_intrinsic(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [_INT]), [mode])
+        return
+    place = builder.alloca(_MODE)
+    builder.store(mode, place)
+    builder.call(_intrinsic(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [_BYTES]), [builder.bitcast(place, _BYTES)])
+
+
+def _intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+    return get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 @intrinsic
