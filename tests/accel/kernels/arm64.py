@@ -17,6 +17,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import torch
 import torch.nn.functional as F
+from llvmlite import ir
 from numba import cfunc
 
 from vggnet.accel import buffers, vectors
@@ -133,7 +134,24 @@ def compile_all(folder):
         (folder / f"{name}.s").write_text(assembly)
         (folder / f"{name}.o").write_bytes(code)
         print(name)
+    (folder / "float_mode.s").write_text(float_mode(target))
     return kernels
+
+
+def float_mode(target):
+    """Assembly of a function that changes what is done with denormal numbers, and changes it back."""
+    from vggnet.accel.kernels.llvm import _FLUSH, _float_mode, _set_float_mode
+
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "float_mode")
+    builder = ir.IRBuilder(function.append_basic_block())
+    before = _float_mode(builder)
+    _set_float_mode(builder, builder.or_(before, before.type(_FLUSH)))
+    _set_float_mode(builder, before)
+    builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.triple = TRIPLE
+    return target.emit_assembly(parsed)
 
 
 def emulate(folder, kernels, arena, qemu, compiler):
@@ -145,12 +163,9 @@ def emulate(folder, kernels, arena, qemu, compiler):
     names = {id(kernel): name for name, kernel in kernels.items()}
 
     def call(self, *, blocks, **fields):
-        task = np.zeros((), self._task)
-        task["blocks"] = blocks
-        for field, value in fields.items():
-            task[field] = arena.address(value) if isinstance(value, torch.Tensor) else value
-        address = arena.address(torch.from_numpy(np.frombuffer(task.tobytes(), np.uint8).copy()))
-        numbers = map(str, (START, SIZE, address, blocks))
+        values = [{"blocks": blocks, **fields}.get(name, 0) for name in self._names]
+        task = [arena.address(value) if isinstance(value, torch.Tensor) else value for value in values]
+        numbers = map(str, (START, SIZE, arena.address(torch.tensor(task)), blocks))
         subprocess.run([qemu, folder / f"{names[id(self)]}.bin", arena.path, *numbers], check=True)
 
     type(next(iter(kernels.values()))).__call__ = call

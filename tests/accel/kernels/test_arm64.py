@@ -44,6 +44,9 @@ def test_every_kernel_compiles_to_vectors(tmp_path):
     for name in ("moments", "normalize", "gradient_sums"):  # LLVM does not vectorize `gradient` for ARM
         assert re.search(r"(fmul|fadd)\s+v\d+\.4s", (tmp_path / f"batch_norm.{name}.s").read_text())
     assert re.search(r"fcvtl", (tmp_path / "float16.linear.s").read_text())
+    lines = [line.split(maxsplit=1) for line in (tmp_path / "float_mode.s").read_text().splitlines()]
+    assert [line[0] for line in lines if line and "FPCR" in line[-1]] == ["mrs", "msr", "msr"]
+    assert any(line[-1].endswith("#0x1000000") for line in lines if line)  # FZ is bit 24
 
 
 @pytest.mark.slow

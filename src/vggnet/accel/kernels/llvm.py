@@ -214,25 +214,21 @@ def set_float_mode(typing: Any, mode: Any) -> Any:
 
 
 def _float_mode(builder: ir.IRBuilder) -> ir.Value:
-    """The register MXCSR of x86-64, or FPCR of ARM."""
+    """The register FPCR of ARM, or MXCSR of x86-64."""
     if _ON_ARM:
-        return builder.call(_intrinsic(builder, "llvm.aarch64.get.fpcr", _INT, []), [])
+        return _call(builder, _INT, "llvm.aarch64.get.fpcr", [])
     place = builder.alloca(_MODE)
-    builder.call(_intrinsic(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [_BYTES]), [builder.bitcast(place, _BYTES)])
+    _call(builder, ir.VoidType(), "llvm.x86.sse.stmxcsr", [builder.bitcast(place, _BYTES)])
     return builder.load(place)
 
 
 def _set_float_mode(builder: ir.IRBuilder, mode: ir.Value) -> None:
     if _ON_ARM:
-        builder.call(_intrinsic(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [_INT]), [mode])
+        _call(builder, ir.VoidType(), "llvm.aarch64.set.fpcr", [mode])
         return
     place = builder.alloca(_MODE)
     builder.store(mode, place)
-    builder.call(_intrinsic(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [_BYTES]), [builder.bitcast(place, _BYTES)])
-
-
-def _intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-    return get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+    _call(builder, ir.VoidType(), "llvm.x86.sse.ldmxcsr", [builder.bitcast(place, _BYTES)])
 
 
 @intrinsic
@@ -374,13 +370,17 @@ def _broadcast(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 def _fma(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     """x y + z in one rounding."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    return builder.call(get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [x, y, z])
+    return _call(builder, _VECTOR, f"llvm.fma.v{LANES}f32", [x, y, z])
 
 
 def _maximum(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 2)
-    return builder.call(get_or_insert_function(builder.module, kind, f"llvm.maximum.v{LANES}f32"), [x, y])
+    return _call(builder, _VECTOR, f"llvm.maximum.v{LANES}f32", [x, y])
+
+
+def _call(builder: ir.IRBuilder, result: ir.Type, name: str, arguments: Sequence[ir.Value]) -> ir.Value:
+    """The result of one of LLVM's intrinsics."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(get_or_insert_function(builder.module, kind, name), arguments)
 
 
 def _constant(value: float) -> ir.Value:
