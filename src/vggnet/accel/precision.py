@@ -9,7 +9,7 @@ import torch
 from vggnet.accel.algorithm import Precision
 from vggnet.accel.compilation import problem
 
-Wanted = Precision | Literal["auto"]  # "auto": see `best_precision`
+PrecisionChoice = Precision | Literal["auto"]  # "auto": see `best_precision`
 
 
 def allowed_precision() -> Precision:
@@ -40,7 +40,7 @@ def uses_matrix_unit() -> bool:
 
 
 @contextmanager
-def products_in(precision: Wanted) -> Iterator[None]:
+def products_in(precision: PrecisionChoice) -> Iterator[None]:
     """Set PyTorch's switch for float32 convolutions on CPUs within the block; it is that of the whole process.
 
     precision: "auto" is that of `best_precision`.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vggnet.cli.parsing import Precision, parse
+from vggnet.cli.parsing import PrecisionOption, parse
 from vggnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vggnet.accel.precision import Wanted
+    from vggnet.accel.precision import PrecisionChoice
     from vggnet.features.store import Extraction
 
 
@@ -32,7 +32,7 @@ class Features:
     output_stride: Literal[8, 16, 32] = 32  # 8 and 16: deep layers sampled more densely, by dilation
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
-    precision: Precision = "float32"
+    precision: PrecisionOption = "float32"
     json: bool = False  # print one JSON object instead of a table
 
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_extraction(
-    extract: "Callable[[], Extraction]", text: "Callable[[Extraction], str]", precision: "Wanted"
+    extract: "Callable[[], Extraction]", text: "Callable[[Extraction], str]", precision: "PrecisionChoice"
 ) -> int:
     """Extract, print the result and the images that cannot be read; returns the exit code."""
     from vggnet.accel.precision import products_in

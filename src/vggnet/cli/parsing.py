@@ -15,7 +15,7 @@ import tyro
 
 from vggnet.errors import ConfigError
 
-Precision = Annotated[
+PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16"],
     tyro.conf.arg(
         help="of the products of convolutions on a CPU; auto: bfloat16 on CPUs with a matrix unit for it (AMX), where "

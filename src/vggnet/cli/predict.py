@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from vggnet.cli.parsing import Precision, parse
+from vggnet.cli.parsing import PrecisionOption, parse
 from vggnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Predict:
     # that gives classes: a table, named *.parquet
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     device: str | None = None  # by default a GPU if there is one
-    precision: Precision = "float32"
+    precision: PrecisionOption = "float32"
     json: bool = False  # print a JSON list instead of a table
     engine: Literal["local", "ray"] = "local"  # of a table: this process, or the Ray cluster at $RAY_ADDRESS
     image_column: str | None = None  # of parquet files

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vggnet.cli.parsing import Precision, parse
+from vggnet.cli.parsing import PrecisionOption, parse
 from vggnet.errors import require
 from vggnet.serving.limits import Limits
 from vggnet.serving.replicas import Replicas
@@ -39,7 +39,7 @@ class Serve:
     port: int = 8000  # 0 takes a free one
     index: Path | None = None  # images for /similar: a file of `vgg similar index`, made by one of the models
     device: str | None = None  # by default a GPU if there is one
-    precision: Precision = "float32"
+    precision: PrecisionOption = "float32"
     access_log: bool = False  # a line on stderr for each request; Ray has logs of its own
     engine: Literal["local", "ray"] = "local"  # this process, or replicas on the Ray cluster at $RAY_ADDRESS
     replicas: tyro.conf.OmitArgPrefixes[Replicas] = field(default_factory=Replicas)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from vggnet.cli.features import run_extraction
-from vggnet.cli.parsing import Precision, parse
+from vggnet.cli.parsing import PrecisionOption, parse
 from vggnet.errors import ConfigError, ImageError, require
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Index:
     layers: tuple[str, ...] = ()  # what the vectors consist of, such as relu7; by default three deep layers
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
-    precision: Precision = "float32"
+    precision: PrecisionOption = "float32"
     json: bool = False  # print one JSON object
 
 
@@ -68,7 +68,7 @@ class Update:
     weights: str | None = None  # only if the weights that made the index are somewhere else now
     batch_size: int = 16
     device: str | None = None  # by default a GPU if there is one
-    precision: Precision = "float32"
+    precision: PrecisionOption = "float32"
     json: bool = False  # print one JSON object
 
 

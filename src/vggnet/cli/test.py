@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vggnet.cli.parsing import Precision, parse
+from vggnet.cli.parsing import PrecisionOption, parse
 from vggnet.errors import ConfigError, ImageError
 
 
@@ -35,7 +35,7 @@ class Test:
     batch_size: int | None = None  # crops at once, or as many pixels; by default 500 small images or 32 photos
     workers: int | None = None  # loader processes; by default none for small images, else one a core
     device: str | None = None  # by default a GPU if there is one
-    precision: Precision = "float32"
+    precision: PrecisionOption = "float32"
     views: Literal[1, 6] = 1  # 6: mean over the image, two shifts of a pixel, and their mirror images
     # what happens to an image that cannot be read: stop, or leave it out of the result, where it is counted and named
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from vggnet.accel.precision import Wanted
+from vggnet.accel.precision import PrecisionChoice
 from vggnet.errors import require
 from vggnet.ray_cluster import EXTRA, ray_cluster
 from vggnet.serving.app import create_app
@@ -33,7 +33,7 @@ def run_on_ray(
     port: int = 8000,
     index: Path | str | None = None,
     device: str | None = None,
-    precision: Wanted = "float32",
+    precision: PrecisionChoice = "float32",
     limits: Limits | None = None,
     replicas: Replicas | None = None,
     api_key: str | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from vggnet.accel.precision import Wanted
+from vggnet.accel.precision import PrecisionChoice
 from vggnet.errors import ConfigError
 from vggnet.serving.app import create_app
 from vggnet.serving.connections import limited_protocol
@@ -32,7 +32,7 @@ def run_server(
     port: int = 8000,
     index: Path | str | None = None,
     device: str | None = None,
-    precision: Wanted = "float32",
+    precision: PrecisionChoice = "float32",
     limits: Limits | None = None,
     api_key: str | None = None,
     access_log: bool = False,

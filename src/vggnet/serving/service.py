@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggnet.accel.autotuning import autotuner
-from vggnet.accel.precision import Wanted, products_in
+from vggnet.accel.precision import PrecisionChoice, products_in
 from vggnet.serving.catalog import Catalog
 from vggnet.serving.image_decoder import ImageDecoder, Pixels, View
 from vggnet.serving.limits import Limits
@@ -37,7 +37,7 @@ def open_service(
     *,
     index: Path | str | None = None,
     device: str | None = None,
-    precision: Wanted = "float32",
+    precision: PrecisionChoice = "float32",
     limits: Limits | None = None,
     api_key: str | None = None,
 ) -> Iterator[Service]:

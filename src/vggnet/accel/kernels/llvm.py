@@ -196,7 +196,7 @@ def flush_denormals(typing: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         before = _float_mode(builder)
         _set_float_mode(builder, builder.or_(before, _MODE(_FLUSH)))
-        return builder.zext(before, _INT) if before.type != _INT else before
+        return builder.zext(before, _INT)
 
     return types.int64(), generate
 
@@ -206,8 +206,7 @@ def set_float_mode(typing: Any, mode: Any) -> Any:
     """Give the calling thread back the mode that `flush_denormals` returned."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        mode = arguments[0]
-        _set_float_mode(builder, builder.trunc(mode, _MODE) if _MODE != _INT else mode)
+        _set_float_mode(builder, builder.trunc(arguments[0], _MODE))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
