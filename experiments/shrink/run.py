@@ -55,7 +55,8 @@ class Shrinking(NamedTuple):
 
 
 def _pruned(to_macs: float, to_size: int, floor: float) -> Shrinking:
-    options = ShrinkOptions(criterion="chip", epochs=12, to_macs=to_macs, to_size=to_size, floor=floor)
+    """The given network was fine-tuned itself, so its recipe has the rates of a fine-tuning already: rate 1."""
+    options = ShrinkOptions(criterion="chip", epochs=12, rate=1.0, to_macs=to_macs, to_size=to_size, floor=floor)
     return Shrinking(("prune", "distill", "fold", "quantize"), options)
 
 
