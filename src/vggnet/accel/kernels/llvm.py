@@ -189,7 +189,7 @@ def fetch_add(typing: Any, address: Any, amount: Any) -> Any:
 def flush_denormals(typing: Any) -> Any:
     """Let the calling thread take numbers below 1.2e-38 as zeros; returns its mode, for `set_float_mode`.
 
-    Arithmetic with them takes tens of times as long. They occur in weights that have decayed, and in memory that was
+    Arithmetic with them takes many times as long. They occur in weights that have decayed, and in memory that was
     used for something else, of which products read a few rows more than they need.
     """
 
