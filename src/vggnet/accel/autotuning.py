@@ -24,7 +24,7 @@ from vggnet.devices import cpu_kind
 from vggnet.files import cache_folder
 
 DIRECT = "direct"
-VERSION = 12  # of the algorithms; a cache of another version is measured again
+VERSION = 13  # of the algorithms; a cache of another version is measured again
 MEASURE_AFTER = 500  # uses of a shape by predicted choices: then measuring, 40 uses at most, costs less than a tenth
 REPEATS = 3  # timed runs of each algorithm at most, after one warm-up run; the fastest counts
 ENOUGH = 500.0  # milliseconds of timed runs, after which there are no more

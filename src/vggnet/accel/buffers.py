@@ -4,7 +4,7 @@ import ctypes
 import math
 import sys
 import threading
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -50,6 +50,12 @@ def feature_maps(n: int, channels: int, height: int, width: int, *, dtype: torch
     strides = (height * width * channels, 1, width * channels, channels)
     storage = torch.frombuffer(memory, dtype=dtype).untyped_storage()
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, shape, strides)
+
+
+@lru_cache(maxsize=64)
+def constant(channels: int, value: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A value for each channel, (channels,), that kernels read only."""
+    return torch.full((channels,), value, dtype=dtype, device="cpu")
 
 
 class _Memory(threading.local):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from vggnet.accel.algorithm import Shape
+from vggnet.accel.algorithms import bfloat16_batch
 from vggnet.accel.algorithms.bfloat16 import Bfloat16, SplitBfloat16
 from vggnet.accel.kernels.tiles import has_tiles
 from vggnet.accel.weight_cache import FoldedWeights
@@ -60,6 +61,38 @@ def test_every_pass_is_right(n, c, k, height, width, with_bias, seed):
         if height % 2 == width % 2 == 0:
             expected = F.max_pool2d(exact.relu(), 2)
             assert_close(Bfloat16().inference(x, FoldedWeights(conv, None), True, True), expected)
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(32, 100), c=st.sampled_from([8, 32, 90]), k=st.sampled_from([3, 32, 96]), height=st.integers(1, 8),
+    width=st.integers(1, 8), relu=st.booleans(), block=st.sampled_from([1, 100_000, 1 << 21]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_many_small_maps_are_right(n, c, k, height, width, relu, block, seed):
+    """Oracle: direct convolution of the rounded factors, and its gradients, in float64.
+
+    A NaN reaches its own neighbors alone. block: bytes of images that are packed at a time.
+    """
+    assert bfloat16_batch.pays(Shape(n, height, width, c, k))
+    torch.manual_seed(seed)
+    x, grad, weight = channels_last(n, c, height, width), channels_last(n, k, height, width), channels_last(k, c, 3, 3)
+    bias = torch.randn(k) if relu else None
+    exact = F.conv2d(rounded(x), rounded(weight), None if bias is None else bias.double(), padding=1)
+    exact = exact.relu() if relu else exact
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bfloat16_batch, "CONVOLUTION_BYTES", block)
+        patch.setattr(bfloat16_batch, "WEIGHT_BYTES", block)
+        assert_close(Bfloat16().forward(x, weight, bias, relu=relu), exact)
+        half = Bfloat16().forward(x.bfloat16(), weight, bias, torch.bfloat16, relu=relu)
+        assert torch.equal(half, Bfloat16().forward(x, weight, bias, relu=relu).bfloat16())
+        expected = conv2d_input(x.shape, rounded(weight), rounded(grad), padding=1)
+        assert_close(Bfloat16().grad_input(grad, weight), expected)
+        expected = conv2d_weight(rounded(x), weight.shape, rounded(grad), padding=1)
+        for given_grad, given_x in itertools.product((grad, grad.bfloat16()), (x, x.bfloat16())):
+            assert_close(Bfloat16().grad_weight(given_grad, given_x), expected)
+        x[-1, 0, height // 2, width // 2] = float("nan")
+        found = Bfloat16().forward(x, weight, bias, relu=relu)
+    assert torch.equal(found.isnan(), F.conv2d(x, weight, bias, padding=1).isnan())
 
 
 @settings(max_examples=40)
@@ -181,10 +214,12 @@ def test_the_error_is_at_most_that_of_onednn(shape):
         assert (ours - exact).norm() <= 1.1 * (theirs - exact).norm()
 
 
-def test_the_same_for_any_number_of_threads():
+@pytest.mark.parametrize(("n", "side"), [(15, 20), (70, 4)])
+def test_the_same_for_any_number_of_threads(n, side):
     """Oracle: one thread."""
     torch.manual_seed(0)
-    x, weight, grad = channels_last(15, 64, 20, 20), channels_last(96, 64, 3, 3), channels_last(15, 96, 20, 20)
+    x, grad = channels_last(n, 64, side, side), channels_last(n, 96, side, side)
+    weight = channels_last(96, 64, 3, 3)
     threads = torch.get_num_threads()
     found = []
     try:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggnet.accel.kernels import bfloat16_kernels as kernels
+from vggnet.accel.kernels.bfloat16_batch_kernels import find_neighbors
 
 
 def channels_last(*shape):
@@ -127,3 +128,19 @@ def test_rounding():
     x[0, 5] = float("nan")
     kernels.pack_pixels(*arguments)
     assert packed.view(torch.bfloat16)[0, 5].isnan()
+
+
+@given(height=st.integers(1, 6), width=st.integers(1, 6))
+def test_neighbors_on_a_map(height, width):
+    """Oracle: PyTorch's convolution of a map with one pixel that is 1, by a kernel that numbers its taps."""
+    starts, positions, taps = find_neighbors(height, width)
+    numbers = torch.arange(1.0, 10).view(1, 1, 3, 3)
+    assert starts[-1] == len(positions) == len(taps)
+    for pixel in range(height * width):
+        one = torch.zeros(height * width)
+        one[pixel] = 1
+        expected = torch.conv2d(one.view(1, 1, height, width), numbers, padding=1).flatten()
+        for position in range(height * width):
+            part = slice(starts[position], starts[position + 1])
+            found = dict(zip(positions[part].tolist(), (taps[part] + 1).tolist(), strict=True))
+            assert found.get(pixel, 0) == expected[position]

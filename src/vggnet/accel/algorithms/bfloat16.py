@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Precision, Prepared, Shape
-from vggnet.accel.buffers import CACHE_LINE, FLOAT, feature_maps, floats, kernel_scratch, scratch
+from vggnet.accel.algorithms import bfloat16_batch as batch
+from vggnet.accel.buffers import CACHE_LINE, FLOAT, constant, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import bfloat16_kernels as kernels
 from vggnet.accel.kernels.bfloat16_kernels import PIXEL, SUMS
 from vggnet.accel.kernels.tiles import BFLOAT16, CONFIGURATION, ROW, SIDE, STEP, has_tiles
@@ -93,6 +94,8 @@ class Bfloat16(Algorithm):
         x, grad = _fill(x), _fill(grad)
         n, in_channels, height, width = x.shape
         out_channels = grad.shape[1]
+        if window == _PLAIN and batch.pays(Shape(n, height, width, in_channels, out_channels)):
+            return batch.grad_weight(grad, x)[: kernels_of[0], : kernels_of[1]]
         layout, threads = _Layout(n, height, width, window), num_threads()
         parts = min(max(layout.positions // (2 * CHUNK), 1), MOST_PARTS)
         groups = min(math.ceil(2 * threads / parts), out_channels // SIDE)
@@ -110,7 +113,7 @@ class Bfloat16(Algorithm):
             "in_channels": in_channels, "out_channels": out_channels, "positions": layout.positions, "chunk": CHUNK,
             "parts": parts, "groups": groups, "first": layout.first, "x_bytes": x.element_size(),
             "grad_bytes": grad.element_size(), "tiles": CONFIGURATION.ctypes.data, "x": x, "grad": grad,
-            "zeros": _constant(max(in_channels, out_channels), 0.0, torch.float32), "a_row": a_row, "a_bytes": a_bytes,
+            "zeros": constant(max(in_channels, out_channels), 0.0), "a_row": a_row, "a_bytes": a_bytes,
             "copies": copies, "b_copy": b_copy, "sums": sums, "y": result, "scratch": packed,
             "scratch_bytes": scratch_bytes,
         }  # fmt: skip
@@ -244,12 +247,6 @@ def _offsets(window: _Window, pitch: int, position_bytes: int) -> Tensor:
     return torch.tensor([(y * pitch + x) * position_bytes for y in along for x in along], device="cpu")
 
 
-@lru_cache(maxsize=64)
-def _constant(channels: int, value: float, dtype: torch.dtype) -> Tensor:
-    """What kernels read only."""
-    return torch.full((channels,), value, dtype=dtype, device="cpu")
-
-
 def _pack_weights(weight: Tensor, window: _Window, memory: Callable[[int], Tensor], *, turned: bool = False) -> Tensor:
     """weight (K, C, side, side) channels-last -> panels of 32 output channels, in `memory` of so many floats.
 
@@ -303,6 +300,10 @@ def _convolve(
     """
     n, in_channels, height, width = x.shape
     shape = Shape(n, height, width, in_channels, out_channels)
+    if window == _PLAIN and not (split or pool or window.packs_few(in_channels)) and batch.pays(shape):
+        filled = _filled(out_channels)
+        bias = None if bias is None else F.pad(bias, (0, filled - out_channels))
+        return batch.convolve(_fill(x), weights, filled, bias, relu=relu, dtype=dtype)[:, :out_channels]
     return _Prepared(shape, weights, bias, window, relu=relu, pool=pool, x_dtype=x.dtype, dtype=dtype, split=split)(x)
 
 
@@ -344,8 +345,8 @@ class _Prepared(Prepared):
         positions = (images - 1) * layout.size + rows * layout.pitch
         unused = max(in_channels, out_channels) * FLOAT
         scratch_bytes = unused + 2 * SIDE * ROW + planes * (positions + 2 * layout.first + SIDE) * PIXEL
-        zeros = _constant(max(in_channels, out_channels), 0.0, torch.float32)
-        self._least = zeros if relu else _constant(out_channels, -math.inf, dtype)
+        zeros = constant(max(in_channels, out_channels), 0.0)
+        self._least = zeros if relu else constant(out_channels, -math.inf, dtype)
         self._bias = zeros if bias is None else F.pad(bias, (0, out_channels - len(bias)))
         self._weights, self._first = weights, first
         self._start = kernels.convolve.prepare(

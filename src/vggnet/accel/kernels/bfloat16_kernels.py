@@ -381,9 +381,9 @@ def join_weight_gradients(task: Any, thread: int, block: int) -> None:
     """The gradient y of the weight, channels-last, from the sums of all parts; a block is 32 of its K rows."""
     rows, panels, taps = task.out_channels // SIDE, task.in_channels // SIDE, task.taps
     tap_bytes = task.in_channels * FLOAT
-    for panel in range(panels):
-        for tap in range(taps):
-            for i in range(SIDE):
+    for tap in range(taps):
+        for i in range(SIDE):
+            for panel in range(panels):  # the results are written in the order of memory
                 first = task.sums + ((block * panels + panel) * taps + tap) * SUMS + i * ROW
                 place = task.y + ((block * SIDE + i) * taps + tap) * tap_bytes + panel * SIDE * FLOAT
                 total = carray(floats_at(place), SIDE)

@@ -103,18 +103,11 @@ def emit_products(
 
     between: writes what is done while the unit works, after the products of tap t of step s; it gets s * taps + t.
     """
-    row = ir.Constant(_LONG, ROW)
-
-    def quarter(i: int) -> ir.Value:
-        return _place(builder, c, i // 2 * TILE * ROW + i % 2 * ROW // 2)
-
     with builder.if_else(builder.icmp_signed("!=", add, ir.Constant(_LONG, 0))) as (adding, replacing):
         with adding:
-            for i in _SUMS:
-                _call(builder, "tileloadd64", i, quarter(i), row)
+            _emit_load(builder, c)
         with replacing:
-            for i in _SUMS:
-                _call(builder, "tilezero", i)
+            _emit_clear(builder)
     listed = [builder.ptrtoint(_place(builder, offsets, 8 * tap), _LONG) for tap in range(taps)]
     shifts = [builder.load(builder.inttoptr(place, _LONG.as_pointer())) for place in listed]
     lower = builder.mul(a_row, ir.Constant(_LONG, TILE))
@@ -125,15 +118,7 @@ def emit_products(
     for phi, start in ((step, ir.Constant(_LONG, 0)), (a_here, a), (b_here, b)):
         phi.add_incoming(start, before)
     for tap, shift in enumerate(shifts):
-        here = builder.add(a_here, shift)
-        _call(builder, "tileloadd64", _B[0], _place(builder, b_here, tap * STEP), row)
-        _call(builder, "tileloadd64", _A[0], builder.inttoptr(here, _POINTER), a_row)
-        _call(builder, "tileloadd64", _B[1], _place(builder, b_here, tap * STEP + ROW // 2), row)
-        _call(builder, "tdpbf16ps", 0, _A[0], _B[0])
-        _call(builder, "tileloadd64", _A[1], builder.inttoptr(builder.add(here, lower), _POINTER), a_row)
-        _call(builder, "tdpbf16ps", 1, _A[0], _B[1])
-        _call(builder, "tdpbf16ps", 2, _A[1], _B[0])
-        _call(builder, "tdpbf16ps", 3, _A[1], _B[1])
+        _emit_step(builder, builder.add(a_here, shift), a_row, lower, b_here, tap * STEP)
         between(builder.add(builder.mul(step, ir.Constant(_LONG, taps)), ir.Constant(_LONG, tap)))
     following = builder.add(step, ir.Constant(_LONG, 1))
     ends = following, builder.add(a_here, a_step), builder.add(b_here, ir.Constant(_LONG, taps * STEP))
@@ -141,8 +126,90 @@ def emit_products(
         phi.add_incoming(end, builder.block)
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
     builder.position_at_end(after)
+    _emit_store(builder, c)
+
+
+def _emit_clear(builder: ir.IRBuilder) -> None:
+    """Set the sums to 0."""
     for i in _SUMS:
-        _call(builder, "tilestored64", i, quarter(i), row)
+        _call(builder, "tilezero", i)
+
+
+def _emit_load(builder: ir.IRBuilder, c: ir.Value) -> None:
+    """Load the sums from 32 x 32 float32."""
+    for i in _SUMS:
+        _call(builder, "tileloadd64", i, _quarter(builder, c, i), ir.Constant(_LONG, ROW))
+
+
+def _emit_store(builder: ir.IRBuilder, c: ir.Value) -> None:
+    """Store the sums."""
+    for i in _SUMS:
+        _call(builder, "tilestored64", i, _quarter(builder, c, i), ir.Constant(_LONG, ROW))
+
+
+def _quarter(builder: ir.IRBuilder, c: ir.Value, i: int) -> ir.Value:
+    """The address of a register's part of the sums."""
+    return _place(builder, c, i // 2 * TILE * ROW + i % 2 * ROW // 2)
+
+
+def _emit_step(
+    builder: ir.IRBuilder, a: ir.Value, a_row: ir.Value, lower: ir.Value, b: ir.Value, b_offset: int
+) -> None:
+    """Add 32 products to each sum. `lower`: bytes from the first row of A to the one of its second tile."""
+    row = ir.Constant(_LONG, ROW)
+    _call(builder, "tileloadd64", _B[0], _place(builder, b, b_offset), row)
+    _call(builder, "tileloadd64", _A[0], builder.inttoptr(a, _POINTER), a_row)
+    _call(builder, "tileloadd64", _B[1], _place(builder, b, b_offset + ROW // 2), row)
+    _call(builder, "tdpbf16ps", 0, _A[0], _B[0])
+    _call(builder, "tileloadd64", _A[1], builder.inttoptr(builder.add(a, lower), _POINTER), a_row)
+    _call(builder, "tdpbf16ps", 1, _A[0], _B[1])
+    _call(builder, "tdpbf16ps", 2, _A[1], _B[0])
+    _call(builder, "tdpbf16ps", 3, _A[1], _B[1])
+
+
+@intrinsic
+def clear_sums(typing: Any) -> Any:
+    """Set the 32 x 32 sums to 0."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        _emit_clear(builder)
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def load_sums(typing: Any, c: Any) -> Any:
+    """Load the sums from where `store_sums` has stored them."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        _emit_load(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def add_products(typing: Any, a: Any, a_row: Any, b: Any) -> Any:
+    """Add the products of A, 32 rows of 32 values that lie `a_row` apart, and B, one step of it, to the sums."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        a, a_row, b = arguments
+        _emit_step(builder, a, a_row, builder.mul(a_row, ir.Constant(_LONG, TILE)), b, 0)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def store_sums(typing: Any, c: Any) -> Any:
+    """Store the sums as `emit_products` does."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        _emit_store(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 def _multiply(taps: int) -> Any:
