@@ -5,9 +5,10 @@ python -m experiments.benchmarks.serving MODEL PHOTO [--parts load overload host
 The server is a process of `vgg serve` with its default limits. "loop" is the network alone, in batches of 16 that are
 preprocessed, in one process, measured before and after the load. Its load is that of "tensors": requests of the Open
 Inference Protocol with 16 preprocessed images. "one" and "many" send 1 and 16 image files, which the server also
-decodes. The load comes from senders that keep their connections; in the overload and among the hostile images each
-request has a connection of its own. Latency is counted from the moment at which a request was due (open loop), so that
-waiting counts; the gaps between requests are all the same, or exponential. A row is added to serving.jsonl.
+decodes. The load and the overload come from senders that keep their connections; among the hostile images each request
+has a connection of its own. Latency is counted from the moment at which a request was due (open loop), so that
+waiting counts; the gaps between requests are all the same, or exponential. A row is added to serving.jsonl, and the
+page is written anew.
 """
 
 import asyncio
@@ -30,10 +31,12 @@ import vggnet
 from experiments import page
 from experiments.benchmarks.hostile import hostile_requests
 from experiments.benchmarks.server import PATIENCE, Answer, Senders, Server, inference_request, request_of
+from experiments.benchmarks.serving_page import write_page
 from experiments.rows import append_row
 from vggnet.accel.precision import allowed_precision, products_in
 from vggnet.data.decoding import decode_image
 from vggnet.devices import environment
+from vggnet.errors import ConfigError
 from vggnet.models.vgg import VGG
 from vggnet.report.text import to_json
 from vggnet.serving.served_model import model_name
@@ -42,7 +45,7 @@ from vggnet.tasks.results import Prediction
 from vggnet.weights.checkpoint import inference_mode, open_model
 
 BATCH = 16
-MEASUREMENTS = Path(__file__).with_name("serving.jsonl")
+ROWS = Path(__file__).with_name("serving.jsonl")
 
 
 Part = Literal["load", "overload", "hostile"]
@@ -53,30 +56,51 @@ Gap = Callable[[float], float]  # requests a second -> seconds from one to the n
 
 
 def main(
-    model: Positional[str],
-    photo: Positional[Path],
+    model: Positional[str | None] = None,
+    photo: Positional[Path | None] = None,
     seconds: float = 20.0,
     bodies: int = 2000,
     rate: float | None = None,
     seed: int = 0,
     precision: Literal["float32", "bfloat16"] = "float32",
+    note: str = "",
     parts: tuple[Part, ...] = ("load", "overload", "hostile"),
-    rows: Path = MEASUREMENTS,
+    rows: Path = ROWS,
 ) -> None:
-    """Measure, and add a row.
+    """Measure, add a row, and write the page.
 
     Args:
-        model: what `vgg serve` takes.
+        model: what `vgg serve` takes; without it the page is written from the rows.
         photo: an image file that is sent.
         seconds: of each load.
         bodies: hostile images.
         rate: sustainable images a second; by default measured by the part "load".
         seed: of the times of requests, and of the hostile images.
         precision: of the server and of the loop.
+        note: what else the machine did.
         parts: what is measured.
         rows: the file of rows.
     """
-    image, server = photo.read_bytes(), Server(model, precision)
+    if model is not None:
+        if photo is None:
+            raise ConfigError("a server is asked about an image file. Give one behind the model.")
+        found = _measured(model, photo.read_bytes(), seconds, bodies, rate, seed, precision, parts) | {"note": note}
+        append_row(rows, found)
+        print(to_json(found))
+    write_page(rows)
+
+
+def _measured(
+    model: str,
+    image: bytes,
+    seconds: float,
+    bodies: int,
+    rate: float | None,
+    seed: int,
+    precision: Literal["float32", "bfloat16"],
+    parts: Sequence[Part],
+) -> dict[str, Any]:
+    server = Server(model, precision)
     found: dict[str, Any] = {"model": model, "precision": precision, "photo_bytes": len(image), "seconds": seconds}
     try:
         with products_in(precision):
@@ -85,9 +109,7 @@ def main(
         found["exit_code"] = server.process.wait(PATIENCE)
     finally:
         server.process.kill()
-    found["environment"] = environment(torch.device("cpu"))
-    append_row(rows, found)
-    print(to_json(found))
+    return {**found, "environment": environment(torch.device("cpu"))}
 
 
 async def _measure(
@@ -184,6 +206,7 @@ async def _overload(
     served = [answer for answer in answers if answer.status == 200]
     return {
         "requests": len(answers),
+        "connections": "kept",
         "requests_per_second": {"wanted": rate, "sent": len(answers) / seconds},
         "statuses": _statuses(answers),
         "lost": dict(Counter(answer.body.decode()[:40] for answer in answers if answer.status == 0)),

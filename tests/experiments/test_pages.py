@@ -11,9 +11,9 @@ from experiments.page import ROOT, insert, train_command
 from vggnet.training.presets import preset
 
 SCRIPTS = (
-    "benchmarks.run", "comparison.run", "dense_tasks.run", "depth.run", "drawbacks.run", "explain.run",
-    "localization.run", "same_training.run", "shrink.run", "speed.run", "style.run", "transfer.finetune",
-    "transfer.run", "tutorial.run",
+    "benchmarks.run", "benchmarks.serving", "comparison.run", "dense_tasks.run", "depth.run", "drawbacks.run",
+    "explain.run", "localization.run", "same_training.run", "shrink.run", "speed.run", "style.run",
+    "transfer.finetune", "transfer.run", "tutorial.run",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A server as a process of its own: what it prints, slow senders, and its end."""
 
+import http.client
 import json
 import re
 import signal
@@ -87,6 +88,8 @@ def table(sources, tmp_path):
 def test_a_server_bends_and_ends(server, table):
     """Slow and broken senders cost no other request its answer; SIGTERM ends it once an accepted one is answered.
 
+    A connection that waits for another request makes room for a new one.
+
     Oracle of an answer, bit for bit: `vgg predict`.
     """
     assert server.line.startswith("serving mine, gray at http://127.0.0.1:")
@@ -103,10 +106,16 @@ def test_a_server_bends_and_ends(server, table):
         assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": words}
     answer = server.ask(HEAD.replace(b"Host:", b"Connection: close\r\nHost:") + FORM)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"] == [table]
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for _ in range(2):
+        kept.request("GET", "/v2/health/live")
+        assert kept.getresponse().read() == b'{"live":true}'
     idle = [server.connect(b"") for _ in range(3)]
     refused = server.ask(b"")
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"retry-after: 1" in refused
+    assert kept.sock.recv(1) == b""
+    kept.close()
     for connection in idle:
         connection.close()
     server.stop()

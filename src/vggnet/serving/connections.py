@@ -1,4 +1,8 @@
-"""Connections: headers arrive in time and are of limited size, and there are no more connections than allowed."""
+"""Connections: headers arrive in time and are of limited size, and there are no more connections than allowed.
+
+A connection stays open after its answer for longer than clients use it again, as one that is closed while a request is
+on its way loses the request. Where there are too many, a new one takes the place of the one that waits the longest.
+"""
 
 import asyncio
 import json
@@ -18,6 +22,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     """The protocol of a server with these limits."""
 
     refused: dict[Any, None] = {}  # the connections that linger, the oldest first
+    unused: dict[Any, None] = {}  # those that were answered and wait for a request, the oldest first
 
     class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -26,7 +31,11 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) - len(refused) > limits.max_connections:
+            too_many = len(self.connections) - len(refused) > limits.max_connections
+            if too_many and unused:
+                _pop_oldest(unused).transport.close()
+                too_many = False
+            if too_many:
                 self._refuse(503, "the server has too many connections; try again in 1 s.", b"retry-after: 1\r\n")
             else:
                 self._start_timer()
@@ -34,6 +43,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
         def data_received(self, data: bytes) -> None:
             if self._is_refused:
                 return
+            unused.pop(self, None)
             super().data_received(data)
             if self._is_refused or self.transport.is_closing():
                 return
@@ -55,8 +65,14 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._header_bytes = None
             super().on_headers_complete()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.transport.is_closing() and self._waits() and self._header_bytes is None:
+                unused[self] = None
+
         def connection_lost(self, exc: Exception | None) -> None:
             refused.pop(self, None)
+            unused.pop(self, None)
             self._stop_timer()
             super().connection_lost(exc)
 
@@ -95,9 +111,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._is_refused = True
             refused[self] = None
             if len(refused) > LINGERING:
-                oldest = next(iter(refused))
-                del refused[oldest]
-                oldest.transport.close()
+                _pop_oldest(refused).transport.close()
             body = json.dumps({"error": message}).encode()
             head = (
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
@@ -109,3 +123,10 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._timer = self.loop.call_later(LINGER, self.transport.close)
 
     return LimitedProtocol
+
+
+def _pop_oldest(connections: dict[Any, None]) -> Any:
+    """The connection that has been there for the longest time, no longer among them."""
+    oldest = next(iter(connections))
+    del connections[oldest]
+    return oldest

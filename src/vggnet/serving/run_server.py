@@ -21,7 +21,7 @@ from vggnet.serving.limits import Limits
 from vggnet.serving.service import Service, open_service
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # names by which a server on the loopback interface is reached
-KEEP_ALIVE = 5  # seconds that a connection stays open without a request
+KEEP_ALIVE = 75  # seconds that a connection stays open without a request: longer than load balancers use it (60)
 BACKLOG = 2048  # connections that the system accepts before the server does
 
 
