@@ -1,7 +1,7 @@
 """Connections: headers arrive in time and are of limited size, and there are no more connections than allowed.
 
 A connection stays open after its answer for longer than clients use it again, as one that is closed while a request is
-on its way loses the request. Where there are too many, a new one takes the place of the one that waits the longest.
+on its way loses the request. Where there are too many, a new one takes the place of one that has waited for a while.
 """
 
 import asyncio
@@ -15,6 +15,9 @@ from vggnet.serving.gate import MAX_HEADERS
 from vggnet.serving.limits import Limits
 
 LINGER = 10.0  # seconds that a refused connection stays open, so that a slow sender comes to read why
+UNUSED = (
+    2.0  # seconds without a request after which a connection makes room for a new one: in an overload few wait so long
+)
 LINGERING = 4096  # refused connections that stay open; of more the oldest is closed
 
 
@@ -22,7 +25,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     """The protocol of a server with these limits."""
 
     refused: dict[Any, None] = {}  # the connections that linger, the oldest first
-    unused: dict[Any, None] = {}  # those that were answered and wait for a request, the oldest first
+    unused: dict[Any, float] = {}  # those that were answered and wait for a request, and since when, the oldest first
 
     class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -31,11 +34,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            too_many = len(self.connections) - len(refused) > limits.max_connections
-            if too_many and unused:
-                _pop_oldest(unused).transport.close()
-                too_many = False
-            if too_many:
+            if len(self.connections) - len(refused) > limits.max_connections and not self._take_place():
                 self._refuse(503, "the server has too many connections; try again in 1 s.", b"retry-after: 1\r\n")
             else:
                 self._start_timer()
@@ -68,7 +67,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if not self.transport.is_closing() and self._waits() and self._header_bytes is None:
-                unused[self] = None
+                unused[self] = self.loop.time()
 
         def connection_lost(self, exc: Exception | None) -> None:
             refused.pop(self, None)
@@ -83,6 +82,13 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(400, "this is not HTTP.")
+
+        def _take_place(self) -> bool:
+            """Close the connection that has waited the longest for a request, if that is long enough."""
+            if not unused or self.loop.time() - next(iter(unused.values())) < UNUSED:
+                return False
+            _pop_oldest(unused).transport.close()
+            return True
 
         def _waits(self) -> bool:
             """Whether the headers of a request are to come."""
@@ -125,7 +131,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     return LimitedProtocol
 
 
-def _pop_oldest(connections: dict[Any, None]) -> Any:
+def _pop_oldest(connections: dict[Any, Any]) -> Any:
     """The connection that has been there for the longest time, no longer among them."""
     oldest = next(iter(connections))
     del connections[oldest]
