@@ -1,7 +1,8 @@
-"""Convolution of maps of 2x2 pixels and below as one matrix product: every output pixel sees every input pixel.
+"""Convolution of maps of 2x2 pixels and below as matrix products: every output pixel sees every input pixel.
 
-An image is a row of H W C values, channels innermost. Output pixel o depends on input pixel i through the kernel's tap
-i - o + 1, so the product's weight, (H W K, H W C), holds for each pair (o, i) one of the nine taps.
+Output pixel o depends on input pixel i through the kernel's tap i - o + 1. A training multiplies each pair of pixels of
+all images by that tap, which is a matrix (K, C) with a distance of 9 C between its rows. For inference the taps of all
+pairs are one weight, (H W K, H W C), and an image is a row of H W C values, channels innermost.
 """
 
 from collections.abc import Iterator
@@ -34,23 +35,29 @@ class MatrixProduct(Algorithm):
         return Amounts(n * pairs, 0, pairs)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """One product."""
-        return _forward(x, _expand(weight, *x.shape[2:]), bias)
+        """A product for each pair of pixels."""
+        y = feature_maps(len(x), len(weight), *x.shape[2:]).zero_()
+        if bias is not None:
+            y += bias.view(-1, 1, 1)
+        results, pixels = _pixels(y), _pixels(x)
+        for o, i, row, column in _taps(*x.shape[2:]):
+            results[o].addmm_(pixels[i], weight[:, :, row, column].T)
+        return y
 
     def grad_input(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """The product with the transposed weight."""
-        result = feature_maps(len(grad), weight.shape[1], *grad.shape[2:])
-        torch.mm(_as_rows(grad), _expand(weight, *grad.shape[2:]), out=_as_rows(result))
+        """The products with the transposed taps."""
+        result = feature_maps(len(grad), weight.shape[1], *grad.shape[2:]).zero_()
+        results, grads = _pixels(result), _pixels(grad)
+        for o, i, row, column in _taps(*grad.shape[2:]):
+            results[i].addmm_(grads[o], weight[:, :, row, column])
         return result
 
     def grad_weight(self, grad: Tensor, x: Tensor) -> Tensor:
-        """The product of gradient and input; every tap is the sum of its pairs of pixels."""
-        height, width = x.shape[2:]
-        out_channels, in_channels = grad.shape[1], x.shape[1]
-        expanded = (_as_rows(grad).T @ _as_rows(x)).view(height * width, out_channels, height * width, in_channels)
-        result = feature_maps(out_channels, in_channels, 3, 3).zero_()
-        for o, i, row, column in _taps(height, width):
-            result[:, :, row, column] += expanded[o, :, i]
+        """The products of gradient and input; every tap is the sum of its pairs of pixels."""
+        result = feature_maps(grad.shape[1], x.shape[1], 3, 3).zero_()
+        grads, pixels = _pixels(grad), _pixels(x)
+        for o, i, row, column in _taps(*x.shape[2:]):
+            result[:, :, row, column].addmm_(grads[o].T, pixels[i])
         return result
 
     def inference(self, x: Tensor, weights: FoldedWeights, relu: bool, pool: bool) -> Tensor:
@@ -85,6 +92,11 @@ def _taps(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
     pixels = list(product(range(height), range(width)))
     for (o, (y, x)), (i, (v, u)) in product(enumerate(pixels), repeat=2):
         yield o, i, v - y + 1, u - x + 1
+
+
+def _pixels(images: Tensor) -> list[Tensor]:
+    """Channels-last memory (N, channels, H, W) as (N, channels) for each pixel."""
+    return list(images.permute(2, 3, 0, 1).flatten(0, 1).unbind())
 
 
 def _as_rows(images: Tensor) -> Tensor:
