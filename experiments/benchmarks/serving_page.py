@@ -30,8 +30,8 @@ def write_page(rows: Path) -> None:
 def load(rows: Sequence[Row]) -> str:
     """A line for each measurement of throughput and latency."""
     headings = [
-        "model", "precision", "one file", "16 files", "16 preprocessed images", "lone request (ms)", "p99, regular",
-        "p99, random", "note",
+        "model", "precision", "one file", "16 files", "16 preprocessed images", "one file, of a loop that decodes",
+        "16 files, of it", "lone request (ms)", "p99, regular", "p99, random", "note",
     ]  # fmt: skip
     return page.markdown(headings, _loads(rows), left=2)
 
@@ -47,10 +47,17 @@ def _loads(rows: Sequence[Row]) -> Iterator[list[object]]:
             _name(row),
             row["precision"],
             *(f"{found[kind]['images_per_second'] / loop:.2f}" for kind in ("one", "many", "tensors")),
+            *(_of_file_loop(found, kind) for kind in ("one", "many")),
             f"{alone:.1f}",
             *(f"{half[kind]['ms_p99'] / alone:.1f}" for kind in ("regular", "random")),
             row.get("note", ""),
         ]
+
+
+def _of_file_loop(found: Row, kind: str) -> str:
+    if "file_loop_before" not in found:  # the row is older than this loop
+        return "-"
+    return f"{found[kind]['images_per_second'] / mean((found['file_loop_before'], found['file_loop_after'])):.2f}"
 
 
 def overload(rows: Sequence[Row]) -> str:
