@@ -6,7 +6,7 @@ Every output is the sum of its 9 C products, so that its error is that of roundi
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -236,16 +236,6 @@ class _Layout:
         blocks = math.ceil(self.n / images) * math.ceil(self.height / rows)
         return images, rows, min(max(wanted // blocks, 1), panels)
 
-    def offsets(self, position_bytes: int) -> Tensor:
-        """The distance of each tap from the first one, in bytes."""
-        return _offsets(self.window, self.pitch, position_bytes)
-
-
-@lru_cache(maxsize=256)
-def _offsets(window: _Window, pitch: int, position_bytes: int) -> Tensor:
-    along = [window.dilation * i for i in range(window.side)]
-    return torch.tensor([(y * pitch + x) * position_bytes for y in along for x in along], device="cpu")
-
 
 def _pack_weights(weight: Tensor, window: _Window, memory: Callable[[int], Tensor], *, turned: bool = False) -> Tensor:
     """weight (K, C, side, side) channels-last -> panels of 32 output channels, in `memory` of so many floats.
@@ -354,7 +344,7 @@ class _Prepared(Prepared):
             in_channels=in_channels, out_channels=out_channels, images=images, rows=rows, parts=parts,
             first=layout.first, pool=int(pool), split=int(split),
             x_bytes=FLOAT if self._few else x_dtype.itemsize, y_bytes=dtype.itemsize,
-            tiles=CONFIGURATION.ctypes.data, offsets=layout.offsets(PIXEL), zeros=zeros, b=weights,
+            tiles=CONFIGURATION.ctypes.data, zeros=zeros, b=weights,
             b_panel=taps * math.ceil(in_channels / SIDE) * STEP, bias=self._bias, least=self._least, unused=unused,
             scratch_bytes=scratch_bytes, **(first._fields() if first else {}),
         )  # fmt: skip

@@ -4,9 +4,7 @@ The weight is packed once, in the order in which the unit reads it, and in half 
 """
 
 import math
-from functools import cache
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,11 +37,6 @@ def linear(x: Tensor, packed: Tensor, rows: int, bias: Tensor | None) -> Tensor:
     y = floats(images, rows)
     kernels.linear(
         blocks=math.ceil(rows / SIDE), images=images, rows=rows, steps=steps, tiles=CONFIGURATION.ctypes.data,
-        offsets=_no_offset(), packed=packed, x=tiles, bias=floats(rows).zero_() if bias is None else bias, y=y,
+        packed=packed, x=tiles, bias=floats(rows).zero_() if bias is None else bias, y=y,
     )  # fmt: skip
     return y
-
-
-@cache
-def _no_offset() -> Tensor:
-    return torch.zeros(1, dtype=torch.int64, device="cpu")

@@ -14,15 +14,16 @@ from numba import carray, njit
 
 from vggnet.accel.buffers import FLOAT
 from vggnet.accel.kernels.bfloat16_vectors import (
+    NEIGHBORS,
     WINDOW,
+    convolve_and_finish_bfloat16,
+    convolve_and_finish_float32,
     copy_values,
     finish_bfloat16,
     finish_float32,
     gather_1,
     gather_3,
     make_pairs,
-    multiply_9_finish_bfloat16,
-    multiply_9_finish_float32,
     round_1,
     round_3,
     round_pairs,
@@ -41,10 +42,13 @@ from vggnet.accel.kernels.tiles import (
     SIDE,
     STEP,
     TILE,
+    add_products,
+    add_steps,
+    clear_sums,
     configure_tiles,
-    multiply_1,
-    multiply_9,
+    load_sums,
     release_tiles,
+    store_sums,
 )
 
 PIXEL = SIDE * BFLOAT16  # bytes of the 32 channels of a position that lie side by side
@@ -54,7 +58,7 @@ SUMS = SIDE * ROW  # bytes of the sums of 32 input and 32 output channels, for e
 WEIGHTS = task_type("in_channels", "out_channels", "taps", "w", "packed", "turned")
 PRODUCTS = task_type(
     "n", "height", "width", "taps", "gap", "in_channels", "out_channels", "images", "rows", "parts", "first", "pool",
-    "split", "x_bytes", "y_bytes", "tiles", "offsets", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused",
+    "split", "x_bytes", "y_bytes", "tiles", "x", "zeros", "b", "b_panel", "bias", "least", "y", "unused",
     "scratch", "scratch_bytes", "before_channels", "before_b", "before_bias", "before_least",
 )  # fmt: skip
 WEIGHT_SUMS = task_type(
@@ -253,9 +257,19 @@ def pack_results(task: Any, start: int, stop: int, packed: int, row: int, window
                 copy_values(task.zeros, place)
         b, bias = task.before_b + panel * STEP, task.before_bias + panel * SIDE * FLOAT
         for i in range(0, stop - start, SIDE):
-            multiply_1(windows + i * PIXEL, PIXEL, 0, task.offsets, b, sums, 1, 0)
+            clear_sums()
+            add_products(windows + i * PIXEL, PIXEL, b)
+            store_sums(sums)
             place, other = destinations.ctypes.data + i * 8, others.ctypes.data + i * 8
             finish_bfloat16(sums, min(SIDE, stop - start - i), bias, other, place, 0)
+
+
+@njit(inline="never")
+def add_neighbors(a: int, a_step: int, neighbors: Any, b: int, steps: int) -> None:
+    """Add the products of 32 positions' neighbors to the sums. `a_step`: bytes from 32 channels to the next."""
+    for step in range(steps):
+        for i in range(NEIGHBORS):
+            add_products(a + step * a_step + neighbors[i], PIXEL, b + (step * NEIGHBORS + i) * STEP)
 
 
 @kernel(PRODUCTS)
@@ -297,7 +311,8 @@ def convolve(task: Any, thread: int, block: int) -> None:
         start, stop, height, width, gap, task.out_channels * task.y_bytes, task.pool, task.y, task.least, unused
     )
     sums, before = first_sums, first_sums + SIDE * ROW
-    rate, rows, bias_before, offset_before = -(-SIDE // (9 * max(steps, 1))), 0, task.bias, 0
+    neighbors = np.array([(i // 3 * pitch + i % 3) * gap * PIXEL for i in range(NEIGHBORS)])
+    rate, rows, bias_before, offset_before = -(-SIDE // (NEIGHBORS * max(steps, 1))), 0, task.bias, 0
     to, other = destinations.ctypes.data, others.ctypes.data
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
         b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
@@ -305,20 +320,24 @@ def convolve(task: Any, thread: int, block: int) -> None:
             factors = a + first * PIXEL
             if task.taps == 1:
                 finish(task.y_bytes, before, rows, bias_before, other, to, offset_before)
-                multiply_1(factors, PIXEL, a_step, task.offsets, b, sums, max(steps, 1), 0)
+                clear_sums()
+                add_steps(factors, PIXEL, a_step, b, max(steps, 1))
+                store_sums(sums)
             elif task.y_bytes == FLOAT:
-                multiply_9_finish_float32(
-                    factors, PIXEL, a_step, task.offsets, b, sums, steps,
+                convolve_and_finish_float32(
+                    factors, PIXEL, a_step, neighbors.ctypes.data, b, sums, steps,
                     rate, before, rows, bias_before, other, to, offset_before,
                 )  # fmt: skip
             else:
-                multiply_9_finish_bfloat16(
-                    factors, PIXEL, a_step, task.offsets, b, sums, steps,
+                convolve_and_finish_bfloat16(
+                    factors, PIXEL, a_step, neighbors.ctypes.data, b, sums, steps,
                     rate, before, rows, bias_before, other, to, offset_before,
                 )  # fmt: skip
             if task.split:
-                multiply_9(factors + steps * a_step, PIXEL, a_step, task.offsets, b, sums, steps, 1)
-                multiply_9(factors, PIXEL, a_step, task.offsets, b + panels * task.b_panel, sums, steps, 1)
+                load_sums(sums)
+                add_neighbors(factors + steps * a_step, a_step, neighbors, b, steps)
+                add_neighbors(factors, a_step, neighbors, b + panels * task.b_panel, steps)
+                store_sums(sums)
             rows, bias_before, offset_before = min(SIDE, stop - start - first), bias, offset
             to, other = destinations.ctypes.data + first * 8, others.ctypes.data + first * 8
             sums, before = before, sums
@@ -342,7 +361,6 @@ def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
     part, group = block // task.groups, block % task.groups
     rows, panels, b_panel = task.out_channels // SIDE, task.in_channels // SIDE, task.copies * task.b_copy
     top, bottom = rows * group // task.groups, rows * (group + 1) // task.groups
-    zero = np.zeros(1, np.int64)
     chunks = -(-task.positions // task.chunk)
     begin = chunks * part // task.parts * task.chunk
     end = min(chunks * (part + 1) // task.parts * task.chunk, task.positions)
@@ -368,11 +386,16 @@ def sum_weight_gradients(task: Any, thread: int, block: int) -> None:
                 for depth in range(0, count, DEPTH):
                     one = a + (row - top) * SIDE * task.a_row + depth * BFLOAT16
                     other = b + panel * b_panel + depth // 2 * ROW
-                    steps, add = min(DEPTH, count - depth) // SIDE, int(start + depth > begin)
+                    steps = min(DEPTH, count - depth) // SIDE
                     for tap in range(task.taps):
                         away = (tap // 3 * (width + gap) + tap % 3) * gap
                         pair = other + (away & 1) * task.b_copy + (away >> 1) * ROW
-                        multiply_1(one, task.a_row, PIXEL, zero.ctypes.data, pair, sums + tap * SUMS, steps, add)
+                        if start + depth > begin:
+                            load_sums(sums + tap * SUMS)
+                        else:
+                            clear_sums()
+                        add_steps(one, task.a_row, PIXEL, pair, steps)
+                        store_sums(sums + tap * SUMS)
     release_tiles()
 
 

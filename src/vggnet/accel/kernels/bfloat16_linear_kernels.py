@@ -14,12 +14,14 @@ from vggnet.accel.kernels.tiles import (
     SIDE,
     STEP,
     TILE,
+    add_steps,
+    clear_sums,
     configure_tiles,
-    multiply_1,
     release_tiles,
+    store_sums,
 )
 
-TASK = task_type("images", "rows", "steps", "tiles", "offsets", "w", "packed", "x", "bias", "y")
+TASK = task_type("images", "rows", "steps", "tiles", "w", "packed", "x", "bias", "y")
 
 
 @kernel(TASK)
@@ -44,10 +46,9 @@ def linear(task: Any, thread: int, block: int) -> None:
     bias = carray(floats_at(task.bias + first * FLOAT), SIDE)
     sums = np.empty((SIDE, SIDE), np.float32)
     for start in range(0, images, SIDE):
-        multiply_1(
-            task.x + start * steps * PIXEL, PIXEL, SIDE * PIXEL, task.offsets, task.packed + block * steps * STEP,
-            sums.ctypes.data, steps, 0,
-        )  # fmt: skip
+        clear_sums()
+        add_steps(task.x + start * steps * PIXEL, PIXEL, SIDE * PIXEL, task.packed + block * steps * STEP, steps)
+        store_sums(sums.ctypes.data)
         for image in range(start, min(images, start + SIDE)):
             y = carray(floats_at(task.y + (image * rows + first) * FLOAT), SIDE)
             for i in range(SIDE):
