@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggnet.accel.kernels import bfloat16_kernels as kernels
+from vggnet.accel.kernels import bfloat16_packing as packing
 from vggnet.accel.kernels.bfloat16_batch_kernels import find_neighbors
 
 
@@ -43,7 +44,7 @@ def find(x, zeros, start, stop, gap=1):
     """The addresses of a range of positions."""
     n, channels, height, width = x.shape
     pixel_bytes = channels * x.element_size()
-    return kernels.find_pixels(start, stop, n, height, width, gap, pixel_bytes, x.data_ptr(), zeros.data_ptr())
+    return packing.find_pixels(start, stop, n, height, width, gap, pixel_bytes, x.data_ptr(), zeros.data_ptr())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -57,7 +58,7 @@ def test_pixels(dtype, n, height, width, c, gap):
     row, half = packed.stride(0) * 2, len(expected) // 2
     for start, stop in ((-first, half), (half, len(expected) + first)):
         place = packed.data_ptr() + (first + start) * 64
-        kernels.pack_pixels(find(x, zeros, start, stop, gap), c, x.element_size(), place, row)
+        packing.pack_pixels(find(x, zeros, start, stop, gap), c, x.element_size(), place, row)
     end = first + len(expected)
     assert not packed[:, :first].any()
     assert not packed[:, end:].any()
@@ -74,7 +75,7 @@ def test_pairs(dtype, n, height, width, c):
     expected = positions(x)
     count = -(-len(expected) // 32) * 32
     packed = torch.full((c // 32, count // 2, 32, 2), 7, dtype=torch.int16)
-    kernels.pack_pairs(find(x, zeros, 0, count), c, x.element_size(), packed.data_ptr(), packed.stride(0) * 2)
+    packing.pack_pairs(find(x, zeros, 0, count), c, x.element_size(), packed.data_ptr(), packed.stride(0) * 2)
     flat = packed.permute(1, 3, 0, 2).reshape(count, c).numpy()
     np.testing.assert_array_equal(flat[: len(expected)], bits(expected))
     assert not flat[len(expected) :].any()
@@ -90,7 +91,7 @@ def test_transposed(dtype, n, height, width, c):
     columns = -(-(len(expected) + 2 * first) // 16) * 16
     packed = torch.full((c - 16, columns), 7, dtype=torch.int16)
     addresses = find(x, zeros, -first, columns - first)
-    kernels.pack_transposed(addresses, 16, c - 16, x.element_size(), packed.data_ptr(), packed.stride(0) * 2)
+    packing.pack_transposed(addresses, 16, c - 16, x.element_size(), packed.data_ptr(), packed.stride(0) * 2)
     assert not packed[:, :first].any()
     end = first + len(expected)
     np.testing.assert_array_equal(packed[:, first:end].numpy(), bits(expected.T))
@@ -123,10 +124,10 @@ def test_rounding():
     x = torch.tensor(special + [0.1] * 24).view(1, 32, 1, 1).contiguous(memory_format=torch.channels_last)
     packed, zeros = torch.zeros(1, 32, dtype=torch.int16), torch.zeros(32)
     arguments = (find(x, zeros, 0, 1), 32, 4, packed.data_ptr(), 0)
-    kernels.pack_pixels(*arguments)
+    packing.pack_pixels(*arguments)
     np.testing.assert_array_equal(packed[0].numpy(), bits(x.flatten()))
     x[0, 5] = float("nan")
-    kernels.pack_pixels(*arguments)
+    packing.pack_pixels(*arguments)
     assert packed.view(torch.bfloat16)[0, 5].isnan()
 
 

@@ -18,7 +18,8 @@ from vggnet.accel.algorithm import Algorithm, Amounts, Pass, Precision, Prepared
 from vggnet.accel.algorithms import bfloat16_batch as batch
 from vggnet.accel.buffers import CACHE_LINE, FLOAT, constant, feature_maps, floats, kernel_scratch, scratch
 from vggnet.accel.kernels import bfloat16_kernels as kernels
-from vggnet.accel.kernels.bfloat16_kernels import PIXEL, SUMS
+from vggnet.accel.kernels.bfloat16_kernels import SUMS
+from vggnet.accel.kernels.bfloat16_packing import PIXEL
 from vggnet.accel.kernels.tiles import BFLOAT16, CONFIGURATION, ROW, SIDE, STEP, has_tiles
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import FoldedWeights

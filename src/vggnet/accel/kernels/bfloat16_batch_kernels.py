@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 from vggnet.accel.buffers import FLOAT
-from vggnet.accel.kernels.bfloat16_kernels import PIXEL, SUMS, finish, pack_pairs, pack_pixels, pack_transposed
+from vggnet.accel.kernels.bfloat16_kernels import SUMS, finish
+from vggnet.accel.kernels.bfloat16_packing import PIXEL, pack_pairs, pack_pixels, pack_transposed
 from vggnet.accel.kernels.kernel import kernel, task_type
 from vggnet.accel.kernels.tiles import (
     BFLOAT16,

@@ -6,7 +6,7 @@ import numpy as np
 from numba import carray
 
 from vggnet.accel.buffers import FLOAT
-from vggnet.accel.kernels.bfloat16_kernels import PIXEL
+from vggnet.accel.kernels.bfloat16_packing import PIXEL
 from vggnet.accel.kernels.bfloat16_vectors import transpose_pairs
 from vggnet.accel.kernels.kernel import kernel, task_type
 from vggnet.accel.kernels.llvm import floats_at
