@@ -62,11 +62,14 @@ def find_neighbors(height: int, width: int) -> Any:
 
 
 @njit(inline="never")
-def find_images(start: int, count: int, n: int, image_bytes: int, x: int, zeros: int) -> Any:
-    """Where `count` images from image `start` on begin; `zeros` beyond the last one."""
-    addresses = np.full(count, zeros, np.int64)
+def find_pixels(start: int, count: int, n: int, image_bytes: int, first: int, beyond: int) -> Any:
+    """Where a position of `count` images from image `start` on lies; `beyond` for those beyond the last one.
+
+    first: where it lies in image 0.
+    """
+    addresses = np.full(count, beyond, np.int64)
     for i in range(min(count, n - start)):
-        addresses[i] = x + (start + i) * image_bytes
+        addresses[i] = first + (start + i) * image_bytes
     return addresses
 
 
@@ -89,13 +92,12 @@ def convolve_batch(task: Any, thread: int, block: int) -> None:
     starts, neighbors, taps = find_neighbors(task.height, task.width)
     destinations = np.empty((groups, size, SIDE), np.int64)
     for group in range(groups):
-        images = find_images(start + group * SIDE, SIDE, task.n, size * x_pixel, task.x, 0)
+        first = start + group * SIDE
         for position in range(size):
-            sources = np.where(images != 0, images + position * x_pixel, task.zeros)
-            pack_pixels(sources, task.in_channels, task.x_bytes, a + (group * size + position) * steps * ROWS, ROWS)
-            for i in range(SIDE):
-                image = start + group * SIDE + i
-                destinations[group, position, i] = task.y + (image * size + position) * y_pixel
+            pixels = find_pixels(first, SIDE, task.n, size * x_pixel, task.x + position * x_pixel, task.zeros)
+            pack_pixels(pixels, task.in_channels, task.x_bytes, a + (group * size + position) * steps * ROWS, ROWS)
+            results = find_pixels(first, SIDE, task.n, size * y_pixel, task.y + position * y_pixel, 0)
+            destinations[group, position] = results
     others = np.full(SIDE, task.least, np.int64)
     rate, rows, bias_before, offset_before = -(-SIDE // steps), 0, task.bias, 0
     to, other = destinations.ctypes.data, others.ctypes.data
@@ -141,15 +143,13 @@ def sum_batch_weight_gradients(task: Any, thread: int, block: int) -> None:
     starts, neighbors, taps = find_neighbors(task.height, task.width)
     for start in range(0, task.n, task.images):
         count = -(-min(task.images, task.n - start) // SIDE) * SIDE
-        grads = find_images(start, count, task.n, size * grad_pixel, task.grad, 0)
-        images = find_images(start, count, task.n, size * x_pixel, task.x, 0)
         for position in range(size):
-            sources = np.where(grads != 0, grads + position * grad_pixel, task.zeros)
+            pixels = find_pixels(start, count, task.n, size * grad_pixel, task.grad + position * grad_pixel, task.zeros)
             pack_transposed(
-                sources, top * SIDE, (bottom - top) * SIDE, task.grad_bytes, a + position * a_position, task.a_row
+                pixels, top * SIDE, (bottom - top) * SIDE, task.grad_bytes, a + position * a_position, task.a_row
             )
-            sources = np.where(images != 0, images + position * x_pixel, task.zeros)
-            pack_pairs(sources, task.in_channels, task.x_bytes, b + position * b_position, task.b_panel)
+            pixels = find_pixels(start, count, task.n, size * x_pixel, task.x + position * x_pixel, task.zeros)
+            pack_pairs(pixels, task.in_channels, task.x_bytes, b + position * b_position, task.b_panel)
         for panel in range(panels):
             for row in range(top, bottom):
                 sums = task.sums + (row * panels + panel) * 9 * SUMS
