@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.addresses import address_of, keep
 from vggnet.accel.kernels.bfloat16_kernels import SUMS, finish
 from vggnet.accel.kernels.bfloat16_packing import PIXEL, pack_pairs, pack_pixels, pack_transposed
 from vggnet.accel.kernels.kernel import kernel, task_type
@@ -100,7 +101,7 @@ def convolve_batch(task: Any, thread: int, block: int) -> None:
             destinations[group, position] = results
     others = np.full(SIDE, task.least, np.int64)
     rate, rows, bias_before, offset_before = -(-SIDE // steps), 0, task.bias, 0
-    to, other = destinations.ctypes.data, others.ctypes.data
+    to, other = address_of(destinations), address_of(others)
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
         b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
         for group in range(groups):
@@ -119,9 +120,10 @@ def convolve_batch(task: Any, thread: int, block: int) -> None:
                         )  # fmt: skip
                 store_sums(sums)
                 rows, bias_before, offset_before = min(SIDE, count - group * SIDE), bias, offset
-                to = destinations.ctypes.data + (group * size + position) * SIDE * 8
+                to = address_of(destinations) + (group * size + position) * SIDE * 8
                 sums, before = before, sums
     finish(task.y_bytes, before, rows, bias_before, other, to, offset_before)
+    keep(destinations, others)
     release_tiles()
 
 

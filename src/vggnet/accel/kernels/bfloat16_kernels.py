@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray, njit
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.addresses import address_of, keep
 from vggnet.accel.kernels.bfloat16_packing import (
     PIXEL,
     find_pixels,
@@ -136,8 +137,9 @@ def pack_results(task: Any, start: int, stop: int, packed: int, row: int, window
             clear_sums()
             add_products(windows + i * PIXEL, PIXEL, b)
             store_sums(sums)
-            place, other = destinations.ctypes.data + i * 8, others.ctypes.data + i * 8
+            place, other = address_of(destinations) + i * 8, address_of(others) + i * 8
             finish_bfloat16(sums, min(SIDE, stop - start - i), bias, other, place, 0)
+        keep(destinations, others)
 
 
 @njit(inline="never")
@@ -189,7 +191,7 @@ def convolve(task: Any, thread: int, block: int) -> None:
     sums, before = first_sums, first_sums + SIDE * ROW
     neighbors = np.array([(i // 3 * pitch + i % 3) * gap * PIXEL for i in range(NEIGHBORS)])
     rate, rows, bias_before, offset_before = -(-SIDE // (NEIGHBORS * max(steps, 1))), 0, task.bias, 0
-    to, other = destinations.ctypes.data, others.ctypes.data
+    to, other = address_of(destinations), address_of(others)
     for panel in range(panels * part // task.parts, panels * (part + 1) // task.parts):
         b, bias, offset = task.b + panel * task.b_panel, task.bias + panel * SIDE * FLOAT, panel * SIDE * task.y_bytes
         for first in range(0, stop - start, SIDE):
@@ -201,12 +203,12 @@ def convolve(task: Any, thread: int, block: int) -> None:
                 store_sums(sums)
             elif task.y_bytes == FLOAT:
                 convolve_and_finish_float32(
-                    factors, PIXEL, a_step, neighbors.ctypes.data, b, sums, steps,
+                    factors, PIXEL, a_step, address_of(neighbors), b, sums, steps,
                     rate, before, rows, bias_before, other, to, offset_before,
                 )  # fmt: skip
             else:
                 convolve_and_finish_bfloat16(
-                    factors, PIXEL, a_step, neighbors.ctypes.data, b, sums, steps,
+                    factors, PIXEL, a_step, address_of(neighbors), b, sums, steps,
                     rate, before, rows, bias_before, other, to, offset_before,
                 )  # fmt: skip
             if task.split:
@@ -215,9 +217,10 @@ def convolve(task: Any, thread: int, block: int) -> None:
                 add_neighbors(factors, a_step, neighbors, b + panels * task.b_panel, steps)
                 store_sums(sums)
             rows, bias_before, offset_before = min(SIDE, stop - start - first), bias, offset
-            to, other = destinations.ctypes.data + first * 8, others.ctypes.data + first * 8
+            to, other = address_of(destinations) + first * 8, address_of(others) + first * 8
             sums, before = before, sums
     finish(task.y_bytes, before, rows, bias_before, other, to, offset_before)
+    keep(destinations, others, neighbors)
     release_tiles()
 
 

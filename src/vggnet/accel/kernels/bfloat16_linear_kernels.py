@@ -6,6 +6,7 @@ import numpy as np
 from numba import carray
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.addresses import address_of
 from vggnet.accel.kernels.bfloat16_packing import PIXEL
 from vggnet.accel.kernels.bfloat16_vectors import transpose_pairs
 from vggnet.accel.kernels.kernel import kernel, task_type
@@ -48,7 +49,7 @@ def linear(task: Any, thread: int, block: int) -> None:
     for start in range(0, images, SIDE):
         clear_sums()
         add_steps(task.x + start * steps * PIXEL, PIXEL, SIDE * PIXEL, task.packed + block * steps * STEP, steps)
-        store_sums(sums.ctypes.data)
+        store_sums(address_of(sums))
         for image in range(start, min(images, start + SIDE)):
             y = carray(floats_at(task.y + (image * rows + first) * FLOAT), SIDE)
             for i in range(SIDE):

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.addresses import address_of, keep
 from vggnet.accel.kernels.bfloat16_vectors import (
     WINDOW,
     copy_values,
@@ -78,7 +79,7 @@ def pack_windows(addresses: Any, pitch: int, channels: int, packed: int) -> None
     addresses: of the positions, with `pitch` + 1 more before them and after them.
     """
     values = np.empty(len(addresses) * channels + WINDOW, np.uint16)
-    place, pixel_bytes = values.ctypes.data, channels * BFLOAT16
+    place, pixel_bytes = address_of(values), channels * BFLOAT16
     for i in range(len(addresses)):
         if channels == 1:
             round_1(addresses[i], place + i * pixel_bytes)
@@ -89,6 +90,7 @@ def pack_windows(addresses: Any, pitch: int, channels: int, packed: int) -> None
             gather_1(place + i * pixel_bytes, pitch * pixel_bytes, packed + i * PIXEL)
         else:
             gather_3(place + i * pixel_bytes, pitch * pixel_bytes, packed + i * PIXEL)
+    keep(values)
 
 
 @njit(inline="never")
@@ -113,7 +115,7 @@ def pack_transposed(addresses: Any, channel: int, count: int, value_bytes: int, 
     value_bytes: as `pack_pixels`.
     """
     for start in range(0, len(addresses), TILE):
-        sources = addresses.ctypes.data + start * 8
+        sources = address_of(addresses) + start * 8
         for i in range(0, count, TILE):
             offset, destination = (channel + i) * value_bytes, packed + i * row + start * BFLOAT16
             if value_bytes == FLOAT:

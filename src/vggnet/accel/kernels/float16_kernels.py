@@ -6,6 +6,7 @@ import numpy as np
 from numba import carray
 
 from vggnet.accel.buffers import FLOAT
+from vggnet.accel.kernels.addresses import address_of
 from vggnet.accel.kernels.kernel import kernel, task_type
 from vggnet.accel.kernels.llvm import FLOAT16_ROWS, LANES, floats_at, multiply_float16
 
@@ -23,7 +24,7 @@ def linear(task: Any, thread: int, block: int) -> None:
     for row in range(block * ROWS_BLOCK, min(rows, (block + 1) * ROWS_BLOCK), FLOAT16_ROWS):
         for image in range(task.images):
             multiply_float16(
-                task.w + row * depth * 2, depth * 2, task.x + image * depth * FLOAT, depth, lanes.ctypes.data
+                task.w + row * depth * 2, depth * 2, task.x + image * depth * FLOAT, depth, address_of(lanes)
             )
             y = carray(floats_at(task.y + image * rows * FLOAT), rows)
             for i in range(FLOAT16_ROWS):

@@ -11,6 +11,7 @@ from numba import carray, njit
 
 from vggnet.accel.buffers import FLOAT
 from vggnet.accel.kernels import llvm
+from vggnet.accel.kernels.addresses import address_of, keep
 from vggnet.accel.kernels.kernel import kernel, task_type
 from vggnet.accel.kernels.llvm import COLUMNS, ROWS, floats_at, multiply_tile
 
@@ -122,7 +123,7 @@ def forward(task: Any, thread: int, block: int) -> None:
     z = task.z + thread * side * side * z_plane
     waste = task.spare + (thread + 1) * task.spare_bytes
     pixels, planes = np.empty(PIXELS, np.int64), np.empty(PIXELS, np.int64)
-    pixel_list, plane_list = pixels.ctypes.data, planes.ctypes.data
+    pixel_list, plane_list = address_of(pixels), address_of(planes)
     in_bytes, out_bytes = task.in_channels * FLOAT, task.out_channels * FLOAT
     panels = (task.out_channels + COLUMNS - 1) // COLUMNS
     shrink = 2 if task.after == RELU_POOL else 1
@@ -148,6 +149,7 @@ def forward(task: Any, thread: int, block: int) -> None:
             out_bytes, task.y + offset, waste,
         )  # fmt: skip
         transform_output(m, task.after, plane_list, pixel_list, task.bias + offset, num_bytes)
+    keep(pixels, planes)
 
 
 @kernel(TILES)
@@ -156,7 +158,7 @@ def transform_both(task: Any, thread: int, block: int) -> None:
     m, side = task.m, task.m + 2
     v_plane, z_plane = task.tiles * task.v_row, task.tiles * task.z_row
     pixels, planes = np.empty(PIXELS, np.int64), np.empty(PIXELS, np.int64)
-    sources, destinations = pixels.ctypes.data, planes.ctypes.data
+    sources, destinations = address_of(pixels), address_of(planes)
     in_bytes, out_bytes = task.in_channels * FLOAT, task.out_channels * FLOAT
     start = block * task.tile_block
     for t in range(start, min(start + task.tile_block, task.tiles)):
@@ -167,6 +169,7 @@ def transform_both(task: Any, thread: int, block: int) -> None:
         list_pixels(pixels, tile, m, m, 0, task.height, task.width, out_bytes, task.y, task.spare)
         list_planes(planes, side * side, task.z + t * task.z_row, z_plane)
         transform_grad_output(m, sources, destinations, out_bytes)
+    keep(pixels, planes)
 
 
 @kernel(PRODUCTS)
@@ -225,7 +228,7 @@ def transform_kernels(task: Any, thread: int, block: int) -> None:
     """
     m, side = task.m, task.m + 2
     taps, planes = np.empty(PIXELS, np.int64), np.empty(PIXELS, np.int64)
-    sources, destinations = taps.ctypes.data, planes.ctypes.data
+    sources, destinations = address_of(taps), address_of(planes)
     gathered = np.empty((9, COLUMNS, COLUMNS), np.float32)
     start = block * COLUMNS
     depth = min(COLUMNS, task.depth - start)
@@ -235,7 +238,7 @@ def transform_kernels(task: Any, thread: int, block: int) -> None:
         w_y, w_x, w_depth = task.w_y, task.w_x, task.w_depth
         if task.w_channel != FLOAT:
             gather(gathered, w, w_y, w_x, w_depth, task.w_channel, depth, channels)
-            w, w_depth = gathered.ctypes.data, COLUMNS * FLOAT
+            w, w_depth = address_of(gathered), COLUMNS * FLOAT
             w_x = COLUMNS * w_depth
             w_y = 3 * w_x
         u = task.u + column // COLUMNS * task.u_panel + start * task.u_depth
@@ -243,6 +246,7 @@ def transform_kernels(task: Any, thread: int, block: int) -> None:
             list_taps(taps, w + d * w_depth, w_y, w_x)
             list_planes(planes, side * side, u + d * task.u_depth, task.u_plane)
             transform_kernel(m, sources, destinations, channels * FLOAT)
+    keep(taps, planes, gathered)
 
 
 @kernel(KERNELS)
@@ -252,4 +256,5 @@ def transform_kernel_gradients(task: Any, thread: int, depth: int) -> None:
     taps, planes = np.empty(PIXELS, np.int64), np.empty(PIXELS, np.int64)
     list_taps(taps, task.w + depth * task.w_depth, task.w_y, task.w_x)
     list_planes(planes, side * side, task.u + depth * task.u_depth, task.u_plane)
-    transform_kernel_gradient(m, planes.ctypes.data, taps.ctypes.data, task.channels * FLOAT)
+    transform_kernel_gradient(m, address_of(planes), address_of(taps), task.channels * FLOAT)
+    keep(taps, planes)
