@@ -48,9 +48,11 @@ def row_of(run: Run) -> Row:
     data = run.config.data
     on_error: OnError = "return" if data.on_bad_image == "skip" else "raise"
     result = evaluate(run.folder, run.data, split="val", on_error=on_error, ignore_index=data.ignore_index)
+    folder = f"{Path(run.data)}/"  # is another one elsewhere
+    unreadable = {index: message.replace(folder, "") for index, message in result.unreadable.items()}
     return {
         "data": Path(run.data).name,
-        "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN"},
+        "test": {**asdict(result), "data": Path(run.data).name, "model": "RUN", "unreadable": unreadable},
         **run_columns(run),
     }
 

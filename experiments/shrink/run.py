@@ -55,8 +55,11 @@ class Shrinking(NamedTuple):
 
 
 def _pruned(to_macs: float, to_size: int, floor: float) -> Shrinking:
-    """The given network was fine-tuned itself, so its recipe has the rates of a fine-tuning already: rate 1."""
-    options = ShrinkOptions(criterion="chip", epochs=12, rate=1.0, to_macs=to_macs, to_size=to_size, floor=floor)
+    """The given network was fine-tuned itself, at a quarter of the rates of `fast`; pruned, it starts at half of them.
+
+    The second half of these epochs is then the schedule that the given network had.
+    """
+    options = ShrinkOptions(criterion="chip", epochs=24, rate=2.0, to_macs=to_macs, to_size=to_size, floor=floor)
     return Shrinking(("prune", "distill", "fold", "quantize"), options)
 
 
@@ -98,7 +101,8 @@ def main(
 
 def row_of(run: Run, data: str, case: Case, seed: int, out: Path) -> Row:
     """A shrinking, tested."""
-    (steps, options), recipe = CASES[case], run.config.override(seed=seed, val_fraction=0.0)
+    steps, options = CASES[case]
+    recipe = run.config.override(seed=seed, val_fraction=0.0, teacher=None)  # pruned networks learn from the given one
     file = out / f"{case}-{seed}.safetensors"
     result = shrink(run.weights, steps, file, options, data=data, recipe=recipe, progress=True)
     given, timed, last = result.rows[0], result.rows[-2], result.rows[-1]
@@ -118,10 +122,10 @@ def row_of(run: Run, data: str, case: Case, seed: int, out: Path) -> Row:
 def write_page(path: Path) -> None:
     """Write the tables into the README.md beside the rows, and draw the figure."""
     rows = read_rows(path)
-    groups: dict[Case, list[Row]] = {}
+    groups: dict[tuple[Case, float], list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["case"], []).append(row)
-    pruned = [runs for case, runs in groups.items() if "prune" in CASES[case].steps]
+        groups.setdefault((row["case"], row["top1_given"]), []).append(row)
+    pruned = [runs for (case, _), runs in groups.items() if "prune" in CASES[case].steps]
     draw_shrink(
         [(mean(percents(runs, "top1")), 100 * _left(runs, "macs")) for runs in pruned],
         [(one.accuracy, 100 - one.macs) for one in PUBLISHED],
@@ -134,16 +138,17 @@ def write_page(path: Path) -> None:
     page.insert(path.with_name("README.md"), "shrink", "\n\n".join(sections))
 
 
-def table(groups: Mapping[Case, Sequence[Row]]) -> str:
-    """A line for each case, with mean and standard deviation over its seeds."""
+def table(groups: Mapping[tuple[Case, float], Sequence[Row]]) -> str:
+    """A line for each case and given network, with mean and standard deviation over its seeds."""
     headings = [
-        "case", "data", "given (%)", "seeds", "test accuracy (%)", "drop (points)", "parameters removed (%)",
+        "case", "data", "epochs", "given (%)", "seeds", "test accuracy (%)", "drop (points)", "parameters removed (%)",
         "MACs removed (%)", "file given (MB)", "file (MB)", "speed-up, 1 image", "speed-up, batch",
     ]  # fmt: skip
     lines = [
         [
             case,
             runs[0]["data"],
+            runs[0]["options"]["epochs"] if set(runs[0]["steps"]) & {"distill", "tune"} else "-",
             f"{100 * runs[0]['top1_given']:.2f}",
             len(runs),
             spread(percents(runs, "top1")),
@@ -154,7 +159,7 @@ def table(groups: Mapping[Case, Sequence[Row]]) -> str:
             f"{mean(row['latency_given'] / row['latency'] for row in runs):.1f}",
             f"{mean(row['images_per_second'] / row['images_per_second_given'] for row in runs):.1f}",
         ]
-        for case, runs in groups.items()
+        for (case, _), runs in groups.items()
     ]
     return page.markdown(headings, lines, left=2)
 

@@ -35,10 +35,10 @@ def test_a_row_for_each_seed_and_a_page(tmp_path, monkeypatch, command, cells):
     table = cells((tmp_path / "README.md").read_text())
     line = next(line for line in table if line[0] == "channels")
     mean = (found[0]["top1"] + found[1]["top1"]) / 2
-    assert line[4].startswith(f"{100 * mean:.2f} ±")
-    assert float(line[5]) == pytest.approx(100 * (found[0]["top1_given"] - mean), abs=0.006)
+    assert line[5].startswith(f"{100 * mean:.2f} ±")
+    assert float(line[6]) == pytest.approx(100 * (found[0]["top1_given"] - mean), abs=0.006)
     removed = [1 - sum(row[name] / row[f"{name}_given"] for row in found) / 2 for name in ("parameters", "macs")]
-    assert line[6:8] == [f"{100 * share:.1f}" for share in removed]
+    assert line[7:9] == [f"{100 * share:.1f}" for share in removed]
     assert ["CHIP", "93.96", "93.18", "0.78", "87.3", "78.6"] in table
     assert (tmp_path / "figure.png").is_file()
 
