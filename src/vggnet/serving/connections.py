@@ -1,7 +1,7 @@
 """Connections: headers arrive in time and are of limited size, and there are no more connections than allowed.
 
-A connection stays open after its answer for longer than clients use it again, as one that is closed while a request is
-on its way loses the request. Where there are too many, a new one takes the place of one that has waited for a while.
+A connection stays open after its answer: closing one while the next request is being sent loses that request. Where
+there are too many, a new connection replaces the one that has had no request for the longest time.
 """
 
 import asyncio
@@ -15,9 +15,7 @@ from vggnet.serving.gate import MAX_HEADERS
 from vggnet.serving.limits import Limits
 
 LINGER = 10.0  # seconds that a refused connection stays open, so that a slow sender comes to read why
-UNUSED = (
-    2.0  # seconds without a request after which a connection makes room for a new one: in an overload few wait so long
-)
+UNUSED = 2.0  # seconds without a request after which a connection may be replaced; in an overload few wait so long
 LINGERING = 4096  # refused connections that stay open; of more the oldest is closed
 
 
@@ -25,7 +23,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     """The protocol of a server with these limits."""
 
     refused: dict[Any, None] = {}  # the connections that linger, the oldest first
-    unused: dict[Any, float] = {}  # those that were answered and wait for a request, and since when, the oldest first
+    unused: dict[Any, float] = {}  # those without a request, and the time of their last answer, the oldest first
 
     class LimitedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -84,7 +82,7 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._refuse(400, "this is not HTTP.")
 
         def _take_place(self) -> bool:
-            """Close the connection that has waited the longest for a request, if that is long enough."""
+            """Close the connection that has had no request for the longest time, if that is at least `UNUSED`."""
             if not unused or self.loop.time() - next(iter(unused.values())) < UNUSED:
                 return False
             _pop_oldest(unused).transport.close()

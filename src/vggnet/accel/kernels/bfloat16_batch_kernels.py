@@ -63,14 +63,14 @@ def find_neighbors(height: int, width: int) -> Any:
 
 
 @njit(inline="never")
-def find_pixels(start: int, count: int, n: int, image_bytes: int, first: int, beyond: int) -> Any:
-    """Where a position of `count` images from image `start` on lies; `beyond` for those beyond the last one.
+def find_position(start: int, count: int, n: int, image_bytes: int, address: int, beyond: int) -> Any:
+    """The addresses of one position in `count` images, from image `start` on; `beyond` where there are no more images.
 
-    first: where it lies in image 0.
+    address: of the position in the first image of the batch.
     """
     addresses = np.full(count, beyond, np.int64)
     for i in range(min(count, n - start)):
-        addresses[i] = first + (start + i) * image_bytes
+        addresses[i] = address + (start + i) * image_bytes
     return addresses
 
 
@@ -95,9 +95,9 @@ def convolve_batch(task: Any, thread: int, block: int) -> None:
     for group in range(groups):
         first = start + group * SIDE
         for position in range(size):
-            pixels = find_pixels(first, SIDE, task.n, size * x_pixel, task.x + position * x_pixel, task.zeros)
+            pixels = find_position(first, SIDE, task.n, size * x_pixel, task.x + position * x_pixel, task.zeros)
             pack_pixels(pixels, task.in_channels, task.x_bytes, a + (group * size + position) * steps * ROWS, ROWS)
-            results = find_pixels(first, SIDE, task.n, size * y_pixel, task.y + position * y_pixel, 0)
+            results = find_position(first, SIDE, task.n, size * y_pixel, task.y + position * y_pixel, 0)
             destinations[group, position] = results
     others = np.full(SIDE, task.least, np.int64)
     rate, rows, bias_before, offset_before = -(-SIDE // steps), 0, task.bias, 0
@@ -146,11 +146,13 @@ def sum_batch_weight_gradients(task: Any, thread: int, block: int) -> None:
     for start in range(0, task.n, task.images):
         count = -(-min(task.images, task.n - start) // SIDE) * SIDE
         for position in range(size):
-            pixels = find_pixels(start, count, task.n, size * grad_pixel, task.grad + position * grad_pixel, task.zeros)
+            pixels = find_position(
+                start, count, task.n, size * grad_pixel, task.grad + position * grad_pixel, task.zeros
+            )
             pack_transposed(
                 pixels, top * SIDE, (bottom - top) * SIDE, task.grad_bytes, a + position * a_position, task.a_row
             )
-            pixels = find_pixels(start, count, task.n, size * x_pixel, task.x + position * x_pixel, task.zeros)
+            pixels = find_position(start, count, task.n, size * x_pixel, task.x + position * x_pixel, task.zeros)
             pack_pairs(pixels, task.in_channels, task.x_bytes, b + position * b_position, task.b_panel)
         for panel in range(panels):
             for row in range(top, bottom):
