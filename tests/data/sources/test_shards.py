@@ -1,6 +1,8 @@
 """Parquet files and WebDataset tars as streams: the right images with the right labels, or one clear line."""
 
 import io
+import subprocess
+import sys
 import tarfile
 from functools import partial
 
@@ -208,6 +210,23 @@ def test_a_file_that_goes_away(tmp_path):
         file.unlink()
         with pytest.raises(DataError, match=f"{file}: cannot be read"):
             source.read(0)
+
+
+THREADS = """
+import os, sys
+import pyarrow.parquet
+from vggnet.data.sources.opening import open_source
+before = len(os.listdir("/proc/self/task"))
+open_source(sys.argv[1], "test").read(3)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_a_parquet_file_is_read_without_threads_of_arrow(tmp_path):
+    """They are kept once started. One of them that released a Python file at exit ended the process by SIGABRT."""
+    make_parquet(tmp_path / "test.parquet", [0, 1, 2, 3], [0, 1, 0, 1])
+    command = [sys.executable, "-c", THREADS, f"stream:{tmp_path}"]
+    assert subprocess.check_output(command, text=True, timeout=100) == "0\n"
 
 
 def test_what_is_no_data_set(tmp_path):

@@ -138,7 +138,7 @@ class _RowGroup:
 
     def read(self) -> list[bytes]:
         with _parquet(self.file, self.metadata) as opened:
-            (column,) = opened.read_row_group(self.number, columns=[self.column]).columns
+            (column,) = opened.read_row_group(self.number, columns=[self.column], use_threads=False).columns
         rows = column.to_pylist()
         return [(row.get("bytes") if isinstance(row, dict) else row) or b"" for row in rows]
 
@@ -157,7 +157,7 @@ def _index_parquet(
 
     def index(file: File) -> _Part:
         with _parquet(file) as opened:
-            metadata, column = opened.metadata, opened.read(columns=[label])[label]
+            metadata, column = opened.metadata, opened.read(columns=[label], use_threads=False)[label]
         labels = read_labels(column, f"{file}: column {label!r}")
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         firsts = np.cumsum([0, *rows]).tolist()
@@ -170,10 +170,13 @@ def _index_parquet(
 
 @contextmanager
 def _parquet(file: File, metadata: Any = None) -> Iterator[Any]:
-    """Raises: DataError if it is damaged or cannot be reached."""
+    """To be read by this thread alone: one of Arrow's that releases the file while Python ends aborts the process.
+
+    Raises: DataError if it is damaged or cannot be reached.
+    """
     try:
         with _opened(file) as opened:
-            yield pyarrow.parquet.ParquetFile(opened, metadata=metadata, pre_buffer=True)
+            yield pyarrow.parquet.ParquetFile(opened, metadata=metadata, pre_buffer=False)
     except Exception as error:  # of whichever part of the format is damaged, or of the hub's HTTP library
         raise DataError(
             f"{file}: cannot be read as parquet ({reason(error)}). Copy it again, or come back when it can be reached."
