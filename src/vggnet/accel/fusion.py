@@ -21,7 +21,10 @@ from vggnet.accel.weight_cache import keep, kept
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Step = Callable[[Tensor], Tensor]
-PLAN = "plan"  # its name among what is kept for a module
+PLANS = "plans"  # their name among what is kept for a module
+MOST_PLANS = 32  # of one sequence: a server has batches of 1 to 16 images
+
+_Kind = tuple[torch.Size, torch.dtype, bool]  # shape and type of an input; whether the result is `for_convolution`
 
 
 class FusedSequential(CachesWeights, nn.Sequential):
@@ -32,8 +35,8 @@ class FusedSequential(CachesWeights, nn.Sequential):
     with or without batch norm. A layer with a hook runs by itself, so that every hook sees the values that it would see
     in PyTorch.
 
-    What was decided where no gradient is recorded is kept as a plan for the next time: for one image the decisions take
-    a seventh of the time. So that it is there, a slice is the same object every time.
+    What was decided where no gradient is recorded is kept as a plan for the next input of that shape: for one small
+    image the decisions take longer than the work. So that it is there, a slice is the same object every time.
     """
 
     def __getitem__(self, idx: Any) -> Any:
@@ -53,9 +56,10 @@ class FusedSequential(CachesWeights, nn.Sequential):
 
     def _run(self, input: Tensor, *, for_convolution: bool) -> Tensor:
         """As `run_for_convolution`."""
-        state = _state(self, input, for_convolution)
-        plan: _Plan | None = kept(self, PLAN) if state else None
-        if plan is not None and _same(plan.state, state) and plan.holds():
+        state, kind = _state(self, input), (input.shape, input.dtype, for_convolution)
+        plans = _plans(self, state)
+        plan = plans.get(kind)
+        if plan is not None and plan.holds():
             for step in plan.steps:
                 input = step(input)
             return input
@@ -80,14 +84,14 @@ class FusedSequential(CachesWeights, nn.Sequential):
             prepared = [step for step in steps if step is not None]
             if len(prepared) == len(steps):
                 predicted = [key for step in prepared if isinstance(step, PreparedLayers) for key in step.predicted]
-                keep(self, PLAN, _Plan(state, _joined(prepared), predicted))
+                newest = dict(list(plans.items())[1 - MOST_PLANS :])
+                keep(self, PLANS, (state, newest | {kind: _Plan(_joined(prepared), predicted)}))
         return input
 
 
 class _Plan(NamedTuple):
-    """What to do with an input."""
+    """What to do with inputs of one shape and type."""
 
-    state: Sequence[object]  # that the decisions were made for
     steps: Sequence[Step]
     predicted: Sequence[str]  # what the autotuning cache calls the passes whose algorithms are predicted
 
@@ -122,12 +126,17 @@ def _in_float32(x: Tensor) -> Tensor:
     return x.new_empty((), dtype=torch.float32, requires_grad=is_recorded(x)).expand(x.shape)
 
 
-def _state(layers: nn.Sequential, x: Tensor, for_convolution: bool) -> list[object]:
-    """All that decides what is done with x, in comparable form; empty where nothing is kept, as with gradients."""
+def _plans(layers: nn.Module, state: Sequence[object]) -> dict[_Kind, _Plan]:
+    """What is kept for inputs, if it was decided in this state."""
+    decided_in, plans = kept(layers, PLANS) or ([], {})
+    return plans if state and _same(decided_in, state) else {}
+
+
+def _state(layers: nn.Sequential, x: Tensor) -> list[object]:
+    """All else that decides what is done with x, in comparable form; empty where nothing is kept, as with gradients."""
     if torch.is_grad_enabled() or type(x) is not Tensor or is_traced() or not is_plain(_in_float32(x)):
         return []
-    state = [autotuner().choices, x.shape, allowed_precision(), num_threads(), os.environ.get("VGGNET_CONV")]
-    state += [x.dtype, for_convolution]
+    state: list[object] = [autotuner().choices, allowed_precision(), num_threads(), os.environ.get("VGGNET_CONV")]
     for layer in layers:
         state += [layer, type(layer), layer.training, _has_hooks(layer)]
         for parameter in layer._parameters.values():
