@@ -104,7 +104,7 @@ def measure(
         ConfigError: a preset does not exist.
     """
     check_at_least(1, seeds=seeds)
-    options: dict[str, Any] = {"val_fraction": 0.0, **({} if precision == "float32" else {"precision": precision})}
+    options: dict[str, Any] = {"val_fraction": 0.0, "precision": precision}
     labels = {name: name if precision == "float32" else f"{name}, {precision}" for name in presets}
     fingerprint = open_both(data)[0].fingerprint
     for seed in range(seeds):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vggnet.cli.main import main
 from vggnet.interpret.summary import layer_table
@@ -161,12 +162,16 @@ def test_mistakes(vgg, tmp_path, arguments, named):
     assert named in err
 
 
-def test_a_name_takes_no_heavy_library():
-    """Oracle: the interpreter's list of modules: neither matplotlib nor torchvision is imported for a table."""
+@pytest.mark.parametrize("arguments", [["show", "vgg16"], ["predict", "photo.png"]])
+def test_tables_and_predictions_take_no_heavy_library(arguments, tmp_path):
+    """Oracle: the interpreter's list of modules. torchvision and torch._dynamo alone double the time to start."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    heavy = ("matplotlib", "torchvision", "torch._dynamo", "scipy", "jinja2")
     program = (
         "import sys; from vggnet.cli.main import main\n"
-        "try: main(['show', 'vgg16', '--json'])\n"
-        "finally: print([m for m in ('matplotlib', 'torchvision', 'scipy', 'jinja2') if m in sys.modules])"
+        f"try: main({[*arguments, '--json']})\n"
+        f"finally: print([m for m in {heavy} if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert len(result.stdout.splitlines()) > 1
     assert result.stdout.splitlines()[-1] == "[]"

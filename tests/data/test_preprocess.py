@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
@@ -85,6 +87,26 @@ def test_an_image_as_torchvision_has_it(interpolation, statistics):
     assert preprocess.whole(image).shape[1:] == (24, 31)
 
 
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    resize=st.integers(4, 60),
+    cut=st.integers(0, 30),
+    stretch=st.booleans(),
+    kind=st.sampled_from(["bilinear", "bicubic", "mask"]),
+)
+def test_sizes_as_torchvision_has_them(size, resize, cut, stretch, kind):
+    """Oracle: torchvision's resize and center crop, to the last bit; a mask keeps its values."""
+    picture, crop = photo(*size), resize if stretch else max(1, resize - cut)
+    interpolation = kind if kind != "mask" else "bilinear"
+    preprocess = Preprocess(resize=resize, crop=crop, stretch=stretch, interpolation=interpolation)
+    picture = picture.convert("L") if kind == "mask" else picture
+    mode = v2.InterpolationMode["NEAREST" if kind == "mask" else kind.upper()]
+    whole = tv.resize(picture, [resize, resize] if stretch else [resize], interpolation=mode)
+    assert torch.equal(preprocess.whole(picture, nearest=kind == "mask"), tv.pil_to_tensor(whole))
+    expected = tv.pil_to_tensor(tv.center_crop(whole, [crop]))
+    assert torch.equal(preprocess.pixels(picture, nearest=kind == "mask"), expected)
+
+
 def test_the_interpolation_is_that_which_was_chosen():
     """Oracle: bicubic and bilinear differ on noise; torchvision's test above says which is which."""
     bilinear, bicubic = (Preprocess(resize=16, crop=16, interpolation=name) for name in ("bilinear", "bicubic"))
@@ -111,11 +133,11 @@ def test_a_transform_of_every_kind_of_image(preprocess):
     image = photo()
     array = np.array(image)
     expected = preprocess(image)
-    for given in (array, np.asfortranarray(array), torch.from_numpy(array).permute(2, 0, 1)):
-        assert torch.equal(preprocess(given), expected)
+    for image_given in (array, np.asfortranarray(array), torch.from_numpy(array).permute(2, 0, 1)):
+        assert torch.equal(preprocess(image_given), expected)
     gray = np.array(image.convert("L"))
-    for given in (gray, gray[..., None], torch.from_numpy(gray)[None]):
-        assert torch.equal(preprocess(given), preprocess(image.convert("L")))
+    for image_given in (gray, gray[..., None], torch.from_numpy(gray)[None]):
+        assert torch.equal(preprocess(image_given), preprocess(image.convert("L")))
     clear = image.convert("RGBA")
     clear.putalpha(0)
     assert torch.equal(preprocess(clear), preprocess(Image.new("RGB", image.size, "white")))

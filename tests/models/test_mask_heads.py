@@ -13,7 +13,6 @@ from vggnet.compression.fold import fold
 from vggnet.compression.prune import macs_limit, prune
 from vggnet.errors import ConfigError
 from vggnet.models.initialization import bilinear_kernel
-from vggnet.models.mask_heads import enlarged
 from vggnet.models.table1 import MASK_HEADS, MODEL_NAMES, STRIDED, levels, resolve
 from vggnet.models.vgg import Architecture, build
 from vggnet.weights.adaptation import transfer
@@ -115,19 +114,6 @@ def test_unet_joins_the_maps_of_its_size():
         x = block(block(torch.cat([twice, maps[name]], 1), state, f"stages.{stage}"), state, f"stages.{stage}", 3)
     expected = F.conv2d(x, state["scores.pixels.weight"], state["scores.pixels.bias"])
     torch.testing.assert_close(model(images), expected)
-
-
-def test_enlarged_maps_have_gradients():
-    """Oracle: finite differences in float64, also of the gradient; a part of a larger gradient, and PyTorch's own."""
-    x = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(enlarged, x)
-    assert torch.autograd.gradgradcheck(enlarged, x)
-    weights = torch.rand(2, 7, 8, 10, dtype=torch.float64).to(memory_format=torch.channels_last)
-    found = []
-    for enlarge in (enlarged, lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest")):
-        joined = torch.cat([enlarge(x), torch.zeros(2, 4, 8, 10, dtype=torch.float64)], 1)
-        found.append(torch.autograd.grad((joined * weights).sum(), x)[0])
-    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("head", MASK_HEADS)

@@ -120,3 +120,17 @@ def test_a_broken_work_costs_its_batch_alone(batcher):
     with pytest.raises(MemoryError):
         asyncio.run(ask(batcher, Work(broken, 2), [1]))
     assert asyncio.run(ask(batcher, Work(list, 2), [1])) == [1]
+
+
+def test_an_event_loop_that_has_ended_costs_no_other_its_answer(batcher):
+    """Oracle: the thread is still there for the next one."""
+    held = Held(1)
+
+    async def give_up():
+        asking = asyncio.create_task(ask(batcher, held.work, [1]))
+        await asyncio.to_thread(held.started.wait, 60)
+        asking.cancel()
+
+    asyncio.run(give_up())
+    held.free.set()
+    assert asyncio.run(asyncio.wait_for(ask(batcher, held.work, [2]), 60)) == [20]

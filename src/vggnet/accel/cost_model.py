@@ -37,7 +37,7 @@ CONVOLUTION: Mapping[str, Rates] = {  # forward, the gradient of the input, and 
     "im2col": Rates(0.04, 0.0126, 0.0, 0.0),
     "winograd4": Rates(0.053, 0.0078, 0.34, 0.052),
     "winograd2": Rates(0.054, 0.0082, 0.19, 0.045),
-    "bfloat16": Rates(0.06, 0.0018, 0.3, 0.05),
+    "bfloat16": Rates(0.03, 0.0018, 0.3, 0.05),
     "bfloat16x3": Rates(0.06, 0.0054, 0.4, 0.1),
 }
 WEIGHT_GRADIENT: Mapping[str, Rates] = {

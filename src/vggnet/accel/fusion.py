@@ -16,6 +16,7 @@ from vggnet.accel.dispatch import is_recorded, is_traced
 from vggnet.accel.fused_inference import PreparedLayers, convolve, prepare
 from vggnet.accel.modules import CachesWeights, Conv3x3, can_infer, is_fixed, is_plain
 from vggnet.accel.precision import allowed_precision, uses_matrix_unit
+from vggnet.accel.resizing import max_pool
 from vggnet.accel.threads import num_threads
 from vggnet.accel.weight_cache import keep, kept
 
@@ -74,11 +75,12 @@ class FusedSequential(CachesWeights, nn.Sequential):
                     steps.append(group.prepare(input, for_convolution=narrow))
                 input = group.run(input, for_convolution=narrow)
             if not groups:
-                is_pool = type(layers[0]) is nn.MaxPool2d and not _has_hooks(layers[0])
-                if _is_narrow(input) and not is_pool:
+                pool = _take(layers[:1], nn.MaxPool2d)
+                if _is_narrow(input) and pool is None:
                     state, input = [], input.float()  # PyTorch's layers have float32 weights, and hooks see float32
-                steps.append(layers[0])
-                input = layers[0](input)
+                run: Step = max_pool if pool and _is_two_by_two(pool) and _is_even(input) else layers[0]
+                steps.append(run)
+                input = run(input)
             layers = rest
         if state:
             prepared = [step for step in steps if step is not None]
@@ -229,8 +231,7 @@ def _first_group(layers: Sequence[nn.Module], x: Tensor) -> _Group | None:
         norm, rest = None, []
     relu = _take(rest, nn.ReLU) is not None
     pool = _take(rest, nn.MaxPool2d) if relu else None
-    even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-    group = _Group(conv, norm, relu, pool is not None and even and _is_two_by_two(pool))
+    group = _Group(conv, norm, relu, pool is not None and _is_even(x) and _is_two_by_two(pool))
     if conv is not None and can_infer(conv, x):
         return group if norm is None or is_fixed(norm, x) else _Group(conv, None, False, False)
     if not relu:
@@ -260,6 +261,11 @@ def _take(rest: list[nn.Module], kind: type[Layer]) -> Layer | None:
 def _is_complete(norm: nn.BatchNorm2d, channels: int) -> bool:
     """Whether it has weights and running statistics for so many channels."""
     return norm.affine and norm.running_mean is not None and norm.num_features == channels
+
+
+def _is_even(x: Tensor) -> bool:
+    """Whether 2x2 windows cover the maps (N, C, H, W)."""
+    return x.ndim == 4 and x.shape[2] % 2 == x.shape[3] % 2 == 0
 
 
 def _is_two_by_two(pool: nn.MaxPool2d) -> bool:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vggnet.data.counter_random import Domain, image_seed
 from vggnet.data.decoding import StoredImage
+from vggnet.data.pixels import to_tensor
 
 TRIES = 10  # to place a crop before the largest one in the middle is taken
 MOST_ELONGATED = 4 / 3  # ratio of sides
@@ -93,8 +93,7 @@ def scale_jittered_crop(
     right, bottom = min((left + size) * across, limits[0]), min((top + size) * down, limits[1])
     box = (left * across, top * down, right, bottom)
     filter_ = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    pixels: Tensor = pil_to_tensor(picture.resize((size, size), filter_, box=box))
-    return pixels
+    return to_tensor(picture.resize((size, size), filter_, box=box))
 
 
 def _random(seed: int, epoch: int, index: int) -> Random:

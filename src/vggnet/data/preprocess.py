@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from vggnet.data.decoding import MAX_PIXELS, as_viewed
+from vggnet.data.pixels import to_tensor
 from vggnet.errors import ConfigError, ImageError, InputError, WeightsError
 
 SMALL = 64  # pixels; images up to this size are small: kept decoded in memory, and loaded without worker processes
@@ -224,8 +223,9 @@ class Preprocess:
 
     def pixels(self, image: Image.Image, *, nearest: bool = False) -> Tensor:
         """Resize and crop. PIL image -> uint8 (C, crop, crop).  Raises: ImageError as `whole`; arguments: too."""
-        pixels: Tensor = tv.pil_to_tensor(tv.center_crop(self._resized(image, nearest), [self.crop]))
-        return pixels
+        resized = self._resized(image, nearest)
+        left, top = (round((size - self.crop) / 2) for size in resized.size)
+        return to_tensor(resized.crop((left, top, left + self.crop, top + self.crop)))
 
     def whole(self, image: Image.Image, *, nearest: bool = False) -> Tensor:
         """Resize without cropping. PIL image -> uint8 (C, h, w); the smaller of h and w is `resize`.
@@ -235,8 +235,7 @@ class Preprocess:
         Raises:
             ImageError: for an image that would have more than `MAX_PIXELS` pixels after resizing.
         """
-        pixels: Tensor = tv.pil_to_tensor(self._resized(image, nearest))
-        return pixels
+        return to_tensor(self._resized(image, nearest))
 
     def _resized(self, image: Image.Image, nearest: bool) -> Image.Image:
         if not self.stretch and self.resize**2 * max(image.size) / min(image.size) > MAX_PIXELS:
@@ -245,12 +244,13 @@ class Preprocess:
                 f"{self.resize}: that makes over {MAX_PIXELS:,} pixels. Crop it first, or resize to less."
             )
         image = image if nearest or image.mode == self.mode else image.convert(self.mode)
-        interpolation = InterpolationMode("nearest" if nearest else self.interpolation)
-        size = [self.crop, self.crop] if self.stretch else [self.resize]
-        if image.size == (self.crop, self.crop) if self.stretch else min(image.size) == self.resize:
+        width, height = image.size
+        shorter = min(width, height)
+        scaled = self.resize * width // shorter, self.resize * height // shorter
+        size = (self.resize, self.resize) if self.stretch else scaled
+        if image.size == size:
             return image
-        resized: Image.Image = tv.resize(image, size, interpolation=interpolation)
-        return resized
+        return image.resize(size, Image.Resampling["NEAREST" if nearest else self.interpolation.upper()])
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation.

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torchvision.transforms.v2.functional import to_pil_image
 
 from vggnet.data.decoded import decode_all
 from vggnet.data.decoding import StoredImage, open_image
 from vggnet.data.objects import Objects
+from vggnet.data.pixels import to_picture
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.source import Source
 from vggnet.data.sources.stream import Stream
@@ -106,7 +106,7 @@ class ViewedImages(Dataset[Example | ImageError]):
         if self.view is None:
             return self.preprocess.pixels(_open(self.source, request).decode())
         if isinstance(self.view, CropView):
-            crop, name = to_pil_image(self._crop(request)), self.source.describe(request.image)
+            crop, name = to_picture(self._crop(request)), self.source.describe(request.image)
             return self.view.of_crop(StoredImage(crop, name, self.preprocess.mode), request.epoch, request.image)
         assert not isinstance(self.view, ObjectsView), "it is asked for both"
         image = replace(_open(self.source, request), mode=self.preprocess.mode)

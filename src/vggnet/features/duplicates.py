@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vggnet.data.decoding import decode_image
 from vggnet.data.formats import image_files
+from vggnet.data.pixels import to_tensor
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.errors import ConfigError, DataError, ImageError, OnError
 from vggnet.features.alignment import agreement
@@ -225,7 +225,7 @@ def _described(
             positions.append(position)
         vectors = []
         for view in views if images else ():
-            pixels = [pil_to_tensor(_seen(image, view)) for image in images]
+            pixels = [to_tensor(_seen(image, view)) for image in images]
             with torch.no_grad():
                 maps = extractor(normalized(pixels, opened.preprocess, opened.device))[layer]
                 vectors.append(F.adaptive_avg_pool2d(maps, GRID).flatten(1).cpu().numpy())

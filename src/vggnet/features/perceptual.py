@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vggnet.data.decoding import decode_image
+from vggnet.data.pixels import to_tensor
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, InputError
 from vggnet.features.distance import Distance, checked_weights
@@ -181,7 +181,7 @@ def _layer_weights(layers: Sequence[str] | Mapping[str, float]) -> dict[str, flo
 
 def _read_pair(first: Path, second: Path) -> tuple[Tensor, Tensor]:
     """Two images of one size -> (1, 3, H, W) in [-1, 1] twice.  Raises: ImageError, InputError."""
-    images = [pil_to_tensor(decode_image(path))[None] / 127.5 - 1 for path in (first, second)]
+    images = [to_tensor(decode_image(path))[None] / 127.5 - 1 for path in (first, second)]
     (h, w), (other_h, other_w) = (image.shape[2:] for image in images)
     if (h, w) != (other_h, other_w):
         raise InputError(

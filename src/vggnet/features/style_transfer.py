@@ -16,9 +16,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
-from torchvision.transforms.v2 import functional as tv
 
 from vggnet.data.images import Picture, Pictures, named_pictures, read_picture
+from vggnet.data.pixels import to_picture, to_tensor
 from vggnet.devices import choose_device
 from vggnet.errors import ConfigError, NonFiniteError, check_at_least
 from vggnet.features.extractor import accepts_weights, model_first
@@ -292,14 +292,14 @@ def _style_grams(task: _Task, side: int) -> dict[str, Tensor]:
 
 def _pixels(picture: Image.Image, size: tuple[int, int], features: FrozenFeatures) -> Tensor:
     """(1, 3, H, W) in [-1, 1] where the network is."""
-    pixels: Tensor = tv.pil_to_tensor(picture.resize(size, Image.Resampling.LANCZOS))
+    pixels = to_tensor(picture.resize(size, Image.Resampling.LANCZOS))
     return pixels[None].to(features.device) / 127.5 - 1
 
 
 def _picture(canvas: Tensor, colors: Image.Image | None) -> Image.Image:
     """The canvas (1, 3, H, W) as an image, or its lightness with the colors of another image."""
     pixels = ((canvas.detach()[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    picture: Image.Image = tv.to_pil_image(pixels)
+    picture = to_picture(pixels)
     if colors is None:
         return picture
     _, blue, red = colors.resize(picture.size, Image.Resampling.LANCZOS).convert("YCbCr").split()
@@ -308,10 +308,10 @@ def _picture(canvas: Tensor, colors: Image.Image | None) -> Image.Image:
 
 def _with_lightness_of(content: Image.Image, style: Image.Image) -> Image.Image:
     """The style in gray, with the mean and the deviation of the content's lightness."""
-    lightness, wanted = (tv.pil_to_tensor(picture.convert("L")).float() for picture in (style, content))
+    lightness, wanted = (to_tensor(picture.convert("L")).float() for picture in (style, content))
     spread = wanted.std(correction=0) / lightness.std(correction=0).clamp_min(1)
     matched = (spread * (lightness - lightness.mean()) + wanted.mean()).clamp(0, 255)
-    gray: Image.Image = tv.to_pil_image(matched.round().to(torch.uint8))
+    gray = to_picture(matched.round().to(torch.uint8))
     return gray.convert("RGB")
 
 

@@ -6,16 +6,18 @@ classes. The convolutions of a decoder have batch norm whether or not the networ
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggnet.accel.fusion import run_for_convolution
+from vggnet.accel.resizing import enlarge_and_join
 from vggnet.models import map_head
 from vggnet.models.map_head import Builder, MapHead, Tapped
 from vggnet.models.table1 import TOTAL_STRIDE, WIDTHS, Level
+
+torch.fx.wrap("enlarge_and_join")  # a traced network calls it as one operator
 
 # Of a decoder at width 1, from the map of pool4 to the whole image. Others end with 16; matrix units take 32 at once.
 UNET_CHANNELS = (256, 128, 64, 32, 32)
@@ -66,7 +68,7 @@ class UNet(MaskHead):
         *skips, deepest = maps
         x = run_for_convolution(self.center, deepest)
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            joined = torch.cat([enlarged(x), skip], 1)
+            joined = enlarge_and_join(x, skip)
             x = stage(joined) if stage is self.stages[-1] else run_for_convolution(stage, joined)
         logits: Tensor = self.scores["pixels"](x)
         return logits
@@ -154,31 +156,6 @@ class SegNet(MaskHead):
             x = stage(F.max_unpool2d(x, places, (2, 2)))
         logits: Tensor = self.scores["pixels"](x)
         return logits
-
-
-@torch.fx.wrap
-def enlarged(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, 2 H, 2 W), each cell four times. A traced network calls it as one operator."""
-    result: Tensor = _Enlarged.apply(x)
-    return result
-
-
-class _Enlarged(torch.autograd.Function):
-    """Nearest-neighbor upsampling by 2, whose gradient may be a part of a tensor.
-
-    PyTorch's own would copy it to another order of memory and back, which takes three times as long.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        upper, lower = gradient[:, :, ::2], gradient[:, :, 1::2]
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        total = upper[..., ::2].to(wide) + upper[..., 1::2] + lower[..., ::2] + lower[..., 1::2]
-        return total.to(gradient.dtype)
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

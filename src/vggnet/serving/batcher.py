@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -32,7 +33,7 @@ class Work:
 class _Job:
     work: Work
     input: Any
-    future: "Future[Any]" = field(default_factory=Future)
+    future: "asyncio.Future[Any]"  # of the loop that waits for the result
     since: float = field(default_factory=monotonic)
 
 
@@ -73,14 +74,15 @@ class Batcher:
             self._count()
         return Admission(self, images)
 
-    def submit(self, work: Work, item: Any) -> "Future[Any]":
-        """Put an input of an admitted request in the queue."""
-        job = _Job(work, item)
+    def submit(self, work: Work, items: Sequence[Any]) -> "list[asyncio.Future[Any]]":
+        """Put inputs of an admitted request in the queue, from the event loop that waits for their results."""
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(work, item, loop.create_future()) for item in items]
         with self._changed:
-            self._coming -= 1
-            self._jobs.append(job)
+            self._coming -= len(jobs)
+            self._jobs += jobs
             self._changed.notify_all()
-        return job.future
+        return [job.future for job in jobs]
 
     def release(self, images: int) -> None:
         """Images that are admitted will not be submitted."""
@@ -96,15 +98,16 @@ class Batcher:
             self._changed.notify_all()
 
     def _run(self) -> None:
+        stages = self._telemetry.stages
+        wait, compute = (stages.labels(self._name, stage) for stage in ("wait", "compute"))
         while jobs := self._next():
             start = monotonic()
-            for job in jobs:
-                self._telemetry.stages.labels(self._name, "wait").observe(start - job.since)
             _answer(jobs)
             seconds = (monotonic() - start) / len(jobs)
             self._telemetry.batches.labels(self._name).observe(len(jobs))
-            for _ in jobs:
-                self._telemetry.stages.labels(self._name, "compute").observe(seconds)
+            for job in jobs:
+                wait.observe(start - job.since)
+                compute.observe(seconds)
             with self._changed:
                 self._computing = 0
                 self._seconds += FORGET * (seconds - self._seconds)
@@ -122,7 +125,7 @@ class Batcher:
                 work = self._jobs[0].work
                 taken = [job for job in self._jobs if job.work is work][: work.most]
                 self._jobs = [job for job in self._jobs if job not in taken]
-                running = [job for job in taken if job.future.set_running_or_notify_cancel()]
+                running = [job for job in taken if not job.future.cancelled()]
                 self._computing = len(running)
                 self._count()
                 if running:
@@ -163,11 +166,8 @@ class Admission:
         Raises:
             Exception: what computing one of them raised.
         """
-        futures = []
-        for item in items:
-            self._rest -= 1
-            futures.append(asyncio.wrap_future(self._batcher.submit(work, item)))
-        return await asyncio.gather(*futures)
+        self._rest -= len(items)
+        return await asyncio.gather(*self._batcher.submit(work, items))
 
 
 def _answer(jobs: Sequence[_Job]) -> None:
@@ -175,8 +175,20 @@ def _answer(jobs: Sequence[_Job]) -> None:
         results = jobs[0].work.compute([job.input for job in jobs])
     except Exception as error:  # whatever it is belongs to those who wait
         results = [error] * len(jobs)
+    found = defaultdict(list)
     for job, result in zip(jobs, results, strict=True):
+        found[job.future.get_loop()].append((job.future, result))
+    for loop, answers in found.items():  # a loop is woken once for all of them
+        with suppress(RuntimeError):  # it was closed
+            loop.call_soon_threadsafe(_deliver, answers)
+
+
+def _deliver(answers: "Sequence[tuple[asyncio.Future[Any], Any]]") -> None:
+    """In the event loop."""
+    for future, result in answers:
+        if future.cancelled():
+            continue
         if isinstance(result, Exception):
-            job.future.set_exception(result)
+            future.set_exception(result)
         else:
-            job.future.set_result(result)
+            future.set_result(result)

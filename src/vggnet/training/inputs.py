@@ -24,13 +24,11 @@ from vggnet.data.loading import (
     TrainBatches,
     default_workers,
 )
-from vggnet.data.object_views import ssd_augmented
 from vggnet.data.preprocess import Preprocess
 from vggnet.data.sources.opening import open_source, source_splits
 from vggnet.data.sources.source import BY_NAME, Columns, Source, same_split, with_classes
 from vggnet.data.sources.stream import Stream
 from vggnet.data.splits import Rule, carve, divide_for_validation
-from vggnet.data.tutorial_augmentation import article_augment
 from vggnet.data.workers import AnyView, CropView, ObjectsView
 from vggnet.errors import ConfigError, DataError, ImageError
 from vggnet.progress import Progress
@@ -318,6 +316,8 @@ def _view(config: TrainConfig, preprocess: Preprocess) -> AnyView | None:
     """What the options of augmentation make of an image, where that is not the preprocessing itself."""
     augment, seed, crop = config.augment, config.run.seed, config.data.crop
     if augment.name == "ssd":
+        from vggnet.data.object_views import ssd_augmented  # imports torchvision, which takes a second
+
         return ObjectsView(partial(ssd_augmented, preprocess=preprocess, seed=seed))
     if augment.name == "torchvision":
         return CropView(partial(_tutorial_view, seed=seed))
@@ -329,6 +329,8 @@ def _view(config: TrainConfig, preprocess: Preprocess) -> AnyView | None:
 
 
 def _tutorial_view(image: StoredImage, epoch: int, index: int, *, seed: int) -> Tensor:
+    from vggnet.data.tutorial_augmentation import article_augment  # imports torchvision
+
     return article_augment(image.decode(), seed=seed, epoch=epoch, index=index)
 
 

@@ -59,9 +59,13 @@ class Bfloat16(Algorithm):
         return (few or shape.in_channels % SIDE == 0) and shape.out_channels % SIDE == 0
 
     def amounts(self, work: Pass, shape: Shape) -> Amounts:
-        """With channels in whole tiles."""
+        """With channels in whole tiles; of few channels all factors of an output are one row of a tile."""
         if _PLAIN.packs_few(shape.in_channels):
-            return super().amounts(work, shape)
+            if work == "grad_weight":  # by PyTorch
+                return super().amounts(work, shape)
+            n, height, width, in_channels, out_channels = shape
+            pixels, weights = n * height * width, 9 * in_channels * out_channels
+            return Amounts(SIDE * pixels * _filled(out_channels), pixels * in_channels, weights)
         in_channels, out_channels = _filled(shape.in_channels), _filled(shape.out_channels)
         return super().amounts(work, shape._replace(in_channels=in_channels, out_channels=out_channels))
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.models.detection.ssd import SSD300_VGG16_Weights
 
 from vggnet.data.preprocess import Preprocess
 from vggnet.models.architecture import Architecture
@@ -36,6 +35,8 @@ def read(path: Path, state: Mapping[str, Tensor]) -> Checkpoint:
     Raises:
         WeightsError: a tensor is missing, does not belong or does not fit.
     """
+    from torchvision.models.detection.ssd import SSD300_VGG16_Weights  # takes a second
+
     first = state.get(f"{_SCORES}.0.weight")
     boxes = DESIGNS["ssd300"].boxes_per_cell[0]
     num_classes = max(1, len(first) // boxes - 1) if first is not None and first.ndim else 1  # one is the background
