@@ -130,8 +130,10 @@ def _in_float32(x: Tensor) -> Tensor:
 
 def _plans(layers: nn.Module, state: Sequence[object]) -> dict[_Kind, _Plan]:
     """What is kept for inputs, if it was decided in this state."""
+    if not state:
+        return {}
     decided_in, plans = kept(layers, PLANS) or ([], {})
-    return plans if state and _same(decided_in, state) else {}
+    return plans if _same(decided_in, state) else {}
 
 
 def _state(layers: nn.Sequential, x: Tensor) -> list[object]:

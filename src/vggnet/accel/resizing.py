@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vggnet.accel.autotuning import DIRECT
-from vggnet.accel.batch_norm import num_blocks
 from vggnet.accel.buffers import feature_maps, keep_freed_memory
 from vggnet.accel.compilation import problem
 from vggnet.accel.dispatch import channels_last, is_recorded, is_traced, is_wrapped
@@ -50,12 +49,12 @@ def _has_kernels(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
-        and x.is_contiguous(memory_format=torch.channels_last)
         and not is_traced()
         and not is_wrapped(x)
+        and x.is_contiguous(memory_format=torch.channels_last)
         and os.environ.get("VGGNET_CONV") != DIRECT
-        and not problem()
         and (is_recorded(x) or startup().pays())
+        and not problem()
     )
 
 
@@ -114,5 +113,7 @@ class _Join(torch.autograd.Function):
 
 def _pixels(small: Tensor, channels: int) -> dict[str, int]:
     """The pixels of the smaller map, and how they are divided among threads."""
+    from vggnet.accel.batch_norm import num_blocks  # imports numba
+
     rows, width = small.numel() // small.shape[1], small.shape[3]
     return {"blocks": num_blocks(4 * rows, channels), "rows": rows, "width": width}
