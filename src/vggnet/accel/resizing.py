@@ -35,26 +35,34 @@ def enlarge_and_join(small: Tensor, large: Tensor) -> Tensor:
 
     Gradients can be taken once. Those of a cell are added in float32.
     """
-    if small.dtype != large.dtype or not (_has_kernels(small) and _has_kernels(large)):
+    if not _has_kernels(small, large):
         return torch.cat([F.interpolate(small, scale_factor=2.0, mode="nearest"), large], 1)
     keep_freed_memory()
     joined: Tensor = _Join.apply(small, large)
     return joined
 
 
-def _has_kernels(x: Tensor) -> bool:
-    """Whether there are kernels for x. Outside of training they are used once they pay, see `startup`."""
+def _has_kernels(*maps: Tensor) -> bool:
+    """Whether there are kernels for these maps. Outside of training they are used once they pay, see `startup`."""
+    return (
+        not is_traced()
+        and all(map(_is_plain, maps))
+        and len({x.dtype for x in maps}) == 1
+        and os.environ.get("VGGNET_CONV") != DIRECT
+        and (any(map(is_recorded, maps)) or startup().pays())
+        and not problem()
+    )
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether x is float32 or bfloat16 in channels-last memory of the CPU."""
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
-        and not is_traced()
         and not is_wrapped(x)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and os.environ.get("VGGNET_CONV") != DIRECT
-        and (is_recorded(x) or startup().pays())
-        and not problem()
     )
 
 
