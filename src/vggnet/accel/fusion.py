@@ -78,7 +78,9 @@ class FusedSequential(CachesWeights, nn.Sequential):
                 pool = _take(layers[:1], nn.MaxPool2d)
                 if _is_narrow(input) and pool is None:
                     state, input = [], input.float()  # PyTorch's layers have float32 weights, and hooks see float32
-                run: Step = max_pool if pool and _is_two_by_two(pool) and _is_even(input) else layers[0]
+                fits = pool and _is_two_by_two(pool) and _is_even(input)
+                # Outside of training gradients of gradients may be asked for, and must be right or refused.
+                run: Step = max_pool if fits and (layers[0].training or not is_recorded(input)) else layers[0]
                 steps.append(run)
                 input = run(input)
             layers = rest
